@@ -1,0 +1,1 @@
+"""Networks, and φ and C of any of them."""

@@ -1,0 +1,1 @@
+"""Lightning modules: the training of a network and the fitting of maps."""

@@ -1,0 +1,96 @@
+"""The one long table: every number the project prints is one row of it."""
+
+import io
+import math
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+import pandas as pd
+
+from invariance.errors import UserError
+from invariance.runs.files import write_text
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One number and what it was measured on.
+
+    Attributes:
+        stage: the page that made it: train, measure, distance, finetune.
+        data: name of the data set.
+        network: name of the trained network, as `rotation_20` or `baseline`.
+        family: the family of transformations the network was trained with.
+        range: the trained range as text ("20", "both"), empty for a baseline.
+        seed: seed of the network's training.
+        layer: where φ ends.
+        g: the transformation, `<grid>:<label>` as `rotation:-15`; `<grid>:untouched` is no transformation at all.
+        value: place of g on its grid's axis (degrees, pixels, …); NaN where it has none.
+        unit: unit of `value`.
+        split: split of the data the number is over.
+        map: identity, residual, mlp, linear.
+        solver: how the map was fitted, empty where nothing was fitted.
+        metric: error_rate, l2_distance, accuracy, …
+        score: the number.
+        low: lower end of its bootstrap 95 % interval over images.
+        high: upper end.
+        n_images: images the score is a mean over.
+        status: "ok", or why the score cannot be trusted ("diverged"); such a row's score is NaN.
+        run: the run directory that holds config and provenance, relative to the runs folder.
+    """
+
+    stage: str
+    data: str
+    network: str
+    family: str
+    range: str = ""
+    seed: int
+    layer: str = ""
+    g: str = ""
+    value: float = math.nan
+    unit: str = ""
+    split: str
+    map: str = ""
+    solver: str = ""
+    metric: str
+    score: float
+    low: float = math.nan
+    high: float = math.nan
+    n_images: int
+    status: str = "ok"
+    run: str
+
+
+COLUMNS = [field.name for field in fields(Row)]
+_TEXT = [field.name for field in fields(Row) if field.type is str]
+
+
+def to_frame(rows: Iterable[Row]) -> pd.DataFrame:
+    """The rows as a table with the columns of `COLUMNS`, in that order."""
+    return pd.DataFrame([asdict(row) for row in rows], columns=COLUMNS)
+
+
+def write_rows(path: Path, table: pd.DataFrame) -> None:
+    """Write a table of rows as CSV, atomically, every float so that it reads back to the bit."""
+    buffer = io.StringIO()
+    table.to_csv(buffer, index=False, lineterminator="\n")
+    write_text(path, buffer.getvalue())
+
+
+def read_rows(path: Path) -> pd.DataFrame:
+    """Read a `rows.csv`.
+
+    Raises:
+        UserError: if the file is not a table of rows.
+    """
+    try:
+        table = pd.read_csv(
+            path, dtype=dict.fromkeys(_TEXT, str), na_filter=True, keep_default_na=False,
+            na_values={name: ["", "nan"] for name in COLUMNS if name not in _TEXT}, float_precision="round_trip",
+        )
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError, ValueError) as error:
+        raise UserError(f"{path} is not a table of rows ({error}); delete its run directory and repeat the run") from error
+    if list(table.columns) != COLUMNS:
+        odd = sorted(set(COLUMNS) ^ set(table.columns)) or ["their order"]
+        raise UserError(f"{path} is not a table of rows: columns differ in {', '.join(map(str, odd))}")
+    return table
