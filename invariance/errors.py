@@ -1,4 +1,7 @@
-"""The one exception for mistakes that a user can mend."""
+"""The one exception for mistakes that a user can mend, and the hint that goes with many of them."""
+
+import difflib
+from collections.abc import Iterable
 
 
 class UserError(ValueError):
@@ -6,3 +9,9 @@ class UserError(ValueError):
 
     The commands print it without a traceback and exit with status 2; in a notebook it is an ordinary `ValueError`.
     """
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """«; did you mean 'x'?» for the known word nearest to `word`, or nothing where none is near."""
+    near = difflib.get_close_matches(word, list(known), 1, 0.5)
+    return f"; did you mean {near[0]!r}?" if near else ""

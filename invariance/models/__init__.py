@@ -1,1 +1,34 @@
 """Networks, and φ and C of any of them."""
+
+import importlib
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from invariance.errors import UserError, nearest
+
+
+def build_model(config: Mapping[str, Any], num_classes: int, channels: int) -> nn.Module:
+    """A network from its configuration (`conf/model/`): `_target_` inside `invariance.`, the rest its arguments.
+
+    Raises:
+        UserError: for a target outside the package or an argument the network does not take.
+    """
+    arguments = {key: value for key, value in config.items() if key != "_target_"}
+    target = str(config.get("_target_"))
+    if not target.startswith("invariance."):
+        raise UserError(f"model._target_={target!r} is outside invariance; only its own classes are built from a file")
+    module, _, name = target.rpartition(".")
+    try:
+        factory = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise UserError(f"model._target_={target!r} does not exist") from error
+    known = [key for key in inspect.signature(factory).parameters if key not in ("num_classes", "channels")]
+    for key in arguments:
+        if key not in known:
+            raise UserError(f"model.{key} is no argument of {name}{nearest(key, known)} (it has: {', '.join(known)})")
+    network = factory(num_classes=num_classes, channels=channels, **arguments)
+    assert isinstance(network, nn.Module)
+    return network

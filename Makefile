@@ -1,0 +1,36 @@
+# make demo   a first plot from embedded data, in minutes      make test   the test suite
+# Everything is installed into .venv; give PYTHON=… to choose the interpreter it is made with.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+DEMO := demo
+DEMO_ARGS := runs=$(DEMO)/runs prepared=$(DEMO)/prepared
+
+.PHONY: demo test lint environment clean-demo
+
+environment: $(VENV)/installed
+
+$(VENV)/installed: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: Python 3.11 or newer is needed; give PYTHON=/path/to/python3.11" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --progress-bar on --editable '.[dev]'
+	touch $@
+
+# scikit-learn's digits: the baseline and a rotation network, both measured over the rotation grid
+demo: $(VENV)/installed
+	$(BIN)/invariance-prepare data=digits $(DEMO_ARGS)
+	$(BIN)/invariance-train data=digits model=tiny $(DEMO_ARGS)
+	$(BIN)/invariance-train data=digits model=tiny transform=rotation range=20 $(DEMO_ARGS)
+	$(BIN)/invariance-measure 'networks=[digits/baseline,digits/rotation_20]' 'grids=[rotation]' $(DEMO_ARGS)
+	$(BIN)/invariance-report out=$(DEMO)/report $(DEMO_ARGS)
+
+clean-demo:
+	rm -rf $(DEMO)
+
+test: $(VENV)/installed
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/installed
+	$(BIN)/ruff check .
+	$(BIN)/mypy

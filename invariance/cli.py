@@ -1,0 +1,123 @@
+"""The edge to the command line: Hydra composes, a page runs, a mistake becomes one line."""
+
+import os
+import re
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from invariance.conf import conf_dir, family_sweep
+from invariance.errors import UserError, nearest
+from invariance.sweep import FamilySweeper
+
+Job = Callable[[dict[str, Any]], None]
+MISTAKE, INTERRUPTED = 2, 130
+
+
+def command(page: str, job: Job) -> None:
+    """Run one page as a Hydra command: `conf/<page>.yaml` composed with the command line, handed to `job` as plain data.
+
+    A `UserError` is printed as one line and the process exits with status 2; in a sweep the other jobs still run.
+    HYDRA_FULL_ERROR=1 shows every traceback.
+    """
+    import hydra
+    from hydra.core.plugins import Plugins
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    tracebacks = "HYDRA_FULL_ERROR" in os.environ
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands its errors on instead of printing them over several lines
+    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+    Plugins.instance().register(FamilySweeper)
+
+    def task(config: DictConfig) -> None:
+        try:
+            plain = OmegaConf.to_container(config, resolve=True)
+            assert isinstance(plain, dict)
+            job({str(key): value for key, value in plain.items()})
+        except UserError as error:
+            if not tracebacks:
+                say_error(str(error))
+            raise
+
+    task.__module__ = f"invariance.{page}"
+    try:
+        hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=page)(task)()
+    except UserError:
+        if tracebacks:
+            raise
+        sys.exit(MISTAKE)
+    except (HydraException, OmegaConfBaseException) as error:
+        if tracebacks:
+            raise
+        say_error(explain(error, page))
+        sys.exit(MISTAKE)
+    except KeyboardInterrupt:
+        say_error("interrupted; the same command continues where this one stopped")
+        sys.exit(INTERRUPTED)
+
+
+def say_error(message: str) -> None:
+    """Print one line to standard error."""
+    print("error: " + " ".join(message.split()), file=sys.stderr, flush=True)
+
+
+def explain(error: Exception, page: str) -> str:
+    """One line for an error of composing the configuration: what, where, what to do."""
+    from hydra.errors import MissingConfigException
+
+    text = str(error)
+    first = text.strip().splitlines()[0]
+    if isinstance(error, MissingConfigException) and error.options is not None and error.missing_cfg_file:
+        group, _, choice = error.missing_cfg_file.rpartition("/")
+        options = list(error.options)
+        return f"{group}={choice}: there is no such {group}{nearest(choice, options)} (there are: {', '.join(options)})"
+    if match := re.search(r"Ambiguous value for argument '(.+?)'", text):
+        return f"{match[1]} names several values: add -m to run each of them, or write one value"
+    if match := re.search(r"Could not override '(.+?)'", text):
+        key = match[1].split("@")[0]
+        return f"unknown key {key!r}{nearest(key, known_keys(page))} (invariance-{page} --help lists them)"
+    if match := re.search(r"Interpolation key '(.+?)' not found", text):
+        return f"the configuration refers to {match[1]!r}, which is not set; set it on the command line: {match[1]}=…"
+    if match := re.search(r"Missing mandatory value: (\S+)", text):
+        return f"{match[1]} is not set; set it on the command line: {match[1]}=…"
+    return first
+
+
+def known_keys(page: str) -> list[str]:
+    """Every key a command line of the page may set: its own, its groups, and the keys of their options."""
+    keys: set[str] = set()
+    for path in [conf_dir() / f"{page}.yaml", *sorted(conf_dir().glob("*/*.yaml"))]:
+        group = "" if path.parent == conf_dir() else path.parent.name
+        keys |= {group} if group else set()
+        keys |= {f"{group}.{key}" if group else str(key) for key in OmegaConf.load(path) if key != "defaults"}
+    return sorted(keys)
+
+
+def require_range(transform: Mapping[str, Any]) -> None:
+    """Refuse to train a family without its range.
+
+    Raises:
+        UserError: naming the family's own ranges.
+    """
+    sweep = family_sweep(str(transform["name"]))
+    if transform.get("range") is None and "range" in sweep:
+        own = ", ".join(sweep["range"])
+        raise UserError(
+            f"transform={transform['name']} needs a range, as range={sweep['range'][-1]}; "
+            f"-m transform={transform['name']} trains one network for each of its own ({own})"
+        )
+
+
+def folder(value: object, key: str) -> Path:
+    """A folder named in the configuration, with ~ and $VARIABLES expanded.
+
+    Raises:
+        UserError: if it is not a path.
+    """
+    if not isinstance(value, str) or not value:
+        raise UserError(f"{key}={value!r} is not a folder; give a path")
+    return Path(os.path.expandvars(value)).expanduser()

@@ -1,0 +1,28 @@
+"""The folder of configurations, and what its families of transformations say of themselves."""
+
+from importlib.resources import files
+from pathlib import Path
+
+from omegaconf import OmegaConf
+
+
+def conf_dir() -> Path:
+    """The folder of configurations: inside the installed package, or beside it in a checkout."""
+    package = Path(str(files("invariance")))
+    return package / "conf" if (package / "conf").is_dir() else package.parent / "conf"
+
+
+def families() -> list[str]:
+    """All families of transformations: the files of `conf/transform/`."""
+    return sorted(path.stem for path in (conf_dir() / "transform").glob("*.yaml"))
+
+
+def family_sweep(family: str) -> dict[str, list[str]]:
+    """What a family varies over its own networks: override key → values, as `{"range": ["5", "10", "15", "20"]}`.
+
+    A baseline varies nothing, and an unknown family has nothing to vary.
+    """
+    if family not in families():
+        return {}
+    sweep = OmegaConf.load(conf_dir() / "transform" / f"{family}.yaml").get("sweep", {})
+    return {str(key): [str(value) for value in values] for key, values in sweep.items()}

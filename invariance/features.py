@@ -1,0 +1,65 @@
+"""φ of a split of images under one fixed g, streamed by batches."""
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from invariance.models.representation import Representation
+from invariance.transforms.base import Params, Transform
+
+
+def batches(images: np.ndarray, indices: np.ndarray, size: int, device: torch.device) -> Iterator[tuple[slice, Tensor]]:
+    """Images as float batches (b, C, H, W) in [0, 255] on `device`, in the order of `indices`, read one batch ahead.
+
+    Yields:
+        The batch's place among the indices, and the batch.
+    """
+    spans = [slice(start, min(start + size, len(indices))) for start in range(0, len(indices), size)]
+
+    def read(span: slice) -> Tensor:
+        batch = torch.from_numpy(np.ascontiguousarray(images[indices[span]]))
+        return batch.pin_memory() if device.type == "cuda" else batch
+
+    with ThreadPoolExecutor(1) as reader:
+        ahead = reader.submit(read, spans[0]) if spans else None
+        for place, span in enumerate(spans):
+            assert ahead is not None
+            batch = ahead.result()
+            ahead = reader.submit(read, spans[place + 1]) if place + 1 < len(spans) else None
+            yield span, batch.to(device, non_blocking=True).float()
+
+
+def extract(
+    representation: Representation, normalise: Callable[[Tensor], Tensor], images: np.ndarray, indices: np.ndarray,
+    transform: Transform, params: Params, *, device: torch.device, batch: int = 256,
+    advance: Callable[[int], None] | None = None,
+) -> Tensor:
+    """φ(g x) of the images at `indices`, for one g.
+
+    Args:
+        representation: φ, its network on `device`.
+        normalise: images (b, C, H, W) in [0, 255] to what the network takes.
+        images: uint8 (N, C, H, W), in memory or memory-mapped.
+        indices: (n,) which images, in which order.
+        transform: the family of g.
+        params: parameters of g, with n = 1.
+        device: where the network is and the transformation runs.
+        batch: images a forward pass.
+        advance: called with the number of images after every batch.
+
+    Returns:
+        (n, D) float32 on the CPU.
+    """
+    result: Tensor | None = None
+    for span, x in batches(images, indices, batch, device):
+        r = representation.phi(normalise(transform.apply(x, params)))
+        if result is None:
+            result = torch.empty(len(indices), r.shape[1])
+        result[span] = r.float().cpu()
+        if advance is not None:
+            advance(len(x))
+    assert result is not None, "no images to extract features of"
+    return result

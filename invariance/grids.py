@@ -1,0 +1,95 @@
+"""The measured grids: which families there are, and the fixed transformations of each (Appendix A)."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from invariance.conf import conf_dir, families, family_sweep
+from invariance.errors import UserError, nearest
+from invariance.transforms import build
+from invariance.transforms.base import Transform
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A family's grid as a network is measured over it.
+
+    Attributes:
+        name: the family's name, for Crop with the size of the network it serves: `crop_256`.
+        family: the family.
+        transform: the transformations, built with the network's own range where it was trained with this family.
+    """
+
+    name: str
+    family: str
+    transform: Transform
+
+
+def _configured(family: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """A family's configuration with some of its keys set otherwise."""
+    own = OmegaConf.load(conf_dir() / "transform" / f"{family}.yaml")
+    for key in settings:
+        if key not in own:
+            raise UserError(f"grid.{family}.{key} is no key of the family{nearest(key, [str(k) for k in own])}")
+    config = OmegaConf.create({"range": settings.get("range"), "transform": OmegaConf.merge(own, dict(settings))})
+    try:
+        plain = OmegaConf.to_container(config, resolve=True)
+    except OmegaConfBaseException as error:
+        raise UserError(f"conf/transform/{family}.yaml: {str(error).splitlines()[0]}") from error
+    assert isinstance(plain, dict)
+    return dict(plain["transform"])
+
+
+def _grids_of_family(family: str, settings: Mapping[str, Any]) -> Iterator[Grid]:
+    """A family's grid; more than one where the grid depends on the trained range, as Crop's does on its size."""
+    sweep = family_sweep(family)
+    seen: set[str] = set()
+    for values in product(*sweep.values()):
+        ranged = OmegaConf.to_container(OmegaConf.from_dotlist([f"{k}={v}" for k, v in zip(sweep, values, strict=True)]))
+        assert isinstance(ranged, dict)
+        name = str(_configured(family, {"range": ranged.get("range")})["grid"])
+        if name not in seen:
+            seen.add(name)
+            kept = ranged.get("range") if name != family else None
+            yield Grid(name, family, build(_configured(family, {**settings, "range": kept})))
+
+
+def grids_for(trained: Mapping[str, Any], wanted: object, settings: Mapping[str, Mapping[str, Any]]) -> list[Grid]:
+    """The grids a network is measured over.
+
+    Args:
+        trained: the network's own transform configuration.
+        wanted: "own" (a baseline, which has no grid of its own: all), "all", or names of families or grids.
+        settings: per family, keys of its configuration to set otherwise.
+
+    Raises:
+        UserError: for an unknown family or key.
+    """
+    for family in settings:
+        if family not in families():
+            raise UserError(f"grid.{family} is no family{nearest(family, families())} (there are: {', '.join(families())})")
+    own_family = str(trained["name"])
+    base = {**trained, **settings.get(own_family, {})}
+    own = Grid(str(trained.get("grid", own_family)), own_family, build(base))
+    if wanted == "own" and not family_sweep(own_family):
+        wanted = "all"
+    if wanted == "own":
+        return [own]
+    everything = [
+        own if grid.name == own.name else grid
+        for family in families() if family_sweep(family) for grid in _grids_of_family(family, settings.get(family, {}))
+    ]
+    if own.name not in {grid.name for grid in everything} and family_sweep(own_family):
+        everything.append(own)
+    if wanted == "all":
+        return everything
+    names = [str(name) for name in wanted] if isinstance(wanted, list) else [str(wanted)]
+    known = sorted({grid.name for grid in everything} | {grid.family for grid in everything})
+    for name in names:
+        if name not in known:
+            raise UserError(f"grids={name}: there is no such family or grid{nearest(name, known)} (there are: {', '.join(known)})")
+    return [grid for grid in everything if grid.name in names or grid.family in names]

@@ -1,0 +1,148 @@
+"""Training a network under one family of transformations (Eq. 5)."""
+
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from invariance.errors import UserError
+from invariance.models import build_model
+from invariance.seeds import derive, generator
+from invariance.transforms import build as build_transform
+
+_CHECK_EVERY = 50
+# what torch.load raises for files that are cut off, scrambled, or hold more than tensors and plain containers
+_DAMAGE = (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, ValueError, AttributeError, IndexError, TypeError, OSError)
+
+
+class Classifier(pl.LightningModule):
+    """A network trained with cross-entropy on g x, with a new g for every image (Eq. 5).
+
+    Everything random is keyed by (seed, update), so that update t is the same whether training reached it in one go or
+    after any interruption: the transformations, dropout, and (in the data module) the images of the batch.
+
+    Args:
+        model: configuration of the network, as in `conf/model/`, plain containers.
+        transform: configuration of the family, as in `conf/transform/`, plain containers, its range set.
+        recipe: rate, momentum, weight_decay, step (Sec. 5; conf/recipe/).
+        classes: names of the classes, in the order of the labels.
+        channels: channels of the images.
+        mean: channel means in [0, 255], subtracted before the division by 255.
+        seed: seed of initialisation, transformations and dropout.
+    """
+
+    def __init__(
+        self, model: dict[str, Any], transform: dict[str, Any], recipe: dict[str, Any], classes: list[str],
+        channels: int, mean: list[float], seed: int,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        self.recipe = recipe
+        self.seed = seed
+        self.transform = build_transform(transform)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive(seed, "initialisation"))
+            self.network: nn.Module = build_model(model, len(classes), channels)
+        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).reshape(1, -1, 1, 1), persistent=False)
+        self.register_buffer("diverged", torch.tensor(False), persistent=False)
+        self.untouched = {point.label: point for point in self.transform.grid()}["untouched"].params
+
+    def normalise(self, x: Tensor) -> Tensor:
+        """Images (B, C, H, W) in [0, 255] as the network takes them: (x − mean) / 255."""
+        mean = self.mean
+        assert isinstance(mean, Tensor)
+        return (x - mean) / 255
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (B, K) of images (B, C, H, W) in [0, 255]."""
+        logits: Tensor = self.network(self.normalise(x.float()))
+        return logits
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        """Mean cross-entropy of a batch (x uint8 (B, C, H, W), y (B,)), each image under its own g."""
+        x, y = batch
+        params = self.transform.sample(len(x), generator(self.seed, "transform", self.global_step))
+        gx = self.transform.apply(x.float(), params)
+        devices = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices):
+            torch.manual_seed(derive(self.seed, "dropout", self.global_step))
+            logits = self.network(self.normalise(gx))
+        loss = functional.cross_entropy(logits, y)
+        self.diverged |= ~torch.isfinite(loss.detach())
+        if self.global_step % _CHECK_EVERY == 0:
+            self._refuse_divergence()
+        self.log("train/loss", loss, prog_bar=True)
+        return loss
+
+    def on_train_epoch_end(self) -> None:
+        """Look once more before the span's checkpoint is written."""
+        self._refuse_divergence()
+
+    def _refuse_divergence(self) -> None:
+        if self.diverged:
+            raise UserError(
+                f"training diverged: the loss was no longer finite by update {self.global_step}; "
+                f"lower recipe.rate (it is {self.recipe['rate']}) and repeat the command with another name=… or runs=…"
+            )
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        """Accuracy and loss of untouched images (Crop: their centre window)."""
+        x, y = batch
+        logits = self(self.transform.apply(x.float(), self.untouched))
+        self.log("val/accuracy", (logits.argmax(1) == y).float().mean(), batch_size=len(y), prog_bar=True)
+        self.log("val/loss", functional.cross_entropy(logits, y), batch_size=len(y))
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """SGD as in the released code: biases at twice the rate and without decay, the rate ÷ 10 at each step."""
+        weights = [p for name, p in self.network.named_parameters() if not name.endswith("bias")]
+        biases = [p for name, p in self.network.named_parameters() if name.endswith("bias")]
+        optimizer = torch.optim.SGD(
+            [
+                {"params": weights, "weight_decay": self.recipe["weight_decay"]},
+                {"params": biases, "weight_decay": 0.0, "lr": 2 * self.recipe["rate"]},
+            ],
+            lr=self.recipe["rate"], momentum=self.recipe["momentum"],
+        )
+        schedule = torch.optim.lr_scheduler.StepLR(optimizer, self.recipe["step"], gamma=0.1)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def load_classifier(path: Path) -> Classifier:
+    """A trained network from its checkpoint. Code in the file is never run.
+
+    Raises:
+        UserError: if the file is absent, truncated, holds code, or belongs to another architecture.
+    """
+    if not path.is_file():
+        raise UserError(f"no checkpoint at {path}; train the network first")
+    try:
+        held = torch.load(path, map_location="cpu", weights_only=True)
+    except _DAMAGE as error:
+        code = isinstance(error, pickle.UnpicklingError) and "nsupported" in str(error)
+        why = "holds code, which is never run" if code else "is damaged"
+        raise UserError(f"checkpoint {path} {why}; train the network again (delete its run directory)") from error
+    return _from_checkpoint(path, held)
+
+
+def _from_checkpoint(path: Path, held: object) -> Classifier:
+    if not isinstance(held, Mapping) or "state_dict" not in held or "hyper_parameters" not in held:
+        raise UserError(f"checkpoint {path} is not one of invariance.train; name a run directory that it made")
+    try:
+        classifier = Classifier(**held["hyper_parameters"])
+    except TypeError as error:
+        raise UserError(f"checkpoint {path} comes from another version ({error}); train the network again") from error
+    ours = {key: tuple(value.shape) for key, value in classifier.state_dict().items()}
+    theirs = {key: tuple(value.shape) for key, value in held["state_dict"].items()}
+    for key in sorted(set(ours) | set(theirs)):
+        if ours.get(key) != theirs.get(key):
+            raise UserError(
+                f"checkpoint {path} is of another architecture: {key} is {theirs.get(key, 'absent')} there and "
+                f"{ours.get(key, 'absent')} in the network it names"
+            )
+    classifier.load_state_dict(held["state_dict"])
+    return classifier.eval()

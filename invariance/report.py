@@ -1,0 +1,42 @@
+"""Gather all finished runs into tables, figures and one page: `python -m invariance.report`."""
+
+from typing import Any
+
+from invariance.cli import command, folder
+
+
+def report(config: dict[str, Any]) -> None:
+    """Make the report from rows alone, and log its tables and figures.
+
+    Args:
+        config: the configuration of `conf/report.yaml`, plain and resolved.
+
+    Raises:
+        UserError: for anything the user can mend.
+    """
+    from invariance.reporting.page import make_report
+    from invariance.runs.rows import read_rows
+    from invariance.tracking import Tracker, check_logger
+
+    check_logger(config["logger"])
+    out = folder(config["out"], "out")
+    page = make_report(folder(config["runs"], "runs"), out, data=config["data"])
+    tracker = Tracker(
+        config["logger"], out, name=out.name, stage="report", group=config["data"] or "all", config={}, tags=[]
+    )
+    try:
+        tracker.table("rows", read_rows(out / "rows.csv"))
+        for picture in sorted((out / "figures").glob("*.png")):
+            tracker.image(f"figures/{picture.stem}", picture)
+    finally:
+        tracker.finish()
+    print(page.resolve())
+
+
+def main() -> None:
+    """The command `invariance-report`."""
+    command("report", report)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,42 @@
+"""The sweep of `-m transform=…`: each family brings the ranges of its own networks."""
+
+from collections.abc import Iterator
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+
+from invariance.conf import family_sweep
+
+
+class FamilySweeper(BasicSweeper):
+    """Hydra's basic sweeper, with a family's own ranges swept wherever the command line names none.
+
+    `-m transform=rotation` trains the four networks of the family; `-m transform=rotation,blur` six;
+    `-m transform=rotation range=5` one. The ranges stand in the family's yaml, under `sweep`.
+    """
+
+    # Hydra takes plugins of no other name than this
+    __module__ = "hydra_plugins.invariance"
+
+    @staticmethod
+    def split_arguments(overrides: list[Override], max_batch_size: int | None) -> list[list[list[str]]]:
+        """Every job's overrides: the product of all sweeps, a family's own ones included."""
+        jobs = [job for part in _by_family(overrides) for batch in BasicSweeper.split_arguments(part, None) for job in batch]
+        size = max_batch_size or len(jobs)
+        return [jobs[i : i + size] for i in range(0, len(jobs), size)]
+
+
+def _by_family(overrides: list[Override]) -> Iterator[list[Override]]:
+    chosen = [override for override in overrides if override.get_key_element() == "transform"]
+    if not chosen:
+        yield overrides
+        return
+    others = [override for override in overrides if override.get_key_element() != "transform"]
+    named = {override.get_key_element() for override in others}
+    last = chosen[-1]
+    families = list(last.sweep_string_iterator()) if last.is_sweep_override() else [last.get_value_element_as_str()]
+    for family in families:
+        own = [f"{key}={','.join(values)}" for key, values in family_sweep(family).items() if key not in named]
+        parsed = OverridesParser.create().parse_overrides([f"transform={family}", *own])
+        yield [*parsed, *others]

@@ -1,0 +1,111 @@
+"""Weights & Biases as a view of the plain files; without it nothing is lost."""
+
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from invariance.errors import UserError
+from invariance.seeds import derive
+
+_KINDS = ("wandb", "csv")
+_MODES = ("auto", "online", "offline")
+
+
+def check_logger(settings: Mapping[str, Any]) -> None:
+    """Refuse a logger that does not exist.
+
+    Raises:
+        UserError: naming the choices.
+    """
+    if settings.get("kind") not in _KINDS:
+        raise UserError(f"logger.kind={settings.get('kind')!r}: choose logger=wandb or logger=csv")
+    if settings["kind"] == "wandb" and settings["mode"] not in _MODES:
+        raise UserError(f"logger.mode={settings['mode']!r}: choose one of {', '.join(_MODES)}")
+
+
+def _mode(settings: Mapping[str, Any]) -> str:
+    if settings["mode"] != "auto":
+        return str(settings["mode"])
+    import wandb
+
+    if os.environ.get("WANDB_MODE"):
+        return os.environ["WANDB_MODE"]
+    return "online" if wandb.api.api_key else "offline"
+
+
+class Tracker:
+    """One run's view in Weights & Biases, or nothing at all with `logger=csv`.
+
+    The W&B run takes its id from the run directory, so that a command given again continues the same one.
+
+    Args:
+        settings: the `logger` part of the configuration.
+        directory: the run directory; W&B keeps its offline files there.
+        name: the run's name, its path under the runs folder.
+        stage: the page: job type of the W&B run.
+        group: group of the W&B run: the data set.
+        config: the run's configuration.
+        tags: tags of the W&B run.
+    """
+
+    def __init__(
+        self, settings: Mapping[str, Any], directory: Path, *, name: str, stage: str, group: str,
+        config: Mapping[str, Any], tags: list[str],
+    ) -> None:
+        self.run: Any = None
+        if settings["kind"] != "wandb":
+            return
+        import wandb
+
+        mode = _mode(settings)
+        directory.mkdir(parents=True, exist_ok=True)
+        os.environ.setdefault("WANDB_SILENT", "true")
+        self.run = wandb.init(
+            project=settings["project"], entity=settings["entity"], group=group, job_type=stage, name=name, tags=tags,
+            id=f"{derive(str(directory.resolve())):x}", resume="allow", dir=str(directory), mode=mode, config=dict(config),
+            settings=wandb.Settings(silent=True, console="off"),
+        )
+        if mode == "offline":
+            place = Path(self.run.dir).parent
+            print(f"W&B is offline (no login found); to upload this run later: wandb sync {place}", file=sys.stderr)
+
+    def log(self, values: Mapping[str, Any]) -> None:
+        """Log values as they are: numbers, or W&B's own objects."""
+        if self.run is not None:
+            self.run.log(dict(values))
+
+    def table(self, key: str, table: pd.DataFrame) -> None:
+        """Log a table."""
+        if self.run is not None:
+            import wandb
+
+            self.run.log({key: wandb.Table(dataframe=table)})
+
+    def confusion(self, key: str, truth: list[int], predicted: list[int], classes: list[str]) -> None:
+        """Log a confusion matrix, of true and of predicted labels."""
+        if self.run is not None:
+            import wandb
+
+            self.run.log({key: wandb.plot.confusion_matrix(y_true=truth, preds=predicted, class_names=classes)})
+
+    def image(self, key: str, path: Path) -> None:
+        """Log a picture file."""
+        if self.run is not None:
+            import wandb
+
+            self.run.log({key: wandb.Image(str(path))})
+
+    def summarise(self, values: Mapping[str, Any]) -> None:
+        """Set numbers of the run's summary."""
+        if self.run is not None:
+            self.run.summary.update(dict(values))
+
+    def finish(self) -> None:
+        """End the W&B run."""
+        if self.run is not None:
+            self.run.finish(quiet=True)
+            self.run = None
