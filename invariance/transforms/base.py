@@ -1,11 +1,18 @@
 """What every family of transformations is: drawing apart from applying, so that training draws and measuring fixes."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
+
+UNTOUCHED = "untouched"
+"""Label of the grid point at which nothing is done."""
+
+FRAME = 227
+"""Side in pixels of the frame in which lengths are given: the paper's input size."""
 
 Params = dict[str, Tensor]
 """Parameters of n transformations: each tensor is (n, …) on the CPU, float64 or int64."""
@@ -65,12 +72,41 @@ class Transform(ABC):
 
     @abstractmethod
     def grid(self) -> list[GridPoint]:
-        """The measured grid, in the order of its axis, with the untouched point (label "untouched") among its points."""
+        """The measured grid, in the order of its axis, with the untouched point (label "untouched") among them."""
 
     @abstractmethod
     def apply(self, x: Tensor, params: Params) -> Tensor:
-        """g x, for images (B, C, H, W) on any device and parameters of n = B or n = 1; pure."""
+        """Images g x, for x (B, C, H, W) on any device and parameters of n = B or n = 1; pure."""
 
     def source_size(self, input_size: int) -> int:
         """Side in pixels at which images must be prepared so that `apply` gives `input_size` (Crop: larger)."""
         return input_size
+
+
+def check_batch(x: Tensor, params: Params) -> int:
+    """Number n of parameters, after making sure that they belong to images (B, C, H, W): n is B or 1.
+
+    Raises:
+        ValueError: for images that are not a floating-point batch, or parameters of another number of images.
+    """
+    if x.ndim != 4 or not x.is_floating_point():
+        raise ValueError(f"images of shape {tuple(x.shape)} and {x.dtype}: a transform takes floats (B, C, H, W)")
+    counts = {len(value) for value in params.values()}
+    if len(counts) > 1 or not counts <= {1, len(x)}:
+        raise ValueError(f"parameters for {sorted(counts)} images on a batch of {len(x)}: it takes 1 or {len(x)}")
+    return counts.pop() if counts else 1
+
+
+def frame_scale(x: Tensor, scale_lengths: bool) -> float:
+    """Pixels of the images (…, H, W) per pixel of the 227-pixel frame, by their shorter side; 1 if unscaled."""
+    return min(x.shape[-2:]) / FRAME if scale_lengths else 1.0
+
+
+def line_grid(
+    values: Iterable[float], params_at: Callable[[float], Params], covered: Callable[[float], bool]
+) -> list[GridPoint]:
+    """A grid on a number line: the values and 0, in order; labels are the numbers as text, "untouched" at 0."""
+    return [
+        GridPoint(f"{value:g}" if value else UNTOUCHED, value, params_at(value), value == 0 or covered(value))
+        for value in sorted({0.0, *values})
+    ]

@@ -1,0 +1,50 @@
+"""Families of image transformations (Sec. 5.1, Appendix A): each one module here and one file in `conf/transform/`."""
+
+import importlib
+import inspect
+from collections.abc import Mapping
+from difflib import get_close_matches
+from typing import Any
+
+from invariance.errors import UserError
+from invariance.transforms.base import FRAME, UNTOUCHED, GridPoint, Params, Transform
+
+__all__ = ["FRAME", "UNTOUCHED", "GridPoint", "Params", "Transform", "build"]
+
+_NOT_ARGUMENTS = ("_target_", "name", "label", "sweep")
+
+
+def build(config: Mapping[str, Any]) -> Transform:
+    """A family from its configuration (`conf/transform/`): the class `_target_` with the other keys as arguments.
+
+    `name`, `label` and `sweep` are for the commands and are left out.
+
+    Raises:
+        UserError: for a target that is no family inside the package, or an argument that the family does not take.
+    """
+    target = str(config.get("_target_"))
+    family = _family(target)
+    arguments = {str(key): value for key, value in config.items() if key not in _NOT_ARGUMENTS}
+    known = list(inspect.signature(family).parameters)
+    for key in arguments:
+        if key not in known:
+            near = get_close_matches(key, known, 1)
+            hint = f"did you mean {near[0]!r}?" if near else f"it takes {', '.join(known) or 'none'}"
+            raise UserError(f"transform.{key} is no argument of {family.__name__}; {hint}")
+    return family(**arguments)
+
+
+def _family(target: str) -> type[Transform]:
+    inside = f"{__name__}."
+    if not target.startswith(inside):
+        raise UserError(f"transform._target_={target!r} is outside {__name__}; only its own families are built")
+    module, _, name = target.rpartition(".")
+    try:
+        family = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise UserError(
+            f"transform._target_={target!r} does not exist; it is of the kind {inside}rotation.Rotation"
+        ) from error
+    if not (inspect.isclass(family) and issubclass(family, Transform)) or inspect.isabstract(family):
+        raise UserError(f"transform._target_={target!r} is no family of transforms; it takes a subclass of Transform")
+    return family

@@ -1,0 +1,59 @@
+"""Gaussian blur (A.4)."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from invariance.transforms.base import GridPoint, Params, Transform, check_batch, frame_scale, line_grid
+from invariance.transforms.checks import choice, flag, grid_values, needed_range, trained_range
+from invariance.transforms.smoothing import smooth
+from invariance.transforms.warp import keep
+
+WIDEST = 113.0
+
+
+class Blur(Transform):
+    """Every pixel becomes the average of its neighbours with Gaussian weights of standard deviation σ, cut off at 4 σ.
+
+    Args:
+        range: trained blurs are σ ~ U(0, range), in pixels of a 227-pixel frame, at most 113; None for measuring alone.
+        sigmas: measured σ, in the same unit.
+        border: what lies outside: "zero" as in Appendix A, or "reflect" for the image mirrored at its edges.
+        scale_lengths: whether σ scales with the size of the images; if not, it is in their own pixels.
+
+    Raises:
+        UserError: for arguments that are not such values.
+    """
+
+    unit = "px"
+    uniforms = 1
+
+    def __init__(
+        self, range: float | None = None, sigmas: Sequence[float] = (), border: str = "zero", scale_lengths: bool = True
+    ) -> None:
+        self.range = trained_range("blur", range, 0, WIDEST, "pixels (σ)", "range=3")
+        self.sigmas = grid_values("blur", "sigmas", sigmas, 0, WIDEST)
+        self.border = choice("blur", "border", border, ("zero", "reflect"))
+        self.scale_lengths = flag("blur", "scale_lengths", scale_lengths)
+
+    def params_of(self, uniforms: Tensor) -> Params:
+        """`sigma` (n,) ~ U(0, range)."""
+        return {"sigma": needed_range("blur", self.range) * uniforms[:, 0]}
+
+    def grid(self) -> list[GridPoint]:
+        """The measured σ."""
+        return line_grid(
+            self.sigmas,
+            lambda sigma: {"sigma": torch.tensor([sigma], dtype=torch.float64)},
+            lambda sigma: self.range is not None and sigma <= self.range,
+        )
+
+    def apply(self, x: Tensor, params: Params) -> Tensor:
+        """Images blurred by `sigma`."""
+        check_batch(x, params)
+        sigma = params["sigma"] * frame_scale(x, self.scale_lengths)
+        same = sigma == 0
+        if bool(same.all()):
+            return x.clone()
+        return keep(smooth(x, sigma, self.border).clamp_(0, 255), x, same)

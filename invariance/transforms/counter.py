@@ -1,0 +1,72 @@
+"""Random fields that are pure functions of (seed, index): the same in any batch, at any batch size, on any device."""
+
+import math
+import random
+
+import torch
+from torch import Tensor
+
+SEEDS = 2**53
+"""How many seeds there are: whole numbers that float64 uniforms in [0, 1) tell apart."""
+
+
+def seeds_from(uniforms: Tensor) -> Tensor:
+    """Seeds, int64 in [0, 2^53), from float64 uniforms in [0, 1) of the same shape."""
+    return (uniforms * SEEDS).floor().to(torch.int64)
+
+
+def fixed_seed(*parts: int | float | str) -> int:
+    """A seed in [0, 2^53) from names and numbers, for a field that is fixed once for all images."""
+    text = " ".join(f"{part:g}" if isinstance(part, float) else str(part) for part in parts)
+    return random.Random(text).getrandbits(53)
+
+
+def normal_from(uniforms: Tensor) -> Tensor:
+    """Standard normal numbers from float64 uniforms in [0, 1), one each, by inversion."""
+    # 0 would be −∞; half the step of float64 uniforms is as far as they tell
+    numbers: Tensor = torch.special.ndtri(uniforms.clamp(min=0.5 / SEEDS))
+    return numbers
+
+
+def uniform(seeds: Tensor, shape: tuple[int, ...], device: torch.device | str = "cpu") -> Tensor:
+    """Uniform fields (n, *shape), float32 multiples of 2^-24 in [0, 1), one for each of the seeds (n,), int64."""
+    count = math.prod(shape)
+    return _bits(seeds.to(device), count).mul_(2.0**-24).view(len(seeds), *shape)
+
+
+def normal(seeds: Tensor, shape: tuple[int, ...], device: torch.device | str = "cpu") -> Tensor:
+    """Standard normal fields (n, *shape), float32, one for each of the seeds (n,), int64 (Box–Muller)."""
+    count = math.prod(shape)
+    half = (count + 1) // 2
+    bits = _bits(seeds.to(device), 2 * half)
+    # half a step up keeps the logarithm finite: the largest value is 5.9 standard deviations
+    radius = bits[:, :half].add_(0.5).mul_(2.0**-24).log_().mul_(-2).sqrt_()
+    angle = bits[:, half:].mul_(2.0**-24 * 2 * math.pi)
+    field = torch.cat([radius * angle.cos(), radius * angle.sin()], dim=1)
+    return field[:, :count].reshape(len(seeds), *shape)
+
+
+def _bits(seeds: Tensor, count: int) -> Tensor:
+    """24 random bits (n, count) as float32 whole numbers: two rounds of a mixer, each with half of the seed as key."""
+    low, high = _int32(seeds & 0xFFFFFFFF), _int32(seeds >> 32)
+    # the second key depends on both halves, so that two seeds never run through stretches of one sequence
+    first, second = _mix(low.clone()), _mix(_mix(high + 0x3C6EF372) ^ low)
+    state = torch.arange(count, dtype=torch.int32, device=seeds.device) + first[:, None]
+    state = _mix(_mix(state).bitwise_xor_(second[:, None]))
+    return ((state >> 8) & 0xFFFFFF).to(torch.float32)
+
+
+def _int32(words: Tensor) -> Tensor:
+    """32-bit words, held in int64, as int32 with the same bits."""
+    return torch.where(words >= 2**31, words - 2**32, words).to(torch.int32)
+
+
+def _mix(state: Tensor) -> Tensor:
+    """MurmurHash3's 32-bit finaliser: a bijection in which every bit depends on every other. Works in place."""
+    # int32 shifts carry the sign down; the masks make them logical
+    state ^= (state >> 16) & 0xFFFF
+    state *= 0x85EBCA6B - 2**32
+    state ^= (state >> 13) & 0x7FFFF
+    state *= 0xC2B2AE35 - 2**32
+    state ^= (state >> 16) & 0xFFFF
+    return state

@@ -1,0 +1,83 @@
+"""Crop (A.2): a window of an image prepared at a larger size."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from invariance.errors import UserError
+from invariance.transforms.base import FRAME, UNTOUCHED, GridPoint, Params, Transform, check_batch
+from invariance.transforms.checks import needed_range, one_range, whole
+
+
+class Crop(Transform):
+    """A window of 227/range of each side: images are prepared at the larger `source_size`, and cut to the input size.
+
+    Training cuts at random, every place equally likely; measuring cuts at evenly spaced places in scan order, and the
+    window in the middle is the untouched point, to which the others are compared.
+
+    Unlike the other families, `apply` makes images smaller: (H, W) → (round(227 H / range), round(227 W / range)).
+
+    Args:
+        range: side in pixels, for an input of 227, to which images are resized before cutting: a whole number above
+            227, at most 2270. None lists the grid only.
+        windows: measured windows along each side, an odd number.
+
+    Raises:
+        UserError: for a range or a number of windows that is not such a number.
+    """
+
+    unit = "window"
+    ordinal = True
+    uniforms = 2
+
+    def __init__(self, range: int | None = None, windows: int = 1) -> None:
+        one_range("crop", range, "range=256")
+        self.range = None if range is None else whole("crop", "range", range, FRAME + 1, 10 * FRAME)
+        self.windows = whole("crop", "windows", windows, 1, 99)
+        if windows % 2 == 0:
+            raise UserError(f"crop: windows={windows} has no window in the middle; take an odd number, as 5")
+
+    def params_of(self, uniforms: Tensor) -> Params:
+        """`place` (n, 2) ~ U[0, 1), down and right: the window starts at pixel ⌊place · (slack + 1)⌋."""
+        needed_range("crop", self.range)
+        return {"place": uniforms}
+
+    def grid(self) -> list[GridPoint]:
+        """windows² windows in scan order, numbered from 1."""
+        places = _spaced(self.windows)
+        middle = (self.windows**2 + 1) // 2
+        points = []
+        for number, (down, right) in enumerate(((a, b) for a in places for b in places), start=1):
+            params = {"place": torch.tensor([[down, right]], dtype=torch.float64)}
+            label = UNTOUCHED if number == middle else str(number)
+            points.append(GridPoint(label, float(number), params, number == middle or self.range is not None))
+        return points
+
+    def apply(self, x: Tensor, params: Params) -> Tensor:
+        """The windows at `place` of images prepared at `source_size`."""
+        check_batch(x, params)
+        side = needed_range("crop", self.range)
+        size = torch.tensor(x.shape[-2:])
+        cut = [round(int(length) * FRAME / side) for length in size]
+        slack = size - torch.tensor(cut)
+        start = (params["place"] * (slack + 1)).floor().to(torch.int64)
+        if len(start) == 1:
+            top, left = (int(value) for value in start[0])
+            return x[:, :, top : top + cut[0], left : left + cut[1]].clone(memory_format=torch.contiguous_format)
+        out = x.new_empty(len(x), x.shape[1], *cut)
+        for image, (top, left) in enumerate(start.tolist()):
+            out[image] = x[image, :, top : top + cut[0], left : left + cut[1]]
+        return out
+
+    def source_size(self, input_size: int) -> int:
+        """Side in pixels at which images are prepared for windows of `input_size`: round(range · input_size / 227)."""
+        return round(needed_range("crop", self.range) * input_size / FRAME)
+
+
+def _spaced(windows: int) -> Sequence[float]:
+    """Places k/(windows − 1), those past the middle a hair smaller, so that ⌊place · (slack + 1)⌋ is symmetric."""
+    if windows == 1:
+        return [0.5]
+    return [k / (windows - 1) if 2 * k < windows else math.nextafter(k / (windows - 1), 0) for k in range(windows)]

@@ -1,0 +1,96 @@
+"""Elastic deformations (A.3): displacement fields of smoothed noise (Simard et al., 2003)."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from invariance.transforms.base import UNTOUCHED, GridPoint, Params, Transform, check_batch, frame_scale
+from invariance.transforms.checks import flag, grid_values, needed_range, number, trained_range, whole
+from invariance.transforms.counter import SEEDS, fixed_seed, seeds_from, uniform
+from invariance.transforms.smoothing import smooth, square_norm
+from invariance.transforms.warp import keep, warp_displacement
+
+LARGEST = 227.0
+WIDEST = 113.0
+
+
+class Elastic(Transform):
+    """Every pixel takes its value from a place moved by a smooth random displacement.
+
+    The displacement of each pixel along each axis is U(−α, α), smoothed with a Gaussian of standard deviation σ (0
+    outside the image); it is a backward map (output pixel p takes the value at p + displacement).
+
+    Training fixes σ and draws α ~ U(0, range) and a new field for each image; measuring takes one fixed field for each
+    (α, σ), the same for every image.
+
+    At another size s than 227, σ and α scale by s/227. Smoothing independent noise shrinks it by the squared norm
+    ‖k_σ‖² of the (one-dimensional, discrete) kernel, less so for a smaller kernel; α is therefore also multiplied by
+    ‖k_σ‖² / ‖k_{σ s/227}‖², so that displacements keep their standard deviation in units of the frame.
+
+    Args:
+        range: largest trained α, in pixels of a 227-pixel frame, at most 227; None for measuring alone.
+        sigma: trained σ, in the same unit, at most 113.
+        alphas: measured α; every α is combined with every σ.
+        sigmas: measured σ.
+        scale_lengths: whether α and σ scale with the size of the images; if not, they are in their own pixels.
+        grid_seed: number that fixes the measured fields.
+
+    Raises:
+        UserError: for arguments that are not such values.
+    """
+
+    ordinal = True
+    uniforms = 2
+
+    def __init__(
+        self, range: float | None = None, sigma: float = 2.0, alphas: Sequence[float] = (),
+        sigmas: Sequence[float] = (), scale_lengths: bool = True, grid_seed: int = 0,
+    ) -> None:
+        self.range = trained_range("elastic", range, 0, LARGEST, "pixels (α)", "range=10")
+        self.sigma = number("elastic", "sigma", sigma, 0, WIDEST, "it is in pixels, as transform.sigma=2")
+        self.alphas = grid_values("elastic", "alphas", alphas, 0, LARGEST)
+        self.sigmas = grid_values("elastic", "sigmas", sigmas, 0, WIDEST)
+        self.scale_lengths = flag("elastic", "scale_lengths", scale_lengths)
+        self.grid_seed = whole("elastic", "grid_seed", grid_seed, 0, SEEDS)
+
+    def params_of(self, uniforms: Tensor) -> Params:
+        """`alpha` (n,) ~ U(0, range), `sigma` (n,), the trained one, and `seed` (n,), int64, of each image's field."""
+        alpha = needed_range("elastic", self.range) * uniforms[:, 0]
+        return {"alpha": alpha, "sigma": torch.full_like(alpha, self.sigma), "seed": seeds_from(uniforms[:, 1])}
+
+    def grid(self) -> list[GridPoint]:
+        """Untouched, then every α with every σ, σ running faster. Covered: the trained σ, with α within the range."""
+        points = [GridPoint(UNTOUCHED, 0.0, self._fixed(0.0, self.sigma), covered=True)]
+        for alpha in self.alphas:
+            for sigma in self.sigmas:
+                covered = self.range is not None and alpha <= self.range and sigma == self.sigma
+                params = self._fixed(alpha, sigma)
+                points.append(GridPoint(f"α{alpha:g} σ{sigma:g}", float(len(points)), params, covered))
+        return points
+
+    def apply(self, x: Tensor, params: Params) -> Tensor:
+        """Images displaced by the field of `seed`, of strength `alpha` and smoothness `sigma`."""
+        check_batch(x, params)
+        same = params["alpha"] == 0
+        if bool(same.all()):
+            return x.clone()
+        return keep(warp_displacement(x, self.field(x, params)), x, same)
+
+    def field(self, x: Tensor, params: Params) -> Tensor:
+        """The displacements (n, 2, H, W) for images x (B, C, H, W): right (0) and down (1), in pixels of x."""
+        height, width = x.shape[-2:]
+        scale = frame_scale(x, self.scale_lengths)
+        sigma = params["sigma"] * scale
+        alpha = params["alpha"] * scale * square_norm(params["sigma"]) / square_norm(sigma)
+        noise = uniform(params["seed"], (2, height, width), x.device).mul_(2).sub_(1)
+        # training has one σ for all images, and one matrix smooths them all
+        one = sigma[:1] if bool((sigma == sigma[0]).all()) else sigma
+        return smooth(noise, one).mul_(alpha[:, None, None, None].to(x.device, noise.dtype))
+
+    def _fixed(self, alpha: float, sigma: float) -> Params:
+        return {
+            "alpha": torch.tensor([alpha], dtype=torch.float64),
+            "sigma": torch.tensor([sigma], dtype=torch.float64),
+            "seed": torch.tensor([fixed_seed("elastic", self.grid_seed, alpha, sigma)]),
+        }

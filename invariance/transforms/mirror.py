@@ -1,0 +1,61 @@
+"""Mirror (A.6): flips left–right, up–down, or both."""
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from invariance.transforms.base import UNTOUCHED, GridPoint, Params, Transform, check_batch
+from invariance.transforms.checks import choice, needed_range, one_range
+
+
+class Mirror(Transform):
+    """Flips of the image. Convention: a horizontal flip swaps left and right, a vertical one top and bottom.
+
+    Training flips each image with probability 1/2; with "both", each way independently. The grid is all four
+    combinations. (In the paper's Table 3 the names of the two ways are swapped.)
+
+    Args:
+        range: "horizontal", "vertical" or "both"; None for measuring alone.
+
+    Raises:
+        UserError: for another name.
+    """
+
+    ordinal = True
+    uniforms = 2
+
+    # each way: whether it flips left–right, and top–bottom
+    WAYS: ClassVar[dict[str, tuple[int, int]]] = {"horizontal": (1, 0), "vertical": (0, 1), "both": (1, 1)}
+
+    def __init__(self, range: str | None = None) -> None:
+        if range not in self.WAYS:
+            one_range("mirror", range, "range=horizontal")
+        self.range = None if range is None else choice("mirror", "range", range, tuple(self.WAYS))
+
+    def params_of(self, uniforms: Tensor) -> Params:
+        """`horizontal` and `vertical` (n,), 0 or 1: each 1 with probability 1/2 where the range has it."""
+        horizontal, vertical = self.WAYS[needed_range("mirror", self.range)]
+        flips = (uniforms < 0.5).to(torch.int64)
+        return {"horizontal": horizontal * flips[:, 0], "vertical": vertical * flips[:, 1]}
+
+    def grid(self) -> list[GridPoint]:
+        """Untouched, horizontal, vertical, both."""
+        own = self.WAYS[self.range] if self.range else (0, 0)
+        points = []
+        for value, (label, way) in enumerate({UNTOUCHED: (0, 0), **self.WAYS}.items()):
+            params = {"horizontal": torch.tensor([way[0]]), "vertical": torch.tensor([way[1]])}
+            points.append(GridPoint(label, float(value), params, way[0] <= own[0] and way[1] <= own[1]))
+        return points
+
+    def apply(self, x: Tensor, params: Params) -> Tensor:
+        """Images flipped where `horizontal` and `vertical` are 1."""
+        check_batch(x, params)
+        out = x
+        for axis, name in ((3, "horizontal"), (2, "vertical")):
+            flip = params[name] != 0
+            if bool(flip.all()):
+                out = out.flip(axis)
+            elif bool(flip.any()):
+                out = torch.where(flip.to(x.device)[:, None, None, None], out.flip(axis), out)
+        return x.clone() if out is x else out

@@ -1,0 +1,113 @@
+"""Perspective (A.7): homographies given by where the corners of a square go."""
+
+import torch
+from torch import Tensor
+
+from invariance.transforms.base import GridPoint, Params, Transform, check_batch, frame_scale, line_grid
+from invariance.transforms.checks import choice, flag, needed_range, trained_range, whole
+from invariance.transforms.counter import SEEDS, fixed_seed, normal_from
+from invariance.transforms.warp import warp_homography
+
+UNIT_SQUARE = torch.tensor([[0, 0], [1, 0], [1, 1], [0, 1]], dtype=torch.float64)
+"""Corners of the square, x first: top left, top right, bottom right, bottom left."""
+
+GRID_STEP = 0.2
+"""Draw k of the grid moves every coordinate by k to k + 1 of these steps, in the unit of the range (2e-5 pixels)."""
+
+
+class Perspective(Transform):
+    """The homography that takes the corners of a square to corners moved at random, applied to the whole image.
+
+    Training draws σ ~ U(0, range) for each image and moves every coordinate of the four corners by N(0, σ²). The
+    measured draw k moves every coordinate by a random sign times U(k, k+1)/5.
+
+    The square is one pixel, (0, 0) … (1, 1), at the centre of the top-left pixel, and the unit of the range is 1e-4
+    pixels: what the authors' released code does, and about as strong as Figure 6. The text of A.7 moves the corners of
+    "the unit square" by σ up to 0.001 to 0.004; with `square="image"` that is the image's outline and the unit is 1e-3
+    of its side, which moves corners by less than two pixels.
+
+    Args:
+        range: largest trained σ, in 1e-4 pixels of a 227-pixel frame (1e-3 of the side for "image"), at most 100; None
+            for measuring alone.
+        draws: how many measured draws, of increasing magnitude.
+        square: "pixel" or "image".
+        scale_lengths: whether the frame scales with the images; if not, the pixel is their own.
+        grid_seed: number that fixes the measured draws.
+
+    Raises:
+        UserError: for arguments that are not such values.
+    """
+
+    unit = "draw"
+    uniforms = 9
+
+    def __init__(
+        self, range: float | None = None, draws: int = 0, square: str = "pixel", scale_lengths: bool = True,
+        grid_seed: int = 0,
+    ) -> None:
+        self.range = trained_range("perspective", range, 0, 100, "units of 1e-4", "range=4")
+        self.draws = whole("perspective", "draws", draws, 0, 100)
+        self.square = choice("perspective", "square", square, ("pixel", "image"))
+        self.scale_lengths = flag("perspective", "scale_lengths", scale_lengths)
+        self.grid_seed = whole("perspective", "grid_seed", grid_seed, 0, SEEDS)
+
+    def params_of(self, uniforms: Tensor) -> Params:
+        """`corners` (n, 4, 2): how far each corner moves, right and down, in the unit of the range.
+
+        The corners are top left, top right, bottom right and bottom left.
+        """
+        sigma = needed_range("perspective", self.range) * uniforms[:, :1]
+        return {"corners": (sigma * normal_from(uniforms[:, 1:])).view(-1, 4, 2)}
+
+    def grid(self) -> list[GridPoint]:
+        """The fixed draws 1 … `draws`. Covered: a typical move, (k + ½)/5, is within the range of σ."""
+        return line_grid(
+            range(1, self.draws + 1),
+            self._draw,
+            lambda k: self.range is not None and (k + 0.5) * GRID_STEP <= self.range,
+        )
+
+    def apply(self, x: Tensor, params: Params) -> Tensor:
+        """Images seen through the homography of `corners`; what comes from behind the horizon is 0."""
+        check_batch(x, params)
+        return warp_homography(x, self.backward(x, params))
+
+    def backward(self, x: Tensor, params: Params) -> Tensor:
+        """The homographies (n, 3, 3), from output to input in pixels of x about its centre, float64."""
+        same = (params["corners"] == 0).flatten(1).all(dim=1)
+        forward = square_to(UNIT_SQUARE + params["corners"] * (1e-4 if self.square == "pixel" else 1e-3))
+        frame = self._frame(x)
+        backward = frame @ torch.linalg.inv(forward) @ torch.linalg.inv(frame)
+        return torch.where(same[:, None, None], torch.eye(3, dtype=torch.float64), backward)
+
+    def _frame(self, x: Tensor) -> Tensor:
+        """From the coordinates of the square to pixels of x about its centre."""
+        height, width = x.shape[-2:]
+        if self.square == "image":
+            return torch.tensor([[width, 0, -width / 2], [0, height, -height / 2], [0, 0, 1]], dtype=torch.float64)
+        pixel = frame_scale(x, self.scale_lengths)
+        # images of any size share the frame's outline; the square starts half a pixel of the frame inside it
+        left, top = (pixel - width) / 2, (pixel - height) / 2
+        return torch.tensor([[pixel, 0, left], [0, pixel, top], [0, 0, 1]], dtype=torch.float64)
+
+    def _draw(self, k: float) -> Params:
+        if k == 0:
+            return {"corners": torch.zeros(1, 4, 2, dtype=torch.float64)}
+        generator = torch.Generator().manual_seed(fixed_seed("perspective", self.grid_seed, k))
+        size, side = torch.rand(2, 1, 4, 2, generator=generator, dtype=torch.float64)
+        return {"corners": GRID_STEP * (k + size) * torch.where(side < 0.5, -1.0, 1.0)}
+
+
+def square_to(corners: Tensor) -> Tensor:
+    """Homographies (n, 3, 3) from the unit square to quadrilaterals (n, 4, 2), corners in the order of `UNIT_SQUARE`.
+
+    With the first corner at p₀, a point is (p₀ + a x + b y) / (1 + g x + h y), where the third corner fixes g and h.
+    """
+    p0, p1, p2, p3 = corners.unbind(dim=1)
+    # the third corner: (p₁ − p₂) g + (p₃ − p₂) h = p₀ − p₁ + p₂ − p₃
+    g, h = torch.linalg.solve(torch.stack([p1 - p2, p3 - p2], dim=2), p0 - p1 + p2 - p3).unbind(dim=1)
+    a = p1 - p0 + g[:, None] * p1
+    b = p3 - p0 + h[:, None] * p3
+    top = torch.stack([a, b, p0], dim=2)
+    bottom = torch.stack([g, h, torch.ones_like(g)], dim=1)
+    return torch.cat([top, bottom[:, None]], dim=1)

@@ -1,0 +1,53 @@
+"""Rotation about the centre (A.8)."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from invariance.transforms.base import GridPoint, Params, Transform, check_batch, line_grid
+from invariance.transforms.checks import grid_values, needed_range, trained_range
+from invariance.transforms.warp import warp_homography
+
+
+class Rotation(Transform):
+    """Rotation by θ about the centre of the image.
+
+    Convention: positive θ turns the image counter-clockwise as seen. Corners that come from outside are 0.
+
+    Args:
+        range: trained angles are θ ~ U(−range, range), in degrees, at most 180; None for measuring alone.
+        angles: measured θ in degrees.
+
+    Raises:
+        UserError: for arguments that are not such numbers.
+    """
+
+    unit = "°"
+    uniforms = 1
+
+    def __init__(self, range: float | None = None, angles: Sequence[float] = ()) -> None:
+        self.range = trained_range("rotation", range, 0, 180, "degrees", "range=20")
+        self.angles = grid_values("rotation", "angles", angles, -180, 180)
+
+    def params_of(self, uniforms: Tensor) -> Params:
+        """`angle` (n,) ~ U(−range, range), in degrees."""
+        return {"angle": needed_range("rotation", self.range) * (2 * uniforms[:, 0] - 1)}
+
+    def grid(self) -> list[GridPoint]:
+        """The measured angles."""
+        return line_grid(
+            self.angles,
+            lambda angle: {"angle": torch.tensor([angle], dtype=torch.float64)},
+            lambda angle: self.range is not None and abs(angle) <= self.range,
+        )
+
+    def apply(self, x: Tensor, params: Params) -> Tensor:
+        """Images rotated by `angle`."""
+        check_batch(x, params)
+        angle = torch.deg2rad(params["angle"])
+        cos, sin = angle.cos(), angle.sin()
+        zero, one = torch.zeros_like(angle), torch.ones_like(angle)
+        # y runs down: a counter-clockwise turn takes (1, 0) up, to (cos, −sin), and this is its inverse
+        backward = torch.stack([cos, -sin, zero, sin, cos, zero, zero, zero, one], dim=1)
+        return warp_homography(x, backward.view(-1, 3, 3))

@@ -1,0 +1,59 @@
+"""Shear about the centre (A.9)."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from invariance.transforms.base import GridPoint, Params, Transform, check_batch, line_grid
+from invariance.transforms.checks import grid_values, needed_range, trained_range
+from invariance.transforms.warp import warp_homography
+
+STEEPEST = 89.0
+
+
+class Shear(Transform):
+    """Shear by θ about the centre of the image: a rectangle becomes a parallelogram with corners of 90° ± θ.
+
+    Convention: a horizontal shear slides rows, and positive θ moves the top to the right: (x, y) → (x − y tan θ, y), y
+    down. A vertical shear slides columns, and positive θ moves the right side up: (x, y) → (x, y − x tan θ).
+
+    Training draws the way, each with probability 1/2, and the angle; the grid is horizontal.
+
+    Args:
+        range: trained angles are θ ~ U(−range, range), in degrees, at most 89; None for measuring alone.
+        angles: measured θ in degrees.
+
+    Raises:
+        UserError: for arguments that are not such numbers.
+    """
+
+    unit = "°"
+    uniforms = 2
+
+    def __init__(self, range: float | None = None, angles: Sequence[float] = ()) -> None:
+        self.range = trained_range("shear", range, 0, STEEPEST, "degrees", "range=20")
+        self.angles = grid_values("shear", "angles", angles, -STEEPEST, STEEPEST)
+
+    def params_of(self, uniforms: Tensor) -> Params:
+        """`angle` (n,) ~ U(−range, range), in degrees, and `vertical` (n,), 0 or 1, each with probability 1/2."""
+        angle = needed_range("shear", self.range) * (2 * uniforms[:, 0] - 1)
+        return {"angle": angle, "vertical": (uniforms[:, 1] < 0.5).to(torch.int64)}
+
+    def grid(self) -> list[GridPoint]:
+        """The measured angles, horizontal."""
+        return line_grid(
+            self.angles,
+            lambda angle: {"angle": torch.tensor([angle], dtype=torch.float64), "vertical": torch.tensor([0])},
+            lambda angle: self.range is not None and abs(angle) <= self.range,
+        )
+
+    def apply(self, x: Tensor, params: Params) -> Tensor:
+        """Images sheared by `angle`, along rows or, where `vertical` is 1, along columns."""
+        check_batch(x, params)
+        slope = torch.deg2rad(params["angle"]).tan()
+        vertical = params["vertical"] != 0
+        backward = torch.eye(3, dtype=torch.float64).repeat(len(slope), 1, 1)
+        backward[:, 0, 1] = torch.where(vertical, 0.0, slope)
+        backward[:, 1, 0] = torch.where(vertical, slope, 0.0)
+        return warp_homography(x, backward)

@@ -1,0 +1,60 @@
+"""Gaussian smoothing as a product with banded matrices, shared by blur and elastic."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+TRUNCATE = 4.0
+"""Standard deviations after which the kernel is cut off."""
+
+
+def kernel(sigma: Tensor) -> Tensor:
+    """Gaussian kernels (n, 2 r + 1) that sum to 1, for σ (n,) in pixels, float64; σ = 0 gives a single 1.
+
+    Each is cut off at its own radius max(1, round(4 σ)); r is the largest of them.
+    """
+    own = (TRUNCATE * sigma + 0.5).floor().clamp(min=1)[:, None]
+    radius = int(own.max())
+    offset = torch.arange(-radius, radius + 1, dtype=torch.float64)[None]
+    # a σ this small has its neighbours' weights at exactly 0, as σ = 0 must
+    weights = torch.exp(-0.5 * (offset / sigma[:, None].clamp(min=1e-3)) ** 2) * (offset.abs() <= own)
+    return weights / weights.sum(dim=1, keepdim=True)
+
+
+def square_norm(sigma: Tensor) -> Tensor:
+    """‖k_σ‖² (n,) of the kernels for σ (n,): what smoothing in two dimensions multiplies the noise's deviation by."""
+    return kernel(sigma).square().sum(dim=1)
+
+
+def matrix(sigma: Tensor, size: int, border: str = "zero") -> Tensor:
+    """Matrices K (n, size, size) float64 with K v the smoothed v, for σ (n,) in pixels.
+
+    Args:
+        sigma: standard deviations.
+        size: length of v.
+        border: what v continues with: "zero", or "reflect" about the edge of the last pixel (d c b a | a b c d).
+    """
+    weights = kernel(sigma)
+    radius = weights.shape[1] // 2
+    span = size + 2 * radius
+    # row i holds the kernel about place i, for places −radius … size−1+radius
+    rows = F.pad(weights, (size - 1, size - 1)).unfold(1, span, 1).flip(1)
+    if border == "zero":
+        return rows[:, :, radius : radius + size].contiguous()
+    place = torch.arange(-radius, size + radius) % (2 * size)
+    place = torch.where(place < size, place, 2 * size - 1 - place)
+    return weights.new_zeros(len(sigma), size, size).index_add_(2, place, rows.contiguous())
+
+
+def smooth(x: Tensor, sigma: Tensor, border: str = "zero") -> Tensor:
+    """Images or fields (B, C, H, W) smoothed along both axes, for σ (n,) in pixels, n = B or 1; float32 or float64.
+
+    Two products with banded matrices: on CPUs as fast for σ = 5 as for σ = 0.5, where a convolution of depth 1 takes
+    3 times as long for the one and a fifth for the other, and the same for one σ as for one per image.
+    """
+    across = matrix(sigma, x.shape[3], border).to(x.device, x.dtype)
+    down = matrix(sigma, x.shape[2], border).to(x.device, x.dtype)
+    # reduced precision in mixed-precision training is for the network, not for its input
+    with torch.autocast(x.device.type, enabled=False):
+        return down[:, None] @ (x @ across.mT[:, None])
+
