@@ -1,0 +1,270 @@
+"""Where images come from: the protocol of a source, its splits, and the configuration that names it."""
+
+import difflib
+import importlib
+import inspect
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, TypeGuard, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from invariance.data.decode import COLOURS, Pixels
+from invariance.errors import UserError
+from invariance.seeds import derive
+
+SPLITS = ("train", "val", "test")
+# what a data set's yaml holds beside the arguments of its source
+_COMMON = ("_target_", "name", "colour", "input_size", "mean", "max_broken", "fit", "report")
+_FIT = ("split", "images", "seed")
+_DEFAULTS: dict[str, Any] = {"name": None, "mean": None, "max_broken": 0.001, "fit": {}, "report": None}
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The images of one split, not yet read.
+
+    Attributes:
+        names: a name for each image, unique in the split; for files the path relative to the source's folder.
+        labels: int64 (N,), the place of each image's class among the source's classes, or -1 for none.
+        read: image i as a file's bytes, or as pixels uint8 (H, W) or (H, W, 3). Called from several threads.
+        stamps: size and modification time (in ns) of each image's file; None where images are not files of their own.
+    """
+
+    names: Sequence[str]
+    labels: NDArray[np.int64]
+    read: Callable[[int], bytes | Pixels]
+    stamps: Sequence[tuple[int, int]] | None = None
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def take(self, indices: NDArray[np.int64]) -> "Listing":
+        """The images at `indices`, in that order."""
+        read, places = self.read, indices.tolist()
+        stamps = None if self.stamps is None else [self.stamps[i] for i in places]
+        return Listing([self.names[i] for i in places], self.labels[indices], lambda i: read(places[i]), stamps)
+
+
+class Source(Protocol):
+    """A data set as it lies on disk.
+
+    A source is built cheaply; only `splits` lists (and, for small sets, reads) what is there.
+    """
+
+    @property
+    def name(self) -> str:
+        """The data set's name where its configuration gives none."""
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What decides which images, in which splits: with size and colour, the identity of the prepared data."""
+
+    @property
+    def watched(self) -> bool:
+        """Whether its files are there and stamped, so that prepared data can be compared with them when opened."""
+
+    def splits(self) -> tuple[list[str], dict[str, Listing], list[str]]:
+        """The classes, in the order of the labels; the splits; and the names of files left out as no images.
+
+        Raises:
+            UserError: if the source is absent or cannot serve: no images, one class, a class or split missing.
+        """
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """A data set's configuration, checked.
+
+    Attributes:
+        name: the data set's name in rows and folders.
+        source: where its images come from.
+        colour: "gray" or "rgb".
+        mean: channel means in [0, 255] to use, or None for those of the training split.
+        max_broken: largest share of images that may be unreadable.
+        fit: which images maps are fitted on: split (None: see `Prepared.fit_indices`), images, seed.
+        report: the split results are reported on; None: test where there is one, else val.
+    """
+
+    name: str
+    source: Source
+    colour: str
+    mean: list[float] | None
+    max_broken: float
+    fit: dict[str, Any]
+    report: str | None
+
+
+def data_config(config: Mapping[str, Any]) -> DataConfig:
+    """Check a data set's configuration (a yaml of `conf/data/`, plain and resolved) and build its source.
+
+    Raises:
+        UserError: for anything in it that is unknown or makes no sense.
+    """
+    source = source_from_config(config)
+    values = {**_DEFAULTS, **config}
+    if values.get("colour") not in COLOURS:
+        raise UserError(f"data.colour={values.get('colour')!r} is unknown; choose gray or rgb")
+    max_broken = values["max_broken"]
+    if not _number(max_broken) or not 0 <= max_broken < 1:
+        raise UserError(f"data.max_broken={max_broken!r}: give the share of broken images allowed, from 0 to below 1")
+    if values["report"] not in (None, *SPLITS):
+        raise UserError(f"data.report={values['report']!r} is no split; choose {', '.join(SPLITS)} or null")
+    name = values["name"] if values["name"] is not None else source.name
+    if not isinstance(name, str) or not re.fullmatch(r"[^\W.-][\w.-]*", name):
+        raise UserError(f"data.name={name!r} cannot name a folder; use letters, digits, '.', '_' and '-'")
+    return DataConfig(
+        name, source, str(values["colour"]), _mean(values["mean"], COLOURS[values["colour"]]), float(max_broken),
+        check_fit(values["fit"]), values["report"],
+    )
+
+
+def source_from_config(config: Mapping[str, Any]) -> Source:
+    """The source that a data set's configuration names, its arguments checked; nothing is read yet.
+
+    Raises:
+        UserError: for an unknown key (naming the nearest) or an argument that makes no sense.
+    """
+    target = config.get("_target_")
+    module, _, kind = str(target).rpartition(".")
+    if not re.fullmatch(r"invariance\.data(\.\w+)+", module) or kind.startswith("_"):
+        raise UserError(f"data._target_={target!r} is no source of this package, as invariance.data.folder.Folder")
+    try:
+        make = getattr(importlib.import_module(module), kind)
+    except (ImportError, AttributeError) as error:
+        raise UserError(f"data._target_={target} does not exist") from error
+    if not inspect.isclass(make) or not hasattr(make, "splits"):
+        raise UserError(f"data._target_={target} is no source of images")
+    known = list(inspect.signature(make).parameters)
+    arguments = {str(key): value for key, value in config.items() if key not in _COMMON}
+    for key in arguments:
+        if key not in known:
+            raise UserError(f"unknown key data.{key}{nearest(key, [*known, *_COMMON])}")
+    return cast(Source, make(**arguments))
+
+
+def nearest(word: str, known: Sequence[str]) -> str:
+    """«; did you mean 'x'?» for the known word nearest to `word`, or the list of all."""
+    near = difflib.get_close_matches(word, known, 1, 0.5)
+    return f"; did you mean {near[0]!r}?" if near else f" (there are: {', '.join(known)})"
+
+
+def _number(value: object) -> TypeGuard[int | float]:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _whole(value: object, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def _mean(value: Any, channels: int) -> list[float] | None:  # noqa: ANN401
+    if value is None:
+        return None
+    entries = [value] if _number(value) else value
+    if not isinstance(entries, list | tuple) or len(entries) != channels or not all(map(_number, entries)):
+        raise UserError(f"data.mean={value!r}: give {channels} number(s) from 0 to 255, or null to compute")
+    if not all(0 <= entry <= 255 for entry in entries):
+        raise UserError(f"data.mean={value!r}: means are in 0 to 255")
+    return [float(entry) for entry in entries]
+
+
+def check_fit(fit: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The `fit` part of a data set's configuration, checked and completed: split, images, seed.
+
+    Raises:
+        UserError: for an unknown key, split, number of images or seed.
+    """
+    if fit is not None and not isinstance(fit, Mapping):
+        raise UserError(f"data.fit={fit!r}: give split, images and seed, as data.fit.images=10000")
+    values = {"split": None, "images": None, "seed": 0, **(fit or {})}
+    for key in values:
+        if key not in _FIT:
+            raise UserError(f"unknown key data.fit.{key}{nearest(str(key), _FIT)}")
+    if values["split"] not in (None, *SPLITS):
+        raise UserError(f"data.fit.split={values['split']!r} is no split; choose {', '.join(SPLITS)} or null")
+    if values["images"] is not None and not _whole(values["images"], 1):
+        raise UserError(f"data.fit.images={values['images']!r}: give a whole number from 1, or null for all")
+    if not _whole(values["seed"], 0):
+        raise UserError(f"data.fit.seed={values['seed']!r}: give a whole number from 0")
+    return values
+
+
+def check_split_arguments(split_seed: object, val_fraction: object, test_fraction: object = 0.0) -> None:
+    """Refuse a seed or fractions that cannot make splits.
+
+    Raises:
+        UserError: naming the key.
+    """
+    if not _whole(split_seed, 0):
+        raise UserError(f"data.split_seed={split_seed!r}: give a whole number from 0")
+    if not _number(val_fraction) or not 0 < val_fraction < 1:
+        raise UserError(f"data.val_fraction={val_fraction!r}: give a share of the images, above 0 and below 1")
+    if not _number(test_fraction) or not 0 <= test_fraction < 1:
+        raise UserError(f"data.test_fraction={test_fraction!r}: give a share of the images, from 0 to below 1")
+    if val_fraction + test_fraction >= 1:
+        raise UserError(
+            f"data.val_fraction={val_fraction} and data.test_fraction={test_fraction} leave nothing to train on; "
+            "their sum must be below 1"
+        )
+
+
+def existing_folder(root: object, what: str) -> Path:
+    """A source's folder, with ~ expanded.
+
+    Raises:
+        UserError: if it is not given or not there, naming the nearest that is.
+    """
+    if root is None or root == "":
+        raise UserError(f"data.root is not set; set it to {what}: data.root=…")
+    if not isinstance(root, str | Path):
+        raise UserError(f"data.root={root!r} is not a folder; set it to {what}")
+    path = Path(root).expanduser()
+    if path.is_dir():
+        return path
+    if path.exists():
+        raise UserError(f"data.root={root} is a file; set it to {what}")
+    above = next(parent for parent in [*path.absolute().parents] if parent.is_dir())
+    missing = path.absolute().relative_to(above).parts[0]
+    near = difflib.get_close_matches(missing, [p.name for p in above.iterdir() if p.is_dir()], 1, 0.5)
+    hint = f"; did you mean {above / near[0]}?" if near else f"; there is no {missing!r} in {above}"
+    raise UserError(f"data.root={root}: no such folder{hint}")
+
+
+def stratified(
+    labels: NDArray[np.int64], names: Sequence[str], fractions: Mapping[str, float], seed: int
+) -> dict[str, NDArray[np.int64]]:
+    """Split images at random, every class by the same shares.
+
+    Args:
+        labels: (N,) classes.
+        names: names of the classes, which key the draw of each, so that leaving one out changes no other's split.
+        fractions: share of each split beside train; what is left is train. A share of 0 makes no split.
+        seed: seed of the draw.
+
+    Returns:
+        Sorted indices of each split, train first; every class has at least one image in each.
+
+    Raises:
+        UserError: if a class has too few images for that.
+    """
+    chosen: dict[str, list[NDArray[np.int64]]] = {split: [] for split in ("train", *fractions) if fractions.get(split, 1)}
+    for label, name in enumerate(names):
+        members = np.flatnonzero(labels == label)
+        if len(members) < len(chosen):
+            raise UserError(
+                f"class {name!r} has {len(members)} image(s), and the splits {', '.join(chosen)} need one each; "
+                "add images or leave the class out"
+            )
+        members = np.random.default_rng(derive(seed, "split", name)).permutation(members)
+        start = 0
+        for place, split in enumerate(list(chosen)[1:], 1):
+            most = len(members) - start - (len(chosen) - place)  # one image for each split still to come, and for train
+            count = max(1, min(round(fractions[split] * len(members)), most))
+            chosen[split].append(members[start : start + count])
+            start += count
+        chosen["train"].append(members[start:])
+    return {split: np.sort(np.concatenate(parts)) for split, parts in chosen.items()}
