@@ -18,7 +18,7 @@ MISTAKE, INTERRUPTED = 2, 130
 
 
 def command(page: str, job: Job) -> None:
-    """Run one page as a Hydra command: `conf/<page>.yaml` composed with the command line, handed to `job` as plain data.
+    """Run one page as a Hydra command: `conf/<page>.yaml` and the command line, handed to `job` as plain data.
 
     A `UserError` is printed as one line and the process exits with status 2; in a sweep the other jobs still run.
     HYDRA_FULL_ERROR=1 shows every traceback.
@@ -33,23 +33,24 @@ def command(page: str, job: Job) -> None:
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
     Plugins.instance().register(FamilySweeper)
 
+    mistakes = 0
+
     def task(config: DictConfig) -> None:
+        nonlocal mistakes
         try:
             plain = OmegaConf.to_container(config, resolve=True)
             assert isinstance(plain, dict)
             job({str(key): value for key, value in plain.items()})
-        except UserError as error:
-            if not tracebacks:
-                say_error(str(error))
-            raise
+        except (UserError, OmegaConfBaseException) as error:
+            if tracebacks:
+                raise
+            # not handed on to Hydra, which would add lines of its own and end the sweep
+            mistakes += 1
+            say_error(str(error) if isinstance(error, UserError) else explain(error, page))
 
     task.__module__ = f"invariance.{page}"
     try:
         hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=page)(task)()
-    except UserError:
-        if tracebacks:
-            raise
-        sys.exit(MISTAKE)
     except (HydraException, OmegaConfBaseException) as error:
         if tracebacks:
             raise
@@ -58,6 +59,8 @@ def command(page: str, job: Job) -> None:
     except KeyboardInterrupt:
         say_error("interrupted; the same command continues where this one stopped")
         sys.exit(INTERRUPTED)
+    if mistakes:
+        sys.exit(MISTAKE)
 
 
 def say_error(message: str) -> None:

@@ -49,9 +49,10 @@ def _grids_of_family(family: str, settings: Mapping[str, Any]) -> Iterator[Grid]
     sweep = family_sweep(family)
     seen: set[str] = set()
     for values in product(*sweep.values()):
-        ranged = OmegaConf.to_container(OmegaConf.from_dotlist([f"{k}={v}" for k, v in zip(sweep, values, strict=True)]))
+        dotlist = [f"{key}={value}" for key, value in zip(sweep, values, strict=True)]
+        ranged = OmegaConf.to_container(OmegaConf.from_dotlist(dotlist))
         assert isinstance(ranged, dict)
-        name = str(_configured(family, {"range": ranged.get("range")})["grid"])
+        name = str(_configured(family, {"range": ranged.get("range")}).get("grid", family))
         if name not in seen:
             seen.add(name)
             kept = ranged.get("range") if name != family else None
@@ -71,7 +72,8 @@ def grids_for(trained: Mapping[str, Any], wanted: object, settings: Mapping[str,
     """
     for family in settings:
         if family not in families():
-            raise UserError(f"grid.{family} is no family{nearest(family, families())} (there are: {', '.join(families())})")
+            known = ", ".join(families())
+            raise UserError(f"grid.{family} is no family{nearest(family, families())} (there are: {known})")
     own_family = str(trained["name"])
     base = {**trained, **settings.get(own_family, {})}
     own = Grid(str(trained.get("grid", own_family)), own_family, build(base))
@@ -91,5 +93,5 @@ def grids_for(trained: Mapping[str, Any], wanted: object, settings: Mapping[str,
     known = sorted({grid.name for grid in everything} | {grid.family for grid in everything})
     for name in names:
         if name not in known:
-            raise UserError(f"grids={name}: there is no such family or grid{nearest(name, known)} (there are: {', '.join(known)})")
+            raise UserError(f"grids={name}: no such family or grid{nearest(name, known)} (there are: {', '.join(known)})")
     return [grid for grid in everything if grid.name in names or grid.family in names]

@@ -115,7 +115,7 @@ class Network:
         """
         prepared = prepare(self.provenance["data"], size, root, progress=progress)
         if prepared.classes != self.config_classes:
-            raise UserError(f"{prepared.directory} has other classes than {self.directory} was trained on; prepare it again")
+            raise UserError(f"{prepared.directory} has other classes than {self.directory} was trained on; train it again")
         return prepared
 
     @property
@@ -195,10 +195,10 @@ class _Measurement:
         self.points = grid.transform.grid()
         self.progress = progress
         data = network.provenance["data"]
-        fit_split, report_split = prepared.split(data["fit"]["split"]), prepared.split(prepared.report)
+        fit_name, report = prepared.fit_split(data["fit"]), prepared.split(prepared.report)
         chosen = [
-            (data["fit"]["split"], fit_split, prepared.fit_indices(data["fit"])),
-            (prepared.report, report_split, np.arange(len(report_split.labels))),
+            (fit_name, prepared.split(fit_name), prepared.fit_indices(data["fit"])),
+            (prepared.report, report, np.arange(len(report))),
         ]
         self.task = progress.add_task("φ", total=sum(len(i) for _, _, i in chosen) * (len(self.points) + 1))
         untouched = next(point for point in self.points if point.label == "untouched")
@@ -211,8 +211,8 @@ class _Measurement:
 
     def _features(self, split: Split, indices: np.ndarray, point: GridPoint) -> Tensor:
         return extract(
-            self.network.phi, self.network.classifier.normalise, split.images, indices, self.grid.transform, point.params,
-            device=self.network.device, batch=int(self.config["batch"]),
+            self.network.phi, self.network.classifier.normalise, split.images, indices, self.grid.transform,
+            point.params, device=self.network.device, batch=int(self.config["batch"]),
             advance=lambda n: self.progress.advance(self.task, n),
         )
 
@@ -228,7 +228,9 @@ class _Measurement:
         self._write_grid(folder)
         size = self.group_size()
         groups = [self.points[i : i + size] for i in range(0, len(self.points), size)]
-        parts = {fit: [run.directory / "parts" / f"{size}_{k}.csv" for k in range(len(groups))] for fit, run in todo.items()}
+        parts = {
+            fit: [run.directory / "parts" / f"{size}_{k}.csv" for k in range(len(groups))] for fit, run in todo.items()
+        }
         for k, group in enumerate(groups):
             missing = [fit for fit in todo if not parts[fit][k].exists()]
             if not missing:
@@ -261,7 +263,8 @@ class _Measurement:
         return rows
 
     def _score(
-        self, fit: Fit, run: Run, point: GridPoint, side: _Side, r: Tensor, apply: Callable[[Tensor], Tensor], status: str
+        self, fit: Fit, run: Run, point: GridPoint, side: _Side, r: Tensor, apply: Callable[[Tensor], Tensor],
+        status: str,
     ) -> list[Row]:
         """L_err and L_L2 of M_g φ(gx) over a split, with bootstrap intervals over its images."""
         values: dict[str, list[Tensor]] = {metric: [] for metric in self.config["metrics"]}
@@ -278,8 +281,8 @@ class _Measurement:
             "stage": "measure", "data": self.prepared.name, "network": trained["name"],
             "family": trained["transform"]["name"], "range": _text(trained["transform"].get("range")),
             "seed": trained["seed"], "layer": self.network.layer, "g": f"{self.grid.name}:{point.label}",
-            "value": point.value, "unit": self.grid.transform.unit, "split": side.name, "map": fit.map, "solver": fit.solver,
-            "status": status, "run": run.name,
+            "value": point.value, "unit": self.grid.transform.unit, "split": side.name, "map": fit.map,
+            "solver": fit.solver, "status": status, "run": run.name,
         }
         intervals = bootstrap(torch.stack([torch.cat(parts) for parts in values.values()]))
         rows = []

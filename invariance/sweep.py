@@ -22,7 +22,7 @@ class FamilySweeper(BasicSweeper):
     @staticmethod
     def split_arguments(overrides: list[Override], max_batch_size: int | None) -> list[list[list[str]]]:
         """Every job's overrides: the product of all sweeps, a family's own ones included."""
-        jobs = [job for part in _by_family(overrides) for batch in BasicSweeper.split_arguments(part, None) for job in batch]
+        jobs = [job for part in _by_family(overrides) for job in BasicSweeper.split_arguments(part, None)[0]]
         size = max_batch_size or len(jobs)
         return [jobs[i : i + size] for i in range(0, len(jobs), size)]
 

@@ -66,8 +66,8 @@ class Tracker:
         os.environ.setdefault("WANDB_SILENT", "true")
         self.run = wandb.init(
             project=settings["project"], entity=settings["entity"], group=group, job_type=stage, name=name, tags=tags,
-            id=f"{derive(str(directory.resolve())):x}", resume="allow", dir=str(directory), mode=mode, config=dict(config),
-            settings=wandb.Settings(silent=True, console="off"),
+            id=f"{derive(str(directory.resolve())):x}", resume="allow", dir=str(directory), mode=mode,
+            config=dict(config), settings=wandb.Settings(silent=True, console="off"),
         )
         if mode == "offline":
             place = Path(self.run.dir).parent

@@ -13,7 +13,6 @@ if TYPE_CHECKING:  # torch takes seconds to import, and --help must not wait for
     import pytorch_lightning as pl
 
     from invariance.data.prepared import Prepared
-    from invariance.modules.classifier import Classifier
     from invariance.runs.run import Run
     from invariance.tracking import Tracker
 
@@ -93,17 +92,19 @@ def build_trainer(config: dict[str, Any], **settings: Any) -> pl.Trainer:  # noq
     import pytorch_lightning as pl
     from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
-    trainer = config["trainer"]
+    from invariance.modules import quieten_lightning
+
+    quieten_lightning()
+    asked = {key: config["trainer"][key] for key in ("accelerator", "devices", "precision")}
     try:
         return pl.Trainer(
-            accelerator=trainer["accelerator"], devices=trainer["devices"], precision=trainer["precision"],
-            enable_progress_bar=bool(config["progress"]), enable_model_summary=False, num_sanity_val_steps=0, **settings,
+            **asked, enable_progress_bar=bool(config["progress"]), enable_model_summary=False, num_sanity_val_steps=0,
+            **settings,
         )
     except (MisconfigurationException, ValueError, RuntimeError) as error:
-        raise UserError(
-            f"trainer.accelerator={trainer['accelerator']}, devices={trainer['devices']}, precision={trainer['precision']} "
-            f"cannot be had on this machine ({str(error).splitlines()[0]}); try trainer=auto"
-        ) from error
+        wish = ", ".join(f"{key}={value}" for key, value in asked.items())
+        why = str(error).splitlines()[0]
+        raise UserError(f"trainer: {wish} cannot be had on this machine ({why}); try trainer=auto") from error
 
 
 def fit(config: dict[str, Any], prepared: Prepared, run: Run, tracker: Tracker) -> None:
@@ -124,7 +125,7 @@ def fit(config: dict[str, Any], prepared: Prepared, run: Run, tracker: Tracker) 
         seed=config["seed"], workers=config["trainer"]["workers"],
     )
     logger: Logger = (
-        CSVLogger(run.directory, name="", version="") if tracker.run is None else WandbLogger(experiment=tracker.run)
+        CSVLogger(run.directory, name="curves") if tracker.run is None else WandbLogger(experiment=tracker.run)
     )
     trainer = build_trainer(
         config, max_steps=recipe["updates"], max_epochs=math.ceil(recipe["updates"] / recipe["val_every"]),
@@ -171,7 +172,8 @@ def evaluate(config: dict[str, Any], prepared: Prepared, run: Run, tracker: Trac
         rows.append(Row(
             stage="train", data=prepared.name, network=config["name"], family=config["transform"]["name"],
             range=str(config["range"] if config["range"] is not None else ""), seed=config["seed"], split=name,
-            metric="error_rate", score=interval.mean, low=interval.low, high=interval.high, n_images=interval.n, run=run.name,
+            metric="error_rate", score=interval.mean, low=interval.low, high=interval.high, n_images=interval.n,
+            run=run.name,
         ))
         tracker.summarise({f"{name}/accuracy": 1 - interval.mean})
         predicted = logits.argmax(1)

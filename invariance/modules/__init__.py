@@ -1,1 +1,14 @@
 """Lightning modules: the training of a network and the fitting of maps."""
+
+import logging
+import warnings
+
+
+def quieten_lightning() -> None:
+    """Keep Lightning's advertisements and its advice that does not hold here out of what a user reads."""
+    for name in ("pytorch_lightning", "lightning_fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")  # prepared data seldom need any
+    warnings.filterwarnings("ignore", message=".*exists and is not empty.*")  # a run that continues is just that
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated.*")
+    warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")

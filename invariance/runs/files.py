@@ -4,7 +4,7 @@ import errno
 import hashlib
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from invariance.errors import UserError
@@ -34,7 +34,7 @@ def disk_errors(path: Path) -> Iterator[None]:
         reason = _DISK_ERRORS.get(error.errno or 0)
         if reason is None:
             raise
-        raise UserError(f"cannot write {path}: {reason}; free or choose another place and repeat the command") from error
+        raise UserError(f"cannot write {path}: {reason}; make room or choose another place, then repeat") from error
 
 
 @contextmanager
@@ -57,7 +57,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
             os.replace(temporary, path)
             sync_folder(path.parent)
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(NotADirectoryError):
+            temporary.unlink(missing_ok=True)
 
 
 def sync_folder(folder: Path) -> None:

@@ -88,8 +88,8 @@ def read_rows(path: Path) -> pd.DataFrame:
             path, dtype=dict.fromkeys(_TEXT, str), na_filter=True, keep_default_na=False,
             na_values={name: ["", "nan"] for name in COLUMNS if name not in _TEXT}, float_precision="round_trip",
         )
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError, ValueError) as error:
-        raise UserError(f"{path} is not a table of rows ({error}); delete its run directory and repeat the run") from error
+    except ValueError as error:
+        raise UserError(f"{path} is not a table of rows ({error}); delete its folder and repeat the run") from error
     if list(table.columns) != COLUMNS:
         odd = sorted(set(COLUMNS) ^ set(table.columns)) or ["their order"]
         raise UserError(f"{path} is not a table of rows: columns differ in {', '.join(map(str, odd))}")

@@ -18,12 +18,13 @@ from typing import Any, Self
 import pandas as pd
 import yaml
 
+from invariance import __version__
 from invariance.errors import UserError
 from invariance.runs.files import disk_errors, write_text
 from invariance.runs.rows import read_rows, write_rows
 
 CONFIG, PROVENANCE, ROWS, DONE = "config.yaml", "provenance.json", "rows.csv", "done.json"
-_PACKAGES = ("torch", "torchvision", "pytorch-lightning", "hydra-core", "kornia", "numpy", "invariance")
+_PACKAGES = ("torch", "torchvision", "pytorch-lightning", "hydra-core", "kornia", "numpy")
 
 
 def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -38,7 +39,8 @@ def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _same(one: object, other: object) -> bool:
-    return one == other or (isinstance(one, float) and isinstance(other, float) and math.isnan(one) and math.isnan(other))
+    both_nan = isinstance(one, float) and isinstance(other, float) and math.isnan(one) and math.isnan(other)
+    return both_nan or one == other
 
 
 def provenance() -> dict[str, Any]:
@@ -54,7 +56,7 @@ def provenance() -> dict[str, Any]:
         "commit": commit,
         "dirty": dirty,
         "python": platform.python_version(),
-        "versions": {name: version(name) for name in _PACKAGES},
+        "versions": {"invariance": __version__, **{name: version(name) for name in _PACKAGES}},
         "platform": platform.platform(),
         "cpus": os.cpu_count(),
         "command": " ".join(Path(part).name if i == 0 else part for i, part in enumerate(sys.argv)),

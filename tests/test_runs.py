@@ -1,0 +1,173 @@
+"""Run directories: whole files, one identity, rows that read back to the bit."""
+
+import math
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from invariance.errors import UserError
+from invariance.runs.files import atomic_path, write_text
+from invariance.runs.find import find_runs
+from invariance.runs.rows import COLUMNS, Row, read_rows, to_frame, write_rows
+from invariance.runs.run import Run
+
+
+def row(**changes):
+    base = dict(stage="train", data="digits", network="rotation_20", family="rotation", range="20", seed=0, split="test",
+                metric="error_rate", score=0.1 + 0.2, n_images=359, run="train/digits/rotation_20/seed0")
+    return Row(**(base | changes))
+
+
+def test_rows_read_back_to_the_bit(tmp_path):
+    rows = [row(), row(score=math.nan, status="diverged", range="", g="mirror:none", value=1 / 3), row(network="NA", map="null")]
+    write_rows(tmp_path / "rows.csv", to_frame(rows))
+    table = read_rows(tmp_path / "rows.csv")
+    assert list(table.columns) == COLUMNS
+    assert table["score"].tolist()[0] == 0.1 + 0.2
+    assert table["value"].tolist()[1] == 1 / 3
+    assert math.isnan(table["score"].tolist()[1])
+    assert table["range"].tolist() == ["20", "", "20"]
+    assert table["network"].tolist()[2] == "NA" and table["map"].tolist()[2] == "null"
+    write_rows(tmp_path / "again.csv", table)
+    assert (tmp_path / "again.csv").read_bytes() == (tmp_path / "rows.csv").read_bytes()
+
+
+@pytest.mark.parametrize("text", ["", "a,b\n1,2\n", "\x00\x01", "stage,data\n"])
+def test_a_file_that_is_no_table_of_rows_is_refused_by_name(tmp_path, text):
+    (tmp_path / "rows.csv").write_text(text)
+    with pytest.raises(UserError, match="rows.csv is not a table of rows"):
+        read_rows(tmp_path / "rows.csv")
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
+    path = tmp_path / "file"
+    write_text(path, "old")
+    with pytest.raises(RuntimeError), atomic_path(path) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError
+    assert path.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_process_killed_while_writing_leaves_the_old_file(tmp_path):
+    path = tmp_path / "file"
+    write_text(path, "old")
+    code = f"""
+        import os, signal
+        from pathlib import Path
+        from invariance.runs.files import atomic_path
+        with atomic_path(Path({str(path)!r})) as temporary:
+            temporary.write_text("half")
+            os.kill(os.getpid(), signal.SIGKILL)
+    """
+    result = subprocess.run([sys.executable, "-c", textwrap.dedent(code)])
+    assert result.returncode == -signal.SIGKILL
+    assert path.read_text() == "old"
+
+
+def test_a_full_disk_is_one_clear_line(tmp_path):
+    # a file-size limit stands for the disk: the same refusal, at a moment of our choosing
+    code = f"""
+        import resource, signal
+        from pathlib import Path
+        from invariance.errors import UserError
+        from invariance.runs.files import write_text
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+        try:
+            write_text(Path({str(tmp_path / "file")!r}), "x" * 5000)
+        except UserError as error:
+            print(error)
+    """
+    said = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=True).stdout
+    assert "cannot write" in said and "larger than allowed" in said
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_where_a_folder_must_be_is_one_clear_line(tmp_path):
+    (tmp_path / "taken").write_text("")
+    with pytest.raises(UserError, match="a file stands where a folder is needed"):
+        write_text(tmp_path / "taken" / "file", "x")
+
+
+CONFIG = {"name": "rotation_20", "transform": {"range": 20, "angles": [1.5, 2]}, "nan": math.nan}
+
+
+def test_a_run_is_done_only_when_finished_and_then_stays_so(tmp_path):
+    run = Run(tmp_path, "train/a", CONFIG)
+    assert not run.done
+    with run:
+        assert not run.done
+        run.finish(to_frame([row()]))
+    again = Run(tmp_path, "train/a", CONFIG)
+    assert again.done
+    assert again.rows()["score"].tolist() == [0.1 + 0.2]
+
+
+def test_another_configuration_is_refused_naming_the_key(tmp_path):
+    with Run(tmp_path, "train/a", CONFIG):
+        pass
+    other = CONFIG | {"transform": {"range": 10, "angles": [1.5, 2]}}
+    with pytest.raises(UserError, match=r"transform\.range is 20 there and 10 here"):
+        Run(tmp_path, "train/a", other)
+    with pytest.raises(UserError, match=r"extra is nothing there and 1 here"):
+        Run(tmp_path, "train/a", CONFIG | {"extra": 1})
+
+
+def test_two_processes_never_work_in_one_run(tmp_path):
+    code = f"""
+        from pathlib import Path
+        from invariance.errors import UserError
+        from invariance.runs.run import Run
+        try:
+            with Run(Path({str(tmp_path)!r}), "train/a", {{"name": "a"}}):
+                print("entered")
+        except UserError as error:
+            print(error)
+    """
+    with Run(tmp_path, "train/a", {"name": "a"}):
+        said = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=True)
+        assert "another process" in said.stdout
+    said = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=True)
+    assert said.stdout.strip() == "entered"
+
+
+def test_provenance_names_versions_and_command(tmp_path):
+    import json
+
+    with Run(tmp_path, "train/a", CONFIG) as run:
+        run.record({"weights": "abc"})
+    held = json.loads((tmp_path / "train/a/provenance.json").read_text())
+    assert held["weights"] == "abc" and held["versions"]["torch"] and held["cpus"] == os.cpu_count()
+
+
+def finished(root: Path, name: str, done: bool = True) -> None:
+    with Run(root, name, {"name": name}) as run:
+        if done:
+            run.finish(to_frame([row()]))
+
+
+def test_runs_are_found_by_part_path_and_pattern(tmp_path):
+    for name in ("digits/rotation_20/seed0", "digits/rotation_20/seed1", "digits/baseline/seed0", "cifar10/baseline/seed0"):
+        finished(tmp_path, name)
+    finished(tmp_path, "digits/blur_3/seed0", done=False)
+
+    def found(patterns):
+        return [path.relative_to(tmp_path).as_posix() for path in find_runs(tmp_path, patterns)]
+
+    assert found("*") == ["cifar10/baseline/seed0", "digits/baseline/seed0", "digits/rotation_20/seed0", "digits/rotation_20/seed1"]
+    assert found("rotation_20") == ["digits/rotation_20/seed0", "digits/rotation_20/seed1"]
+    assert found("digits") == ["digits/baseline/seed0", "digits/rotation_20/seed0", "digits/rotation_20/seed1"]
+    assert found(["cifar10", "*/seed1"]) == ["cifar10/baseline/seed0", "digits/rotation_20/seed1"]
+    assert found(str(tmp_path / "digits/baseline/seed0")) == ["digits/baseline/seed0"]
+    with pytest.raises(UserError, match="did you mean 'rotation_20'"):
+        find_runs(tmp_path, "rotaton_20")
+    with pytest.raises(UserError, match="digits/blur_3/seed0.* is not finished"):
+        find_runs(tmp_path, "blur_3")
+    with pytest.raises(UserError, match="run invariance-train first"):
+        find_runs(tmp_path / "nowhere", "*")
