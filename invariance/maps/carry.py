@@ -1,0 +1,135 @@
+"""What online SGD carries from one block of images to the next: weights and biases, in one of two exact forms.
+
+Weights are stored as (J, D_in, D_out), transposed against `torch.nn.Linear`, so that the units run along the fast axis;
+biases are (J, 1, D_out). Coefficients are worked out in float64 and rounded once. `gradient` is the factor of the loss:
+the gradient of image t is gradient · δ_t r_tᵀ for W and gradient · δ_t for b.
+"""
+
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from invariance.maps.dynamics import Dynamics, Modes
+
+
+class Carry(Protocol):
+    """The state between two blocks."""
+
+    def before(self, r: Tensor) -> Tensor:
+        """Pre-activations (J, B, D_out) of a block r (J, B, D_in), less what the block's own images contribute."""
+
+    def advance(self, r: Tensor, delta: Tensor) -> None:
+        """Take in a block's inputs r (J, B, D_in) and δ (J, B, D_out)."""
+
+    def weights(self) -> tuple[Tensor, Tensor]:
+        """W (J, D_in, D_out) and b (J, 1, D_out) after all images taken in; new tensors."""
+
+
+class VelocityCarry:
+    """W and V as they are: four matrix products a block, exact whatever the eigenvalues."""
+
+    def __init__(self, dynamics: Dynamics, gradient: float, weight: Tensor, bias: Tensor) -> None:
+        self._dynamics, self._gradient = dynamics, gradient
+        self._weight, self._bias = weight, bias
+        self._speed, self._bias_speed = torch.zeros_like(weight), torch.zeros_like(bias)
+
+    def before(self, r: Tensor) -> Tensor:
+        """See `Carry`."""
+        powers = self._dynamics.powers(r.shape[1])
+        z = torch.baddbmm(self._bias, r, self._weight).mul_(column(powers[:, 0, 0], r))
+        return z.addcmul_(torch.baddbmm(self._bias_speed, r, self._speed), column(powers[:, 0, 1], r))
+
+    def advance(self, r: Tensor, delta: Tensor) -> None:
+        """See `Carry`."""
+        size = r.shape[1]
+        (ww, wv), (vw, vv) = self._dynamics.powers(size + 1)[size].tolist()
+        response = self._gradient * self._dynamics.response(size)[::-1]
+        to_weight, to_speed = delta * column(response[:, 0], r), delta * column(response[:, 1], r)
+        weight, speed = self._weight, self._speed
+        bias, bias_speed = self._bias, self._bias_speed
+        self._weight = torch.baddbmm(weight, r.mT, to_weight, beta=ww).add_(speed, alpha=wv)
+        self._speed = speed.baddbmm_(r.mT, to_speed, beta=vv).add_(weight, alpha=vw)
+        self._bias = ww * bias + wv * bias_speed + to_weight.sum(1, keepdim=True)
+        self._bias_speed = vw * bias + vv * bias_speed + to_speed.sum(1, keepdim=True)
+
+    def weights(self) -> tuple[Tensor, Tensor]:
+        """See `Carry`."""
+        return self._weight.clone(), self._bias.clone()
+
+
+class ModesCarry:
+    """The slow part of W alone: two matrix products a block.
+
+    The fast part is what the last `horizon` images drove, each faded by ρ_f a step since; older ones are below rounding.
+    A start other than zero has a fast part too, which fades as quickly and is then dropped.
+    """
+
+    def __init__(self, modes: Modes, horizon: int, gradient: float, weight: Tensor, bias: Tensor) -> None:
+        self._modes, self._horizon, self._gradient = modes, horizon, gradient
+        self._rest: tuple[Tensor, Tensor] | None = None
+        self._steps = 0
+        if modes.rest_fast and bool(weight.any() | bias.any()):
+            self._rest = (weight * modes.rest_fast, bias * modes.rest_fast)
+            weight, bias = weight - self._rest[0], bias - self._rest[1]
+        self._slow, self._slow_bias = weight, bias
+        self._past_r, self._past_delta = weight.new_zeros(len(weight), 0, weight.shape[1]), bias[:, :0]
+
+    def before(self, r: Tensor) -> Tensor:
+        """See `Carry`."""
+        steps = np.arange(r.shape[1])
+        z = torch.baddbmm(self._slow_bias, r, self._slow).mul_(column(self._modes.slow**steps, r))
+        if self._rest is not None:
+            fading = self._modes.fast ** (self._steps + steps)
+            z.addcmul_(torch.baddbmm(self._rest[1], r, self._rest[0]), column(fading, r))
+        past = self._past_r.shape[1]
+        if past:
+            reach = min(r.shape[1], self._horizon)
+            ages = np.arange(past)[::-1] + steps[:reach, None]
+            factors = torch.from_numpy(self._fast_drive(ages)).to(r)
+            kernel = torch.matmul(r[:, :reach], self._past_r.mT).add_(1).mul_(factors)
+            z[:, :reach].baddbmm_(kernel, self._past_delta)
+        return z
+
+    def advance(self, r: Tensor, delta: Tensor) -> None:
+        """See `Carry`."""
+        size, modes = r.shape[1], self._modes
+        ages = np.arange(size)[::-1]
+        driven = delta * column(self._gradient * modes.drive_slow * modes.slow**ages, r)
+        factor = float(modes.slow**size)
+        self._slow.baddbmm_(r.mT, driven, beta=factor)
+        self._slow_bias.mul_(factor).add_(driven.sum(1, keepdim=True))
+        self._past_r = self._latest(self._past_r, r)
+        self._past_delta = self._latest(self._past_delta, delta)
+        self._steps += size
+        if self._steps >= self._horizon:
+            self._rest = None
+
+    def weights(self) -> tuple[Tensor, Tensor]:
+        """See `Carry`."""
+        ages = np.arange(self._past_r.shape[1])[::-1]
+        driven = self._past_delta * column(self._fast_drive(ages), self._past_delta)
+        weight = torch.baddbmm(self._slow, self._past_r.mT, driven)
+        bias = self._slow_bias + driven.sum(1, keepdim=True)
+        if self._rest is not None:
+            fading = float(self._modes.fast**self._steps)
+            weight.add_(self._rest[0], alpha=fading)
+            bias.add_(self._rest[1], alpha=fading)
+        return weight, bias
+
+    def _fast_drive(self, ages: NDArray[np.int64]) -> NDArray[np.float64]:
+        return np.asarray(self._gradient * self._modes.drive_fast * self._modes.fast**ages)
+
+    def _latest(self, past: Tensor, block: Tensor) -> Tensor:
+        """The last `horizon` images, as a copy: the caller may reuse the block's memory."""
+        missing = self._horizon - block.shape[1]
+        if missing <= 0:
+            return block[:, -self._horizon :].clone()
+        return torch.cat([past[:, -missing:], block], dim=1)
+
+
+def column(values: NDArray[np.float64], like: Tensor) -> Tensor:
+    """Float64 numbers (B,) as a column (B, 1) in the dtype and on the device of `like`."""
+    return torch.from_numpy(np.ascontiguousarray(values)).to(like).unsqueeze(1)

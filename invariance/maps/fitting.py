@@ -1,0 +1,56 @@
+"""What every solver shares: the order of the images, what a fit in progress offers, and whether it went well."""
+
+from collections.abc import Iterator
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from invariance.seeds import generator
+
+
+class Fit(Protocol):
+    """J fits in progress that take in the fit images a block at a time.
+
+    Attributes:
+        epochs: passes over the images.
+        block: images in a block.
+    """
+
+    epochs: int
+    block: int
+
+    def step(self, r: Tensor, t: Tensor) -> None:
+        """Take in a block: inputs r (J, B, D_in), targets t (J, B, D_out) or (1, B, D_out)."""
+
+    def block_error(self) -> Tensor | None:
+        """(J,) mean over the last block's images of ‖map(r) − t‖² as the fit stood then; None where it has no such."""
+
+    def finish(self) -> dict[str, Tensor]:
+        """The fitted maps' parameters by name, each (J, …), after the last epoch."""
+
+
+def order(images: int, seed: int, epoch: int) -> Tensor:
+    """The order (N,) in which an epoch visits the fit images: new each epoch, the same for every fit and machine."""
+    return torch.randperm(images, generator=generator(seed, "order of the fit", epoch))
+
+
+def blocks(images: int, block: int, seed: int, epoch: int) -> Iterator[Tensor]:
+    """The epoch's order in blocks of indices; the last may be short."""
+    yield from order(images, seed, epoch).split(block)
+
+
+def fit_status(error: Tensor, reference: Tensor, scale: Tensor) -> list[str]:
+    """"ok" or "diverged" for each fit: diverged if its error is not finite or exceeds the reference.
+
+    The reference of a map that starts as the identity is the identity's error; that of a plain map is the error of the
+    targets' mean, the best that ignores the input. A millionth of the targets' own size is allowed for rounding, so that
+    a map fitted where nothing has to change is not called diverged.
+
+    Args:
+        error: (J,) mean over the fit images of ‖map(r) − t‖².
+        reference: (J,) the same of the reference.
+        scale: (J,) mean over the fit images of ‖t‖².
+    """
+    fine = torch.isfinite(error) & (error <= reference + 1e-6 * scale)
+    return ["ok" if one else "diverged" for one in fine.tolist()]

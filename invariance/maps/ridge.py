@@ -1,0 +1,194 @@
+"""Ridge regression: the linear map in closed form, its strength chosen on held-out fit images."""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+_CHUNK = 1024
+"""Images turned to float64 at a time."""
+
+
+def _default_strengths() -> tuple[float, ...]:
+    return tuple(10.0 ** (k / 2) for k in range(-12, 9))
+
+
+@dataclass(frozen=True)
+class Ridge:
+    """Settings of the closed-form solver.
+
+    It minimises Σ ‖W r + b − t‖² + λ n s ‖W‖² over n images, s the mean variance of a feature, b free; for residual
+    maps t − r stands for t, so that strength draws the map to the identity and not to 0.
+
+    Attributes:
+        strengths: the values of λ to choose from, each ≥ 0; one value is taken as it is.
+        held_out: share of the fit images on which the choice is made, by the squared error through the ReLU; the map
+            is then fitted again on all of them.
+        seed: seed of which images are held out.
+        block: images taken in at once.
+    """
+
+    strengths: tuple[float, ...] = field(default_factory=_default_strengths)
+    held_out: float = 0.1
+    seed: int = 0
+    block: int = 1024
+
+    @property
+    def label(self) -> str:
+        """Name of the solver in rows."""
+        return "ridge"
+
+
+class Moments:
+    """Sums over images, in float64, from which ridge solutions follow: never more than one block in float64 at a time.
+
+    Args:
+        inputs: D_in.
+        outputs: D_out.
+        device: where the sums are kept.
+    """
+
+    def __init__(self, inputs: int, outputs: int, device: torch.device | str = "cpu") -> None:
+        options = {"dtype": torch.float64, "device": torch.device(device)}
+        self.count = 0
+        self.sum_r, self.sum_t = torch.zeros(inputs, **options), torch.zeros(outputs, **options)
+        self.gram = torch.zeros(inputs, inputs, **options)
+        self.cross = torch.zeros(inputs, outputs, **options)
+
+    def add(self, r: Tensor, t: Tensor) -> None:
+        """Take in images r (B, D_in) with targets t (B, D_out)."""
+        for part_r, part_t in zip(r.split(_CHUNK), t.split(_CHUNK), strict=True):
+            wide_r, wide_t = part_r.double(), part_t.double()
+            self.sum_r += wide_r.sum(0)
+            self.sum_t += wide_t.sum(0)
+            self.gram.addmm_(wide_r.T, wide_r)
+            self.cross.addmm_(wide_r.T, wide_t)
+            self.count += len(wide_r)
+
+    def centred(self) -> tuple[Tensor, Tensor]:
+        """Gram matrix (D_in, D_in) and cross products (D_in, D_out) about the means."""
+        mean_r = self.sum_r / self.count
+        gram = torch.addr(self.gram, mean_r, self.sum_r, alpha=-1)
+        return (gram + gram.T) / 2, torch.addr(self.cross, mean_r, self.sum_t, alpha=-1)
+
+    def bias(self, weight: Tensor) -> Tensor:
+        """b (D_out,) that goes with W (D_in, D_out): the residuals' mean is 0."""
+        return (self.sum_t - self.sum_r @ weight) / self.count
+
+
+class RidgeFit:
+    """J ridge fits in progress. The first images that come are the held-out ones, so they must come in random order.
+
+    Args:
+        settings: strengths and so on.
+        inputs: D_in.
+        outputs: D_out, all stacked targets together; each stacked target chooses its own strength.
+        problems: J.
+        images: how many fit images will come.
+        stacked: targets stacked along the outputs.
+        residual: σ((W + I) r + b) instead of σ(W r + b).
+        device: where the sums are kept.
+    """
+
+    epochs = 1
+
+    def __init__(
+        self, settings: Ridge, inputs: int, outputs: int, problems: int, images: int, *, stacked: int = 1,
+        residual: bool = True, device: torch.device | str = "cpu",
+    ) -> None:
+        self.settings, self.block, self.stacked, self.residual = settings, settings.block, stacked, residual
+        choose = len(settings.strengths) > 1
+        self._waiting = min(max(1, round(settings.held_out * images)), images - 1) if choose and images > 1 else 0
+        self._moments = [Moments(inputs, outputs, device) for _ in range(problems)]
+        self._held: list[tuple[Tensor, Tensor]] = []
+        self.strengths: list[list[float]] = []
+
+    def step(self, r: Tensor, t: Tensor) -> None:
+        """See `Fit`."""
+        held = min(self._waiting, r.shape[1])
+        if held:
+            self._waiting -= held
+            self._held.append((r[:, :held].clone(), t[:, :held].clone()))
+        for j, moments in enumerate(self._moments):
+            moments.add(r[j, held:], self._wanted(r[j, held:], t[j % len(t), held:]))
+
+    def block_error(self) -> None:
+        """Nothing runs: the maps exist only at the end."""
+        return None
+
+    def finish(self) -> dict[str, Tensor]:
+        """W (J, D_out, D_in) and b (J, D_out), float32; `strengths` then holds the choice, [j][stacked target]."""
+        held_r = torch.cat([r for r, _ in self._held], 1) if self._held else None
+        held_t = torch.cat([t for _, t in self._held], 1) if self._held else None
+        weights, biases = [], []
+        for j, moments in enumerate(self._moments):
+            if held_r is None or held_t is None:
+                chosen = [self.settings.strengths[0]] * self.stacked
+            else:
+                r, t = held_r[j], held_t[j % len(held_t)]
+                chosen = self._choose(moments, r, t)
+                moments.add(r, self._wanted(r, t))
+            weight, bias = self._solve(moments, chosen)
+            weights.append(weight.T.float())
+            biases.append(bias.float())
+            self.strengths.append(chosen)
+        return {"weight": torch.stack(weights), "bias": torch.stack(biases)}
+
+    def _wanted(self, r: Tensor, t: Tensor) -> Tensor:
+        """What W r + b has to reach: t, or for residual maps t − r."""
+        return (t.unflatten(1, (self.stacked, -1)) - r.unsqueeze(1)).flatten(1) if self.residual else t
+
+    def _choose(self, moments: Moments, r: Tensor, t: Tensor) -> list[float]:
+        """For each stacked target the strength of least squared error on held-out images r, t, through the ReLU.
+
+        One eigendecomposition of the Gram matrix serves all strengths and targets.
+        """
+        gram, cross = moments.centred()
+        values, vectors = torch.linalg.eigh(gram)
+        values.clamp_min_(0)
+        loads = vectors.T @ cross
+        centre_r, centre_t = moments.sum_r / moments.count, moments.sum_t / moments.count
+        scores = ((r.double() - centre_r) @ vectors).float()
+        start = centre_t.float()
+        if self.residual:
+            start = (start.unflatten(0, (self.stacked, -1)) + r.unsqueeze(1)).flatten(1)
+        errors = []
+        for strength in self.settings.strengths:
+            damped = values + strength * _unit(gram)
+            fitted = torch.where((damped > 0)[:, None], loads / damped[:, None], 0.0).float()
+            r_hat = functional.relu(torch.addmm(start, scores, fitted))
+            errors.append((r_hat - t).square_().unflatten(1, (self.stacked, -1)).sum((0, 2), dtype=torch.float64))
+        best = torch.stack(errors).nan_to_num(nan=torch.inf).argmin(0)
+        return [self.settings.strengths[k] for k in best.tolist()]
+
+    def _solve(self, moments: Moments, chosen: list[float]) -> tuple[Tensor, Tensor]:
+        """W (D_in, D_out) and b (D_out,) in float64, each stacked target at its own strength."""
+        gram, cross = moments.centred()
+        weight = torch.zeros_like(cross)
+        parts, out = cross.chunk(self.stacked, dim=1), weight.chunk(self.stacked, dim=1)
+        for strength in sorted(set(chosen)):
+            damped = gram.clone()
+            damped.diagonal().add_(strength * _unit(gram))
+            members = [k for k, one in enumerate(chosen) if one == strength]
+            solved = _solve_symmetric(damped, torch.cat([parts[k] for k in members], 1))
+            for k, part in zip(members, solved.chunk(len(members), dim=1), strict=True):
+                out[k].copy_(part)
+        return weight, moments.bias(weight)
+
+
+def _unit(gram: Tensor) -> Tensor:
+    """What a strength of 1 adds to the diagonal: the mean of it, n times the mean variance of a feature."""
+    return gram.diagonal().mean()
+
+
+def _solve_symmetric(matrix: Tensor, right: Tensor) -> Tensor:
+    """matrix⁻¹ right for a symmetric matrix with no negative eigenvalue; the least solution where it is singular."""
+    factor, failed = torch.linalg.cholesky_ex(matrix)
+    if not failed:
+        return torch.cholesky_solve(right, factor)
+    values, vectors = torch.linalg.eigh(matrix)
+    floor = values.abs().max() * len(values) * torch.finfo(values.dtype).eps
+    inverse = torch.where(values > floor, 1 / values, 0.0)
+    solution: Tensor = vectors @ (inverse[:, None] * (vectors.T @ right))
+    return solution

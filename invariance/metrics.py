@@ -1,0 +1,124 @@
+"""What is measured on each image, and its mean over images with a bootstrap interval (Sec. 3.3)."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+_CHUNK = 4096
+"""Images worked on at a time."""
+
+_COUNTS_BYTES = 64 * 2**20
+"""Memory for the resampling counts held at a time."""
+
+
+def rms(r: Tensor) -> Tensor:
+    """Root mean square of every dimension of r (N, D), as (D,) float64: the scale of L_L2, taken over the fit split."""
+    total = torch.zeros(r.shape[1], dtype=torch.float64, device=r.device)
+    for part in r.split(_CHUNK):
+        total += part.double().square().sum(0)
+    return (total / len(r)).sqrt()
+
+
+def l2_distance_per_image(r_hat: Tensor, r: Tensor, scale: Tensor) -> Tensor:
+    """‖r̂ − r‖ / ‖r‖ of every image, each dimension first divided by `scale` (Sec. 3.3); L_L2 is the mean over images.
+
+    A dimension whose scale is 0 (a unit that the fit split never woke) cannot be normalised and is left out. An image
+    with ‖r‖ = 0 in what remains is NaN: it is left out of the mean and counted.
+
+    Args:
+        r_hat: (N, D).
+        r: (N, D), the representation to compare with.
+        scale: (D,), from `rms`.
+
+    Returns:
+        (N,) float64.
+    """
+    alive = scale > 0
+    weight = torch.where(alive, 1 / torch.where(alive, scale, 1.0), 0.0).double()
+    result = torch.empty(len(r), dtype=torch.float64, device=r.device)
+    for rows in torch.arange(len(r), device=r.device).split(_CHUNK):
+        wanted = r[rows].double()
+        # Where alive is false the difference may be anything, infinite too: 0 · ∞ would be NaN.
+        off = torch.where(alive, r_hat[rows].double() - wanted, 0.0).mul_(weight).norm(dim=1)
+        size = (wanted * weight).norm(dim=1)
+        result[rows] = torch.where(size > 0, off / size, torch.nan)
+    return result
+
+
+def errors_per_image(logits: Tensor, labels: Tensor) -> Tensor:
+    """1 where the class of largest logit (N, K) is not the label (N,), else 0; (N,) float64. L_err is its mean.
+
+    A label of −1, no label, is never right. Nor are logits with a NaN among them.
+    """
+    right = (logits.argmax(1) == labels) & ~logits.isnan().any(1)
+    return (~right).double()
+
+
+@dataclass(frozen=True)
+class Interval:
+    """Means over images with bootstrap intervals, one for each of K rows of values.
+
+    Attributes:
+        mean: (K,) mean over the images that are not NaN; NaN if all are.
+        low: (K,) lower end of the percentile interval.
+        high: (K,) upper end.
+        n_used: (K,) images that are not NaN.
+    """
+
+    mean: NDArray[np.float64]
+    low: NDArray[np.float64]
+    high: NDArray[np.float64]
+    n_used: NDArray[np.int64]
+
+
+def bootstrap(
+    values: NDArray[np.floating] | Tensor, n_resamples: int = 1000, seed: int = 0, level: float = 0.95
+) -> Interval:
+    """Mean of each row of values over images, with a percentile bootstrap interval that resamples images.
+
+    All rows share the resamples, so differences between rows of one call are resampled together. A NaN is an image left
+    out: a resample's mean is over those of its draws that are not NaN.
+
+    Args:
+        values: (K, n), or (n,) for one row.
+        n_resamples: bootstrap resamples.
+        seed: seed of the resampling.
+        level: of the interval.
+
+    Returns:
+        Means, ends and counts, each (K,).
+    """
+    table = np.atleast_2d(np.asarray(torch.as_tensor(values).cpu().double().numpy()))
+    used = ~np.isnan(table)
+    filled = np.where(used, table, 0.0)
+    n_used = used.sum(1)
+    n = table.shape[1]
+    # Means are taken about each row's own, so that a constant row comes out exactly constant.
+    with np.errstate(invalid="ignore", divide="ignore"):
+        mean = np.where(n_used > 0, filled.sum(1) / n_used, np.nan)
+    if n == 0:
+        return Interval(mean, mean.copy(), mean.copy(), n_used)
+    about = np.where(used, filled - np.nan_to_num(mean)[:, None], 0.0).T
+    everywhere = bool(used.all())
+    rng = np.random.default_rng(seed)
+    shifts = np.empty((n_resamples, len(table)))
+    chunk = max(1, _COUNTS_BYTES // (8 * n))
+    for start in range(0, n_resamples, chunk):
+        counts = rng.multinomial(n, np.full(n, 1 / n), size=min(chunk, n_resamples - start)).astype(np.float64)
+        drawn = n if everywhere else counts @ used.T.astype(np.float64)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            shifts[start : start + len(counts)] = (counts @ about) / drawn
+    tail = (1 - level) / 2
+    low, high = _quantiles(shifts, tail), _quantiles(shifts, 1 - tail)
+    return Interval(mean, mean + low, mean + high, n_used)
+
+
+def _quantiles(shifts: NDArray[np.float64], q: float) -> NDArray[np.float64]:
+    """Quantile of each column over its resamples that drew at least one used image; NaN where none did."""
+    if not np.isnan(shifts).any():
+        return np.asarray(np.quantile(shifts, q, axis=0))
+    columns = [column[~np.isnan(column)] for column in shifts.T]
+    return np.array([np.quantile(column, q) if len(column) else np.nan for column in columns])

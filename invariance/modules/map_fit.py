@@ -1,0 +1,220 @@
+"""Fitting all maps of a network in one go (Eq. 2, 4, 8): blocks of images, fed to a solver by Lightning."""
+
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Callback
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from invariance.maps import FittedMaps, RidgeFit, Solver, begin_fit, fit_status, order
+
+_LOG_EVERY = 20
+_CHUNK = 4096
+Features = Tensor | Sequence[Tensor]
+"""J sets of features of the same N images: (J, N, D), or J tensors (N, D), which are never copied together."""
+
+
+class MapFit(pl.LightningModule):
+    """Fits J maps (times the targets stacked along the outputs), one block of images a training step.
+
+    The solver does its own optimisation, so Lightning's is manual. `fitted` holds the parameters after training.
+
+    Args:
+        solver: settings of the solver.
+        kind: residual, linear or mlp.
+        inputs: D_in.
+        outputs: D_out, all stacked targets together.
+        images: N, the fit images of an epoch.
+        problems: J, fits with inputs of their own.
+        stacked: targets stacked along the outputs.
+    """
+
+    def __init__(
+        self, solver: Solver, kind: str, inputs: int, outputs: int, images: int, problems: int = 1, stacked: int = 1,
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self._begin = (solver, kind, inputs, outputs, images)
+        self._counts = (problems, stacked)
+        self.fit = begin_fit(*self._begin, problems=problems, stacked=stacked, device="cpu")
+        self.fitted: dict[str, Tensor] = {}
+
+    def on_fit_start(self) -> None:
+        """Begin anew on the device that Lightning chose."""
+        problems, stacked = self._counts
+        self.fit = begin_fit(*self._begin, problems=problems, stacked=stacked, device=self.device)
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        """Take in a block (r (J, B, D_in), t (J, B, D_out) or (1, B, D_out)); now and then log its squared error."""
+        self.fit.step(*batch)
+        if batch_idx % _LOG_EVERY == 0 and (error := self.fit.block_error()) is not None:
+            self.log("fit/error", error.mean(), batch_size=batch[0].shape[1], prog_bar=True)
+
+    def on_train_end(self) -> None:
+        """Keep what was fitted."""
+        self.fitted = self.fit.finish()
+
+    def configure_optimizers(self) -> None:
+        """None of Lightning's."""
+
+
+class BlockSampler(Sampler[Tensor]):
+    """Blocks of image indices in the order that (seed, epoch) give. Lightning announces the epoch before each."""
+
+    def __init__(self, images: int, block: int, seed: int) -> None:
+        self.images, self.block, self.seed, self.epoch = images, block, seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch whose order comes next."""
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[Tensor]:
+        yield from order(self.images, self.seed, self.epoch).split(self.block)
+
+    def __len__(self) -> int:
+        return -(-self.images // self.block)
+
+
+class PairedFeatures(Dataset[tuple[Tensor, Tensor]]):
+    """Blocks (r (J, B, D_in), t (1, B, D_out)) gathered from features that stay where they are."""
+
+    def __init__(self, features: Features, targets: Tensor) -> None:
+        self.features, self.targets = features, targets
+
+    def __getitem__(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        r = torch.stack([one[index] for one in self.features])
+        return r.to(torch.float32), self.targets[index].unsqueeze(0).to(torch.float32)
+
+
+def fit_maps(
+    features: Features, targets: Tensor, map: str, solver: Solver | None, *, stacked: int = 1,
+    device: torch.device | str = "cpu", progress: bool | Progress = False,
+) -> FittedMaps:
+    """Fit map(features[j]) ≈ targets for every j, all in one go.
+
+    Args:
+        features: (J, N, D_in), or J tensors (N, D_in), of the fit images; on any device, float.
+        targets: (N, D_out), shared by all j; several targets side by side if `stacked` says so.
+        map: identity, residual, linear or mlp.
+        solver: settings of a solver that can fit it; None for the identity.
+        stacked: K targets side by side in `targets`. Fit j of target k is number j · K + k in what is returned.
+        device: where to fit.
+        progress: whether to show a bar of its own, or the display to which to add one.
+
+    Returns:
+        J · K fitted maps on the CPU, each with its squared error over the fit images and status.
+
+    Raises:
+        UserError: if the solver cannot fit that kind of map.
+    """
+    images = _check_shapes(features, targets)
+    if map == "identity" or solver is None:
+        parameters: dict[str, Tensor] = {}
+        label, strengths = "", []
+    else:
+        module = MapFit(solver, map, features[0].shape[1], targets.shape[1], images, len(features), stacked)
+        loader = DataLoader(
+            PairedFeatures(features, targets), sampler=BlockSampler(images, module.fit.block, solver.seed), batch_size=None
+        )
+        _train(module, loader, torch.device(device), progress)
+        parameters = {
+            name: value.unflatten(1, (stacked, -1)).flatten(0, 1).cpu() for name, value in module.fitted.items()
+        }
+        label, fit = solver.label, module.fit
+        strengths = [one for row in fit.strengths for one in row] if isinstance(fit, RidgeFit) else []
+    return _judge(features, targets, map, label, parameters, strengths, stacked, torch.device(device))
+
+
+def _check_shapes(features: Features, targets: Tensor) -> int:
+    shapes = {tuple(one.shape) for one in features}
+    if len(shapes) != 1 or len(next(iter(shapes))) != 2 or next(iter(shapes))[0] != len(targets) or not len(targets):
+        raise ValueError(f"features {sorted(shapes)} and targets {tuple(targets.shape)} are not of the same images")
+    return len(targets)
+
+
+@torch.no_grad()
+def _judge(
+    features: Features, targets: Tensor, kind: str, label: str, parameters: dict[str, Tensor], strengths: list[float],
+    stacked: int, device: torch.device,
+) -> FittedMaps:
+    """Run every map over the fit images once and say how it did."""
+    count = len(features) * stacked
+    unjudged = FittedMaps(kind, label, parameters, ["ok"] * count, torch.zeros(count), torch.zeros(count))
+    error, reference, scale = (torch.zeros(count, dtype=torch.float64) for _ in range(3))
+    centre = targets.mean(0, dtype=torch.float64).float().to(device)
+    for f in range(count):
+        j, k = divmod(f, stacked)
+        module = unjudged.module(f).to(device)
+        for start in range(0, len(targets), _CHUNK):
+            rows = slice(start, start + _CHUNK)
+            r = features[j][rows].to(device, torch.float32)
+            t = targets[rows].chunk(stacked, dim=1)[k].to(device, torch.float32)
+            plain = centre.chunk(stacked)[k] if kind == "linear" else r
+            for total, difference in ((error, module(r) - t), (reference, plain - t), (scale, t)):
+                total[f] += difference.double().square().sum().cpu() / len(targets)
+    status = fit_status(error, reference, scale)
+    return FittedMaps(kind, label, parameters, status, error, reference, strengths)
+
+
+def _train(module: MapFit, loader: "DataLoader[tuple[Tensor, Tensor]]", device: torch.device, progress: bool | Progress) -> None:
+    callbacks: list[Callback] = []
+    if progress is not False:
+        callbacks.append(_Bar(progress if isinstance(progress, Progress) else None))
+    gpu = device.type == "cuda"
+    with _quiet():
+        trainer = pl.Trainer(
+            accelerator="gpu" if gpu else "cpu", devices=[device.index or 0] if gpu else 1, max_epochs=module.fit.epochs,
+            callbacks=callbacks, logger=False, enable_checkpointing=False, enable_progress_bar=False,
+            enable_model_summary=False, num_sanity_val_steps=0,
+        )
+        trainer.fit(module, loader)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without Lightning's lines on devices and loader workers: a page fits many maps and would repeat them each time."""
+    loggers = [logging.getLogger(f"{package}.utilities.rank_zero") for package in ("pytorch_lightning", "lightning_fabric")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module="pytorch_lightning|lightning_fabric")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+class _Bar(Callback):
+    """A bar over all blocks of all epochs, with the running error, the rate and the time left."""
+
+    def __init__(self, display: Progress | None) -> None:
+        self._own = display is None
+        self._display = display or Progress(
+            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("blocks"),
+            TimeRemainingColumn(), transient=True,
+        )
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self._own:
+            self._display.start()
+        total = int(trainer.num_training_batches) * (trainer.max_epochs or 1)
+        self._task = self._display.add_task("fitting maps", total=total)
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: object) -> None:
+        error = trainer.callback_metrics.get("fit/error")
+        told = "" if error is None else f", squared error {float(error):.3g}"
+        self._display.update(self._task, advance=1, description=f"fitting maps{told}")
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        if self._own:
+            self._display.stop()
+        elif hasattr(self, "_task"):
+            self._display.remove_task(self._task)
