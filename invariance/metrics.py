@@ -17,7 +17,7 @@ _COUNTS_BYTES = 64 * 2**20
 def rms(r: Tensor) -> Tensor:
     """Root mean square of every dimension of r (N, D), as (D,) float64: the scale of L_L2, taken over the fit split."""
     total = torch.zeros(r.shape[1], dtype=torch.float64, device=r.device)
-    for part in r.split(_CHUNK):
+    for part in torch.split(r, _CHUNK):
         total += part.double().square().sum(0)
     return (total / len(r)).sqrt()
 
@@ -39,7 +39,7 @@ def l2_distance_per_image(r_hat: Tensor, r: Tensor, scale: Tensor) -> Tensor:
     alive = scale > 0
     weight = torch.where(alive, 1 / torch.where(alive, scale, 1.0), 0.0).double()
     result = torch.empty(len(r), dtype=torch.float64, device=r.device)
-    for rows in torch.arange(len(r), device=r.device).split(_CHUNK):
+    for rows in torch.split(torch.arange(len(r), device=r.device), _CHUNK):
         wanted = r[rows].double()
         # Where alive is false the difference may be anything, infinite too: 0 · ∞ would be NaN.
         off = torch.where(alive, r_hat[rows].double() - wanted, 0.0).mul_(weight).norm(dim=1)

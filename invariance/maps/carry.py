@@ -63,8 +63,8 @@ class VelocityCarry:
 class ModesCarry:
     """The slow part of W alone: two matrix products a block.
 
-    The fast part is what the last `horizon` images drove, each faded by ρ_f a step since; older ones are below rounding.
-    A start other than zero has a fast part too, which fades as quickly and is then dropped.
+    The fast part is what the last `horizon` images drove, each faded by ρ_f a step since; what is older is below
+    rounding. A start other than zero has a fast part too, which fades as quickly and is then dropped.
     """
 
     def __init__(self, modes: Modes, horizon: int, gradient: float, weight: Tensor, bias: Tensor) -> None:
@@ -119,7 +119,7 @@ class ModesCarry:
             bias.add_(self._rest[1], alpha=fading)
         return weight, bias
 
-    def _fast_drive(self, ages: NDArray[np.int64]) -> NDArray[np.float64]:
+    def _fast_drive(self, ages: NDArray[np.int64]) -> NDArray[np.floating]:
         return np.asarray(self._gradient * self._modes.drive_fast * self._modes.fast**ages)
 
     def _latest(self, past: Tensor, block: Tensor) -> Tensor:
@@ -130,6 +130,6 @@ class ModesCarry:
         return torch.cat([past[:, -missing:], block], dim=1)
 
 
-def column(values: NDArray[np.float64], like: Tensor) -> Tensor:
+def column(values: NDArray[np.floating], like: Tensor) -> Tensor:
     """Float64 numbers (B,) as a column (B, 1) in the dtype and on the device of `like`."""
     return torch.from_numpy(np.ascontiguousarray(values)).to(like).unsqueeze(1)

@@ -65,7 +65,7 @@ class Dynamics:
 
     def response(self, count: int) -> NDArray[np.float64]:
         """(w, v) n steps after a unit of gradient arrived, for n = 0 … count − 1: (count, 2)."""
-        return self.powers(count) @ np.array([-self.rate, 1.0])
+        return np.asarray(self.powers(count) @ np.array([-self.rate, 1.0]))
 
     def modes(self) -> Modes | None:
         """The two modes; None where the eigenvalues are complex or nearly equal, or the fast part does not fade."""

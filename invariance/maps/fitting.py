@@ -1,6 +1,5 @@
 """What every solver shares: the order of the images, what a fit in progress offers, and whether it went well."""
 
-from collections.abc import Iterator
 from typing import Protocol
 
 import torch
@@ -35,17 +34,12 @@ def order(images: int, seed: int, epoch: int) -> Tensor:
     return torch.randperm(images, generator=generator(seed, "order of the fit", epoch))
 
 
-def blocks(images: int, block: int, seed: int, epoch: int) -> Iterator[Tensor]:
-    """The epoch's order in blocks of indices; the last may be short."""
-    yield from order(images, seed, epoch).split(block)
-
-
 def fit_status(error: Tensor, reference: Tensor, scale: Tensor) -> list[str]:
     """"ok" or "diverged" for each fit: diverged if its error is not finite or exceeds the reference.
 
     The reference of a map that starts as the identity is the identity's error; that of a plain map is the error of the
-    targets' mean, the best that ignores the input. A millionth of the targets' own size is allowed for rounding, so that
-    a map fitted where nothing has to change is not called diverged.
+    targets' mean, the best that ignores the input. A millionth of the targets' own size is allowed for rounding, so
+    that a map fitted where nothing has to change is not called diverged.
 
     Args:
         error: (J,) mean over the fit images of ‖map(r) − t‖².

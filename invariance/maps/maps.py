@@ -122,4 +122,4 @@ class FittedMaps:
     def apply(self, j: int, r: Tensor, chunk: int = 4096) -> Tensor:
         """r̂ (N, D_out) of features r (N, D_in) through fit j, `chunk` images at a time, on the device of r."""
         module = self.module(j).to(r.device)
-        return torch.cat([module(part) for part in r.split(chunk)]) if len(r) else module(r)
+        return torch.cat([module(part) for part in torch.split(r, chunk)]) if len(r) else module(r)

@@ -88,7 +88,7 @@ class MinibatchFit:
             error = (z.relu() - t).square().sum(2).mean(1)
             scale = 1.0 if self.settings.loss == "square" else 0.5 / r.shape[2]
             self._optimizer.zero_grad()
-            (scale * error.sum()).backward()
+            torch.autograd.backward(scale * error.sum())
             self._optimizer.step()
         self._error = error.detach()
 

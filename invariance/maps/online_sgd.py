@@ -2,10 +2,10 @@
 
 The trajectory is that of `torch.optim.SGD` stepping after every image; only the order of the arithmetic differs.
 
-Momentum SGD is linear in (W, V) but for one rank-one term an image, δ_t r_tᵀ. So the pre-activation of image t of a block,
-z_t = W_t r_t + b_t, is what the state at the block's start gives (a matrix product for the whole block) plus
-Σ_{s<t} k_{t−1−s} (r_s·r_t + 1) δ_s, where k is the impulse response of a weight and the 1 carries the bias. That sum runs
-down the block (`recurrence`); the state then takes in the whole block with a second matrix product.
+Momentum SGD is linear in (W, V) but for one rank-one term an image, δ_t r_tᵀ. So the pre-activation of image t of a
+block, z_t = W_t r_t + b_t, is what the state at the block's start gives (a matrix product for the whole block) plus
+Σ_{s<t} k_{t−1−s} (r_s·r_t + 1) δ_s, where k is the impulse response of a weight and the 1 carries the bias. That sum
+runs down the block (`recurrence`); the state then takes in the whole block with a second matrix product.
 
 The state is carried in one of two forms, both exact to rounding:
 
@@ -40,7 +40,7 @@ class OnlineSGD:
         weight_decay: λ, on W and b alike.
         epochs: passes over the fit images, each in a new order.
         loss: `scaled` is ‖σ(z) − t‖² / (2D), `square` the bare ‖σ(z) − t‖² that the paper prints.
-        relu: whether σ stands in the loss (residual maps). Plain maps start at 0, where it has no gradient, and go without.
+        relu: σ stands in the loss of residual maps. Plain maps start at 0, where σ has no gradient: not theirs.
         seed: seed of the order of the images.
         block: images computed together; changes speed and rounding, not the trajectory.
         inner: images of a block run one by one between two matrix products on a CPU; the same holds.
@@ -123,7 +123,7 @@ class OnlineSGDState:
         with full_float32(r.device):
             z = self._carry.before(r)
             if self.residual:
-                z.unflatten(2, (self.stacked, -1)).add_(r.unsqueeze(2))
+                z.view(*z.shape[:2], self.stacked, -1).add_(r.unsqueeze(2))
             kernel = torch.matmul(r, r.mT).add_(1).mul_(self._lags(r.shape[1]))
             delta = run_block(kernel, z, t, self.settings.inner, self.relu)
             self._carry.advance(r, delta)

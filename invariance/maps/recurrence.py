@@ -42,7 +42,7 @@ def run_block(kernel: Tensor, z: Tensor, target: Tensor, inner: int, relu: bool)
 
 def _solve_linear(kernel: Tensor, z: Tensor, target: Tensor) -> Tensor:
     """Without the ReLU the recurrence is a unit triangular system: (I − kernel) δ = z − target."""
-    delta = torch.linalg.solve_triangular(-kernel, z - target, upper=False, unitriangular=True)
+    delta: Tensor = torch.linalg.solve_triangular(-kernel, z - target, upper=False, unitriangular=True)
     torch.add(delta, target, out=z)
     return delta
 

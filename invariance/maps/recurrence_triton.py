@@ -3,7 +3,6 @@
 Checked on a CPU through Triton's interpreter (tests/test_online_sgd.py); its speed on a GPU has not been measured.
 """
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -15,8 +14,8 @@ _UNITS = 32
 """Output units of a program: one a thread of its single warp, so that the run down the block never waits on others."""
 
 
-@triton.jit
-def _inner_kernel(  # noqa: ANN202
+@triton.jit  # type: ignore[untyped-decorator]
+def _inner_kernel(  # type: ignore[no-untyped-def] # noqa: ANN202
     kernel, z, target, delta, size, units,  # noqa: ANN001
     kernel_j, kernel_t, kernel_s, z_j, z_t, target_j, target_t, delta_j, delta_t,  # noqa: ANN001
     INNER: tl.constexpr, UNITS: tl.constexpr,

@@ -4,7 +4,6 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 _CHUNK = 1024
 """Images turned to float64 at a time."""
@@ -50,15 +49,16 @@ class Moments:
     """
 
     def __init__(self, inputs: int, outputs: int, device: torch.device | str = "cpu") -> None:
-        options = {"dtype": torch.float64, "device": torch.device(device)}
+        def zeros(*size: int) -> Tensor:
+            return torch.zeros(size, dtype=torch.float64, device=device)
+
         self.count = 0
-        self.sum_r, self.sum_t = torch.zeros(inputs, **options), torch.zeros(outputs, **options)
-        self.gram = torch.zeros(inputs, inputs, **options)
-        self.cross = torch.zeros(inputs, outputs, **options)
+        self.sum_r, self.sum_t = zeros(inputs), zeros(outputs)
+        self.gram, self.cross = zeros(inputs, inputs), zeros(inputs, outputs)
 
     def add(self, r: Tensor, t: Tensor) -> None:
         """Take in images r (B, D_in) with targets t (B, D_out)."""
-        for part_r, part_t in zip(r.split(_CHUNK), t.split(_CHUNK), strict=True):
+        for part_r, part_t in zip(torch.split(r, _CHUNK), torch.split(t, _CHUNK), strict=True):
             wide_r, wide_t = part_r.double(), part_t.double()
             self.sum_r += wide_r.sum(0)
             self.sum_t += wide_t.sum(0)
@@ -73,8 +73,9 @@ class Moments:
         return (gram + gram.T) / 2, torch.addr(self.cross, mean_r, self.sum_t, alpha=-1)
 
     def bias(self, weight: Tensor) -> Tensor:
-        """b (D_out,) that goes with W (D_in, D_out): the residuals' mean is 0."""
-        return (self.sum_t - self.sum_r @ weight) / self.count
+        """The b (D_out,) that goes with W (D_in, D_out): the residuals' mean is 0."""
+        bias: Tensor = (self.sum_t - self.sum_r @ weight) / self.count
+        return bias
 
 
 class RidgeFit:
@@ -137,7 +138,7 @@ class RidgeFit:
 
     def _wanted(self, r: Tensor, t: Tensor) -> Tensor:
         """What W r + b has to reach: t, or for residual maps t − r."""
-        return (t.unflatten(1, (self.stacked, -1)) - r.unsqueeze(1)).flatten(1) if self.residual else t
+        return (torch.unflatten(t, 1, (self.stacked, -1)) - r.unsqueeze(1)).flatten(1) if self.residual else t
 
     def _choose(self, moments: Moments, r: Tensor, t: Tensor) -> list[float]:
         """For each stacked target the strength of least squared error on held-out images r, t, through the ReLU.
@@ -146,32 +147,30 @@ class RidgeFit:
         """
         gram, cross = moments.centred()
         values, vectors = torch.linalg.eigh(gram)
-        values.clamp_min_(0)
-        loads = vectors.T @ cross
-        centre_r, centre_t = moments.sum_r / moments.count, moments.sum_t / moments.count
-        scores = ((r.double() - centre_r) @ vectors).float()
-        start = centre_t.float()
-        if self.residual:
-            start = (start.unflatten(0, (self.stacked, -1)) + r.unsqueeze(1)).flatten(1)
-        errors = []
-        for strength in self.settings.strengths:
-            damped = values + strength * _unit(gram)
-            fitted = torch.where((damped > 0)[:, None], loads / damped[:, None], 0.0).float()
-            r_hat = functional.relu(torch.addmm(start, scores, fitted))
-            errors.append((r_hat - t).square_().unflatten(1, (self.stacked, -1)).sum((0, 2), dtype=torch.float64))
-        best = torch.stack(errors).nan_to_num(nan=torch.inf).argmin(0)
-        return [self.settings.strengths[k] for k in best.tolist()]
+        inverses = [_inverse(values, strength * _unit(gram))[:, None] for strength in self.settings.strengths]
+        mean_r, mean_t = moments.sum_r / moments.count, moments.sum_t / moments.count
+        scores = ((r.double() - mean_r) @ vectors).float()
+        chosen = []
+        for cross_k, mean_k, t_k in zip(
+            cross.chunk(self.stacked, 1), mean_t.chunk(self.stacked), t.chunk(self.stacked, 1), strict=True
+        ):
+            loads, start = vectors.T @ cross_k, mean_k.float() + (r if self.residual else 0.0)
+            errors = []
+            for inverse in inverses:
+                r_hat = torch.addmm(start, scores, (inverse * loads).float()).relu_()
+                errors.append((r_hat - t_k).square_().sum(dtype=torch.float64))
+            best = int(torch.stack(errors).nan_to_num(nan=torch.inf).argmin())
+            chosen.append(self.settings.strengths[best])
+        return chosen
 
     def _solve(self, moments: Moments, chosen: list[float]) -> tuple[Tensor, Tensor]:
         """W (D_in, D_out) and b (D_out,) in float64, each stacked target at its own strength."""
         gram, cross = moments.centred()
-        weight = torch.zeros_like(cross)
+        weight = torch.empty_like(cross)
         parts, out = cross.chunk(self.stacked, dim=1), weight.chunk(self.stacked, dim=1)
         for strength in sorted(set(chosen)):
-            damped = gram.clone()
-            damped.diagonal().add_(strength * _unit(gram))
             members = [k for k, one in enumerate(chosen) if one == strength]
-            solved = _solve_symmetric(damped, torch.cat([parts[k] for k in members], 1))
+            solved = _solve_damped(gram, strength * _unit(gram), torch.cat([parts[k] for k in members], 1))
             for k, part in zip(members, solved.chunk(len(members), dim=1), strict=True):
                 out[k].copy_(part)
         return weight, moments.bias(weight)
@@ -182,13 +181,23 @@ def _unit(gram: Tensor) -> Tensor:
     return gram.diagonal().mean()
 
 
-def _solve_symmetric(matrix: Tensor, right: Tensor) -> Tensor:
-    """matrix⁻¹ right for a symmetric matrix with no negative eigenvalue; the least solution where it is singular."""
-    factor, failed = torch.linalg.cholesky_ex(matrix)
-    if not failed:
-        return torch.cholesky_solve(right, factor)
-    values, vectors = torch.linalg.eigh(matrix)
+def _inverse(values: Tensor, damping: Tensor) -> Tensor:
+    """1 / (values + damping) for eigenvalues of a Gram matrix; 0 where both are nothing, the least solution."""
     floor = values.abs().max() * len(values) * torch.finfo(values.dtype).eps
-    inverse = torch.where(values > floor, 1 / values, 0.0)
-    solution: Tensor = vectors @ (inverse[:, None] * (vectors.T @ right))
+    damped = torch.where(values > floor, values, 0.0) + damping
+    return torch.where(damped > 0, 1 / torch.where(damped > 0, damped, 1.0), 0.0)
+
+
+def _solve_damped(gram: Tensor, damping: Tensor, right: Tensor) -> Tensor:
+    """(gram + damping · I)⁻¹ right; the least solution where that is singular, as without damping it may be."""
+    solution: Tensor
+    if damping > 0:
+        damped = gram.clone()
+        damped.diagonal().add_(damping)
+        factor, failed = torch.linalg.cholesky_ex(damped)
+        if not failed:
+            solution = torch.cholesky_solve(right, factor)
+            return solution
+    values, vectors = torch.linalg.eigh(gram)
+    solution = vectors @ (_inverse(values, damping)[:, None] * (vectors.T @ right))
     return solution

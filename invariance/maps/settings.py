@@ -40,7 +40,8 @@ def solver_from_config(name: str, settings: Mapping[str, Any]) -> Solver:
     values = {}
     for key, value in settings.items():
         if key not in known:
-            raise UserError(f"solver.{name} has no setting {key!r}{_nearest(key, known)}; it has {', '.join(sorted(known))}")
+            hint = f"{_nearest(key, known)}; it has {', '.join(sorted(known))}"
+            raise UserError(f"solver.{name} has no setting {key!r}{hint}")
         values[key] = _CHECKS[key](f"solver.{name}.{key}", value)
     return kind(**values)
 
@@ -83,7 +84,9 @@ def _nearest(name: str, known: Any) -> str:  # noqa: ANN401
     return f" (did you mean {close[0]!r}?)" if close else ""
 
 
-def _number(low: float, high: float, expected: str, *, open_low: bool = False, open_high: bool = False) -> Callable[..., float]:
+def _number(
+    low: float, high: float, expected: str, *, open_low: bool = False, open_high: bool = False
+) -> Callable[[str, Any], float]:
     def check(where: str, value: Any) -> float:  # noqa: ANN401
         fine = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
         fine = fine and (low < value if open_low else low <= value) and (value < high if open_high else value <= high)

@@ -75,7 +75,7 @@ class BlockSampler(Sampler[Tensor]):
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[Tensor]:
-        yield from order(self.images, self.seed, self.epoch).split(self.block)
+        yield from torch.split(order(self.images, self.seed, self.epoch), self.block)
 
     def __len__(self) -> int:
         return -(-self.images // self.block)
@@ -119,12 +119,11 @@ def fit_maps(
         label, strengths = "", []
     else:
         module = MapFit(solver, map, features[0].shape[1], targets.shape[1], images, len(features), stacked)
-        loader = DataLoader(
-            PairedFeatures(features, targets), sampler=BlockSampler(images, module.fit.block, solver.seed), batch_size=None
-        )
+        sampler = BlockSampler(images, module.fit.block, solver.seed)
+        loader = DataLoader(PairedFeatures(features, targets), sampler=sampler, batch_size=None)
         _train(module, loader, torch.device(device), progress)
         parameters = {
-            name: value.unflatten(1, (stacked, -1)).flatten(0, 1).cpu() for name, value in module.fitted.items()
+            name: torch.unflatten(value, 1, (stacked, -1)).flatten(0, 1).cpu() for name, value in module.fitted.items()
         }
         label, fit = solver.label, module.fit
         strengths = [one for row in fit.strengths for one in row] if isinstance(fit, RidgeFit) else []
@@ -162,24 +161,27 @@ def _judge(
     return FittedMaps(kind, label, parameters, status, error, reference, strengths)
 
 
-def _train(module: MapFit, loader: "DataLoader[tuple[Tensor, Tensor]]", device: torch.device, progress: bool | Progress) -> None:
+def _train(
+    module: MapFit, loader: "DataLoader[tuple[Tensor, Tensor]]", device: torch.device, progress: bool | Progress
+) -> None:
     callbacks: list[Callback] = []
     if progress is not False:
         callbacks.append(_Bar(progress if isinstance(progress, Progress) else None))
     gpu = device.type == "cuda"
     with _quiet():
         trainer = pl.Trainer(
-            accelerator="gpu" if gpu else "cpu", devices=[device.index or 0] if gpu else 1, max_epochs=module.fit.epochs,
-            callbacks=callbacks, logger=False, enable_checkpointing=False, enable_progress_bar=False,
-            enable_model_summary=False, num_sanity_val_steps=0,
+            accelerator="gpu" if gpu else "cpu", devices=[device.index or 0] if gpu else 1,
+            max_epochs=module.fit.epochs, callbacks=callbacks, logger=False, enable_checkpointing=False,
+            enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
         )
         trainer.fit(module, loader)
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without Lightning's lines on devices and loader workers: a page fits many maps and would repeat them each time."""
-    loggers = [logging.getLogger(f"{package}.utilities.rank_zero") for package in ("pytorch_lightning", "lightning_fabric")]
+    """Without Lightning's lines on devices and loader workers, which a page that fits many maps would repeat."""
+    packages = ("pytorch_lightning", "lightning_fabric")
+    loggers = [logging.getLogger(f"{package}.utilities.rank_zero") for package in packages]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.ERROR)
