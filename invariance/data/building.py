@@ -4,9 +4,11 @@ import csv
 import errno
 import hashlib
 import json
+import math
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ import PIL
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
-from invariance.data.decode import COLOURS, BrokenImage, decode, large_images
+from invariance.data.decode import COLOURS, BrokenImage, Pixels, decode, large_images
 from invariance.data.sources import DataConfig, Listing
 from invariance.errors import UserError
 from invariance.progress import bar
@@ -25,9 +27,8 @@ from invariance.runs.files import sha256, write_text
 FORMAT = 1
 """Version of the arrays, the manifest and the decoding; another one is another directory."""
 MANIFEST, STAMPS = "manifest.json", "stamps.csv"
-_CHUNK = 64
+_CHUNK, _BLOCK = 64, 1 << 24  # images, and bytes, that are handled at once
 _NAMED, _IGNORED_NAMED = 5, 100
-_BLOCK = 1 << 24
 
 
 @dataclass
@@ -61,83 +62,97 @@ def build(
         OSError: if the disk is full or refuses.
     """
     classes, splits, ignored = config.source.splits()
-    total = sum(map(len, splits.values()))
-    budget = int(config.max_broken * total)
-    channels = COLOURS[config.colour]
-    arrays = {split: _Array(directory / f"{split}.images.npy", (len(listing), channels, size, size))
-              for split, listing in splits.items()}  # fmt: skip
-    decoded: dict[str, _Decoded] = {}
-    try:
-        with bar(progress) as shown, large_images(), ThreadPoolExecutor(workers) as pool:
-            task = shown.add_task(f"preparing {config.name} at {size}×{size}", total=total)
-            try:
-                for split, listing in splits.items():
-                    decoded[split] = part = _Decoded([""] * len(listing))
-                    starts = range(0, len(listing), _CHUNK)
-                    jobs = [(arrays[split], listing, start, size, config.colour) for start in starts]
-                    for start, results in zip(starts, pool.map(_decode_some, jobs), strict=True):
-                        for i, (digest, reason) in enumerate(results, start):
-                            part.hashes[i] = digest
-                            if reason is not None:
-                                part.broken[i] = reason
-                        _refuse_broken(splits, decoded, budget, total, config.max_broken)
-                        shown.advance(task, len(results))
-            except BaseException:
-                pool.shutdown(wait=True, cancel_futures=True)
-                raise
+    with ExitStack() as stack:
+        arrays: dict[str, _Array] = {}
+        for split, listing in splits.items():
+            shape = (len(listing), COLOURS[config.colour], size, size)
+            arrays[split] = stack.enter_context(closing(_Array(directory / f"{split}.images.npy", shape)))
+            arrays[split].reserve()
+        decoded = _decode_all(config, size, splits, arrays, progress, workers)
         _write(directory, config, settings, classes, splits, arrays, decoded, ignored)
-    finally:
-        for array in arrays.values():
-            array.close()
 
 
-def _decode_some(job: "tuple[_Array, Listing, int, int, str]") -> list[tuple[str, str | None]]:
-    """Decode the images of one chunk into their places: for each its SHA-256, and why it is broken, if it is."""
-    array, listing, start, size, colour = job
+def content_hash(data: bytes | Pixels) -> str:
+    """Hexadecimal SHA-256 of a file's bytes, or of pixels that are no file of their own."""
+    return hashlib.sha256(data if isinstance(data, bytes) else data.tobytes()).hexdigest()
+
+
+def allowed(max_broken: float, total: int) -> int:
+    """How many images of `total` may be broken."""
+    return int(max_broken * total + 1e-9)  # 0.29 · 100 is a little less than 29
+
+
+def _decode_all(
+    config: DataConfig, size: int, splits: dict[str, Listing], arrays: "dict[str, _Array]", progress: bool, workers: int
+) -> dict[str, _Decoded]:
+    total, seen = sum(map(len, splits.values())), 0
+    chunk = max(1, min(_CHUNK, _BLOCK // (COLOURS[config.colour] * size * size)))
+    decoded: dict[str, _Decoded] = {}
+    with bar(progress) as shown, large_images(), ThreadPoolExecutor(workers) as pool:
+        task = shown.add_task(f"preparing {config.name} at {size}×{size}", total=total)
+        try:
+            for split, listing in splits.items():
+                decoded[split] = part = _Decoded([""] * len(listing))
+                spans = [range(i, min(i + chunk, len(listing))) for i in range(0, len(listing), chunk)]
+                jobs = [(arrays[split], listing, span, size, config.colour) for span in spans]
+                for span, results in zip(spans, pool.map(_decode_some, jobs), strict=True):
+                    for i, (digest, reason) in zip(span, results, strict=True):
+                        part.hashes[i] = digest
+                        if reason is not None:
+                            part.broken[i] = reason
+                    seen += len(span)
+                    if sum(len(part.broken) for part in decoded.values()) > allowed(config.max_broken, total):
+                        raise _too_many_broken(splits, decoded, seen, total, config.max_broken)
+                    shown.advance(task, len(span))
+        except BaseException:
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise
+    return decoded
+
+
+def _decode_some(job: "tuple[_Array, Listing, range, int, str]") -> list[tuple[str, str | None]]:
+    """Decode a span of images into their places: for each its SHA-256, and why it is broken, if it is."""
+    array, listing, span, size, colour = job
     results: list[tuple[str, str | None]] = []
-    for i in range(start, min(start + _CHUNK, len(listing))):
+    pixels = np.zeros((len(span), COLOURS[colour], size, size), np.uint8)
+    for place, i in enumerate(span):
         digest = ""
         try:
             try:
                 data = listing.read(i)
             except OSError as error:
                 raise BrokenImage(f"cannot be read ({error.strerror or error})") from error
-            digest = hashlib.sha256(memoryview(data)).hexdigest()
-            pixels = decode(data, size, colour)
+            digest = content_hash(data)
+            pixels[place] = decode(data, size, colour)
+            results.append((digest, None))
         except BrokenImage as error:
             results.append((digest, str(error)))
-            continue
-        array.put(i, pixels.tobytes())
-        results.append((digest, None))
+    array.put(span.start, pixels.tobytes())
     return results
 
 
-def _refuse_broken(
-    splits: dict[str, Listing], decoded: dict[str, _Decoded], budget: int, total: int, share: float
-) -> None:
+def _too_many_broken(
+    splits: dict[str, Listing], decoded: dict[str, _Decoded], seen: int, total: int, share: float
+) -> UserError:
     broken = [
         (splits[split].names[i], why) for split, part in decoded.items() for i, why in sorted(part.broken.items())
     ]
-    if len(broken) <= budget:
-        return
-    seen = sum(1 for part in decoded.values() for digest in part.hashes if digest)
     named = "; ".join(f"{name} {why}" for name, why in broken[:_NAMED]) + ("; …" if len(broken) > _NAMED else "")
-    needed = max(2 * share, float(f"{1.1 * len(broken) / max(seen, 1):.1g}"), 0.01)
-    raise UserError(
+    enough = max(0.01, math.ceil(200 * len(broken) / seen) / 100)  # twice the share so far, in whole per cents
+    return UserError(
         f"{len(broken)} of the first {seen:,} images of {total:,} are broken, more than data.max_broken={share:g} "
-        f"allows: {named}. Mend or remove them, or raise the limit, as data.max_broken={min(needed, 0.99):g}"
+        f"allows: {named}. Mend or remove them, or raise the limit, as data.max_broken={min(enough, 0.99):g}"
     )
 
 
 class _Array:
-    """A .npy file of uint8 (N, C, H, W), its space reserved when it is made, written image by image from any thread."""
+    """A .npy file of uint8 (N, C, H, W), written from any thread, images in any order."""
 
     def __init__(self, path: Path, shape: tuple[int, ...]) -> None:
         self.shape = shape
         self._image = int(np.prod(shape[1:]))
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
         self._start = self._header(shape)
-        self._reserve(self._start + shape[0] * self._image)
 
     def _header(self, shape: tuple[int, ...]) -> int:
         """Write the header; numpy pads it so that a smaller N takes the same room."""
@@ -146,7 +161,13 @@ class _Array:
             npy.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
             return file.tell()
 
-    def _reserve(self, size: int) -> None:
+    def reserve(self) -> None:
+        """Take the file's whole space on the disk, so that it cannot run out later.
+
+        Raises:
+            OSError: if there is too little.
+        """
+        size = self._start + self.shape[0] * self._image
         if hasattr(os, "posix_fallocate"):
             os.posix_fallocate(self._file, 0, size)
             return
@@ -156,7 +177,7 @@ class _Array:
         os.ftruncate(self._file, size)
 
     def put(self, i: int, pixels: bytes) -> None:
-        """Write image i."""
+        """Write images from the i-th on."""
         written, place = 0, self._start + i * self._image
         while written < len(pixels):  # a disk that fills up may take a part
             written += os.pwrite(self._file, pixels[written:], place + written)
@@ -181,10 +202,8 @@ class _Array:
             yield np.frombuffer(data, np.uint8).reshape(count, *self.shape[1:])
 
     def close(self) -> None:
-        """Flush to the disk and close."""
-        if self._file >= 0:
-            os.close(self._file)
-            self._file = -1
+        """Close the file."""
+        os.close(self._file)
 
     def sync(self) -> None:
         """Flush to the disk."""

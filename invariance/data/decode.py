@@ -6,6 +6,7 @@ import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +18,7 @@ COLOURS = {"gray": 1, "rgb": 3}
 MAX_PIXELS = 200_000_000
 MAX_BYTES = 1 << 30
 # raster formats only: some of Pillow's other readers start programs or fetch what a file names
-FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "GIF", "WEBP", "PPM", "JPEG2000", "MPO", "AVIF")
+FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "GIF", "WEBP", "PPM", "JPEG2000", "AVIF")
 SUFFIXES = frozenset(
     ".jpg .jpeg .jpe .jfif .png .tif .tiff .bmp .dib .gif .webp .ppm .pgm .pbm .pnm .jp2 .j2k .jpx .mpo .avif".split()
 )
@@ -77,11 +78,12 @@ def decode(data: bytes | Pixels, size: int, colour: str) -> Pixels:
             from the header, and never decoded).
     """
     image = Image.fromarray(data) if isinstance(data, np.ndarray) else _open(data)
+    turn = None
     try:
         if not isinstance(data, np.ndarray):
             image.draft(None, (2 * size, 2 * size))  # JPEG: skips detail finer than half a pixel of the result
             image.load()
-        turn = _TURNS.get(_orientation(image))
+            turn = _TURNS.get(_orientation(image))
         plain = _eight_bits(image, COLOURS[colour])
         if plain.size != (size, size):
             plain = plain.resize((size, size), Image.Resampling.BILINEAR)
@@ -97,15 +99,22 @@ def decode(data: bytes | Pixels, size: int, colour: str) -> Pixels:
     return np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
 
+@cache
+def _formats() -> tuple[str, ...]:
+    """Those of `FORMATS` that this build of Pillow reads."""
+    Image.init()
+    return tuple(kind for kind in FORMATS if kind in Image.OPEN)
+
+
 def _open(data: bytes) -> Image.Image:
     if not data:
         raise BrokenImage("has 0 bytes")
     if len(data) > MAX_BYTES:
         raise BrokenImage(f"has {len(data):,} bytes, more than {MAX_BYTES:,}")
     try:
-        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        image = Image.open(io.BytesIO(data), formats=_formats())
     except UnidentifiedImageError as error:
-        raise BrokenImage("is not an image (of the formats " + ", ".join(FORMATS) + ")") from error
+        raise BrokenImage("is not an image (of the formats " + ", ".join(_formats()) + ")") from error
     except Image.DecompressionBombError as error:
         raise BrokenImage(f"has more than {MAX_PIXELS / 1e6:.0f} megapixels") from error
     except _DAMAGE as error:

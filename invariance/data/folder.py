@@ -128,8 +128,7 @@ class Folder:
             raise UserError(f"{folder} holds no class folders; {_WHAT} is expected, data.root being its top")
         if len(classes) == 1:
             raise UserError(
-                f"{folder} holds one class only, {classes[0]!r}; a folder with a subfolder for each of two or more classes "
-                "is needed"
+                f"{folder} holds one class only, {classes[0]!r}; give a folder with a subfolder for each of two or more"
             )
         return classes
 

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from invariance.data.building import FORMAT, MANIFEST, STAMPS, build, workers_here
-from invariance.data.sources import SPLITS, DataConfig, check_fit, data_config
+from invariance.data.building import FORMAT, MANIFEST, STAMPS, allowed, build, content_hash, workers_here
+from invariance.data.sources import SPLITS, DataConfig, Listing, check_fit, data_config
 from invariance.errors import UserError
 from invariance.runs.files import disk_errors, sha256, sync_folder
 from invariance.seeds import derive
@@ -139,8 +139,8 @@ class Prepared:
         self.split(chosen)
         if chosen == self.report:
             raise UserError(
-                f"data.fit.split={chosen} is also the split results are reported on, and maps would be scored on the very "
-                "images they were fitted on; choose another"
+                f"data.fit.split={chosen} is also the split results are reported on, and maps would be scored on "
+                "the very images they were fitted on; choose another"
             )
         return str(chosen)
 
@@ -217,7 +217,7 @@ def _build(
     try:
         temporary.mkdir()
         build(temporary, data, size, settings, progress, workers)
-        if directory.exists():
+        if directory.is_dir():
             os.rename(directory, old)
         os.rename(temporary, directory)
         sync_folder(directory.parent)
@@ -248,7 +248,7 @@ def _locked(path: Path) -> Iterator[None]:
 
 def _check_broken(prepared: Prepared, max_broken: float) -> None:
     total = len(prepared.skipped) + sum(len(prepared.split(split)) for split in prepared.splits)
-    if len(prepared.skipped) > int(max_broken * total):
+    if len(prepared.skipped) > allowed(max_broken, total):
         raise UserError(
             f"{prepared.directory} was prepared without {len(prepared.skipped)} broken images of {total:,}, more than "
             f"data.max_broken={max_broken:g} allows: mend them and delete the folder, or raise the limit"
@@ -261,17 +261,15 @@ def _check_source(prepared: Prepared, data: DataConfig) -> None:
     Raises:
         UserError: naming what changed.
     """
-    now: dict[str, tuple[int, int]] = {}
     _, splits, _ = data.source.splits()
-    for listing in splits.values():
-        now.update(zip(listing.names, listing.stamps or (), strict=True))
+    now = {name: (listing, i) for listing in splits.values() for i, name in enumerate(listing.names)}
     changed = []
     with open(prepared.directory / STAMPS, encoding="utf-8", errors="surrogateescape", newline="") as file:
         for name, size, time, digest in list(csv.reader(file))[1:]:
-            stamp = now.pop(name, None)
-            if stamp is None:
+            found = now.pop(name, None)
+            if found is None:
                 changed.append(f"{name} is gone")
-            elif stamp[0] != int(size) or (stamp[1] != int(time) and _hash_now(data, name) != digest):
+            elif _differs(*found, int(size), int(time), digest):
                 changed.append(f"{name} has changed")
     changed += [f"{name} is new" for name in now]
     if changed:
@@ -282,6 +280,13 @@ def _check_source(prepared: Prepared, data: DataConfig) -> None:
         )
 
 
-def _hash_now(data: DataConfig, name: str) -> str:
-    path = Path(data.source.settings["root"]) / name
-    return sha256(path)
+def _differs(listing: Listing, i: int, size: int, time: int, digest: str) -> bool:
+    assert listing.stamps is not None, "a watched source has stamps"
+    if listing.stamps[i] == (size, time):
+        return False
+    if listing.stamps[i][0] != size:
+        return True
+    try:
+        return content_hash(listing.read(i)) != digest
+    except OSError:  # it could not be read when it was prepared, either, if it has no hash
+        return digest != ""

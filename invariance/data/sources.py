@@ -251,7 +251,8 @@ def stratified(
     Raises:
         UserError: if a class has too few images for that.
     """
-    chosen: dict[str, list[NDArray[np.int64]]] = {split: [] for split in ("train", *fractions) if fractions.get(split, 1)}
+    chosen: dict[str, list[NDArray[np.int64]]] = {"train": []}
+    chosen |= {split: [] for split, share in fractions.items() if share}
     for label, name in enumerate(names):
         members = np.flatnonzero(labels == label)
         if len(members) < len(chosen):
