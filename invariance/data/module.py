@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from invariance.data.prepared import Prepared, Split
+from invariance.errors import UserError
 from invariance.seeds import derive
 
 Batch = tuple[Tensor, Tensor]
@@ -80,10 +81,12 @@ class _InOrder(Dataset[Batch]):
 class PreparedData(pl.LightningDataModule):
     """Prepared data for a Lightning trainer; batches are (x uint8 (B, C, H, W), y int64 (B,)).
 
-    The trainer's epochs are spans of `val_every` updates: in epoch e the training loader gives the batches of updates
-    e·val_every to (e+1)·val_every − 1, and none beyond `updates`. Which images these are depends on the seed and the
+    The trainer's epochs are spans of `val_every` updates: the training loader of span s gives the batches of updates
+    s·val_every to (s+1)·val_every − 1, and none beyond `updates`. Which images these are depends on the seed and the
     update alone, so a trainer that resumes at a span's start sees what an uninterrupted one saw, with any number of
-    workers. The trainer must be built with `reload_dataloaders_every_n_epochs=1`.
+    workers. The trainer must be built with `reload_dataloaders_every_n_epochs=1`, `max_steps=updates` and
+    `max_epochs=-1`: after resuming, Lightning counts one epoch too many, so epochs must neither end the training nor
+    choose the batches.
 
     Args:
         prepared: the data.
@@ -109,9 +112,17 @@ class PreparedData(pl.LightningDataModule):
         return self._loader(_Steps(self.prepared.split("train"), self.sampler, start, stop))
 
     def train_dataloader(self) -> DataLoader[Batch]:
-        """The training batches of the trainer's current epoch."""
-        epoch = self.trainer.current_epoch if self.trainer is not None else 0
-        start = min(epoch * self.val_every, self.updates)
+        """The training batches of the span that begins at the trainer's update.
+
+        Raises:
+            UserError: if the trainer resumed within a span.
+        """
+        start = min(self.trainer.global_step if self.trainer is not None else 0, self.updates)
+        if start % self.val_every and start < self.updates:
+            raise UserError(
+                f"the checkpoint was written at update {start}, within a span of recipe.val_every={self.val_every} "
+                "updates; resume from one written at a span's end"
+            )
         return self.steps(start, min(start + self.val_every, self.updates))
 
     def val_dataloader(self) -> DataLoader[Batch]:

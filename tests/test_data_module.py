@@ -1,0 +1,138 @@
+"""Batches: any step reached directly, the same through a trainer, its resumption and its workers."""
+
+import numpy as np
+import pytest
+import pytorch_lightning as pl
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from invariance.data.module import PreparedData, StepSampler
+from invariance.data.prepared import prepare
+
+DIGITS = {"_target_": "invariance.data.arrays.Digits", "colour": "gray", "name": "digits", "val_fraction": 0.05,
+          "test_fraction": 0.0}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory):
+    return prepare(DIGITS, 8, tmp_path_factory.mktemp("prepared"), progress=False)
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.integers(1, 40), st.integers(1, 60), st.integers(0, 9), st.permutations(range(12)))
+def test_batches_are_permutations_one_after_another_in_whatever_order_they_are_asked_for(n, batch_size, seed, order):
+    sampler = StepSampler(n, batch_size, seed)
+    got = {step: sampler.indices(step) for step in order}
+    assert all(len(batch) == batch_size for batch in got.values())
+    run = np.concatenate([got[step] for step in range(12)])
+    for start in range(0, len(run) - n + 1, n):
+        assert sorted(run[start : start + n]) == list(range(n))
+    assert len(set(run[len(run) // n * n :])) == len(run) % n
+    assert np.array_equal(StepSampler(n, batch_size, seed).indices(11), got[11])
+
+
+def test_passes_and_seeds_differ():
+    one, other = StepSampler(100, 100, 0), StepSampler(100, 100, 1)
+    assert not np.array_equal(one.indices(0), one.indices(1)) and not np.array_equal(one.indices(0), other.indices(0))
+    # unordered: neighbours are no nearer each other than chance (mean distance (n + 1) / 3)
+    assert 25 < np.abs(np.diff(one.indices(3))).mean() < 42
+
+
+def test_the_order_is_the_same_on_every_machine():
+    assert StepSampler(10, 5, 0).indices(3).tolist() == [9, 8, 0, 5, 1]
+
+
+class Recorder(pl.LightningModule):
+    """Takes down every batch it is given."""
+
+    def __init__(self, stop_after=None):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+        self.seen, self.validated, self.stop_after = [], 0, stop_after
+
+    def training_step(self, batch, batch_idx):
+        x, y = batch
+        assert x.dtype == torch.uint8 and y.dtype == torch.int64 and x.shape[1:] == (1, 8, 8)
+        self.seen.append((self.global_step, x.clone(), y.clone()))
+        if self.stop_after is not None and len(self.seen) > self.stop_after:
+            raise RuntimeError("killed")
+        return self.weight.sum()
+
+    def validation_step(self, batch, batch_idx):
+        self.validated += len(batch[0])
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), 0.1)
+
+
+def trained(digits, folder, workers=0, stop_after=None, resume=None, updates=22):
+    data = PreparedData(digits, batch_size=16, updates=updates, val_every=5, seed=3, workers=workers, eval_batch_size=20)
+    module = Recorder(stop_after)
+    trainer = pl.Trainer(
+        max_steps=updates, max_epochs=-1, reload_dataloaders_every_n_epochs=1, accelerator="cpu",
+        logger=False, enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
+        callbacks=[pl.callbacks.ModelCheckpoint(folder, filename="last", enable_version_counter=False,
+                                                save_on_train_epoch_end=True)],
+    )  # fmt: skip
+    if stop_after is None:
+        trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
+    else:
+        with pytest.raises(RuntimeError, match="killed"):
+            trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
+    return module
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_trainer_sees_the_sampler_s_batches_and_repeats_them_when_it_resumes(digits, tmp_path):
+    whole = trained(digits, tmp_path / "whole")
+    split, sampler = digits.split("train"), StepSampler(len(digits.split("train")), 16, 3)
+    assert [step for step, _, _ in whole.seen] == list(range(22))
+    for step, x, y in whole.seen:
+        chosen = sampler.indices(step)
+        assert np.array_equal(x, split.images[chosen]) and np.array_equal(y, split.labels[chosen])
+    assert whole.validated == 5 * len(digits.split("val"))  # after every span, the short last one too
+
+    last = tmp_path / "cut" / "last.ckpt"
+    parts = trained(digits, tmp_path / "cut", stop_after=13).seen[:10]
+    for stop_after, steps in ((2, 0), (8, 5), (1, 0)):  # killed again and again, in the first span or a later one
+        seen = trained(digits, tmp_path / "cut", stop_after=stop_after, resume=last).seen
+        assert seen[0][0] == len(parts)
+        parts += seen[:steps]
+    parts += trained(digits, tmp_path / "cut", resume=last).seen
+    assert [step for step, _, _ in parts] == list(range(22))
+    for (_, x, y), (_, xr, yr) in zip(parts, whole.seen, strict=True):
+        assert torch.equal(x, xr) and torch.equal(y, yr)
+    assert trained(digits, tmp_path / "cut", resume=last).seen == []  # nothing is left to do
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_workers_change_no_batch(digits, tmp_path):
+    alone, helped = trained(digits, tmp_path / "0", updates=7), trained(digits, tmp_path / "2", workers=2, updates=7)
+    assert len(alone.seen) == len(helped.seen) == 7
+    for (_, x, y), (_, xh, yh) in zip(alone.seen, helped.seen, strict=True):
+        assert torch.equal(x, xh) and torch.equal(y, yh)
+
+
+def test_validation_is_in_order_and_complete(digits):
+    data = PreparedData(digits, 16, 10, 5, 0, eval_batch_size=7)
+    x, y = (torch.cat(parts) for parts in zip(*data.val_dataloader(), strict=True))
+    assert np.array_equal(x, digits.split("val").images) and np.array_equal(y, digits.split("val").labels)
+
+
+def test_the_global_random_state_is_left_alone(digits):
+    state = torch.get_rng_state(), np.random.get_state()[1].copy()
+    data = PreparedData(digits, 16, 10, 5, 0)
+    list(data.steps(0, 3))
+    list(data.val_dataloader())
+    assert torch.equal(torch.get_rng_state(), state[0]) and np.array_equal(np.random.get_state()[1], state[1])
+
+
+def test_a_batch_may_be_changed_without_changing_the_data(digits):
+    data = PreparedData(digits, 16, 10, 5, 0)
+    [(x, y)] = list(data.steps(0, 1))
+    before = x.clone()
+    x.zero_()
+    y.zero_()
+    [(again, labels)] = list(data.steps(0, 1))
+    assert torch.equal(again, before) and labels.any()
