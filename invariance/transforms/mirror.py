@@ -29,8 +29,7 @@ class Mirror(Transform):
     WAYS: ClassVar[dict[str, tuple[int, int]]] = {"horizontal": (1, 0), "vertical": (0, 1), "both": (1, 1)}
 
     def __init__(self, range: str | None = None) -> None:
-        if range not in self.WAYS:
-            one_range("mirror", range, "range=horizontal")
+        one_range("mirror", range, "range=horizontal")
         self.range = None if range is None else choice("mirror", "range", range, tuple(self.WAYS))
 
     def params_of(self, uniforms: Tensor) -> Params:
