@@ -75,7 +75,7 @@ def explain(error: Exception, page: str) -> str:
     text = str(error)
     first = text.strip().splitlines()[0]
     if isinstance(error, MissingConfigException) and error.options is not None and error.missing_cfg_file:
-        group, _, choice = error.missing_cfg_file.rpartition("/")
+        group, _, choice = str(error.missing_cfg_file).rpartition("/")
         options = list(error.options)
         return f"{group}={choice}: there is no such {group}{nearest(choice, options)} (there are: {', '.join(options)})"
     if match := re.search(r"Ambiguous value for argument '(.+?)'", text):

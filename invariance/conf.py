@@ -3,7 +3,7 @@
 from importlib.resources import files
 from pathlib import Path
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 
 def conf_dir() -> Path:
@@ -24,5 +24,7 @@ def family_sweep(family: str) -> dict[str, list[str]]:
     """
     if family not in families():
         return {}
-    sweep = OmegaConf.load(conf_dir() / "transform" / f"{family}.yaml").get("sweep", {})
+    own = OmegaConf.load(conf_dir() / "transform" / f"{family}.yaml")
+    assert isinstance(own, DictConfig), f"conf/transform/{family}.yaml holds no mapping"
+    sweep = own.get("sweep", {})
     return {str(key): [str(value) for value in values] for key, values in sweep.items()}

@@ -72,8 +72,8 @@ def grids_for(trained: Mapping[str, Any], wanted: object, settings: Mapping[str,
     """
     for family in settings:
         if family not in families():
-            known = ", ".join(families())
-            raise UserError(f"grid.{family} is no family{nearest(family, families())} (there are: {known})")
+            there = ", ".join(families())
+            raise UserError(f"grid.{family} is no family{nearest(family, families())} (there are: {there})")
     own_family = str(trained["name"])
     base = {**trained, **settings.get(own_family, {})}
     own = Grid(str(trained.get("grid", own_family)), own_family, build(base))

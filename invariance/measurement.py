@@ -5,7 +5,8 @@ import math
 import shutil
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,12 @@ from invariance.data.prepared import Prepared, Split, prepare
 from invariance.errors import UserError
 from invariance.features import extract
 from invariance.grids import Grid
-from invariance.maps import solver_from_config
-from invariance.metrics import bootstrap, errors_per_image, l2_distance_per_image, rms
+from invariance.maps import SOLVERS_OF, FittedMaps, Solver, solver_from_config
+from invariance.metrics import Interval, bootstrap, errors_per_image, l2_distance_per_image, rms
 from invariance.models.representation import Representation
 from invariance.modules.checkpoint import BEST
 from invariance.modules.classifier import load_classifier
-from invariance.modules.map_fit import FittedMaps, fit_maps
+from invariance.modules.map_fit import fit_maps
 from invariance.progress import bar
 from invariance.runs.files import atomic_path, sha256, write_text
 from invariance.runs.rows import Row, read_rows, to_frame, write_rows
@@ -43,13 +44,13 @@ class Fit:
 
     Attributes:
         map: identity, residual or mlp.
-        solver: how it is fitted; empty for the identity.
-        settings: the solver's settings.
+        solver: name of the solver; empty for the identity.
+        settings: settings of the solver; None for the identity.
     """
 
     map: str
-    solver: str
-    settings: dict[str, Any] = field(hash=False)
+    solver: str = ""
+    settings: Solver | None = None
 
     @property
     def name(self) -> str:
@@ -60,23 +61,28 @@ class Fit:
 def fits_of(maps: Mapping[str, Any], solvers: Mapping[str, Any]) -> list[Fit]:
     """Every map with every solver that fits it.
 
+    A map with one solver only is fitted by it, with its default settings, though the configuration does not choose it.
+
     Args:
-        maps: the `map` part of the configuration: name → settings.
+        maps: the `map` part of the configuration, by name.
         solvers: the `solver` part: name → settings.
 
     Raises:
-        UserError: for settings that make no sense, or a residual map without a solver.
+        UserError: for settings that make no sense, or a map without a solver that fits it.
     """
-    fits = [Fit("identity", "", {})] if "identity" in maps else []
-    if "residual" in maps:
-        if not solvers:
-            raise UserError("map=residual needs a solver: choose solver=[online_sgd,ridge] or one of them")
-        fits += [Fit("residual", name, dict(settings or {})) for name, settings in solvers.items()]
-    if "mlp" in maps:
-        fits.append(Fit("mlp", "minibatch_sgd", dict(maps["mlp"] or {})))
-    for fit in fits:
-        if fit.solver:
-            solver_from_config(fit.solver, fit.settings)
+    chosen = {name: solver_from_config(name, settings or {}) for name, settings in solvers.items()}
+    fits = []
+    for kind in maps:
+        able = SOLVERS_OF[kind]
+        if not able:
+            fits.append(Fit(kind))
+            continue
+        usable = {name: chosen[name] for name in able if name in chosen}
+        if not usable and len(able) == 1:
+            usable = {able[0]: solver_from_config(able[0], {})}
+        if not usable:
+            raise UserError(f"map={kind} needs a solver: choose solver=[{','.join(able)}] or one of them")
+        fits += [Fit(kind, name, solver) for name, solver in usable.items()]
     return fits
 
 
@@ -180,7 +186,7 @@ def _open(network: Network, grid: Grid, fit: Fit, prepared: Prepared, config: di
         "layer": network.layer,
         "metrics": list(config["metrics"]),
         "map": fit.map,
-        "solver": {"name": fit.solver, **fit.settings},
+        "solver": {"name": fit.solver, **(asdict(fit.settings) if fit.settings else {})},
     }
     return Run(network.runs, f"measure/{network.name}/{grid.name}/{fit.name}", identity)
 
@@ -249,16 +255,16 @@ class _Measurement:
     def _rows(self, fit: Fit, run: Run, group: list[GridPoint], features: list[Tensor]) -> list[Row]:
         """Fit the maps of a group together and score each on both splits."""
         fitted: FittedMaps | None = None
-        if fit.solver:
+        if fit.settings is not None:
             fitted = fit_maps(
-                features[0], self.sides[0].reference, fit.map, solver_from_config(fit.solver, fit.settings),
-                device=self.network.device, progress=bool(self.config["progress"]),
+                features[0], self.sides[0].reference, fit.map, fit.settings, device=self.network.device,
+                progress=self.progress if self.config["progress"] else False,
             )
         rows = []
         for j, point in enumerate(group):
-            status = fitted.status[j] if fitted is not None else "ok"
+            apply = torch.nn.Identity() if fitted is None else partial(fitted.apply, j)
+            status = "ok" if fitted is None else fitted.status[j]
             for side, r in zip(self.sides, features, strict=True):
-                apply = (lambda r, j=j: fitted.apply(j, r)) if fitted is not None else (lambda r: r)
                 rows += self._score(fit, run, point, side, r[j], apply, status)
         return rows
 
@@ -282,17 +288,17 @@ class _Measurement:
             "family": trained["transform"]["name"], "range": _text(trained["transform"].get("range")),
             "seed": trained["seed"], "layer": self.network.layer, "g": f"{self.grid.name}:{point.label}",
             "value": point.value, "unit": self.grid.transform.unit, "split": side.name, "map": fit.map,
-            "solver": fit.solver, "status": status, "run": run.name,
+            "solver": fit.settings.label if fit.settings else "", "status": status, "run": run.name,
         }
-        intervals = bootstrap(torch.stack([torch.cat(parts) for parts in values.values()]))
-        rows = []
-        for metric, interval in zip(values, intervals, strict=True):
-            trusted = status == "ok"
-            rows.append(Row(
-                **common, metric=metric, n_images=interval.n, score=interval.mean if trusted else math.nan,
-                low=interval.low if trusted else math.nan, high=interval.high if trusted else math.nan,
-            ))
-        return rows
+        interval = bootstrap(torch.stack([torch.cat(parts) for parts in values.values()]))
+        ends = interval if status == "ok" else untrusted(interval)
+        return [
+            Row(
+                **common, metric=metric, n_images=int(ends.n_used[k]), score=float(ends.mean[k]),
+                low=float(ends.low[k]), high=float(ends.high[k]),
+            )
+            for k, metric in enumerate(values)
+        ]
 
     def _write_grid(self, folder: Path) -> None:
         """What the figures need to know of the grid: its axis, what training covered, and some examples."""
@@ -310,6 +316,12 @@ class _Measurement:
         images = [transform.apply(x, point.params).round().to(torch.uint8).numpy() for point in self.points]
         with atomic_path(folder / "examples.npz") as temporary, open(temporary, "wb") as file:
             np.savez_compressed(file, images=np.stack(images), labels=np.asarray(side.split.labels)[chosen])
+
+
+def untrusted(interval: Interval) -> Interval:
+    """The same images with no numbers: what a fit that diverged has to show."""
+    nothing = np.full_like(interval.mean, math.nan)
+    return Interval(nothing, nothing, nothing, interval.n_used)
 
 
 def _text(value: object) -> str:

@@ -4,7 +4,7 @@ import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast
 
 import pandas as pd
 
@@ -13,6 +13,7 @@ from invariance.seeds import derive
 
 _KINDS = ("wandb", "csv")
 _MODES = ("auto", "online", "offline")
+_Mode = Literal["online", "offline", "disabled", "shared"]
 
 
 def check_logger(settings: Mapping[str, Any]) -> None:
@@ -27,13 +28,13 @@ def check_logger(settings: Mapping[str, Any]) -> None:
         raise UserError(f"logger.mode={settings['mode']!r}: choose one of {', '.join(_MODES)}")
 
 
-def _mode(settings: Mapping[str, Any]) -> str:
+def _mode(settings: Mapping[str, Any]) -> _Mode:
     if settings["mode"] != "auto":
-        return str(settings["mode"])
+        return cast(_Mode, settings["mode"])
     import wandb
 
     if os.environ.get("WANDB_MODE"):
-        return os.environ["WANDB_MODE"]
+        return cast(_Mode, os.environ["WANDB_MODE"])
     return "online" if wandb.api.api_key else "offline"
 
 

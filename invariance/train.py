@@ -90,7 +90,7 @@ def build_trainer(config: dict[str, Any], **settings: Any) -> pl.Trainer:  # noq
         UserError: if the machine has no such device.
     """
     import pytorch_lightning as pl
-    from pytorch_lightning.utilities.exceptions import MisconfigurationException
+    from lightning_fabric.utilities.exceptions import MisconfigurationException
 
     from invariance.modules import quieten_lightning
 
@@ -127,17 +127,16 @@ def fit(config: dict[str, Any], prepared: Prepared, run: Run, tracker: Tracker) 
     logger: Logger = (
         CSVLogger(run.directory, name="curves") if tracker.run is None else WandbLogger(experiment=tracker.run)
     )
+    # max_steps stays unset: with it Lightning counts a checkpoint at a span's end as one in its middle
     trainer = build_trainer(
-        config, max_steps=recipe["updates"], max_epochs=math.ceil(recipe["updates"] / recipe["val_every"]),
-        logger=logger, callbacks=checkpoints(run.directory), plugins=[AtomicCheckpointIO()],
+        config, max_epochs=math.ceil(recipe["updates"] / recipe["val_every"]), logger=logger, callbacks=checkpoints(run.directory), plugins=[AtomicCheckpointIO()],
         log_every_n_steps=min(50, recipe["val_every"]), reload_dataloaders_every_n_epochs=1,
     )
     last = run.directory / LAST
-    trainer.fit(classifier, datamodule=data, ckpt_path=last if last.exists() else None, weights_only=True)
-    if trainer.interrupted:
-        raise KeyboardInterrupt
-    if trainer.global_step < recipe["updates"]:
-        raise KeyboardInterrupt  # Lightning ends quietly when a scheduler sends SIGTERM
+    try:
+        trainer.fit(classifier, datamodule=data, ckpt_path=last if last.exists() else None, weights_only=True)
+    except SystemExit as error:  # how Lightning ends on SIGINT, and on SIGTERM even with status 0
+        raise KeyboardInterrupt from error
 
 
 def evaluate(config: dict[str, Any], prepared: Prepared, run: Run, tracker: Tracker) -> pd.DataFrame:
@@ -167,15 +166,14 @@ def evaluate(config: dict[str, Any], prepared: Prepared, run: Run, tracker: Trac
             classifier.untouched, device=device,
         )
         labels = torch.from_numpy(np.asarray(split.labels))
-        wrong = errors_per_image(logits, labels)
-        [interval] = bootstrap(wrong[None])
+        interval = bootstrap(errors_per_image(logits, labels))
+        error, low, high = (float(end[0]) for end in (interval.mean, interval.low, interval.high))
         rows.append(Row(
             stage="train", data=prepared.name, network=config["name"], family=config["transform"]["name"],
             range=str(config["range"] if config["range"] is not None else ""), seed=config["seed"], split=name,
-            metric="error_rate", score=interval.mean, low=interval.low, high=interval.high, n_images=interval.n,
-            run=run.name,
+            metric="error_rate", score=error, low=low, high=high, n_images=len(labels), run=run.name,
         ))
-        tracker.summarise({f"{name}/accuracy": 1 - interval.mean})
+        tracker.summarise({f"{name}/accuracy": 1 - error})
         predicted = logits.argmax(1)
         tracker.confusion(f"{name}/confusion", labels.tolist(), predicted.tolist(), prepared.classes)
         pd.crosstab(labels.numpy(), predicted.numpy()).reindex(

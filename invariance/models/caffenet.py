@@ -74,4 +74,5 @@ class CaffeNet(nn.Sequential):
             if isinstance(module, nn.Conv2d | nn.Linear):
                 # Kaiming initialisation: the paper does not say; at these depths Caffe's fixed deviations do not train
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+                assert module.bias is not None
                 nn.init.zeros_(module.bias)

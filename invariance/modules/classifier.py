@@ -7,6 +7,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -17,7 +18,9 @@ from invariance.transforms import build as build_transform
 
 _CHECK_EVERY = 50
 # what torch.load raises for files that are cut off, scrambled, or hold more than tensors and plain containers
-_DAMAGE = (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, ValueError, AttributeError, IndexError, TypeError, OSError)
+_DAMAGE = (
+    pickle.UnpicklingError, RuntimeError, EOFError, KeyError, ValueError, AttributeError, IndexError, TypeError, OSError,
+)
 
 
 class Classifier(pl.LightningModule):
@@ -35,6 +38,9 @@ class Classifier(pl.LightningModule):
         mean: channel means in [0, 255], subtracted before the division by 255.
         seed: seed of initialisation, transformations and dropout.
     """
+
+    mean: Tensor
+    diverged: Tensor
 
     def __init__(
         self, model: dict[str, Any], transform: dict[str, Any], recipe: dict[str, Any], classes: list[str],
@@ -54,9 +60,7 @@ class Classifier(pl.LightningModule):
 
     def normalise(self, x: Tensor) -> Tensor:
         """Images (B, C, H, W) in [0, 255] as the network takes them: (x − mean) / 255."""
-        mean = self.mean
-        assert isinstance(mean, Tensor)
-        return (x - mean) / 255
+        return (x - self.mean) / 255
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (B, K) of images (B, C, H, W) in [0, 255]."""
@@ -73,7 +77,7 @@ class Classifier(pl.LightningModule):
             torch.manual_seed(derive(self.seed, "dropout", self.global_step))
             logits = self.network(self.normalise(gx))
         loss = functional.cross_entropy(logits, y)
-        self.diverged |= ~torch.isfinite(loss.detach())
+        self.diverged = self.diverged | ~torch.isfinite(loss.detach())
         if self.global_step % _CHECK_EVERY == 0:
             self._refuse_divergence()
         self.log("train/loss", loss, prog_bar=True)
@@ -97,7 +101,7 @@ class Classifier(pl.LightningModule):
         self.log("val/accuracy", (logits.argmax(1) == y).float().mean(), batch_size=len(y), prog_bar=True)
         self.log("val/loss", functional.cross_entropy(logits, y), batch_size=len(y))
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> OptimizerLRScheduler:
         """SGD as in the released code: biases at twice the rate and without decay, the rate ÷ 10 at each step."""
         weights = [p for name, p in self.network.named_parameters() if not name.endswith("bias")]
         biases = [p for name, p in self.network.named_parameters() if name.endswith("bias")]

@@ -1,0 +1,167 @@
+"""Training: the released code's schedule, exact continuation after a kill, checkpoints that cannot harm."""
+
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from invariance.errors import UserError
+from invariance.modules.classifier import Classifier, load_classifier
+
+TRANSFORM = {"_target_": "invariance.transforms.rotation.Rotation", "name": "rotation", "range": 20, "angles": [-5, 5]}
+MODEL = {"_target_": "invariance.models.caffenet.CaffeNet", "input_size": 28, "width": 0.125, "features": 16, "groups": 2}
+RECIPE = {"rate": 0.01, "momentum": 0.9, "weight_decay": 5e-4, "step": 100}
+QUICK = [
+    "model=tiny", "recipe=smoke", "logger=csv", "trainer=cpu", "progress=false", "transform=noise", "range=20",
+    "recipe.updates=60", "recipe.val_every=5", "recipe.step=20",
+]
+
+
+def classifier(**changes):
+    arguments = dict(model=MODEL, transform=TRANSFORM, recipe=RECIPE, classes=["a", "b", "c"], channels=1, mean=[100.0], seed=0)
+    return Classifier(**(arguments | changes))
+
+
+def test_biases_learn_twice_as_fast_and_do_not_decay():
+    module = classifier()
+    optimizer = module.configure_optimizers()["optimizer"]
+    weights, biases = optimizer.param_groups
+    assert {p.ndim for p in biases["params"]} == {1} and 1 not in {p.ndim for p in weights["params"]}
+    assert (weights["lr"], weights["weight_decay"]) == (0.01, 5e-4) and (biases["lr"], biases["weight_decay"]) == (0.02, 0)
+    assert len(weights["params"]) == len(biases["params"]) == 8
+
+
+def test_inputs_are_centred_and_divided_by_255():
+    x = torch.full((1, 1, 28, 28), 151.0)
+    assert torch.allclose(classifier().normalise(x), torch.tensor(0.2))
+
+
+def test_a_seed_decides_the_initial_weights_and_leaves_the_global_state():
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    one, two, other = classifier(seed=1), classifier(seed=1), classifier(seed=2)
+    assert torch.equal(torch.rand(3), expected)
+    assert torch.equal(one.network.fc8.weight, two.network.fc8.weight)
+    assert not torch.equal(one.network.fc8.weight, other.network.fc8.weight)
+
+
+def command(folder: Path) -> list[str]:
+    return [sys.executable, "-m", "invariance.train", *QUICK, f"runs={folder}/runs", f"prepared={folder}/prepared"]
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    [path] = folder.glob("runs/train/digits/*/seed0/best.ckpt")
+    return torch.load(path, weights_only=True)["state_dict"]
+
+
+@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_killed_anywhere_and_repeated_gives_the_same_to_the_bit(tmp_path, end, undisturbed):
+    process = subprocess.Popen(
+        command(tmp_path), env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    started = time.monotonic()
+    while not list(tmp_path.glob("runs/train/*/*/*/last.ckpt")):
+        assert process.poll() is None and time.monotonic() - started < 120
+        time.sleep(0.01)
+    process.send_signal(end)
+    assert process.wait(60) != 0
+    assert not list(tmp_path.glob("runs/**/done.json"))
+
+    again = subprocess.run(command(tmp_path), env=environment(), capture_output=True, text=True)
+    assert again.returncode == 0, again.stderr
+    ours, theirs = weights(tmp_path), weights(undisturbed)
+    assert ours.keys() == theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in ours)
+    name = "runs/train/digits/noise_20/seed0/rows.csv"
+    assert (tmp_path / name).read_bytes() == (undisturbed / name).read_bytes()
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("undisturbed")
+    subprocess.run(command(folder), env=environment(), check=True, capture_output=True)
+    return folder
+
+
+def test_a_finished_run_is_skipped(undisturbed):
+    [marker] = undisturbed.glob("runs/train/digits/*/seed0/done.json")
+    before = marker.stat().st_mtime_ns
+    said = subprocess.run(command(undisturbed), env=environment(), check=True, capture_output=True, text=True).stdout
+    assert said.startswith("finished already") and marker.stat().st_mtime_ns == before
+
+
+def test_another_configuration_in_the_same_place_is_refused(undisturbed):
+    result = subprocess.run(
+        [*command(undisturbed), "recipe.rate=0.02"], env=environment(), capture_output=True, text=True
+    )
+    assert result.returncode == 2 and "recipe.rate is 0.01 there and 0.02 here" in result.stderr
+
+
+def test_divergence_ends_in_one_line(tmp_path):
+    result = subprocess.run(
+        [*command(tmp_path), "recipe.rate=1e8"], env=environment(), capture_output=True, text=True
+    )
+    assert result.returncode == 2 and "training diverged" in result.stderr and "Traceback" not in result.stderr
+    assert not list(tmp_path.glob("runs/**/done.json")) and not list(tmp_path.glob("runs/**/last.ckpt"))
+
+
+@pytest.fixture
+def checkpoint(undisturbed, tmp_path):
+    [path] = undisturbed.glob("runs/train/digits/*/seed0/best.ckpt")
+    copy = tmp_path / "best.ckpt"
+    copy.write_bytes(path.read_bytes())
+    return copy
+
+
+def test_a_checkpoint_loads_and_classifies(checkpoint):
+    module = load_classifier(checkpoint)
+    assert not module.training and module(torch.zeros(2, 1, 32, 32)).shape == (2, 10)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.5, 0.99])
+def test_a_truncated_checkpoint_is_one_line(checkpoint, share):
+    content = checkpoint.read_bytes()
+    checkpoint.write_bytes(content[: int(len(content) * share)])
+    with pytest.raises(UserError, match="is damaged; train the network again"):
+        load_classifier(checkpoint)
+
+
+class Harm:
+    def __reduce__(self):
+        return (Path.touch, (Path("harmed"),))
+
+
+@pytest.mark.parametrize("how", ["torch", "pickle"])
+def test_code_in_a_checkpoint_does_not_run(tmp_path, monkeypatch, how):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "best.ckpt"
+    if how == "torch":
+        torch.save({"state_dict": Harm()}, path)
+    else:
+        path.write_bytes(pickle.dumps(Harm()))
+    with pytest.raises(UserError, match="holds code, which is never run|is damaged"):
+        load_classifier(path)
+    assert not (tmp_path / "harmed").exists()
+
+
+def test_a_checkpoint_of_another_architecture_is_named(checkpoint):
+    held = torch.load(checkpoint, weights_only=True)
+    held["hyper_parameters"]["model"]["features"] = 99
+    torch.save(held, checkpoint)
+    with pytest.raises(UserError, match="another architecture: network.fc6.bias"):
+        load_classifier(checkpoint)
+    torch.save({"weights": 1}, checkpoint)
+    with pytest.raises(UserError, match="not one of invariance.train"):
+        load_classifier(checkpoint)
+    with pytest.raises(UserError, match="no checkpoint at"):
+        load_classifier(checkpoint.with_name("absent.ckpt"))
