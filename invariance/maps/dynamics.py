@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-_SEPARATION = 1e-2
+_SEPARATION = 5e-3
 """Eigenvalues nearer than this are not split: c_s and c_f grow as 1 / distance and would cancel digits away."""
 
 

@@ -40,7 +40,7 @@ class OnlineSGD:
         weight_decay: λ, on W and b alike.
         epochs: passes over the fit images, each in a new order.
         loss: `scaled` is ‖σ(z) − t‖² / (2D), `square` the bare ‖σ(z) − t‖² that the paper prints.
-        relu: σ stands in the loss of residual maps. Plain maps start at 0, where σ has no gradient: not theirs.
+        relu: whether σ stands in a residual map's loss; a plain map starts at 0, where σ has no gradient, without it.
         seed: seed of the order of the images.
         block: images computed together; changes speed and rounding, not the trajectory.
         inner: images of a block run one by one between two matrix products on a CPU; the same holds.

@@ -1,5 +1,6 @@
 """Ridge regression: the linear map in closed form, its strength chosen on held-out fit images."""
 
+import math
 from dataclasses import dataclass, field
 
 import torch
@@ -66,6 +67,14 @@ class Moments:
             self.cross.addmm_(wide_r.T, wide_t)
             self.count += len(wide_r)
 
+    def finite(self) -> bool:
+        """Whether all images so far were finite numbers; decompositions refuse anything else."""
+        return bool(torch.isfinite(self.gram.sum() + self.cross.sum()))
+
+    def undefined(self) -> tuple[Tensor, Tensor]:
+        """W and b of nothing but NaN: what images that are not finite leave to fit."""
+        return torch.full_like(self.cross, torch.nan), torch.full_like(self.sum_t, torch.nan)
+
     def centred(self) -> tuple[Tensor, Tensor]:
         """Gram matrix (D_in, D_in) and cross products (D_in, D_out) about the means."""
         mean_r = self.sum_r / self.count
@@ -124,13 +133,15 @@ class RidgeFit:
         held_t = torch.cat([t for _, t in self._held], 1) if self._held else None
         weights, biases = [], []
         for j, moments in enumerate(self._moments):
-            if held_r is None or held_t is None:
+            if not moments.finite():
+                chosen = [math.nan] * self.stacked
+            elif held_r is None or held_t is None:
                 chosen = [self.settings.strengths[0]] * self.stacked
             else:
                 r, t = held_r[j], held_t[j % len(held_t)]
                 chosen = self._choose(moments, r, t)
                 moments.add(r, self._wanted(r, t))
-            weight, bias = self._solve(moments, chosen)
+            weight, bias = self._solve(moments, chosen) if moments.finite() else moments.undefined()
             weights.append(weight.T.float())
             biases.append(bias.float())
             self.strengths.append(chosen)
