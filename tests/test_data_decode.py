@@ -102,7 +102,8 @@ def big_endian_tiff(values, photometric=1, bits=16):
     body = values.astype(">u2").tobytes()
     table = struct.pack(">H", len(entries))
     for tag, kind, value in entries:
-        table += struct.pack(">HHI", tag, kind, 1) + (struct.pack(">HH", value, 0) if kind == 3 else struct.pack(">I", value))
+        table += struct.pack(">HHI", tag, kind, 1)
+        table += struct.pack(">HH", value, 0) if kind == 3 else struct.pack(">I", value)
     return b"MM\x00*" + struct.pack(">I", 8 + len(body)) + body + table + struct.pack(">I", 0)
 
 
@@ -117,7 +118,8 @@ def test_sixteen_bit_gray_with_white_as_zero_is_turned_round():
 @pytest.mark.parametrize("scale", [1.0, 255.0])
 def test_floating_point_gray(scale):
     values = np.linspace(0, scale, 48 * 32, dtype=np.float32).reshape(32, 48)
-    assert np.abs(decode(saved(Image.fromarray(values), "TIFF"), 16, "gray") - bilinear(values * 255 / scale, 16)).max() <= 1
+    got = decode(saved(Image.fromarray(values), "TIFF"), 16, "gray")
+    assert np.abs(got - bilinear(values * 255 / scale, 16)).max() <= 0.6
 
 
 @pytest.mark.parametrize("bad", [np.nan, -1.0, 300.0])
@@ -193,7 +195,8 @@ def test_an_unreadable_exif_block_leaves_the_image():
 
 def test_animation_gives_its_first_frame_and_mpo_its_first_image():
     frames = [Image.new("RGB", (8, 8), colour) for colour in (RED, BLUE)]
-    assert decode(saved(frames[0], "GIF", save_all=True, append_images=frames[1:]), 4, "rgb")[:, 1, 1].tolist() == list(RED)
+    got = decode(saved(frames[0], "GIF", save_all=True, append_images=frames[1:]), 4, "rgb")[:, 1, 1]
+    assert got.tolist() == list(RED)
     got = decode(saved(frames[0], "MPO", save_all=True, append_images=frames[1:]), 4, "rgb")[:, 1, 1]
     assert np.abs(got.astype(int) - RED).max() <= 3
 
@@ -227,7 +230,8 @@ def huge_png(width, height):
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
     header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
+    chunks = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + chunks
 
 
 def test_images_beyond_the_limit_are_told_from_their_header(monkeypatch):
@@ -247,7 +251,7 @@ def test_images_up_to_the_limit_are_opened_without_a_warning(recwarn):
 
 
 @settings(deadline=None, max_examples=150)
-@given(st.binary(max_size=60), st.sampled_from(["PNG", "JPEG", "TIFF", "GIF", "BMP", "WEBP", "PPM", "JPEG2000"]), st.data())
+@given(st.binary(max_size=60), st.sampled_from("PNG JPEG TIFF GIF BMP WEBP PPM JPEG2000".split()), st.data())
 def test_scrambled_files_give_pixels_or_are_broken(noise, kind, data):
     good = bytearray(saved(photo(20, 30), kind))
     place = data.draw(st.integers(0, len(good)))

@@ -67,7 +67,7 @@ class Recorder(pl.LightningModule):
 
 
 def trained(digits, folder, workers=0, stop_after=None, resume=None, updates=22):
-    data = PreparedData(digits, batch_size=16, updates=updates, val_every=5, seed=3, workers=workers, eval_batch_size=20)
+    data = PreparedData(digits, 16, updates, val_every=5, seed=3, workers=workers, eval_batch_size=20)
     module = Recorder(stop_after)
     trainer = pl.Trainer(
         max_steps=updates, max_epochs=-1, reload_dataloaders_every_n_epochs=1, accelerator="cpu",

@@ -271,7 +271,7 @@ def _check_source(prepared: Prepared, data: DataConfig) -> None:
                 changed.append(f"{name} is gone")
             elif _differs(*found, int(size), int(time), digest):
                 changed.append(f"{name} has changed")
-    changed += [f"{name} is new" for name in now]
+    changed += [f"{name} is new" for name in sorted(now)]
     if changed:
         more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
         raise UserError(

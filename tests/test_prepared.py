@@ -1,0 +1,354 @@
+"""Prepared data: built once and whole, whatever happens meanwhile; opened and checked quickly."""
+
+import json
+import multiprocessing
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from invariance.data import building
+from invariance.data.decode import decode
+from invariance.data.prepared import Prepared, prepare
+from invariance.errors import UserError
+from invariance.runs.files import sha256
+
+CONF = Path(__file__).parents[1] / "conf" / "data"
+
+
+def config(which="folder", /, **changes):
+    return {**yaml.safe_load((CONF / f"{which}.yaml").read_text()), **changes}
+
+
+def images(folder, count, seed=0):
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(seed)
+    for i in range(count):
+        Image.fromarray(rng.integers(0, 256, (7, 11, 3), dtype=np.uint8)).save(folder / f"{i:03d}.png")
+
+
+@pytest.fixture
+def pets(tmp_path):
+    images(tmp_path / "pets" / "cat", 70, 1)
+    images(tmp_path / "pets" / "dog", 50, 2)
+    return tmp_path / "pets"
+
+
+@pytest.fixture
+def store(tmp_path):
+    return tmp_path / "prepared"
+
+
+def made(pets, store, size=6, **changes):
+    options = {key: changes.pop(key) for key in ("renew", "workers") if key in changes}
+    return prepare(config(root=str(pets), **changes), size, store, progress=False, **options)
+
+
+def refused(match, *arguments, **changes):
+    with pytest.raises(UserError, match=match) as caught:
+        made(*arguments, **changes)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_images_labels_hashes_and_mean(pets, store):
+    prepared = made(pets, store)
+    assert prepared.directory.parent == store / "pets" and prepared.directory.name.startswith("6-rgb-")
+    assert (prepared.name, prepared.size, prepared.channels, prepared.classes) == ("pets", 6, 3, ["cat", "dog"])
+    assert prepared.splits == ["train", "val", "test"] and not prepared.skipped
+    for name in prepared.splits:
+        split = prepared.split(name)
+        assert isinstance(split.images, np.memmap) and split.images.mode == "r"
+        lines = (prepared.directory / f"{name}.files.csv").read_text().splitlines()[1:]
+        assert len(lines) == len(split) == len(split.images)
+        for line, image, label in zip(lines, split.images, split.labels, strict=True):
+            path, given, digest = line.split(",")
+            assert digest == sha256(pets / path)
+            assert prepared.classes[label] == path.split("/")[0] and int(given) == label
+            assert np.array_equal(image, decode((pets / path).read_bytes(), 6, "rgb"))
+    assert np.allclose(prepared.mean, prepared.split("train").images.astype(float).mean((0, 2, 3)), atol=1e-9)
+    assert prepared.sha256 == sha256(prepared.directory / "manifest.json")
+    assert os.listdir(store / "pets") == [prepared.directory.name]
+
+
+def test_any_other_setting_is_another_directory_and_the_same_is_not_decoded_again(pets, store, monkeypatch):
+    first = made(pets, store)
+    changes = [{"size": 7}, {"colour": "gray"}, {"split_seed": 1}, {"val_fraction": 0.3}, {"mean": [1, 2, 3]}]
+    others = [made(pets, store, **change) for change in changes]
+    assert len({prepared.directory for prepared in [first, *others]}) == len(others) + 1
+    assert others[1].channels == 1 and others[4].mean == [1, 2, 3]
+    monkeypatch.setattr(building, "decode", lambda *_: pytest.fail("decoded again"))
+    again = made(pets, store, max_broken=0.5, report="val", fit={"images": 3})
+    assert again.directory == first.directory and again.report == "val" and again.sha256 == first.sha256
+
+
+def test_workers_and_places_do_not_change_the_data(pets, store, tmp_path):
+    one = made(pets, store, workers=1)
+    shutil.copytree(pets, tmp_path / "moved" / "pets")
+    other = made(tmp_path / "moved" / "pets", store, workers=5)
+    assert one.directory != other.directory and one.sha256 == other.sha256
+    for name in one.splits:
+        assert np.array_equal(one.split(name).images, other.split(name).images)
+
+
+def test_broken_images_within_the_limit_are_skipped_counted_and_named(pets, store):
+    (pets / "cat" / "003.png").write_bytes(b"")
+    (pets / "dog" / "004.png").write_bytes((pets / "dog" / "004.png").read_bytes()[:90])
+    (pets / "dog" / "005.png").write_text("no image")
+    message = refused("dog/005.png is not an image", pets, store, max_broken=0.02)
+    assert message.startswith("3 of the first") and "data.max_broken=" in message
+    assert os.listdir(store / "pets") == []
+    limit = float(message.rsplit("=", 1)[1])
+    prepared = made(pets, store, max_broken=limit)
+    assert sorted(line.split(": ")[1].split()[0] for line in prepared.skipped) == [
+        "cat/003.png", "dog/004.png", "dog/005.png",
+    ]  # fmt: skip
+    assert any("cat/003.png has 0 bytes" in line for line in prepared.skipped)
+    total = 0
+    for name in prepared.splits:
+        split = prepared.split(name)
+        lines = (prepared.directory / f"{name}.files.csv").read_text().splitlines()[1:]
+        total += len(lines)
+        for line, image, label in zip(lines, split.images, split.labels, strict=True):
+            assert np.array_equal(image, decode((pets / line.split(",")[0]).read_bytes(), 6, "rgb"))
+            assert int(line.split(",")[1]) == label
+    assert total == 117
+    assert np.allclose(prepared.mean, prepared.split("train").images.astype(float).mean((0, 2, 3)), atol=1e-9)
+    refused("without 3 broken images of 120", pets, store, max_broken=0.001)
+
+
+def test_one_broken_image_of_120_is_too_many_by_default(pets, store):
+    (pets / "cat" / "003.png").write_bytes(b"")
+    refused("1 of the first .* cat/003.png has 0 bytes", pets, store)
+
+
+def test_a_class_whose_images_are_all_broken_is_refused(pets, store):
+    images(pets / "fox", 3)
+    for path in (pets / "fox").iterdir():
+        path.write_bytes(b"x")
+    refused("every image of class 'fox' in train is broken", pets, store, max_broken=0.1)
+    assert os.listdir(store / "pets") == []
+
+
+@pytest.mark.parametrize("change,match", [
+    (lambda pets: (pets / "cat" / "000.png").unlink(), "cat/000.png is gone"),
+    (lambda pets: images(pets / "dog", 51, 2), "dog/050.png is new"),
+    (lambda pets: Image.new("RGB", (9, 9)).save(pets / "cat" / "002.png"), "cat/002.png has changed"),
+    (lambda pets: (pets / "cat" / "002.png").write_bytes((pets / "cat" / "002.png").read_bytes()[:-1] + b"!"),
+     "cat/002.png has changed"),
+    (lambda pets: images(pets / "fox", 9), "fox/000.png is new, .* and 6 more"),
+])  # fmt: skip
+def test_a_changed_source_is_seen_and_renewed(pets, store, change, match):
+    before = made(pets, store)
+    change(pets)
+    os.utime(pets / "cat" / "002.png", (1, 1))
+    refused(match + ".*renew=true", pets, store)
+    after = made(pets, store, renew=True)
+    assert after.directory == before.directory and after.sha256 != before.sha256
+    assert os.listdir(store / "pets") == [after.directory.name]
+    assert made(pets, store).sha256 == after.sha256
+
+
+def test_touched_files_and_an_absent_source_are_no_change(pets, store):
+    before = made(pets, store)
+    for path in (pets / "cat").iterdir():
+        os.utime(path, (1, 1))
+    assert made(pets, store).sha256 == before.sha256
+    shutil.rmtree(pets)
+    assert made(pets, store).sha256 == before.sha256
+
+
+@pytest.mark.parametrize("damage", [
+    lambda folder: os.truncate(folder / "val.images.npy", 500),
+    lambda folder: os.truncate(folder / "val.images.npy", 0),
+    lambda folder: (folder / "train.images.npy").unlink(),
+    lambda folder: (folder / "train.labels.npy").write_bytes(b"\x93NUMPY"),
+    lambda folder: np.save(folder / "test.labels.npy", np.zeros(24, np.int64)),
+    lambda folder: (folder / "manifest.json").write_text('{"format": 1, "name"'),
+    lambda folder: (folder / "manifest.json").write_text("[]"),
+    lambda folder: (folder / "manifest.json").unlink(),
+    lambda folder: (folder / "manifest.json").write_text('{"format": 0, "name": "pets"}'),
+])  # fmt: skip
+def test_damaged_data_are_told_and_renewed(pets, store, damage):
+    before = made(pets, store)
+    damage(before.directory)
+    refused("prepare (them )?again", pets, store)
+    assert made(pets, store, renew=True).sha256 == before.sha256
+
+
+def test_opening_is_fast(store):
+    data = config("digits")
+    prepare(data, 32, store, progress=False)
+    start = time.perf_counter()
+    prepare(data, 32, store, progress=False)
+    assert time.perf_counter() - start < 0.3
+
+
+def test_splits_and_the_images_that_maps_are_fitted_on(pets, store):
+    prepared = made(pets, store)
+    assert prepared.report == "test" and prepared.fit_split({}) == "val"
+    assert prepared.fit_indices().tolist() == list(range(24))
+    some = prepared.fit_indices({"split": "train", "images": 30, "seed": 0})
+    assert len(set(some)) == 30 and (np.diff(some) > 0).all() and some[-1] < 72
+    assert np.array_equal(some, prepared.fit_indices({"split": "train", "images": 30}))
+    assert not np.array_equal(some, prepared.fit_indices({"split": "train", "images": 30, "seed": 1}))
+    for fit, match in (({"images": 25}, "only 24 images"), ({"split": "test"}, "also the split results"),
+                       ({"split": "vla"}, "no split")):  # fmt: skip
+        with pytest.raises(UserError, match=match):
+            prepared.fit_indices(fit)
+    with pytest.raises(UserError, match="no split 'more'"):
+        prepared.split("more")
+    two = made(pets, store, test_fraction=0)
+    assert two.report == "val" and two.fit_split() == "train"
+    with pytest.raises(UserError, match="data.report=test"):
+        Prepared(two.directory, report="test")
+
+
+def test_a_split_travels_to_other_processes_as_a_path(pets, store):
+    import pickle
+
+    split = made(pets, store).split("train")
+    assert split.images.size
+    data = pickle.dumps(split)
+    assert len(data) < 500 and np.array_equal(pickle.loads(data).images, split.images)
+
+
+SLOW = """
+import sys, time
+from pathlib import Path
+from invariance.data import building
+from invariance.data.prepared import prepare
+real = building.decode
+def slow(*arguments):
+    time.sleep(0.01)
+    return real(*arguments)
+building.decode = slow
+config = {"_target_": "invariance.data.folder.Folder", "root": sys.argv[1], "colour": "rgb"}
+prepare(config, 6, Path(sys.argv[2]), progress=False, workers=1)
+"""
+
+
+def test_killed_while_preparing_and_started_again(pets, store):
+    process = subprocess.Popen([sys.executable, "-c", SLOW, pets, store], cwd=Path(__file__).parents[1])
+    try:
+        deadline = time.monotonic() + 60
+        while not list(store.glob("pets/.*.tmp/val.images.npy")):
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.01)
+        time.sleep(0.3)
+        assert process.poll() is None, "it was to be killed halfway"
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert [name for name in os.listdir(store / "pets") if not name.startswith(".")] == []
+    prepared = made(pets, store)
+    assert os.listdir(store / "pets") == [prepared.directory.name]
+    assert prepared.sha256 == made(pets, store.parent / "other").sha256
+
+
+def _prepare_in_process(pets, store, results):
+    prepared = prepare(config(root=str(pets)), 6, store, progress=False)
+    results.put((prepared.sha256, prepared.directory.stat().st_ino))
+
+
+def test_of_processes_that_ask_at_the_same_time_one_decodes(pets, store):
+    context = multiprocessing.get_context("fork")
+    results = context.Queue()
+    processes = [context.Process(target=_prepare_in_process, args=(pets, store, results)) for _ in range(4)]
+    for process in processes:
+        process.start()
+    answers = {results.get(timeout=60) for _ in processes}
+    for process in processes:
+        process.join()
+    assert len(answers) == 1
+    assert len(os.listdir(store / "pets")) == 1
+
+
+def _limited(code, *arguments):
+    def limit():
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000))
+
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    return subprocess.run(command, cwd=Path(__file__).parents[1], preexec_fn=limit, capture_output=True, text=True)
+
+
+def test_no_room_on_the_disk_is_told_before_anything_is_decoded(pets, store):
+    code = SLOW.replace("time.sleep(0.01)", "raise SystemExit('decoded')")
+    result = _limited(code, pets, store)
+    assert "UserError: cannot write" in result.stderr and "larger than allowed" in result.stderr
+    assert os.listdir(store / "pets") == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a small disk")
+@pytest.mark.parametrize("options,match", [("size=24k", "disk is full"), ("size=1m,ro", "read-only")])
+def test_full_and_read_only_disks(pets, tmp_path, options, match):
+    small = tmp_path / "small"
+    small.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", small], capture_output=True).returncode:
+        pytest.skip("this machine mounts no disks")
+    try:
+        message = refused(match, pets, small, size=16)
+        assert str(small) in message and not list(small.glob("*/*"))
+    finally:
+        subprocess.run(["umount", small], check=True)
+
+
+def test_a_file_where_the_folder_must_be(pets, tmp_path):
+    (tmp_path / "prepared").write_text("")
+    refused("a file stands where a folder is needed", pets, tmp_path / "prepared")
+
+
+def test_a_full_disk_while_writing_leaves_nothing(pets, store, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(building.os, "pwrite", full)
+    refused("its disk is full", pets, store)
+    assert os.listdir(store / "pets") == []
+
+
+def test_official_split_folders(shared_data, store):
+    root = shared_data / "imagenet-layout" / "imagenette224"
+    prepared = prepare(config(root=str(root)), 32, store, progress=False)
+    assert prepared.splits == ["train", "val"] and prepared.report == "val" and prepared.fit_split() == "train"
+    assert prepared.split("train").images.shape == (50, 3, 32, 32) and len(prepared.classes) == 10
+    assert all(90 < mean < 150 for mean in prepared.mean)
+
+
+def test_photographs_of_many_classes(shared_data, store, tmp_path):
+    wanted = ("accordion", "airplanes", "BACKGROUND_Google", "yin_yang")
+    with zipfile.ZipFile(shared_data / "caltech101-s96" / "caltech101_s96.zip") as archive:
+        names = [name for name in archive.namelist() if name.endswith(".jpg") and name.split("/")[1] in wanted]
+        names = [name for i, name in enumerate(names) if "airplanes" not in name or i % 10 == 0]
+        archive.extractall(tmp_path / "caltech", names)
+    root = tmp_path / "caltech" / "101_ObjectCategories"
+    data = config(root=str(root), exclude=["BACKGROUND_Google"], name="caltech101")
+    prepared = prepare(data, 48, store, progress=False)
+    assert prepared.classes == ["accordion", "airplanes", "yin_yang"] and prepared.directory.parent.name == "caltech101"
+    kept = sum("BACKGROUND" not in name for name in names)
+    assert sum(len(prepared.split(name)) for name in prepared.splits) == kept
+
+
+def test_manifest_names_settings_and_what_was_ignored(pets, store):
+    (pets / "cat" / "notes.txt").write_text("x")
+    prepared = made(pets, store)
+    manifest = json.loads((prepared.directory / "manifest.json").read_text())
+    assert manifest["ignored"] == {"count": 1, "names": ["cat/notes.txt"]}
+    assert manifest["settings"]["val_fraction"] == 0.2 and manifest["splits"]["train"]["images"] == 72
+
+
+def test_names_that_are_no_unicode(pets, store):
+    os.rename(os.fsencode(pets / "cat" / "000.png"), os.fsencode(pets / "cat") + b"/\xff,\n.png")
+    first = made(pets, store)
+    assert made(pets, store).sha256 == first.sha256
