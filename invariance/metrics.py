@@ -107,13 +107,20 @@ def bootstrap(
     shifts = np.empty((n_resamples, len(table)))
     chunk = max(1, _COUNTS_BYTES // (8 * n))
     for start in range(0, n_resamples, chunk):
-        counts = rng.multinomial(n, np.full(n, 1 / n), size=min(chunk, n_resamples - start)).astype(np.float64)
+        counts = _draw_counts(rng, min(chunk, n_resamples - start), n)
         drawn = n if everywhere else counts @ used.T.astype(np.float64)
         with np.errstate(invalid="ignore", divide="ignore"):
             shifts[start : start + len(counts)] = (counts @ about) / drawn
     tail = (1 - level) / 2
     low, high = _quantiles(shifts, tail), _quantiles(shifts, 1 - tail)
     return Interval(mean, mean + low, mean + high, n_used)
+
+
+def _draw_counts(rng: np.random.Generator, resamples: int, n: int) -> NDArray[np.float64]:
+    """How often each of n images comes up in n draws with replacement, for each resample: (resamples, n)."""
+    drawn = rng.integers(n, size=(resamples, n))
+    drawn += np.arange(resamples)[:, None] * n
+    return np.bincount(drawn.ravel(), minlength=resamples * n).reshape(resamples, n).astype(np.float64)
 
 
 def _quantiles(shifts: NDArray[np.float64], q: float) -> NDArray[np.float64]:
