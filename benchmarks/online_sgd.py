@@ -4,8 +4,8 @@
 
 All fit one residual map (Eq. 8) on the same features, in float32. They are timed in turns, several rounds, and the
 median round counts, so that whatever else the machine does touches all alike. Then one trajectory of `--updates` runs
-both image by image (fused torch.optim.SGD) and in blocks, and W − W₀ and b − b₀ are compared. The figures in the docs are
-from CPUs; `--device cuda` has not been run yet.
+both image by image (fused torch.optim.SGD) and in blocks, and W − W₀ and b − b₀ are compared. `--device cuda` has not
+been run yet.
 """
 
 import argparse

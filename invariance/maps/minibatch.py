@@ -25,7 +25,7 @@ class MinibatchSGD:
         seed: seed of the start and of the order of the images.
     """
 
-    rate: float = 0.1
+    rate: float = 0.3
     momentum: float = 0.9
     weight_decay: float = 1e-5
     epochs: int = 10
