@@ -173,6 +173,13 @@ def test_perspective_is_relative_to_the_frame():
         # corners of the outline, not of pixel centres, correspond: compare at a size where that matters little
         small, large = (worst_corner(transform, params, side) for side in (454, 908))
         assert torch.allclose(large / small, torch.full_like(small, 2), rtol=0.01)
+    # a place p of the 227-pixel image is, pixel centres apart, (p + ½) 2 − ½ of the one of 454
+    params = {"corners": draw(Perspective(range=4), 1)["corners"]}
+    small, large = (Perspective().backward(torch.zeros(1, 1, side, side), params)[0] for side in (227, 454))
+    place = torch.tensor([30.0, -80.0, 1.0], dtype=torch.float64)
+    double = torch.tensor([2.0, 2.0, 1.0], dtype=torch.float64)
+    assert torch.allclose((large @ (place * double))[:2] / (large @ (place * double))[2],
+                          2 * (small @ place)[:2] / (small @ place)[2])
     params = {"corners": draw(Perspective(range=1), 50)["corners"] * 0.1}
     fixed = Perspective(range=1, scale_lengths=False)
     growth = worst_corner(fixed, params, 454) / worst_corner(fixed, params, 227)
@@ -268,6 +275,16 @@ def test_crop_measures_evenly_spaced_windows_in_scan_order(side):
     assert rows == columns and rows[0] == 0 and rows[-1] == side - 227
     assert all(abs(a - b) <= 1 for a, b in zip(rows, spaced, strict=True))
     assert rows[1] == side - 227 - rows[3]
+
+
+@pytest.mark.parametrize("slack", range(9))
+def test_crop_windows_lie_symmetrically_whatever_the_slack(slack):
+    """Slacks that four steps do not divide arise at sizes other than the paper's."""
+    transform = Crop(range=256, windows=5)
+    size = next(size for size in range(1, 300) if size - round(size * 227 / 256) == slack)
+    starts = [transform.apply(ramp(size, size), point.params)[0, 1, 0, 0].item() for point in transform.grid()[:5]]
+    assert starts[0] == 0 and starts[4] == slack and starts[1] + starts[3] == slack
+    assert all(abs(start - k * slack / 4) < 1 for k, start in enumerate(starts))
 
 
 def test_crop_labels_and_reference():

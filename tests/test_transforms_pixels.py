@@ -136,6 +136,14 @@ def test_measured_noise_is_one_field_for_all_images_and_another_for_each_sigma()
     assert not torch.equal(Noise().apply(x, other.params), Noise().apply(x, Noise(sigmas=[5]).grid()[1].params))
 
 
+@pytest.mark.parametrize("transform", [Elastic(range=5), Noise(range=3)], ids=["elastic", "noise"])
+def test_strength_says_nothing_about_the_field(transform):
+    uniforms = torch.rand(2, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    one, other = (transform.params_of(torch.tensor([[u, uniforms[0, 1]]]))["seed"] for u in uniforms[:, 0])
+    assert torch.equal(one, other)
+    assert not torch.equal(one, transform.params_of(uniforms[1:])["seed"])
+
+
 def test_trained_noise_is_a_new_field_for_every_image():
     x = torch.full((40, 1, 20, 21), 127.0)
     params = draw(Noise(range=20), 40)
