@@ -66,11 +66,12 @@ class Recorder(pl.LightningModule):
         return torch.optim.SGD(self.parameters(), 0.1)
 
 
-def trained(digits, folder, workers=0, stop_after=None, resume=None, updates=22):
+def trained(digits, folder, workers=0, stop_after=None, resume=None, updates=22, by="max_steps"):
     data = PreparedData(digits, 16, updates, val_every=5, seed=3, workers=workers, eval_batch_size=20)
     module = Recorder(stop_after)
+    length = {"max_steps": updates, "max_epochs": -1} if by == "max_steps" else {"max_epochs": -(-updates // 5)}
     trainer = pl.Trainer(
-        max_steps=updates, max_epochs=-1, reload_dataloaders_every_n_epochs=1, accelerator="cpu",
+        **length, reload_dataloaders_every_n_epochs=1, accelerator="cpu",
         logger=False, enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
         callbacks=[pl.callbacks.ModelCheckpoint(folder, filename="last", enable_version_counter=False,
                                                 save_on_train_epoch_end=True)],
@@ -84,8 +85,9 @@ def trained(digits, folder, workers=0, stop_after=None, resume=None, updates=22)
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_a_trainer_sees_the_sampler_s_batches_and_repeats_them_when_it_resumes(digits, tmp_path):
-    whole = trained(digits, tmp_path / "whole")
+@pytest.mark.parametrize("by", ["max_steps", "max_epochs"])
+def test_a_trainer_sees_the_sampler_s_batches_and_repeats_them_when_it_resumes(digits, tmp_path, by):
+    whole = trained(digits, tmp_path / "whole", by=by)
     split, sampler = digits.split("train"), StepSampler(len(digits.split("train")), 16, 3)
     assert [step for step, _, _ in whole.seen] == list(range(22))
     for step, x, y in whole.seen:
@@ -94,16 +96,16 @@ def test_a_trainer_sees_the_sampler_s_batches_and_repeats_them_when_it_resumes(d
     assert whole.validated == 5 * len(digits.split("val"))  # after every span, the short last one too
 
     last = tmp_path / "cut" / "last.ckpt"
-    parts = trained(digits, tmp_path / "cut", stop_after=13).seen[:10]
+    parts = trained(digits, tmp_path / "cut", stop_after=13, by=by).seen[:10]
     for stop_after, steps in ((2, 0), (8, 5), (1, 0)):  # killed again and again, in the first span or a later one
-        seen = trained(digits, tmp_path / "cut", stop_after=stop_after, resume=last).seen
+        seen = trained(digits, tmp_path / "cut", stop_after=stop_after, resume=last, by=by).seen
         assert seen[0][0] == len(parts)
         parts += seen[:steps]
-    parts += trained(digits, tmp_path / "cut", resume=last).seen
+    parts += trained(digits, tmp_path / "cut", resume=last, by=by).seen
     assert [step for step, _, _ in parts] == list(range(22))
     for (_, x, y), (_, xr, yr) in zip(parts, whole.seen, strict=True):
         assert torch.equal(x, xr) and torch.equal(y, yr)
-    assert trained(digits, tmp_path / "cut", resume=last).seen == []  # nothing is left to do
+    assert trained(digits, tmp_path / "cut", resume=last, by=by).seen == []  # nothing is left to do
 
 
 @pytest.mark.filterwarnings("ignore")

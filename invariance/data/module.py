@@ -84,9 +84,9 @@ class PreparedData(pl.LightningDataModule):
     The trainer's epochs are spans of `val_every` updates: the training loader of span s gives the batches of updates
     s·val_every to (s+1)·val_every − 1, and none beyond `updates`. Which images these are depends on the seed and the
     update alone, so a trainer that resumes at a span's start sees what an uninterrupted one saw, with any number of
-    workers. The trainer must be built with `reload_dataloaders_every_n_epochs=1`, `max_steps=updates` and
-    `max_epochs=-1`: after resuming, Lightning counts one epoch too many, so epochs must neither end the training nor
-    choose the batches.
+    workers. The trainer must be built with `reload_dataloaders_every_n_epochs=1`, and with `max_epochs` (of spans) or
+    `max_steps` (and `max_epochs=-1`), not both: then Lightning counts an epoch too many after resuming. Batches follow
+    its count of updates, which is right either way.
 
     Args:
         prepared: the data.
