@@ -5,6 +5,7 @@ biases are (J, 1, D_out). Coefficients are worked out in float64 and rounded onc
 the gradient of image t is gradient · δ_t r_tᵀ for W and gradient · δ_t for b.
 """
 
+from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
@@ -28,6 +29,26 @@ class Carry(Protocol):
         """W (J, D_in, D_out) and b (J, 1, D_out) after all images taken in; new tensors."""
 
 
+class _Coefficients:
+    """Factors of a block, kept from one block to the next: almost all blocks are of one size."""
+
+    _LIMIT = 32
+
+    def __init__(self, like: Tensor) -> None:
+        self._like = like.new_empty(0)
+        self._kept: dict[tuple[str | int, ...], Tensor] = {}
+
+    def __call__(self, key: tuple[str | int, ...], make: Callable[[], NDArray[np.floating]]) -> Tensor:
+        """What `make` gives in float64, in the dtype and on the device of the state; (B,) comes as a column (B, 1)."""
+        if key not in self._kept:
+            if len(self._kept) == self._LIMIT:
+                self._kept.clear()
+            values = make()
+            values = values[:, None] if values.ndim == 1 else values
+            self._kept[key] = torch.from_numpy(np.ascontiguousarray(values)).to(self._like)
+        return self._kept[key]
+
+
 class VelocityCarry:
     """W and V as they are: four matrix products a block, exact whatever the eigenvalues."""
 
@@ -35,19 +56,22 @@ class VelocityCarry:
         self._dynamics, self._gradient = dynamics, gradient
         self._weight, self._bias = weight, bias
         self._speed, self._bias_speed = torch.zeros_like(weight), torch.zeros_like(bias)
+        self._coefficient = _Coefficients(weight)
 
     def before(self, r: Tensor) -> Tensor:
         """See `Carry`."""
-        powers = self._dynamics.powers(r.shape[1])
-        z = torch.baddbmm(self._bias, r, self._weight).mul_(column(powers[:, 0, 0], r))
-        return z.addcmul_(torch.baddbmm(self._bias_speed, r, self._speed), column(powers[:, 0, 1], r))
+        size = r.shape[1]
+        of_weight = self._coefficient(("of weight", size), lambda: self._dynamics.powers(size)[:, 0, 0])
+        of_speed = self._coefficient(("of speed", size), lambda: self._dynamics.powers(size)[:, 0, 1])
+        z = torch.baddbmm(self._bias, r, self._weight).mul_(of_weight)
+        return z.addcmul_(torch.baddbmm(self._bias_speed, r, self._speed), of_speed)
 
     def advance(self, r: Tensor, delta: Tensor) -> None:
         """See `Carry`."""
         size = r.shape[1]
         (ww, wv), (vw, vv) = self._dynamics.powers(size + 1)[size].tolist()
-        response = self._gradient * self._dynamics.response(size)[::-1]
-        to_weight, to_speed = delta * column(response[:, 0], r), delta * column(response[:, 1], r)
+        to_weight = delta * self._coefficient(("to weight", size), lambda: self._drive(size)[:, 0])
+        to_speed = delta * self._coefficient(("to speed", size), lambda: self._drive(size)[:, 1])
         weight, speed = self._weight, self._speed
         bias, bias_speed = self._bias, self._bias_speed
         self._weight = torch.baddbmm(weight, r.mT, to_weight, beta=ww).add_(speed, alpha=wv)
@@ -58,6 +82,10 @@ class VelocityCarry:
     def weights(self) -> tuple[Tensor, Tensor]:
         """See `Carry`."""
         return self._weight.clone(), self._bias.clone()
+
+    def _drive(self, size: int) -> NDArray[np.float64]:
+        """(B, 2) what δ_t adds to (W, V) by the block's end."""
+        return self._gradient * self._dynamics.response(size)[::-1]
 
 
 class ModesCarry:
@@ -76,28 +104,32 @@ class ModesCarry:
             weight, bias = weight - self._rest[0], bias - self._rest[1]
         self._slow, self._slow_bias = weight, bias
         self._past_r, self._past_delta = weight.new_zeros(len(weight), 0, weight.shape[1]), bias[:, :0]
+        self._coefficient = _Coefficients(weight)
 
     def before(self, r: Tensor) -> Tensor:
         """See `Carry`."""
-        steps = np.arange(r.shape[1])
-        z = torch.baddbmm(self._slow_bias, r, self._slow).mul_(column(self._modes.slow**steps, r))
+        size, modes = r.shape[1], self._modes
+        fade = self._coefficient(("fade", size), lambda: modes.slow ** np.arange(size))
+        z = torch.baddbmm(self._slow_bias, r, self._slow).mul_(fade)
         if self._rest is not None:
-            fading = self._modes.fast ** (self._steps + steps)
-            z.addcmul_(torch.baddbmm(self._rest[1], r, self._rest[0]), column(fading, r))
-        past = self._past_r.shape[1]
+            faded = self._coefficient(("rest", size), lambda: modes.fast ** np.arange(size))
+            z.addcmul_(torch.baddbmm(self._rest[1], r, self._rest[0]), faded, value=float(modes.fast**self._steps))
+        past, reach = self._past_r.shape[1], min(size, self._horizon)
         if past:
-            reach = min(r.shape[1], self._horizon)
-            ages = np.arange(past)[::-1] + steps[:reach, None]
-            factors = torch.from_numpy(self._fast_drive(ages)).to(r)
-            kernel = torch.matmul(r[:, :reach], self._past_r.mT).add_(1).mul_(factors)
+            ages = np.arange(past)[::-1]
+            drive = self._coefficient(
+                ("history", past, reach), lambda: self._fast_drive(ages + np.arange(reach)[:, None])
+            )
+            kernel = torch.matmul(r[:, :reach], self._past_r.mT).add_(1).mul_(drive)
             z[:, :reach].baddbmm_(kernel, self._past_delta)
         return z
 
     def advance(self, r: Tensor, delta: Tensor) -> None:
         """See `Carry`."""
         size, modes = r.shape[1], self._modes
-        ages = np.arange(size)[::-1]
-        driven = delta * column(self._gradient * modes.drive_slow * modes.slow**ages, r)
+        driven = delta * self._coefficient(
+            ("drive", size), lambda: self._gradient * modes.drive_slow * modes.slow ** np.arange(size)[::-1]
+        )
         factor = float(modes.slow**size)
         self._slow.baddbmm_(r.mT, driven, beta=factor)
         self._slow_bias.mul_(factor).add_(driven.sum(1, keepdim=True))
@@ -109,8 +141,8 @@ class ModesCarry:
 
     def weights(self) -> tuple[Tensor, Tensor]:
         """See `Carry`."""
-        ages = np.arange(self._past_r.shape[1])[::-1]
-        driven = self._past_delta * column(self._fast_drive(ages), self._past_delta)
+        past = self._past_r.shape[1]
+        driven = self._past_delta * self._coefficient(("end", past), lambda: self._fast_drive(np.arange(past)[::-1]))
         weight = torch.baddbmm(self._slow, self._past_r.mT, driven)
         bias = self._slow_bias + driven.sum(1, keepdim=True)
         if self._rest is not None:
@@ -120,6 +152,7 @@ class ModesCarry:
         return weight, bias
 
     def _fast_drive(self, ages: NDArray[np.int64]) -> NDArray[np.floating]:
+        """What a δ of each age gives to the fast part."""
         return np.asarray(self._gradient * self._modes.drive_fast * self._modes.fast**ages)
 
     def _latest(self, past: Tensor, block: Tensor) -> Tensor:
@@ -128,8 +161,3 @@ class ModesCarry:
         if missing <= 0:
             return block[:, -self._horizon :].clone()
         return torch.cat([past[:, -missing:], block], dim=1)
-
-
-def column(values: NDArray[np.floating], like: Tensor) -> Tensor:
-    """Float64 numbers (B,) as a column (B, 1) in the dtype and on the device of `like`."""
-    return torch.from_numpy(np.ascontiguousarray(values)).to(like).unsqueeze(1)

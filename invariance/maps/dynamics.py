@@ -56,12 +56,10 @@ class Dynamics:
 
     def powers(self, count: int) -> NDArray[np.float64]:
         """A^n for n = 0 … count − 1: (count, 2, 2)."""
-        matrix, result = self.matrix(), np.empty((count, 2, 2))
-        power = np.eye(2)
-        for n in range(count):
-            result[n] = power
-            power = matrix @ power
-        return result
+        result, power = np.eye(2)[None], self.matrix()
+        while len(result) < count:
+            result, power = np.concatenate([result, result @ power]), power @ power
+        return result[:count]
 
     def response(self, count: int) -> NDArray[np.float64]:
         """(w, v) n steps after a unit of gradient arrived, for n = 0 … count − 1: (count, 2)."""
