@@ -156,7 +156,7 @@ def _judge(
             t = targets[rows].chunk(stacked, dim=1)[k].to(device, torch.float32)
             plain = centre.chunk(stacked)[k] if kind == "linear" else r
             for total, difference in ((error, module(r) - t), (reference, plain - t), (scale, t)):
-                total[f] += difference.double().square().sum().cpu() / len(targets)
+                total[f] += torch.linalg.vector_norm(difference, dim=1).double().square().sum().cpu() / len(targets)
     status = fit_status(error, reference, scale)
     return FittedMaps(kind, label, parameters, status, error, reference, strengths)
 
