@@ -29,7 +29,7 @@ def measure(config: dict[str, Any]) -> None:
     found = find_runs(runs / "train", config["networks"])
     for directory in found:
         network = Network(runs, directory, layer=config["layer"], accelerator=config["trainer"]["accelerator"])
-        for grid in grids_for(network.config["transform"], config["grids"], config["grid"]):
+        for grid in grids_for(network.config["transform"], config["grids"], config["grid"] or {}):
             measure_grid(network, grid, fits, config)
 
 

@@ -291,7 +291,7 @@ class _Measurement:
             "solver": fit.settings.label if fit.settings else "", "status": status, "run": run.name,
         }
         interval = bootstrap(torch.stack([torch.cat(parts) for parts in values.values()]))
-        ends = interval if status == "ok" else untrusted(interval)
+        ends = interval if status == "ok" else untrusted(interval, len(r))
         return [
             Row(
                 **common, metric=metric, n_images=int(ends.n_used[k]), score=float(ends.mean[k]),
@@ -318,10 +318,10 @@ class _Measurement:
             np.savez_compressed(file, images=np.stack(images), labels=np.asarray(side.split.labels)[chosen])
 
 
-def untrusted(interval: Interval) -> Interval:
-    """The same images with no numbers: what a fit that diverged has to show."""
+def untrusted(interval: Interval, images: int) -> Interval:
+    """No numbers over so many images: what a fit that diverged has to show."""
     nothing = np.full_like(interval.mean, math.nan)
-    return Interval(nothing, nothing, nothing, interval.n_used)
+    return Interval(nothing, nothing, nothing, np.full_like(interval.n_used, images))
 
 
 def _text(value: object) -> str:

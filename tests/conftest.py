@@ -15,3 +15,35 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real images at {folder}")
     return folder
+
+
+@pytest.fixture(scope="session")
+def compose():
+    """A page's configuration as its command line makes it: `compose("train", "transform=blur", "range=3")`."""
+    from hydra import compose, initialize_config_dir
+    from hydra.core.plugins import Plugins
+    from omegaconf import OmegaConf
+
+    from invariance.conf import conf_dir
+    from invariance.sweep import FamilySweeper
+
+    Plugins.instance().register(FamilySweeper)
+
+    def composed(page: str, *overrides: str) -> dict:
+        with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+            return OmegaConf.to_container(compose(page, overrides=list(overrides)), resolve=True)
+
+    return composed
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory, compose):
+    """A folder with two tiny networks trained for moments on digits, baseline and rotation_20, and the arguments to use it."""
+    from invariance.train import train
+
+    folder = tmp_path_factory.mktemp("trained")
+    places = [f"runs={folder}/runs", f"prepared={folder}/prepared", "logger=csv", "trainer=cpu", "progress=false"]
+    quick = ["model=tiny", "recipe=smoke", "recipe.updates=120", "recipe.val_every=60", "recipe.step=100"]
+    train(compose("train", *places, *quick))
+    train(compose("train", *places, *quick, "transform=rotation", "range=20"))
+    return folder, places

@@ -1,0 +1,192 @@
+"""Measuring: numbers against a transcription of the paper's definitions, and rows that survive any interruption."""
+
+import json
+import math
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from scipy import ndimage
+
+import invariance.measurement
+from invariance.data.prepared import prepare
+from invariance.errors import UserError
+from invariance.measure import measure
+from invariance.modules.classifier import load_classifier
+from invariance.runs.rows import read_rows
+
+GRID = "grid={rotation: {angles: [-30, 10, 45]}}"
+ROTATION = ["grids=[rotation]", GRID]
+
+
+@pytest.fixture
+def place(trained, tmp_path):
+    """A copy of the trained networks to measure in."""
+    folder, places = trained
+    shutil.copytree(folder, tmp_path / "copy")
+    return tmp_path / "copy", [text.replace(str(folder), str(tmp_path / "copy")) for text in places]
+
+
+def rows_of(folder, network, unit):
+    return read_rows(folder / "runs/measure/digits" / network / "seed0" / unit / "rows.csv")
+
+
+def test_numbers_are_the_papers_definitions(place, compose):
+    folder, places = place
+    measure(compose("measure", *places, *ROTATION, "networks=rotation_20", "solver=ridge"))
+    rows = rows_of(folder, "rotation_20", "rotation/identity")
+    assert len(rows) == 4 * 2 * 2 and set(rows["status"]) == {"ok"} and set(rows["split"]) == {"val", "test"}
+    assert set(rows["g"]) == {"rotation:-30", "rotation:untouched", "rotation:10", "rotation:45"}
+
+    module = load_classifier(folder / "runs/train/digits/rotation_20/seed0/best.ckpt")
+    provenance = json.loads((folder / "runs/train/digits/rotation_20/seed0/provenance.json").read_text())
+    data = prepare(provenance["data"], 32, folder / "prepared", progress=False)
+
+    def phi(images):
+        x = (torch.from_numpy(images).float() - module.mean) / 255
+        return torch.nn.Sequential(*list(module.network.children())[:-2])(x).detach().double().numpy()
+
+    def rotated(images, degrees):
+        angle = math.radians(degrees)
+        # counter-clockwise as seen, y down: output (y, x) takes its value from this place of the input
+        matrix = np.array([[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]])
+        centre = np.array([15.5, 15.5])
+        return np.stack([
+            ndimage.affine_transform(
+                image[0].astype(float), matrix, centre - matrix @ centre, order=1, mode="grid-constant", cval=0
+            )[None] for image in images
+        ])
+
+    test, val = data.split("test"), data.split("val")
+    r, rms = phi(np.array(test.images)), np.sqrt((phi(np.array(val.images)) ** 2).mean(0))
+    alive = rms > 0
+    rms = rms[alive]
+    wanted = rows[(rows["split"] == "test")].set_index(["g", "metric"])["score"]
+    for degrees in (-30, 10, 45):
+        changed = phi(rotated(test.images, degrees))
+        logits = module.network.fc8(torch.from_numpy(changed).float()).detach()
+        error = float((logits.argmax(1).numpy() != test.labels).mean())
+        distance = np.mean(
+            np.linalg.norm((changed - r)[:, alive] / rms, axis=1) / np.linalg.norm(r[:, alive] / rms, axis=1)
+        )
+        assert wanted[f"rotation:{degrees}", "error_rate"] == pytest.approx(error, abs=2 / len(r))
+        assert wanted[f"rotation:{degrees}", "l2_distance"] == pytest.approx(distance, rel=1e-3)
+    assert wanted["rotation:untouched", "l2_distance"] == 0
+
+    untouched = read_rows(folder / "runs/train/digits/rotation_20/seed0/rows.csv").set_index("split")["score"]
+    assert wanted["rotation:untouched", "error_rate"] == pytest.approx(untouched["test"], abs=1e-12)
+
+
+def test_intervals_hold_their_scores_and_the_closed_form_beats_the_identity_where_it_was_fitted(place, compose):
+    folder, places = place
+    measure(compose("measure", *places, *ROTATION, "networks=baseline", "solver=[ridge,online_sgd]"))
+    identity, ridge = rows_of(folder, "baseline", "rotation/identity"), rows_of(folder, "baseline", "rotation/residual_ridge")
+    for rows in (identity, ridge):
+        assert ((rows["low"] <= rows["score"]) & (rows["score"] <= rows["high"])).all()
+        assert (rows["n_images"] > 300).all()
+
+    def fitted(rows):
+        return rows[(rows["split"] == "val") & (rows["metric"] == "l2_distance")].set_index("g")["score"]
+
+    far = ["rotation:-30", "rotation:45"]
+    assert (fitted(ridge)[far] < fitted(identity)[far]).all()
+    assert set(rows_of(folder, "baseline", "rotation/residual_online_sgd")["solver"]) == {"online_sgd"}
+
+
+def test_interrupted_after_any_group_and_repeated_gives_the_same_rows(place, compose, monkeypatch):
+    folder, places = place
+    grid = ["grids=[rotation]", "grid={rotation: {angles: [-40, -30, -20, -10, 10, 20, 30, 40]}}"]
+    config = compose("measure", *places, *grid, "networks=rotation_20", "solver=online_sgd", "memory_gb=0.01")
+    measure(config)
+    units = ("rotation/identity", "rotation/residual_online_sgd")
+    runs = folder / "runs/measure/digits/rotation_20/seed0"
+    undisturbed = {unit: (runs / unit / "rows.csv").read_bytes() for unit in units}
+    assert len(undisturbed) == 2
+    write = invariance.measurement.write_rows
+    for survive in range(1, 4):  # two groups of two fits
+        shutil.rmtree(runs)
+        written = 0
+
+        def stop(path, table, survive=survive):
+            nonlocal written
+            if written == survive:
+                raise KeyboardInterrupt
+            written += 1
+            write(path, table)
+
+        monkeypatch.setattr(invariance.measurement, "write_rows", stop)
+        with pytest.raises(KeyboardInterrupt):
+            measure(config)
+        assert not list(runs.glob("**/done.json"))
+        monkeypatch.setattr(invariance.measurement, "write_rows", write)
+        measure(config)
+        assert {unit: (runs / unit / "rows.csv").read_bytes() for unit in units} == undisturbed
+
+
+def test_finished_fits_are_kept_and_new_ones_added(place, compose, capsys):
+    folder, places = place
+    measure(compose("measure", *places, *ROTATION, "networks=baseline", "solver=ridge"))
+    marker = folder / "runs/measure/digits/baseline/seed0/rotation/residual_ridge/done.json"
+    before = marker.stat().st_mtime_ns
+    measure(compose("measure", *places, *ROTATION, "networks=baseline", "solver=ridge"))
+    assert "finished already" in capsys.readouterr().out
+    measure(compose("measure", *places, *ROTATION, "networks=baseline", "solver=ridge", "map=[identity,residual,mlp]"))
+    assert marker.stat().st_mtime_ns == before
+    [rows] = [read_rows(path) for path in folder.glob("runs/measure/digits/baseline/seed0/rotation/mlp_*/rows.csv")]
+    assert set(rows["map"]) == {"mlp"} and set(rows["solver"]) == {"minibatch_sgd_32"}
+
+
+def test_a_fit_that_diverges_is_marked_and_shows_no_number(place, compose):
+    folder, places = place
+    wild = ["solver=online_sgd", "solver.online_sgd.rate=1000", "map=residual"]
+    measure(compose("measure", *places, *ROTATION, "networks=baseline", *wild))
+    rows = rows_of(folder, "baseline", "rotation/residual_online_sgd")
+    rows = rows[rows["g"] != "rotation:untouched"]  # there nothing has to be learned, and nothing can diverge
+    assert set(rows["status"]) == {"diverged"} and rows["g"].nunique() == 3
+    assert rows[["score", "low", "high"]].isna().all(axis=None) and (rows["n_images"] > 0).all()
+
+
+def test_a_baseline_is_measured_at_the_size_of_the_crop_network(place, compose):
+    folder, places = place
+    measure(compose("measure", *places, "grids=[crop_256]", "networks=baseline", "map=identity"))
+    rows = rows_of(folder, "baseline", "crop_256/identity")
+    assert rows["g"].nunique() == 25 and rows[rows["g"] == "crop_256:untouched"]["value"].unique() == [13]
+    examples = np.load(folder / "runs/measure/digits/baseline/seed0/crop_256/examples.npz")["images"]
+    assert examples.shape == (25, 4, 1, 32, 32) and examples.dtype == np.uint8
+    assert (folder / "prepared/digits").glob("36-gray-*")
+    about = json.loads((folder / "runs/measure/digits/baseline/seed0/crop_256/grid.json").read_text())
+    assert about["family"] == "crop" and about["ordinal"] and len(about["points"]) == 25
+
+
+def test_covered_points_are_those_of_the_trained_range(place, compose):
+    folder, places = place
+    measure(compose("measure", *places, "networks=rotation_20", "map=identity"))
+    about = json.loads((folder / "runs/measure/digits/rotation_20/seed0/rotation/grid.json").read_text())
+    covered = {point["value"] for point in about["points"] if point["covered"]}
+    assert covered == {-20, -15, -10, -5, -2.5, 0, 2.5, 5, 10, 15, 20} and len(about["points"]) == 17
+
+
+def test_retrained_weights_do_not_pass_for_the_measured_ones(place, compose):
+    folder, places = place
+    measure(compose("measure", *places, *ROTATION, "networks=baseline", "map=identity"))
+    path = folder / "runs/train/digits/baseline/seed0/best.ckpt"
+    held = torch.load(path, weights_only=True)
+    held["state_dict"]["network.fc8.bias"] += 1
+    torch.save(held, path)
+    with pytest.raises(UserError, match="weights is .* there and .* here"):
+        measure(compose("measure", *places, *ROTATION, "networks=baseline", "map=identity"))
+
+
+@pytest.mark.parametrize(("overrides", "said"), [
+    (["layer=rel7"], "did you mean 'relu7'"),
+    (["grids=[rotaton]"], "did you mean 'rotation'"),
+    (["grid={rotaton: {angles: [1]}}"], "did you mean 'rotation'"),
+    (["grid={rotation: {angels: [1]}}"], "did you mean 'angles'"),
+    (["networks=baselin"], "did you mean 'baseline'"),
+    (["map=residual", "solver=minibatch_sgd"], "map=residual needs a solver"),
+])
+def test_mistakes_are_named(place, compose, overrides, said):
+    _, places = place
+    with pytest.raises(UserError, match=said):
+        measure(compose("measure", *places, *overrides))
