@@ -1,0 +1,231 @@
+"""Gathering what the runs hold: all rows in one table, and the facts of every measured grid."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from invariance.errors import UserError, nearest
+from invariance.runs.find import all_runs
+from invariance.runs.rows import read_rows
+from invariance.runs.run import DONE, PROVENANCE, ROWS
+
+KEY = ["stage", "data", "network", "family", "range", "seed", "layer", "g", "split", "map", "solver", "metric"]
+"""Columns that say which number a row is: no two rows may agree in all of them."""
+
+GRID, EXAMPLES = "grid.json", "examples.npz"
+
+
+@dataclass(frozen=True)
+class Point:
+    """One g of a measured grid: its label, its place on the axis, and whether the network's training covered it."""
+
+    label: str
+    value: float
+    covered: bool
+
+
+@dataclass(frozen=True)
+class GridFacts:
+    """What a figure needs to know of a grid beyond its rows.
+
+    Attributes:
+        grid: name of the grid, the part of a row's g before the colon.
+        family: its family.
+        unit: unit of the axis.
+        ordinal: whether the axis only counts and shows labels.
+        points: all g in the order of the axis.
+        folder: where its examples lie.
+    """
+
+    grid: str
+    family: str
+    unit: str
+    ordinal: bool
+    points: tuple[Point, ...]
+    folder: Path
+
+    @property
+    def n_covered(self) -> int:
+        """How many g the network's training covered."""
+        return sum(point.covered for point in self.points)
+
+
+class GridKey(NamedTuple):
+    """Which network was measured over which grid."""
+
+    data: str
+    network: str
+    seed: int
+    grid: str
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """A finished run.
+
+    Attributes:
+        name: path below the runs folder.
+        splits: the data splits its rows are over, in their order: the last is the one results are reported on.
+        provenance: what made it.
+    """
+
+    name: str
+    splits: tuple[str, ...]
+    provenance: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Collected:
+    """Everything a report is made from.
+
+    Attributes:
+        rows: all rows of the finished runs, sorted by run, in the order of each run.
+        runs: the finished runs, by name.
+        unfinished: names of the runs that were begun and are not finished.
+        grids: the measured grids.
+    """
+
+    rows: pd.DataFrame
+    runs: dict[str, RunFacts]
+    unfinished: list[str]
+    grids: dict[GridKey, GridFacts]
+
+    def reported(self, stage: str) -> pd.DataFrame:
+        """Rows of a stage over the split that results are reported on."""
+        rows = self.rows[self.rows["stage"] == stage]
+        wanted = rows["run"].map({name: run.splits[-1] for name, run in self.runs.items()})
+        return rows[rows["split"] == wanted]
+
+
+def collect(root: Path, data: str | None = None) -> Collected:
+    """Read every finished run below `root`.
+
+    Args:
+        root: the runs folder.
+        data: keep the rows of one data set alone.
+
+    Raises:
+        UserError: if nothing is finished, two runs hold the same number, there is no such data set, or a file is damaged.
+    """
+    # wandb keeps files of the same name inside runs; only a run has its provenance beside its configuration
+    found = {path.relative_to(root).as_posix(): path for path in all_runs(root) if (path / PROVENANCE).exists()}
+    finished = {name: path for name, path in found.items() if (path / DONE).exists()}
+    if not finished:
+        begun = f" ({len(found)} begun: repeat their command to finish them)" if found else ""
+        raise UserError(f"no finished run below {root}{begun}; run invariance-train, then invariance-measure")
+    tables = {name: _rows_of(path, name) for name, path in finished.items()}
+    tables = {name: table for name, table in tables.items() if len(table)}
+    rows = pd.concat(tables.values(), ignore_index=True) if tables else pd.DataFrame()
+    if rows.empty:
+        raise UserError(f"no run below {root} holds a row; delete the empty ones and repeat their commands")
+    _refuse_twice(rows)
+    if data is not None:
+        rows = _only(rows, data)
+    named = set(rows["run"])
+    runs = {
+        name: RunFacts(name, tuple(tables[name]["split"].unique()), _json(path / PROVENANCE))
+        for name, path in finished.items() if name in named
+    }
+    unfinished = [name for name in found if name not in finished and (data is None or data in name.split("/")[1:2])]
+    return Collected(rows, runs, unfinished, _grids(finished, rows))
+
+
+def examples(facts: GridFacts) -> NDArray[np.uint8] | None:
+    """Example images under every g of a grid, uint8 (P, E, C, H, W), or None where none were kept.
+
+    Raises:
+        UserError: if the file is damaged or belongs to another grid.
+    """
+    path = facts.folder / EXAMPLES
+    if not path.exists():
+        return None
+    try:
+        with np.load(path, allow_pickle=False) as held:
+            images = np.asarray(held["images"])
+    except (OSError, ValueError, KeyError, EOFError) as error:
+        raise UserError(f"{path} cannot be read ({error}); delete {facts.folder} and measure it again") from error
+    if images.dtype != np.uint8 or images.ndim != 5 or len(images) != len(facts.points):
+        raise UserError(
+            f"{path} holds {images.dtype} {images.shape}, expected uint8 images under {len(facts.points)} g; "
+            f"delete {facts.folder} and measure it again"
+        )
+    return images
+
+
+def grid_name(g: pd.Series) -> pd.Series:
+    """The grid of each g: what stands before the colon."""
+    return g.str.partition(":")[0]
+
+
+def grid_label(g: pd.Series) -> pd.Series:
+    """The label of each g: what stands after the colon."""
+    return g.str.partition(":")[2]
+
+
+def _rows_of(path: Path, name: str) -> pd.DataFrame:
+    if not (path / ROWS).exists():
+        raise UserError(f"{path} is marked finished but has no {ROWS}; delete the folder and repeat the run")
+    table = read_rows(path / ROWS)
+    # a copied or renamed run keeps the name of its first folder in its rows; the folder it is in now is where it is found
+    return table.assign(run=name)
+
+
+def _refuse_twice(rows: pd.DataFrame) -> None:
+    again = rows.duplicated(KEY, keep=False)
+    if not again.any():
+        return
+    first = rows[again].iloc[0]
+    both = rows[(rows[KEY] == first[KEY]).all(axis=1)]["run"].tolist()
+    where = f"{both[0]} and {both[1]}" if both[0] != both[1] else f"{both[0]}, twice"
+    what = ", ".join(str(first[key]) for key in ("data", "network", "g", "split", "map", "solver", "metric") if first[key])
+    raise UserError(f"the same number ({what}, seed {first['seed']}) is in {where}; delete one of them")
+
+
+def _only(rows: pd.DataFrame, data: str) -> pd.DataFrame:
+    there: Sequence[str] = sorted(rows["data"].unique())
+    if data not in there:
+        raise UserError(f"data={data}: no finished run on it{nearest(data, there)} (there are: {', '.join(there)})")
+    return rows[rows["data"] == data].reset_index(drop=True)
+
+
+def _grids(finished: dict[str, Path], rows: pd.DataFrame) -> dict[GridKey, GridFacts]:
+    measured = rows[rows["stage"] == "measure"]
+    measured = measured.assign(grid=grid_name(measured["g"]))[["run", "data", "network", "seed", "grid"]]
+    grids: dict[GridKey, GridFacts] = {}
+    for run, *rest in measured.drop_duplicates().itertuples(index=False, name=None):
+        key = GridKey(*rest)
+        facts = _facts(finished[run].parent)
+        if facts.grid != key.grid:
+            raise UserError(f"{facts.folder / GRID} is of {facts.grid}, but the rows of {run} are of {key.grid}; measure again")
+        grids[key] = facts
+    return grids
+
+
+def _facts(folder: Path) -> GridFacts:
+    path = folder / GRID
+    held = _json(path)
+    try:
+        points = tuple(
+            Point(str(point["label"]), float(point["value"]), bool(point["covered"])) for point in held["points"]
+        )
+        return GridFacts(
+            str(held["grid"]), str(held["family"]), str(held["unit"]), bool(held["ordinal"]), points, folder
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path} does not describe a grid ({error}); delete {folder} and measure it again") from error
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        held = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read ({error}); delete its folder and repeat the run") from error
+    if not isinstance(held, dict):
+        raise UserError(f"{path} holds no object; delete its folder and repeat the run")
+    return held

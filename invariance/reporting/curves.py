@@ -1,0 +1,208 @@
+"""From rows to curves: which networks a figure compares, and where their curves have gaps."""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from invariance.reporting.collect import Collected, GridFacts, GridKey, grid_label, grid_name
+
+BASELINE = "baseline"
+IDENTITY = ("identity", "")
+Fit = tuple[str, str]
+"""A map and its solver, as rows name them."""
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A network measured over a grid.
+
+    Attributes:
+        network: its name.
+        family: the family it was trained with.
+        range: its trained range as text.
+        seed: its seed.
+        facts: the grid, with what this network's training covered.
+    """
+
+    network: str
+    family: str
+    range: str
+    seed: int
+    facts: GridFacts
+
+
+@dataclass(frozen=True)
+class Family:
+    """All that was measured over a family's grids on one data set at one layer.
+
+    Attributes:
+        data: the data set.
+        layer: where φ ends.
+        name: the family.
+        trained: its own networks over the grid each is compared on, by growing range; one seed each, the lowest.
+        baseline: the baseline over the last one's grid.
+        fits: the maps and solvers that were fitted.
+        rows: rows over the reported split, of all networks and seeds, with columns `grid` and `label`.
+    """
+
+    data: str
+    layer: str
+    name: str
+    trained: tuple[Subject, ...]
+    baseline: Subject | None
+    fits: tuple[Fit, ...]
+    rows: pd.DataFrame
+
+    @property
+    def compared(self) -> list[Subject]:
+        """The network with the largest range, and the baseline: whichever there is."""
+        return [*self.trained[-1:], *([self.baseline] if self.baseline else [])]
+
+    @property
+    def title(self) -> str:
+        """The family's name for people."""
+        return words(self.name).capitalize()
+
+    def metrics(self) -> list[str]:
+        """The metrics that have a number anywhere."""
+        return [name for name in self.rows["metric"].unique() if self.rows.loc[self.rows["metric"] == name, "score"].notna().any()]
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A metric along a grid. Arrays are (P,), NaN where there is no number: missing, or not to be trusted.
+
+    Attributes:
+        x: places on the axis.
+        y: the metric; accuracies in percent.
+        low: lower ends of the intervals.
+        high: upper ends.
+        diverged: whether a number was withheld because its fit diverged.
+    """
+
+    x: Floats
+    y: Floats
+    low: Floats
+    high: Floats
+    diverged: NDArray[np.bool_]
+
+
+def words(name: str) -> str:
+    """A name of the code as words: `online_sgd` is online SGD."""
+    return name.replace("_", " ").replace("sgd", "SGD").replace("mlp", "MLP")
+
+
+def fit_title(fit: Fit) -> str:
+    """A map and its solver for people."""
+    kind, solver = fit
+    return f"{words(kind)} map, {words(solver)}" if solver else "no map"
+
+
+def natural(text: str) -> list[tuple[int, float, str]]:
+    """Sort key under which 5 comes before 10 and numbers before words."""
+    parts = re.findall(r"\d+(?:\.\d+)?|[^\d]+", text)
+    return [(0, float(part), "") if part[0].isdigit() else (1, 0.0, part) for part in parts]
+
+
+def families(collected: Collected) -> list[Family]:
+    """What was measured, one entry a data set, layer and family, in that order."""
+    rows = collected.reported("measure")
+    if rows.empty:
+        return []
+    rows = rows.assign(grid=grid_name(rows["g"]), label=grid_label(rows["g"]))
+    keys = [GridKey(*values) for values in rows[["data", "network", "seed", "grid"]].itertuples(index=False, name=None)]
+    rows["grid_family"] = [collected.grids[key].family for key in keys]
+    found = []
+    for (data, layer, name), group in rows.groupby(["data", "layer", "grid_family"], sort=True):
+        found.append(_family(collected, str(data), str(layer), str(name), group))
+    return found
+
+
+def _family(collected: Collected, data: str, layer: str, name: str, rows: pd.DataFrame) -> Family:
+    columns = ["network", "family", "range", "seed", "grid"]
+    held = rows[columns].drop_duplicates().itertuples(index=False, name=None)
+    measured = [
+        (grid, Subject(network, family, reach, seed, collected.grids[GridKey(data, network, seed, grid)]))
+        for network, family, reach, seed, grid in held
+    ]
+    own: dict[str, Subject] = {}
+    # the lowest seed of each network, over the grid of its own size where the family has a grid a size
+    for _, subject in sorted(
+        ((grid, s) for grid, s in measured if s.family == name),
+        key=lambda pair: (pair[1].seed, pair[0] != f"{name}_{pair[1].range}", natural(pair[0])),
+    ):
+        own.setdefault(subject.network, subject)
+    trained = tuple(sorted(own.values(), key=lambda s: (s.facts.n_covered, natural(s.range), natural(s.network))))
+    plain = sorted(
+        ((grid, s) for grid, s in measured if s.family == BASELINE),
+        key=lambda pair: (natural(pair[0]), -pair[1].seed, natural(pair[1].network)),
+    )
+    if trained:
+        plain = [(grid, s) for grid, s in plain if grid == trained[-1].facts.grid]
+    fits = rows.loc[rows["map"] != IDENTITY[0], ["map", "solver"]].drop_duplicates()
+    order = sorted(fits.itertuples(index=False, name=None), key=lambda fit: (fit[0] != "residual", fit[0] == "mlp", fit))
+    return Family(data, layer, name, trained, plain[-1][1] if plain else None, tuple(order), rows)
+
+
+def curve(family: Family, subject: Subject, fit: Fit, metric: str) -> Curve | None:
+    """A metric of a network along its grid, or None where that map was never measured.
+
+    An error rate becomes an accuracy in percent.
+    """
+    rows = family.rows
+    chosen = rows[
+        (rows["network"] == subject.network) & (rows["seed"] == subject.seed) & (rows["grid"] == subject.facts.grid)
+        & (rows["map"] == fit[0]) & (rows["solver"] == fit[1]) & (rows["metric"] == metric)
+    ]
+    if chosen.empty:
+        return None
+    placed = chosen.set_index("label").reindex([point.label for point in subject.facts.points])
+    score, low, high = (placed[name].to_numpy(dtype=np.float64) for name in ("score", "low", "high"))
+    trusted = (placed["status"] == "ok").to_numpy(dtype=bool)
+    score, low, high = (np.where(trusted, values, np.nan) for values in (score, low, high))
+    if metric == "error_rate":
+        score, low, high = 100 * (1 - score), 100 * (1 - high), 100 * (1 - low)
+    x = np.array([point.value for point in subject.facts.points], dtype=np.float64)
+    return Curve(x, score, low, high, (placed["status"] == "diverged").to_numpy(dtype=bool))
+
+
+def counts(values: Iterable[int]) -> str:
+    """Numbers of images as text: one, or from the least to the most."""
+    least, most = min(values := list(values)), max(values)
+    return f"{least:,}" if least == most else f"{least:,} to {most:,}"
+
+
+def gaps(collected: Collected, family: Family) -> list[str]:
+    """What the figures of a family lack, in words: points that diverged, were not measured or count no image."""
+    found = []
+    keys = ["network", "seed", "grid", "map", "solver", "metric"]
+    for (network, seed, grid, kind, solver, metric), rows in family.rows.groupby(keys, sort=True):
+        facts = collected.grids[GridKey(family.data, str(network), int(str(seed)), str(grid))]
+        status = rows.set_index("label")["status"]
+        empty = set(rows.loc[rows["score"].isna() & (rows["status"] == "ok"), "label"])
+        kinds: dict[str, list[str]] = {}
+        for point in facts.points:
+            state = status.get(point.label, "not measured")
+            state = "no image to average over" if point.label in empty else str(state)
+            if state != "ok":
+                kinds.setdefault(state, []).append(point.label)
+        for state, labels in kinds.items():
+            found.append(
+                f"{network} (seed {seed}) over {grid}, {fit_title((str(kind), str(solver)))}, "
+                f"{words(str(metric))}: {state} at {', '.join(labels)}"
+            )
+    for subject in family.compared:
+        for fit in (IDENTITY, *family.fits):
+            if all(curve(family, subject, fit, metric) is None for metric in family.metrics()):
+                found.append(f"{subject.network} (seed {subject.seed}) over {subject.facts.grid}: {fit_title(fit)} not measured")
+    if not family.trained:
+        found.append(f"no network trained with {family.name} was measured over its grid")
+    elif family.baseline is None:
+        found.append(f"no baseline was measured over {family.trained[-1].facts.grid}")
+    return found

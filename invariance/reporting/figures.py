@@ -1,0 +1,157 @@
+"""Drawing: figures as files, light and dark, and their panels as SVG for the page. The same plot gives the same bytes."""
+
+from collections.abc import Callable, Sequence
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.ticker import FixedLocator, MaxNLocator
+
+from invariance.reporting.plots import INK, Line, Panel, Plot
+from invariance.reporting.vector import embedded, png, standalone, style, svg
+
+_PANEL = (4.3, 3.1)
+_MOST_UPRIGHT = 44
+"""Characters of all labels of an axis together beyond which they are turned."""
+
+
+def files(plot: Plot) -> dict[str, bytes]:
+    """A figure's files, by path in the report: SVG, which follows the reader's colours, PNG for light and for dark."""
+    return rendered(lambda: _whole(plot), plot.name, plot.title)
+
+
+def rendered(draw: Callable[[], Figure], name: str, title: str) -> dict[str, bytes]:
+    """Files of a figure, by path in the report; `draw` takes the colour of text from matplotlib's settings."""
+    with style(INK):
+        made = {f"figures/{name}.svg": standalone(svg(draw()), title).encode()}
+    for folder, dark in (("figures", False), ("figures/dark", True)):
+        made[f"{folder}/{name}.png"] = png(draw, dark=dark)
+    return made
+
+
+def inline(plot: Plot) -> list[str]:
+    """A figure's panels as SVG elements for a page; they take the page's colour of text and say what they show."""
+    panels = []
+    with style(INK):
+        for k, panel in enumerate(plot.panels):
+            figure = canvas(_PANEL)
+            _draw(figure.add_subplot(), panel, plot)
+            label = f"{plot.title}; {panel.title}" if k else plot.alt
+            panels.append(embedded(svg(figure), f"{plot.name}-{k}-", label))
+    return panels
+
+
+def swatches(plot: Plot) -> list[tuple[str, str]]:
+    """The legend for a page: a piece of every curve as an SVG element, and its name."""
+    entries = []
+    with style(INK):
+        for k, handle in enumerate(_handles(plot)):
+            figure = Figure(figsize=(0.5, 0.16))
+            FigureCanvasAgg(figure)
+            axes = figure.add_axes((0, 0, 1, 1))
+            axes.set_axis_off()
+            axes.set(xlim=(0, 1), ylim=(0, 1))
+            if isinstance(handle, Line2D):
+                handle.set_data([0.0, 0.5, 1.0], [0.5, 0.5, 0.5])
+                handle.set_markevery([1])
+                axes.add_line(handle)
+            else:
+                axes.axvspan(0.1, 0.9, color=handle.get_facecolor(), linewidth=0)
+            entries.append((embedded(svg(figure), f"{plot.name}-key{k}-", None), str(handle.get_label())))
+    return entries
+
+
+def canvas(size: tuple[float, float]) -> Figure:
+    """An empty figure of a size in inches, outside pyplot's global list."""
+    figure = Figure(figsize=size, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _whole(plot: Plot) -> Figure:
+    """All panels side by side under one legend."""
+    n = len(plot.panels)
+    handles = _handles(plot)
+    columns = min(max(n, 1) + 1, 4) if len(handles) > 4 else 2
+    head = 0.55 + 0.19 * -(-len(handles) // columns)
+    figure = canvas((max(_PANEL[0] * n, 6.2), _PANEL[1] + head))
+    for k, axes in enumerate(figure.subplots(1, n, sharey=True, squeeze=False)[0]):
+        _draw(axes, plot.panels[k], plot)
+        if k:
+            axes.set_ylabel("")
+    figure.suptitle(plot.title, fontsize=11, fontweight="bold")
+    figure.legend(
+        handles=handles, loc="outside upper center", ncols=columns, frameon=False, handlelength=3.4, columnspacing=2.0,
+        labelspacing=0.35,
+    )
+    return figure
+
+
+def _draw(axes: Axes, panel: Panel, plot: Plot) -> None:
+    ink = mpl.rcParams["text.color"]
+    for left, right in plot.axis.shaded:
+        axes.axvspan(left, right, color=ink, alpha=0.075, linewidth=0, zorder=0)
+    for line in panel.lines:
+        _curve(axes, line)
+    axes.set(xlabel=plot.axis.label, ylabel=plot.y_label, ylim=plot.limits)
+    axes.set_title(panel.title, loc="left")
+    axes.grid(axis="y", color=ink, alpha=0.12, linewidth=0.7)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
+    _x_axis(axes, plot)
+
+
+def _x_axis(axes: Axes, plot: Plot) -> None:
+    values, labels = plot.axis.values, plot.axis.labels
+    if labels is None:
+        edge = 0.03 * (values[-1] - values[0]) or 0.5
+        axes.set_xlim(values[0] - edge, values[-1] + edge)
+        axes.xaxis.set_major_locator(MaxNLocator(8, steps=[1, 1.5, 2, 2.5, 3, 5, 10]))
+        axes.xaxis.set_minor_locator(FixedLocator(values))
+        return
+    axes.set_xlim(values[0] - 0.5, values[-1] + 0.5)
+    turned = sum(len(label) + 1 for label in labels) > _MOST_UPRIGHT
+    axes.set_xticks(values, labels, rotation=90 if turned else 0, fontsize=7 if turned else 8)
+
+
+def _curve(axes: Axes, line: Line) -> None:
+    drawn = line.curve
+    order = np.argsort(drawn.x, kind="stable")
+    x, y = drawn.x[order], drawn.y[order]
+    handle = _key(line, label=None)
+    handle.set_data(x, y)
+    axes.add_line(handle)
+    if line.band:
+        axes.fill_between(x, drawn.low[order], drawn.high[order], color=handle.get_color(), alpha=0.16, linewidth=0)
+    if drawn.diverged.any():
+        axes.plot(
+            drawn.x[drawn.diverged], np.full(drawn.diverged.sum(), 0.03), "x", color=handle.get_color(), markersize=6,
+            markeredgewidth=1.6, transform=axes.get_xaxis_transform(), clip_on=False, zorder=3,
+        )
+
+
+def _key(line: Line, label: str | None) -> Line2D:
+    """A line in the style of a curve; a curve whose band is drawn has no need of heavy markers."""
+    colour = mpl.rcParams["text.color"] if line.colour == INK else line.colour
+    return Line2D(
+        [], [], color=colour, linestyle=(0, (4, 1.8)) if line.dashed else "-", marker=line.marker, markersize=4.2,
+        markeredgewidth=0, label=label, zorder=2.5, solid_capstyle="round",
+    )
+
+
+def _handles(plot: Plot) -> Sequence[Line2D | Patch]:
+    handles: list[Line2D | Patch] = [_key(line, line.label) for line in plot.legend]
+    ink = mpl.rcParams["text.color"]
+    if plot.axis.shaded:
+        handles.append(Patch(facecolor=ink, alpha=0.15, linewidth=0, label="covered by training"))
+    if plot.diverged:
+        handles.append(Line2D(
+            [], [], linestyle="", marker="x", color=ink, markersize=6, markeredgewidth=1.6,
+            label="diverged: no number",
+        ))
+    return handles

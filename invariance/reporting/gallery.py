@@ -1,0 +1,117 @@
+"""The gallery (Fig. 5, 6): what every g of a grid does to a few images."""
+
+import base64
+import io
+from dataclasses import dataclass
+
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from PIL import Image
+
+from invariance.reporting.collect import GridFacts, examples
+from invariance.reporting.curves import Family, words
+from invariance.reporting.figures import canvas, rendered
+
+_COLUMNS = 9
+_PAGE_SIDE = 96
+_PAGE_ROWS = 3
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """Example images under every g.
+
+    Attributes:
+        name: name of its files.
+        title: its heading.
+        caption: what is shown.
+        labels: the labels of all g, in the order of the axis.
+        images: uint8 (P, E, H, W) or (P, E, H, W, 3).
+    """
+
+    name: str
+    title: str
+    caption: str
+    labels: tuple[str, ...]
+    images: NDArray[np.uint8]
+
+
+def gallery(family: Family, slug: str) -> Gallery | None:
+    """The gallery of a family, or None where no examples were kept.
+
+    Raises:
+        UserError: if the file of examples is damaged.
+    """
+    for subject in family.compared:
+        held = examples(subject.facts)
+        if held is None:
+            continue
+        images = held[:, :, 0] if held.shape[2] == 1 else np.moveaxis(held[:, :, :3], 2, -1)
+        caption = (
+            f"What each g of {subject.facts.grid} does to {held.shape[1]} images of {family.data} at "
+            f"{held.shape[4]} × {held.shape[3]} pixels: a row an image, under each column its g{_unit(subject.facts)}."
+        )
+        labels = tuple(point.label for point in subject.facts.points)
+        return Gallery(f"{slug}-gallery", f"{family.title}, every g on example images", caption, labels, images)
+    return None
+
+
+def files(shown: Gallery) -> dict[str, bytes]:
+    """The gallery's files, by path in the report."""
+    return rendered(lambda: _draw(shown), shown.name, shown.title)
+
+
+def columns(shown: Gallery) -> list[tuple[str, str]]:
+    """The gallery for a page: for every g its images, one above the other, as a data URI, and its label."""
+    return [
+        (_data_uri(stack[:_PAGE_ROWS]), label) for stack, label in zip(shown.images, shown.labels, strict=True)
+    ]
+
+
+def _unit(facts: GridFacts) -> str:
+    return "" if facts.ordinal or not facts.unit else f" in {words(facts.unit)}"
+
+
+def _data_uri(stack: NDArray[np.uint8]) -> str:
+    """Images (E, H, W[, 3]) one above the other with a gap: small ones exactly, large ones reduced and as JPEG."""
+    large = max(stack.shape[1:3]) > _PAGE_SIDE
+    tiles = [Image.fromarray(image) for image in stack]
+    if large:
+        for tile in tiles:
+            tile.thumbnail((_PAGE_SIDE, _PAGE_SIDE), Image.Resampling.LANCZOS)
+    width, height = tiles[0].size
+    joined = Image.new(tiles[0].mode, (width, height * len(tiles)))
+    for k, tile in enumerate(tiles):
+        joined.paste(tile, (0, k * height))
+    buffer = io.BytesIO()
+    if large:
+        joined.save(buffer, "JPEG", quality=90, subsampling=0)
+    else:
+        joined.save(buffer, "PNG", optimize=True)
+    kind = "jpeg" if large else "png"
+    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def _draw(shown: Gallery) -> Figure:
+    n, rows = shown.images.shape[:2]
+    across = min(n, _COLUMNS)
+    blocks = -(-n // across)
+    height, width = shown.images.shape[2:4]
+    side = 0.95
+    figure = canvas((side * across + 0.2, blocks * (rows * side * height / width + 0.3) + 0.45))
+    grid = figure.subplots(blocks * rows, across, squeeze=False)
+    for axes in grid.flat:
+        axes.set_axis_off()
+    for k in range(n):
+        block, column = divmod(k, across)
+        for row in range(rows):
+            axes = grid[block * rows + row][column]
+            axes.imshow(shown.images[k, row], cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+            if row == rows - 1:
+                axes.text(
+                    0.5, -0.06, shown.labels[k], transform=axes.transAxes, ha="center", va="top", fontsize=8
+                )
+    figure.suptitle(shown.title, fontsize=11, fontweight="bold")
+    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0.02, hspace=0.02)  # type: ignore[union-attr]
+    return figure

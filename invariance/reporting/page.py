@@ -1,0 +1,207 @@
+"""The report: every table and figure as files, and one page that holds them all."""
+
+from dataclasses import dataclass
+from importlib.resources import files as package_files
+from pathlib import Path, PurePosixPath
+
+import pandas as pd
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+
+from invariance import __version__
+from invariance.reporting import figures, gallery, tables
+from invariance.reporting.collect import Collected, RunFacts, collect
+from invariance.reporting.curves import BASELINE, Family, counts, families, fit_title, gaps, words
+from invariance.reporting.plots import Plot, against_baseline, ranges_compared, source_of
+from invariance.reporting.tables import Table
+from invariance.runs.files import atomic_path, write_text
+from invariance.runs.rows import COLUMNS, write_rows
+
+PAGE, MANIFEST = "index.html", "files.txt"
+
+
+@dataclass(frozen=True)
+class ShownPlot:
+    """A figure as the page shows it: panels and legend as SVG elements."""
+
+    plot: Plot
+    panels: list[Markup]
+    legend: list[tuple[Markup, str]]
+
+
+@dataclass(frozen=True)
+class ShownGallery:
+    """A gallery as the page shows it: for every g its images as one, and its label."""
+
+    name: str
+    caption: str
+    columns: list[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class Section:
+    """One family on one data set."""
+
+    anchor: str
+    family: Family
+    about: str
+    plots: list[ShownPlot]
+    gallery: ShownGallery | None
+    summary: Table | None
+    tables: list[Table]
+    gaps: list[str]
+
+
+def make_report(runs: Path, out: Path, *, data: str | None = None) -> Path:
+    """Make the report of all finished runs: `rows.csv`, `tables/`, `figures/` and the page.
+
+    Every file appears whole or not at all, the page last. Files of an earlier report that this one has no more are
+    removed. The same runs give the same bytes.
+
+    Args:
+        runs: the runs folder.
+        out: the report's folder; created if need be.
+        data: report on one data set alone.
+
+    Returns:
+        The page, `index.html`.
+
+    Raises:
+        UserError: if no run is finished, two hold the same number, a file is damaged, or `out` cannot be written.
+    """
+    collected = collect(runs, data)
+    accuracy = tables.accuracy(collected)
+    made: dict[str, bytes] = accuracy.files() if accuracy else {}
+    sections = []
+    measured = families(collected)
+    for family, slug in zip(measured, _slugs(measured), strict=True):
+        section, files = _section(collected, family, slug)
+        sections.append(section)
+        made.update(files)
+    page = _page(collected, accuracy, sections)
+    write_rows(out / "rows.csv", collected.rows[COLUMNS])
+    for name, content in made.items():
+        with atomic_path(out / name) as temporary:
+            temporary.write_bytes(content)
+    _remove_stale(out, set(made))
+    write_text(out / PAGE, page)
+    return out / PAGE
+
+
+def _slugs(measured: list[Family]) -> list[str]:
+    """A beginning of file names for every family; the layer is in it only where a data set was measured at several."""
+    layers: dict[str, set[str]] = {}
+    for family in measured:
+        layers.setdefault(family.data, set()).add(family.layer)
+    return [
+        "-".join([f.data, *([f.layer.replace("/", "_")] if len(layers[f.data]) > 1 else []), f.name]) for f in measured
+    ]
+
+
+def _section(collected: Collected, family: Family, slug: str) -> tuple[Section, dict[str, bytes]]:
+    """A family's part of the page, and its files."""
+    made: dict[str, bytes] = {}
+    source, plots = source_of(family), []
+    for metric in family.metrics():
+        for form in (against_baseline, ranges_compared):
+            plot = form(family, metric, slug, source)
+            if plot is not None:
+                made.update(figures.files(plot))
+                legend = [(Markup(key), label) for key, label in figures.swatches(plot)]
+                plots.append(ShownPlot(plot, [Markup(panel) for panel in figures.inline(plot)], legend))
+    shown = gallery.gallery(family, slug)
+    if shown is not None:
+        made.update(gallery.files(shown))
+    summary = tables.summary(family, slug)
+    numbers = [tables.measurements(family, metric, slug) for metric in family.metrics()]
+    for table in [*([summary] if summary else []), *numbers]:
+        made.update(table.files())
+    lacking = gaps(collected, family)
+    if shown is None:
+        lacking.append(f"no example images were kept of {words(family.name)}")
+    section = Section(
+        anchor=slug, family=family, about=_about(family), plots=plots,
+        gallery=ShownGallery(shown.name, shown.caption, gallery.columns(shown)) if shown else None,
+        summary=summary, tables=numbers, gaps=lacking,
+    )
+    return section, made
+
+
+def _about(family: Family) -> str:
+    """Which networks were measured, and how their maps were fitted, in a sentence or two."""
+    names = [subject.network for subject in family.trained]
+    trained = f"Trained with it: {', '.join(names)}." if names else "No network trained with it was measured."
+    against = f" Compared with {family.baseline.network}." if family.baseline else " No baseline was measured."
+    others = sorted(set(family.rows["network"]) - set(names) - set(family.rows.loc[family.rows["family"] == BASELINE, "network"]))
+    also = f" In the tables too: {', '.join(others)}." if others else ""
+    fits = " and ".join(fit_title(fit) for fit in family.fits)
+    maps = f" Equivariance: {fits}, φ = {family.layer}." if fits else f" No map was fitted; φ = {family.layer}."
+    return trained + against + also + maps
+
+
+def _page(collected: Collected, accuracy: Table | None, sections: list[Section]) -> str:
+    source = package_files("invariance.reporting").joinpath("page.html.j2").read_text(encoding="utf-8")
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["words"] = words
+    by_data: dict[str, list[Section]] = {}
+    for section in sections:
+        by_data.setdefault(section.family.data, []).append(section)
+    return environment.from_string(source).render(
+        overview=_overview(collected), accuracy=accuracy, by_data=by_data, unfinished=collected.unfinished,
+        provenance=[_made_by(run) for run in collected.runs.values()], versions=_versions(collected), version=__version__,
+        table=lambda table: Markup(table.html()),
+    ) + "\n"
+
+
+def _overview(collected: Collected) -> list[tuple[str, str]]:
+    """What was measured, as terms and their values, one group a data set."""
+    facts: list[tuple[str, str]] = []
+    for data, rows in collected.rows.groupby("data", sort=True):
+        trained, measured = (rows[rows["stage"] == stage] for stage in ("train", "measure"))
+        networks = sorted(set(zip(rows["network"], rows["seed"], strict=True)))
+        images = ", ".join(
+            f"{counts(n for n in part['n_images'] if n > 0)} of {split}"
+            for split, part in rows.groupby("split", sort=True) if (part["n_images"] > 0).any()
+        )
+        parts = [f"{len(networks)} networks ({len(trained['run'].unique())} with an accuracy, "
+                 f"{measured[['network', 'seed']].drop_duplicates().shape[0]} measured)", f"images: {images}"]
+        if len(measured):
+            fits = measured.loc[measured["map"] != "identity", ["map", "solver"]].drop_duplicates()
+            said = ", ".join(fit_title(fit) for fit in sorted(fits.itertuples(index=False, name=None)))
+            parts.append(f"{measured['g'].nunique()} transformations g")
+            parts.append(f"fitted maps: {said or 'none'}")
+        facts.append((str(data), "; ".join(parts)))
+    return facts
+
+
+def _made_by(run: RunFacts) -> dict[str, str]:
+    """A run's provenance in the words of the page."""
+    held = run.provenance
+    commit = str(held.get("commit") or "unknown")[:12]
+    return {
+        "run": run.name,
+        "commit": f"{commit}, with changes" if held.get("dirty") else commit,
+        "started": str(held.get("started") or "unknown"),
+        "device": str(held.get("device") or "unknown"),
+    }
+
+
+def _versions(collected: Collected) -> list[str]:
+    """The versions that made the runs: one line for every combination there is."""
+    lines = pd.Series([
+        ", ".join([f"Python {run.provenance.get('python', 'unknown')}", *(
+            f"{name} {number}" for name, number in dict(run.provenance.get("versions") or {}).items()
+        )]) for run in collected.runs.values()
+    ])
+    return [f"{line} ({n} {'run' if n == 1 else 'runs'})" for line, n in lines.groupby(lines, sort=True).size().items()]
+
+
+def _remove_stale(out: Path, made: set[str]) -> None:
+    """Remove what an earlier report wrote and this one did not; only what its own list names is ever removed."""
+    manifest = out / MANIFEST
+    before = manifest.read_text(encoding="utf-8").splitlines() if manifest.exists() else []
+    for name in before:
+        path = PurePosixPath(name)
+        if name not in made and path.parts[:1] in (("figures",), ("tables",)) and ".." not in path.parts:
+            (out / name).unlink(missing_ok=True)
+    write_text(manifest, "".join(f"{name}\n" for name in sorted(made)))

@@ -1,0 +1,284 @@
+"""Which lines a figure has: the forms of Fig. 1 and Fig. 2, still without a drawing."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import seaborn as sns
+from matplotlib.colors import to_hex
+
+from invariance.reporting.curves import (
+    BASELINE,
+    IDENTITY,
+    Curve,
+    Family,
+    Fit,
+    Subject,
+    counts,
+    curve,
+    fit_title,
+    words,
+)
+
+INK = "#010203"
+"""Stands for the colour of text: the page's own, dark on light or light on dark."""
+
+# The paper's colours (Fig. 1), in lightnesses that hold on white and on near-black.
+BLUE, GREEN, RED, GRAY = "#2f7fd6", "#1f9a55", "#e0483e", "#868c96"
+_RANGES = ("#d8921f", "#d9604c", "#b0479a", "#6f5bd0")
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+
+SHORT = {"error_rate": "accuracy", "l2_distance": "distance"}
+"""What a figure of a metric shows, as its file is named."""
+
+Y_LABEL = {"error_rate": "accuracy (%)", "l2_distance": "distance L_L2"}
+
+
+@dataclass(frozen=True)
+class Line:
+    """One curve as it is drawn: solid for invariance, dashed for equivariance."""
+
+    label: str
+    colour: str
+    dashed: bool
+    marker: str
+    curve: Curve
+    band: bool
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One set of axes."""
+
+    title: str
+    lines: tuple[Line, ...]
+
+
+@dataclass(frozen=True)
+class Axis:
+    """The x axis of a grid.
+
+    Attributes:
+        label: what it counts, with the unit.
+        values: places of all g.
+        labels: their labels where the axis is ordinal, otherwise None: then it is a number line.
+        shaded: spans that training covered.
+    """
+
+    label: str
+    values: tuple[float, ...]
+    labels: tuple[str, ...] | None
+    shaded: tuple[tuple[float, float], ...] = ()
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A figure.
+
+    Attributes:
+        name: name of its files.
+        title: its heading.
+        caption: what is drawn.
+        alt: what it shows, for those who do not see it.
+        axis: the x axis of all panels.
+        y_label: the y axis of all panels.
+        limits: ends of the y axis of all panels.
+        panels: one a solver.
+    """
+
+    name: str
+    title: str
+    caption: str
+    alt: str
+    axis: Axis
+    y_label: str
+    limits: tuple[float, float]
+    panels: tuple[Panel, ...]
+    legend: tuple[Line, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        lines = {line.label: line for panel in self.panels for line in panel.lines}
+        object.__setattr__(self, "legend", tuple(lines.values()))
+
+    @property
+    def diverged(self) -> bool:
+        """Whether any point is marked as diverged."""
+        return any(line.curve.diverged.any() for panel in self.panels for line in panel.lines)
+
+
+def against_baseline(family: Family, metric: str, slug: str, source: str) -> Plot | None:
+    """The form of Fig. 1: the network of the largest range against the baseline.
+
+    Args:
+        family: what was measured.
+        metric: error_rate or l2_distance.
+        slug: beginning of the file's name.
+        source: the images, as "10,000 images of fashion_mnist (test)".
+
+    Returns:
+        The figure, or None where there is no number to draw.
+    """
+    styles = [
+        (subject, f"{subject.network}: ", colours, markers)
+        for subject, colours, markers in (
+            *((s, (GREEN, BLUE), ("s", "o")) for s in family.trained[-1:]),
+            *((s, (INK, RED), ("D", "^")) for s in ([family.baseline] if family.baseline else [])),
+        )
+    ]
+
+    def lines(fit: Fit) -> list[Line]:
+        return [
+            Line(f"{label}{what}", colours[k], bool(k), markers[k], drawn, band=True)
+            for subject, label, colours, markers in styles
+            for k, (what, kind) in enumerate((("invariance", IDENTITY), ("equivariance", fit)))
+            if (kind != IDENTITY or k == 0) and (drawn := curve(family, subject, kind, metric)) is not None
+        ]
+
+    names = " and ".join(_named(subject) for subject in family.compared)
+    shaded = " Shaded: what training drew from." if family.trained else ""
+    caption = (
+        f"{_what(metric)} of {names} under each g of {family.compared[-1].facts.grid}, over {source}. {_HOW[metric]}"
+        f"{shaded} Bands: bootstrap 95 % intervals over images. {_untouched(family)}"
+    )
+    return _plot(family, metric, f"{slug}-baseline-{SHORT[metric]}", "trained against baseline", caption, family.compared, lines)
+
+
+def ranges_compared(family: Family, metric: str, slug: str, source: str) -> Plot | None:
+    """The form of Fig. 2: all networks of a family, from the smallest range to the largest, and the baseline.
+
+    Args:
+        family: what was measured.
+        metric: error_rate or l2_distance.
+        slug: beginning of the file's name.
+        source: the images, as "10,000 images of fashion_mnist (test)".
+
+    Returns:
+        The figure, or None where there is no number to draw or fewer than two networks of the family.
+    """
+    if len(family.trained) < 2:
+        return None
+    palette = [to_hex(colour) for colour in sns.blend_palette(_RANGES, max(len(family.trained), 2))]
+    styles = [(s, palette[k], _MARKERS[k % len(_MARKERS)]) for k, s in enumerate(family.trained)]
+    if family.baseline:
+        styles.insert(0, (family.baseline, GRAY, "."))
+
+    def lines(fit: Fit) -> list[Line]:
+        return [
+            Line(f"{subject.network}: {what}", colour, bool(k), marker, drawn, band=False)
+            for k, (what, kind) in enumerate((("invariance", IDENTITY), ("equivariance", fit)))
+            for subject, colour, marker in styles
+            if (kind != IDENTITY or k == 0) and (drawn := curve(family, subject, kind, metric)) is not None
+        ]
+
+    subjects = [subject for subject, _, _ in styles]
+    sizes = len({subject.facts.grid for subject in subjects}) > 1
+    own = f" Each network over the grid of its own size, the baseline over {subjects[-1].facts.grid}." if sizes else ""
+    caption = (
+        f"{_what(metric)} of all networks trained with {words(family.name)}, from the smallest range to the largest"
+        f"{', and of the baseline' if family.baseline else ''}, over {source}. {_HOW[metric]}{own} "
+        f"The intervals are in the tables. {_untouched(family)}"
+    )
+    return _plot(family, metric, f"{slug}-ranges-{SHORT[metric]}", "ranges compared", caption, subjects, lines)
+
+
+_HOW = {
+    "error_rate": (
+        "Invariance (solid): the classifier reads φ(gx) as it is. Equivariance (dashed): it reads M_g φ(gx), "
+        "with M_g fitted to undo g."
+    ),
+    "l2_distance": (
+        "L_L2 is the mean of ‖r̂ − φ(x)‖ / ‖φ(x)‖, every dimension first divided by its RMS; lower is nearer, and 0 is "
+        "untouched. Invariance (solid): r̂ = φ(gx). Equivariance (dashed): r̂ = M_g φ(gx), with M_g fitted to undo g."
+    ),
+}
+
+
+def _what(metric: str) -> str:
+    return "Accuracy" if metric == "error_rate" else "Distance to the untouched representation"
+
+
+def _untouched(family: Family) -> str:
+    """Which point of the axis is the untouched image."""
+    facts = family.compared[-1].facts
+    point = next((point for point in facts.points if point.label == "untouched"), None)
+    if point is None:
+        return "The untouched image is not on this axis."
+    return f"The untouched image is the point {'“untouched”' if facts.ordinal else f'{point.value:g}'}."
+
+
+def _named(subject: Subject) -> str:
+    kind = "the baseline" if subject.family == BASELINE and subject.network == BASELINE else subject.network
+    return f"{kind} (seed {subject.seed})"
+
+
+def _plot(
+    family: Family, metric: str, name: str, form: str, caption: str, subjects: Sequence[Subject],
+    lines: Callable[[Fit], list[Line]],
+) -> Plot | None:
+    fits: Sequence[Fit] = family.fits or (IDENTITY,)
+    panels = tuple(Panel(fit_title(fit), tuple(drawn)) for fit in fits if (drawn := lines(fit)))
+    panels = tuple(panel for panel in panels if any(np.isfinite(line.curve.y).any() for line in panel.lines))
+    if not panels:
+        return None
+    shown = Y_LABEL[metric].partition(" (")[0]
+    alt = f"{family.title}, {form}: {shown} along {_axis_label(family)}; " + "; ".join(
+        dict.fromkeys(f"{panel.title}: {_said(line, family)}" for panel in panels for line in panel.lines)
+    )
+    axis = _axis(family, subjects, shade=form == "trained against baseline")
+    return Plot(
+        name, f"{family.title}, {form}: {shown}", caption, alt, axis, Y_LABEL[metric], _limits(panels, metric), panels
+    )
+
+
+def _said(line: Line, family: Family) -> str:
+    """The two numbers of a curve that a reader would ask for first: its least and its largest."""
+    known = line.curve.y[np.isfinite(line.curve.y)]
+    return f"{line.label} from {known.min():.3g} to {known.max():.3g}" if len(known) else f"{line.label} has no number"
+
+
+def _axis_label(family: Family) -> str:
+    unit = family.compared[0].facts.unit if family.compared else ""
+    return f"{words(family.name)} ({unit})" if unit else words(family.name)
+
+
+def _axis(family: Family, subjects: Sequence[Subject], *, shade: bool) -> Axis:
+    points = {point.value: point for subject in subjects for point in subject.facts.points}
+    values = tuple(sorted(points))
+    ordinal = subjects[0].facts.ordinal
+    labels = tuple(points[value].label for value in values) if ordinal else None
+    spans = _spans(family.trained[-1], ordinal=ordinal) if shade and family.trained else ()
+    return Axis(_axis_label(family), values, labels, spans)
+
+
+def _spans(subject: Subject, *, ordinal: bool) -> tuple[tuple[float, float], ...]:
+    """Neighbouring covered points as spans: on a number line from point to point, on labels around each."""
+    spans: list[list[float]] = []
+    before = False
+    for point in sorted(subject.facts.points, key=lambda point: point.value):
+        if point.covered and before:
+            spans[-1][1] = point.value
+        elif point.covered:
+            spans.append([point.value, point.value])
+        before = point.covered
+    edge = 0.5 if ordinal else 0.0
+    return tuple((left - edge, right + edge) for left, right in spans)
+
+
+def _limits(panels: Sequence[Panel], metric: str) -> tuple[float, float]:
+    """One y axis for all panels: all numbers and drawn bands with a little room, inside what the metric can be."""
+    ends = [values for panel in panels for line in panel.lines for values in (
+        (line.curve.y, line.curve.low, line.curve.high) if line.band else (line.curve.y,)
+    )]
+    known = np.concatenate(ends)
+    low, high = float(np.nanmin(known)), float(np.nanmax(known))
+    room = 0.05 * (high - low) or 1.0
+    if metric == "error_rate":
+        return max(0.0, low - room) if low > 0 else -2.0, min(100.0, high + room) if high < 99 else 101.0
+    return min(0.0, low) - room / 2, high + room
+
+
+def source_of(family: Family) -> str:
+    """The images that the numbers of a family are over, in words."""
+    split = family.rows["split"].iloc[0]
+    n = counts(int(value) for value in family.rows["n_images"].unique() if value > 0) if (family.rows["n_images"] > 0).any() else "0"
+    return f"{n} images of {family.data} ({split})"

@@ -1,0 +1,71 @@
+"""The bytes of figures: one style, SVG that takes its colour of text from around it, PNG for light and for dark."""
+
+import io
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from html import escape
+
+import matplotlib as mpl
+import seaborn as sns
+from matplotlib.figure import Figure
+
+from invariance.reporting.plots import INK
+
+LIGHT, DARK = ("#1b1f24", "#ffffff"), ("#e4e7eb", "#14171b")
+"""Colours of text and paper."""
+
+_DPI = 160
+_FONTS = "Helvetica, Arial, 'DejaVu Sans', sans-serif"
+_STYLE = {
+    "font.family": "DejaVu Sans", "svg.fonttype": "none", "svg.hashsalt": "invariance",
+    "axes.titlesize": 9.5, "axes.labelsize": 9, "xtick.labelsize": 8, "ytick.labelsize": 8, "legend.fontsize": 8.5,
+    "axes.linewidth": 0.8, "xtick.major.width": 0.8, "ytick.major.width": 0.8, "xtick.major.size": 4,
+    "ytick.major.size": 4, "xtick.minor.size": 2, "xtick.minor.width": 0.6, "lines.linewidth": 1.7,
+    "axes.facecolor": "none", "figure.facecolor": "none",
+}
+_INKED = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
+
+
+@contextmanager
+def style(ink: str) -> Iterator[None]:
+    """The style of all figures, with a colour of text, left again at the end."""
+    base = {**sns.axes_style("ticks"), **sns.plotting_context("paper"), **_STYLE}
+    with mpl.rc_context({**base, **dict.fromkeys(_INKED, ink)}):
+        yield
+
+
+def svg(figure: Figure) -> str:
+    """A figure drawn in the style of `INK` as an SVG element: no dates, text in the colour of what is around it."""
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    text = buffer.getvalue().replace(INK, "currentColor").replace("'DejaVu Sans'", _FONTS)
+    text = re.sub(r"\s*<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    return text[text.index("<svg"):]
+
+
+def embedded(text: str, prefix: str, label: str | None) -> str:
+    """An SVG element for inside a page: ids of its own, no fixed size, a description (without one it is decoration)."""
+    text = re.sub(r'\bid="', f'id="{prefix}', text)
+    text = re.sub(r'href="#', f'href="#{prefix}', text)
+    text = text.replace("url(#", f"url(#{prefix}")
+    said = f'role="img" aria-label="{escape(label)}"' if label else 'aria-hidden="true"'
+    head, rest = text.split(">", 1)
+    head = re.sub(r' (?:width|height|version|xmlns(?::\w+)?)="[^"]*"', "", head).replace("xlink:", "")
+    return f"{head} {said}>{rest.replace('xlink:href', 'href')}".strip()
+
+
+def standalone(text: str, title: str) -> str:
+    """An SVG file: its text dark, or light where the reader prefers dark."""
+    head, rest = text.split(">", 1)
+    follow = f"svg{{color:{LIGHT[0]}}}@media(prefers-color-scheme:dark){{svg{{color:{DARK[0]}}}}}"
+    return f"{head}>\n <title>{escape(title)}</title>\n <style>{follow}</style>{rest}"
+
+
+def png(draw: Callable[[], Figure], *, dark: bool) -> bytes:
+    """A figure as PNG, dark text on white or light text on near-black."""
+    ink, paper = DARK if dark else LIGHT
+    buffer = io.BytesIO()
+    with style(ink):
+        draw().savefig(buffer, format="png", dpi=_DPI, facecolor=paper, metadata={"Software": None})
+    return buffer.getvalue()
