@@ -166,14 +166,11 @@ def measure_grid(network: Network, grid: Grid, fits: list[Fit], config: dict[str
             held.enter_context(run)
             run.record({"upstream": {network.directory.as_posix(): network.weights}, "device": str(network.device)})
         _Measurement(network, grid, prepared, config, progress).run(todo, folder)
-    tracker = Tracker(
+    with Tracker(
         config["logger"], folder, name=f"{network.name}/{grid.name}", stage="measure", group=prepared.name,
         config={"network": network.name, "grid": grid.name}, tags=[grid.family, prepared.name],
-    )
-    try:
+    ) as tracker:
         tracker.table("rows", pd.concat([run.rows() for run in runs.values()], ignore_index=True))
-    finally:
-        tracker.finish()
     print(f"measured {network.name} over {len(grid.transform.grid())} g of {grid.name}: {folder}")
 
 

@@ -21,15 +21,12 @@ def report(config: dict[str, Any]) -> None:
     check_logger(config["logger"])
     out = folder(config["out"], "out")
     page = make_report(folder(config["runs"], "runs"), out, data=config["data"])
-    tracker = Tracker(
+    with Tracker(
         config["logger"], out, name=out.name, stage="report", group=config["data"] or "all", config={}, tags=[]
-    )
-    try:
+    ) as tracker:
         tracker.table("rows", read_rows(out / "rows.csv"))
         for picture in sorted((out / "figures").glob("*.png")):
             tracker.image(f"figures/{picture.stem}", picture)
-    finally:
-        tracker.finish()
     print(page.resolve())
 
 

@@ -4,7 +4,8 @@ import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, cast
+from types import TracebackType
+from typing import Any, Literal, Self, cast
 
 import pandas as pd
 
@@ -35,11 +36,11 @@ def _mode(settings: Mapping[str, Any]) -> _Mode:
 
     if os.environ.get("WANDB_MODE"):
         return cast(_Mode, os.environ["WANDB_MODE"])
-    return "online" if wandb.api.api_key else "offline"
+    return "online" if wandb.login(prompt=False) else "offline"
 
 
 class Tracker:
-    """One run's view in Weights & Biases, or nothing at all with `logger=csv`.
+    """One run's view in Weights & Biases, or nothing at all with `logger=csv`; a context manager that ends it.
 
     The W&B run takes its id from the run directory, so that a command given again continues the same one.
 
@@ -105,8 +106,13 @@ class Tracker:
         if self.run is not None:
             self.run.summary.update(dict(values))
 
-    def finish(self) -> None:
-        """End the W&B run."""
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """End the W&B run, as failed if an error ended it."""
         if self.run is not None:
-            self.run.finish(quiet=True)
+            self.run.finish(exit_code=0 if error is None else 1)
             self.run = None

@@ -44,16 +44,14 @@ def train(config: dict[str, Any]) -> None:
         return
     with run:
         run.record({"data": config["data"], "prepared": str(prepared.directory), "trainer": config["trainer"]})
-        tracker = Tracker(
+        with Tracker(
             config["logger"], run.directory, name=f"{config['name']}/seed{config['seed']}", stage="train",
             group=prepared.name, config=identity, tags=[config["transform"]["name"], prepared.name],
-        )
-        try:
+        ) as tracker:
             fit(config, prepared, run, tracker)
             rows = evaluate(config, prepared, run, tracker)
+            tracker.table("rows", rows)
             run.finish(rows)
-        finally:
-            tracker.finish()
     last = rows.iloc[-1]
     print(f"{run.name}: error {last['score']:.2%} on {last['n_images']} images of {last['split']}; {run.directory}")
 
@@ -129,7 +127,8 @@ def fit(config: dict[str, Any], prepared: Prepared, run: Run, tracker: Tracker) 
     )
     # max_steps stays unset: with it Lightning counts a checkpoint at a span's end as one in its middle
     trainer = build_trainer(
-        config, max_epochs=math.ceil(recipe["updates"] / recipe["val_every"]), logger=logger, callbacks=checkpoints(run.directory), plugins=[AtomicCheckpointIO()],
+        config, max_epochs=math.ceil(recipe["updates"] / recipe["val_every"]), logger=logger,
+        callbacks=checkpoints(run.directory), plugins=[AtomicCheckpointIO()],
         log_every_n_steps=min(50, recipe["val_every"]), reload_dataloaders_every_n_epochs=1,
     )
     last = run.directory / LAST
