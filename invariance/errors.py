@@ -11,7 +11,13 @@ class UserError(ValueError):
     """
 
 
+def nearest_word(word: str, known: Iterable[str]) -> str | None:
+    """The known word nearest to `word`, or None where none is near."""
+    near = difflib.get_close_matches(str(word), list(known), 1, 0.5)
+    return near[0] if near else None
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """«; did you mean 'x'?» for the known word nearest to `word`, or nothing where none is near."""
-    near = difflib.get_close_matches(word, list(known), 1, 0.5)
-    return f"; did you mean {near[0]!r}?" if near else ""
+    near = nearest_word(word, known)
+    return f"; did you mean {near!r}?" if near else ""

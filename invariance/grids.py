@@ -93,5 +93,6 @@ def grids_for(trained: Mapping[str, Any], wanted: object, settings: Mapping[str,
     known = sorted({grid.name for grid in everything} | {grid.family for grid in everything})
     for name in names:
         if name not in known:
-            raise UserError(f"grids={name}: no such family or grid{nearest(name, known)} (there are: {', '.join(known)})")
+            there = ", ".join(known)
+            raise UserError(f"grids={name}: no such family or grid{nearest(name, known)} (there are: {there})")
     return [grid for grid in everything if grid.name in names or grid.family in names]

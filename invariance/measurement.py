@@ -121,7 +121,7 @@ class Network:
         """
         prepared = prepare(self.provenance["data"], size, root, progress=progress)
         if prepared.classes != self.config_classes:
-            raise UserError(f"{prepared.directory} has other classes than {self.directory} was trained on; train it again")
+            raise UserError(f"{prepared.directory} has other classes than {self.directory}; train the network again")
         return prepared
 
     @property

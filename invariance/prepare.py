@@ -20,9 +20,8 @@ def prepare_data(config: dict[str, Any]) -> None:
     size = config["size"]
     if isinstance(size, bool) or not isinstance(size, int) or not 1 <= size <= 4096:
         raise UserError(f"size={size!r}: give a whole number of pixels from 1 to 4096")
-    prepared = prepare(
-        config["data"], size, folder(config["prepared"], "prepared"), progress=config["progress"], renew=bool(config["renew"])
-    )
+    root = folder(config["prepared"], "prepared")
+    prepared = prepare(config["data"], size, root, progress=config["progress"], renew=bool(config["renew"]))
     counts = ", ".join(f"{name} {len(prepared.split(name).labels):,}" for name in prepared.splits)
     print(f"{prepared.name}: {counts} images of {size}×{size}, {len(prepared.classes)} classes: {prepared.directory}")
     for skipped in prepared.skipped:

@@ -38,7 +38,7 @@ def compose():
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory, compose):
-    """A folder with two tiny networks trained for moments on digits, baseline and rotation_20, and the arguments to use it."""
+    """A folder with two tiny networks trained for moments on digits, and the arguments that name it."""
     from invariance.train import train
 
     folder = tmp_path_factory.mktemp("trained")

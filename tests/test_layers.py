@@ -49,7 +49,9 @@ def test_imports_go_down(path):
         assert other == own or other not in PAGES, f"{path.name} imports the page {name}"
 
 
-@pytest.mark.parametrize("path", [p for p in MODULES if subject(p) in GROUND], ids=lambda p: p.relative_to(PACKAGE).as_posix())
+@pytest.mark.parametrize(
+    "path", [p for p in MODULES if subject(p) in GROUND], ids=lambda p: p.relative_to(PACKAGE).as_posix()
+)
 def test_the_ground_floor_knows_neither_hydra_nor_lightning_nor_files(path):
     banned = {"hydra", "omegaconf", "pytorch_lightning", "lightning", "pathlib", "os", "wandb"}
     assert not {name.split(".")[0] for name in imports(path)} & banned

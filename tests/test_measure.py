@@ -52,11 +52,14 @@ def test_numbers_are_the_papers_definitions(place, compose):
         # counter-clockwise as seen, y down: output (y, x) takes its value from this place of the input
         matrix = np.array([[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]])
         centre = np.array([15.5, 15.5])
-        return np.stack([
-            ndimage.affine_transform(
-                image[0].astype(float), matrix, centre - matrix @ centre, order=1, mode="grid-constant", cval=0
-            )[None] for image in images
-        ])
+        return np.stack(
+            [
+                ndimage.affine_transform(
+                    image[0].astype(float), matrix, centre - matrix @ centre, order=1, mode="grid-constant", cval=0
+                )[None]
+                for image in images
+            ]
+        )
 
     test, val = data.split("test"), data.split("val")
     r, rms = phi(np.array(test.images)), np.sqrt((phi(np.array(val.images)) ** 2).mean(0))
@@ -81,7 +84,10 @@ def test_numbers_are_the_papers_definitions(place, compose):
 def test_intervals_hold_their_scores_and_the_closed_form_beats_the_identity_where_it_was_fitted(place, compose):
     folder, places = place
     measure(compose("measure", *places, *ROTATION, "networks=baseline", "solver=[ridge,online_sgd]"))
-    identity, ridge = rows_of(folder, "baseline", "rotation/identity"), rows_of(folder, "baseline", "rotation/residual_ridge")
+    identity, ridge = (
+        rows_of(folder, "baseline", "rotation/identity"),
+        rows_of(folder, "baseline", "rotation/residual_ridge"),
+    )
     for rows in (identity, ridge):
         assert ((rows["low"] <= rows["score"]) & (rows["score"] <= rows["high"])).all()
         assert (rows["n_images"] > 300).all()
@@ -178,14 +184,17 @@ def test_retrained_weights_do_not_pass_for_the_measured_ones(place, compose):
         measure(compose("measure", *places, *ROTATION, "networks=baseline", "map=identity"))
 
 
-@pytest.mark.parametrize(("overrides", "said"), [
-    (["layer=rel7"], "did you mean 'relu7'"),
-    (["grids=[rotaton]"], "did you mean 'rotation'"),
-    (["grid={rotaton: {angles: [1]}}"], "did you mean 'rotation'"),
-    (["grid={rotation: {angels: [1]}}"], "did you mean 'angles'"),
-    (["networks=baselin"], "did you mean 'baseline'"),
-    (["map=residual", "solver=minibatch_sgd"], "map=residual needs a solver"),
-])
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["layer=rel7"], "did you mean 'relu7'"),
+        (["grids=[rotaton]"], "did you mean 'rotation'"),
+        (["grid={rotaton: {angles: [1]}}"], "did you mean 'rotation'"),
+        (["grid={rotation: {angels: [1]}}"], "did you mean 'angles'"),
+        (["networks=baselin"], "did you mean 'baseline'"),
+        (["map=residual", "solver=minibatch_sgd"], "map=residual needs a solver"),
+    ],
+)
 def test_mistakes_are_named(place, compose, overrides, said):
     _, places = place
     with pytest.raises(UserError, match=said):

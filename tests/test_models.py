@@ -36,7 +36,9 @@ def test_every_input_size_runs(size, channels):
     assert network(torch.zeros(2, channels, size, size)).shape == (2, 7)
 
 
-@pytest.mark.parametrize("arguments", [{"input_size": 23}, {"groups": 3}, {"width": 0}, {"width": -1.0}, {"features": 0}])
+@pytest.mark.parametrize(
+    "arguments", [{"input_size": 23}, {"groups": 3}, {"width": 0}, {"width": -1.0}, {"features": 0}]
+)
 def test_impossible_networks_are_refused(arguments):
     with pytest.raises(UserError, match=f"model.{next(iter(arguments))}="):
         CaffeNet(10, 3, **{"input_size": 32, **arguments})
@@ -72,9 +74,15 @@ def test_networks_of_others_are_cut_too():
         assert torch.allclose(cut.classify(cut.phi(x)), network(x), atol=1e-6)
 
 
-@pytest.mark.parametrize(("layer", "said"), [
-    ("layer3.0.conv1", "passed by"), ("layer1.0.relu", "runs 2 times"), ("layr2", "did you mean 'layer2'"), ("", "not in the network"),
-])
+@pytest.mark.parametrize(
+    ("layer", "said"),
+    [
+        ("layer3.0.conv1", "passed by"),
+        ("layer1.0.relu", "runs 2 times"),
+        ("layr2", "did you mean 'layer2'"),
+        ("", "not in the network"),
+    ],
+)
 def test_layers_that_cannot_cut_are_refused(layer, said):
     network = torchvision.models.resnet18(num_classes=4).eval()
     with pytest.raises(UserError, match=said):

@@ -18,13 +18,28 @@ from invariance.runs.run import Run
 
 
 def row(**changes):
-    base = dict(stage="train", data="digits", network="rotation_20", family="rotation", range="20", seed=0, split="test",
-                metric="error_rate", score=0.1 + 0.2, n_images=359, run="train/digits/rotation_20/seed0")
+    base = dict(
+        stage="train",
+        data="digits",
+        network="rotation_20",
+        family="rotation",
+        range="20",
+        seed=0,
+        split="test",
+        metric="error_rate",
+        score=0.1 + 0.2,
+        n_images=359,
+        run="train/digits/rotation_20/seed0",
+    )
     return Row(**(base | changes))
 
 
 def test_rows_read_back_to_the_bit(tmp_path):
-    rows = [row(), row(score=math.nan, status="diverged", range="", g="mirror:none", value=1 / 3), row(network="NA", map="null")]
+    rows = [
+        row(),
+        row(score=math.nan, status="diverged", range="", g="mirror:none", value=1 / 3),
+        row(network="NA", map="null"),
+    ]
     write_rows(tmp_path / "rows.csv", to_frame(rows))
     table = read_rows(tmp_path / "rows.csv")
     assert list(table.columns) == COLUMNS
@@ -84,7 +99,9 @@ def test_a_full_disk_is_one_clear_line(tmp_path):
         except UserError as error:
             print(error)
     """
-    said = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=True).stdout
+    said = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=True
+    ).stdout
     assert "cannot write" in said and "larger than allowed" in said
     assert list(tmp_path.iterdir()) == []
 
@@ -153,14 +170,24 @@ def finished(root: Path, name: str, done: bool = True) -> None:
 
 
 def test_runs_are_found_by_part_path_and_pattern(tmp_path):
-    for name in ("digits/rotation_20/seed0", "digits/rotation_20/seed1", "digits/baseline/seed0", "cifar10/baseline/seed0"):
+    for name in (
+        "digits/rotation_20/seed0",
+        "digits/rotation_20/seed1",
+        "digits/baseline/seed0",
+        "cifar10/baseline/seed0",
+    ):
         finished(tmp_path, name)
     finished(tmp_path, "digits/blur_3/seed0", done=False)
 
     def found(patterns):
         return [path.relative_to(tmp_path).as_posix() for path in find_runs(tmp_path, patterns)]
 
-    assert found("*") == ["cifar10/baseline/seed0", "digits/baseline/seed0", "digits/rotation_20/seed0", "digits/rotation_20/seed1"]
+    assert found("*") == [
+        "cifar10/baseline/seed0",
+        "digits/baseline/seed0",
+        "digits/rotation_20/seed0",
+        "digits/rotation_20/seed1",
+    ]
     assert found("rotation_20") == ["digits/rotation_20/seed0", "digits/rotation_20/seed1"]
     assert found("digits") == ["digits/baseline/seed0", "digits/rotation_20/seed0", "digits/rotation_20/seed1"]
     assert found(["cifar10", "*/seed1"]) == ["cifar10/baseline/seed0", "digits/rotation_20/seed1"]

@@ -1,4 +1,4 @@
-"""Weights & Biases as a view of the files: offline without a login, grouped, with curves, tables and confusion matrices."""
+"""Weights & Biases as a view of the files: offline without a login, with curves, tables and confusion matrices."""
 
 import json
 import subprocess
@@ -14,7 +14,10 @@ from invariance.tracking import check_logger
 def records(folder: Path) -> list[dict]:
     [log] = folder.glob("wandb/offline-run-*/*.wandb")
     said = subprocess.run(
-        [Path(sys.executable).parent / "wandb", "leet", "inspect", "--json", log.parent], capture_output=True, text=True, check=True
+        [Path(sys.executable).parent / "wandb", "leet", "inspect", "--json", log.parent],
+        capture_output=True,
+        text=True,
+        check=True,
     ).stdout
     return [json.loads(line) for line in said.splitlines()]
 
@@ -33,7 +36,12 @@ def test_training_without_a_login_is_logged_offline_and_says_how_to_upload(tmp_p
     keys = {key for record in held if record["type"] == "history" for key in record["history"]["item"]}
     assert {"train/loss", "val/accuracy", "val/loss"} <= keys
     assert any(key.startswith("test/confusion_table") for key in keys) and any(key.startswith("rows") for key in keys)
-    summary = {key: value for record in held if record["type"] == "summary" for key, value in record["summary"]["update"].items()}
+    summary = {
+        key: value
+        for record in held
+        if record["type"] == "summary"
+        for key, value in record["summary"]["update"].items()
+    }
     assert 0 <= summary["test/accuracy"] <= 1
 
 

@@ -15,16 +15,32 @@ from invariance.errors import UserError
 from invariance.modules.classifier import Classifier, load_classifier
 
 TRANSFORM = {"_target_": "invariance.transforms.rotation.Rotation", "name": "rotation", "range": 20, "angles": [-5, 5]}
-MODEL = {"_target_": "invariance.models.caffenet.CaffeNet", "input_size": 28, "width": 0.125, "features": 16, "groups": 2}
+MODEL = {
+    "_target_": "invariance.models.caffenet.CaffeNet",
+    "input_size": 28,
+    "width": 0.125,
+    "features": 16,
+    "groups": 2,
+}
 RECIPE = {"rate": 0.01, "momentum": 0.9, "weight_decay": 5e-4, "step": 100}
 QUICK = [
-    "model=tiny", "recipe=smoke", "logger=csv", "trainer=cpu", "progress=false", "transform=noise", "range=20",
-    "recipe.updates=60", "recipe.val_every=5", "recipe.step=20",
+    "model=tiny",
+    "recipe=smoke",
+    "logger=csv",
+    "trainer=cpu",
+    "progress=false",
+    "transform=noise",
+    "range=20",
+    "recipe.updates=60",
+    "recipe.val_every=5",
+    "recipe.step=20",
 ]
 
 
 def classifier(**changes):
-    arguments = dict(model=MODEL, transform=TRANSFORM, recipe=RECIPE, classes=["a", "b", "c"], channels=1, mean=[100.0], seed=0)
+    arguments = dict(
+        model=MODEL, transform=TRANSFORM, recipe=RECIPE, classes=["a", "b", "c"], channels=1, mean=[100.0], seed=0
+    )
     return Classifier(**(arguments | changes))
 
 
@@ -33,7 +49,10 @@ def test_biases_learn_twice_as_fast_and_do_not_decay():
     optimizer = module.configure_optimizers()["optimizer"]
     weights, biases = optimizer.param_groups
     assert {p.ndim for p in biases["params"]} == {1} and 1 not in {p.ndim for p in weights["params"]}
-    assert (weights["lr"], weights["weight_decay"]) == (0.01, 5e-4) and (biases["lr"], biases["weight_decay"]) == (0.02, 0)
+    assert (weights["lr"], weights["weight_decay"]) == (0.01, 5e-4) and (biases["lr"], biases["weight_decay"]) == (
+        0.02,
+        0,
+    )
     assert len(weights["params"]) == len(biases["params"]) == 8
 
 
@@ -108,9 +127,7 @@ def test_another_configuration_in_the_same_place_is_refused(undisturbed):
 
 
 def test_divergence_ends_in_one_line(tmp_path):
-    result = subprocess.run(
-        [*command(tmp_path), "recipe.rate=1e8"], env=environment(), capture_output=True, text=True
-    )
+    result = subprocess.run([*command(tmp_path), "recipe.rate=1e8"], env=environment(), capture_output=True, text=True)
     assert result.returncode == 2 and "training diverged" in result.stderr and "Traceback" not in result.stderr
     assert not list(tmp_path.glob("runs/**/done.json")) and not list(tmp_path.glob("runs/**/last.ckpt"))
 

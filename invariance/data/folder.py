@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from invariance.data.decode import SUFFIXES
-from invariance.data.sources import SPLITS, Listing, check_split_arguments, existing_folder, nearest, stratified
-from invariance.errors import UserError
+from invariance.data.sources import SPLITS, Listing, check_split_arguments, existing_folder, stratified
+from invariance.errors import UserError, nearest
 
 _WHAT = "a folder of images, as <split>/<class>/* or <class>/*"
 _ALMOST_SPLITS = ("valid", "validation", "dev", "training", "testing", "eval", "evaluation")

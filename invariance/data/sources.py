@@ -1,6 +1,5 @@
 """Where images come from: the protocol of a source, its splits, and the configuration that names it."""
 
-import difflib
 import importlib
 import inspect
 import math
@@ -14,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from invariance.data.decode import COLOURS, Pixels
-from invariance.errors import UserError
+from invariance.errors import UserError, nearest, nearest_word
 from invariance.seeds import derive
 
 SPLITS = ("train", "val", "test")
@@ -143,14 +142,9 @@ def source_from_config(config: Mapping[str, Any]) -> Source:
     arguments = {str(key): value for key, value in config.items() if key not in _COMMON}
     for key in arguments:
         if key not in known:
-            raise UserError(f"unknown key data.{key}{nearest(key, [*known, *_COMMON])}")
+            there = [*known, *_COMMON]
+            raise UserError(f"unknown key data.{key}{nearest(key, there)} (there are: {', '.join(there)})")
     return cast(Source, make(**arguments))
-
-
-def nearest(word: str, known: Sequence[str]) -> str:
-    """«; did you mean 'x'?» for the known word nearest to `word`, or the list of all."""
-    near = difflib.get_close_matches(word, known, 1, 0.5)
-    return f"; did you mean {near[0]!r}?" if near else f" (there are: {', '.join(known)})"
 
 
 def _number(value: object) -> TypeGuard[int | float]:
@@ -183,7 +177,7 @@ def check_fit(fit: Mapping[str, Any] | None) -> dict[str, Any]:
     values = {"split": None, "images": None, "seed": 0, **(fit or {})}
     for key in values:
         if key not in _FIT:
-            raise UserError(f"unknown key data.fit.{key}{nearest(str(key), _FIT)}")
+            raise UserError(f"unknown key data.fit.{key}{nearest(str(key), _FIT)} (there are: {', '.join(_FIT)})")
     if values["split"] not in (None, *SPLITS):
         raise UserError(f"data.fit.split={values['split']!r} is no split; choose {', '.join(SPLITS)} or null")
     if values["images"] is not None and not _whole(values["images"], 1):
@@ -229,8 +223,8 @@ def existing_folder(root: object, what: str) -> Path:
         raise UserError(f"data.root={root} is a file; set it to {what}")
     above = next(parent for parent in [*path.absolute().parents] if parent.is_dir())
     missing = path.absolute().relative_to(above).parts[0]
-    near = difflib.get_close_matches(missing, [p.name for p in above.iterdir() if p.is_dir()], 1, 0.5)
-    hint = f"; did you mean {above / near[0]}?" if near else f"; there is no {missing!r} in {above}"
+    near = nearest_word(missing, [p.name for p in above.iterdir() if p.is_dir()])
+    hint = f"; did you mean {above / near}?" if near else f"; there is no {missing!r} in {above}"
     raise UserError(f"data.root={root}: no such folder{hint}")
 
 

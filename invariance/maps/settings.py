@@ -1,6 +1,5 @@
 """Solvers by name: settings from a configuration, checked value by value, and the fit that they begin."""
 
-import difflib
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import fields
@@ -8,7 +7,7 @@ from typing import Any
 
 import torch
 
-from invariance.errors import UserError
+from invariance.errors import UserError, nearest
 from invariance.maps.fitting import Fit
 from invariance.maps.minibatch import MinibatchFit, MinibatchSGD
 from invariance.maps.online_sgd import OnlineSGD, OnlineSGDState
@@ -34,13 +33,13 @@ def solver_from_config(name: str, settings: Mapping[str, Any]) -> Solver:
         UserError: for an unknown solver or key (naming the nearest) and for a value out of its bounds.
     """
     if name not in SOLVERS:
-        raise UserError(f"unknown solver {name!r}{_nearest(name, SOLVERS)}; there are {', '.join(SOLVERS)}")
+        raise UserError(f"unknown solver {name!r}{nearest(name, SOLVERS)}; there are {', '.join(SOLVERS)}")
     kind = SOLVERS[name]
     known = {field.name for field in fields(kind)}
     values = {}
     for key, value in settings.items():
         if key not in known:
-            hint = f"{_nearest(key, known)}; it has {', '.join(sorted(known))}"
+            hint = f"{nearest(key, known)}; it has {', '.join(sorted(known))}"
             raise UserError(f"solver.{name} has no setting {key!r}{hint}")
         values[key] = _CHECKS[key](f"solver.{name}.{key}", value)
     return kind(**values)
@@ -77,11 +76,6 @@ def begin_fit(
     if inputs != outputs:
         raise ValueError(f"an mlp map has as many outputs as inputs, not {outputs} and {inputs}")
     return MinibatchFit(solver, inputs, problems, device)
-
-
-def _nearest(name: str, known: Any) -> str:  # noqa: ANN401
-    close = difflib.get_close_matches(str(name), list(known), n=1)
-    return f" (did you mean {close[0]!r}?)" if close else ""
 
 
 def _number(

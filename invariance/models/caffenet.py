@@ -47,11 +47,11 @@ class CaffeNet(nn.Sequential):
         features: int = 4096, groups: int = 2,
     ) -> None:
         if input_size < SMALLEST_SIZE:
-            raise UserError(f"model.input_size={input_size} is too small for CaffeNet; it takes {SMALLEST_SIZE} or more")
+            raise UserError(f"model.input_size={input_size} is too small for CaffeNet; it takes {SMALLEST_SIZE} up")
         if groups not in (1, 2):
             raise UserError(f"model.groups={groups}: CaffeNet has 2 groups, or 1 as in the released code")
         if not 0 < width <= 16 or features < 1:
-            raise UserError(f"model.width={width}, model.features={features}: both must be positive, and width at most 16")
+            raise UserError(f"model.width={width}, model.features={features}: give positive numbers, width up to 16")
         c1, c2, c3, c4, c5 = (max(groups, round(width * n / groups) * groups) for n in (96, 256, 384, 384, 256))
         kernel, stride = stem(input_size)
         side = (input_size - kernel) // stride + 1

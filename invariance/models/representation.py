@@ -61,7 +61,7 @@ class Representation:
 
         def catch(_module: nn.Module, _inputs: object, output: object) -> None:
             if not isinstance(output, Tensor) or output.ndim < 2 or len(output) != len(x):
-                raise UserError(f"layer={self.layer!r} does not give a tensor with a row an image; choose another layer")
+                raise UserError(f"layer={self.layer!r} does not give a tensor with a row an image; choose another")
             caught.append(output)
             raise _Reached
 

@@ -18,9 +18,7 @@ from invariance.transforms import build as build_transform
 
 _CHECK_EVERY = 50
 # what torch.load raises for files that are cut off, scrambled, or hold more than tensors and plain containers
-_DAMAGE = (
-    pickle.UnpicklingError, RuntimeError, EOFError, KeyError, ValueError, AttributeError, IndexError, TypeError, OSError,
-)
+_DAMAGE = (pickle.UnpicklingError, RuntimeError, EOFError, LookupError, ValueError, AttributeError, TypeError, OSError)
 
 
 class Classifier(pl.LightningModule):

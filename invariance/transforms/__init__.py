@@ -3,10 +3,9 @@
 import importlib
 import inspect
 from collections.abc import Mapping
-from difflib import get_close_matches
 from typing import Any
 
-from invariance.errors import UserError
+from invariance.errors import UserError, nearest
 from invariance.transforms.base import FRAME, UNTOUCHED, GridPoint, Params, Transform
 
 __all__ = ["FRAME", "UNTOUCHED", "GridPoint", "Params", "Transform", "build"]
@@ -28,9 +27,10 @@ def build(config: Mapping[str, Any]) -> Transform:
     known = list(inspect.signature(family).parameters)
     for key in arguments:
         if key not in known:
-            near = get_close_matches(key, known, 1)
-            hint = f"did you mean {near[0]!r}?" if near else f"it takes {', '.join(known) or 'none'}"
-            raise UserError(f"transform.{key} is no argument of {family.__name__}; {hint}")
+            takes = ", ".join(known) or "none"
+            raise UserError(
+                f"transform.{key} is no argument of {family.__name__}{nearest(key, known)} (it takes: {takes})"
+            )
     return family(**arguments)
 
 
