@@ -1,4 +1,4 @@
-"""Whether the demo's report holds what it promises: rows of both networks over the whole grid, and a page with figures."""
+"""Whether the demo left what it promises: rows of both networks over the whole grid, and a page with figures."""
 
 import sys
 from pathlib import Path
