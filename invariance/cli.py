@@ -11,7 +11,6 @@ from omegaconf import DictConfig, OmegaConf
 
 from invariance.conf import conf_dir, family_sweep
 from invariance.errors import UserError, nearest
-from invariance.sweep import FamilySweeper
 
 Job = Callable[[dict[str, Any]], None]
 MISTAKE, INTERRUPTED = 2, 130
@@ -23,16 +22,14 @@ def command(page: str, job: Job) -> None:
     A `UserError` is printed as one line and the process exits with status 2; in a sweep the other jobs still run.
     HYDRA_FULL_ERROR=1 shows every traceback.
     """
+    find_plugins()
     import hydra
-    from hydra.core.plugins import Plugins
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
     tracebacks = "HYDRA_FULL_ERROR" in os.environ
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands its errors on instead of printing them over several lines
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
-    Plugins.instance().register(FamilySweeper)
-
     mistakes = 0
 
     def task(config: DictConfig) -> None:
@@ -59,8 +56,18 @@ def command(page: str, job: Job) -> None:
     except KeyboardInterrupt:
         say_error("interrupted; the same command continues where this one stopped")
         sys.exit(INTERRUPTED)
+    finally:
+        if not tracebacks:
+            del os.environ["HYDRA_FULL_ERROR"]
     if mistakes:
         sys.exit(MISTAKE)
+
+
+def find_plugins() -> None:
+    """Let Hydra find the project's own plugins, in `invariance/plugins/hydra_plugins/`."""
+    folder = str(Path(__file__).parent / "plugins")
+    if folder not in sys.path:
+        sys.path.append(folder)
 
 
 def say_error(message: str) -> None:

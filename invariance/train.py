@@ -63,8 +63,10 @@ def check(config: dict[str, Any]) -> None:
         UserError: for a missing range, a recipe or a seed that makes no sense, an unknown logger.
     """
     from invariance.tracking import check_logger
+    from invariance.transforms import build as build_transform
 
     require_range(config["transform"])
+    build_transform(config["transform"])
     check_logger(config["logger"])
     if isinstance(config["seed"], bool) or not isinstance(config["seed"], int) or config["seed"] < 0:
         raise UserError(f"seed={config['seed']!r}: give a whole number from 0")

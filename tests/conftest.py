@@ -21,13 +21,9 @@ def shared_data() -> Path:
 def compose():
     """A page's configuration as its command line makes it: `compose("train", "transform=blur", "range=3")`."""
     from hydra import compose, initialize_config_dir
-    from hydra.core.plugins import Plugins
     from omegaconf import OmegaConf
 
     from invariance.conf import conf_dir
-    from invariance.sweep import FamilySweeper
-
-    Plugins.instance().register(FamilySweeper)
 
     def composed(page: str, *overrides: str) -> dict:
         with initialize_config_dir(str(conf_dir()), version_base="1.3"):

@@ -9,8 +9,8 @@ import sys
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
+from invariance.cli import find_plugins
 from invariance.conf import families, family_sweep
-from invariance.sweep import FamilySweeper
 
 QUICK = ["model=tiny", "recipe=smoke", "logger=csv", "trainer=cpu", "progress=false"]
 
@@ -33,6 +33,9 @@ def call(page, *arguments, monkeypatch):
 
 
 def jobs(*arguments):
+    find_plugins()
+    from hydra_plugins.invariance_sweeper import FamilySweeper
+
     return FamilySweeper.split_arguments(OverridesParser.create().parse_overrides(list(arguments)), None)[0]
 
 

@@ -12,7 +12,7 @@ LEVELS = [
     {"runs", "conf"},
     {"transforms", "models", "maps", "metrics"},
     {"data"},
-    {"features", "modules", "reporting", "sweep", "tracking", "grids"},
+    {"features", "modules", "reporting", "plugins", "tracking", "grids"},
     {"measurement", "cli"},
     PAGES,
 ]

@@ -1,4 +1,7 @@
-"""The sweep of `-m transform=…`: each family brings the ranges of its own networks."""
+"""The sweep of `-m transform=…`: each family brings the ranges of its own networks.
+
+Hydra finds plugins in packages named `hydra_plugins` alone; `invariance.cli` puts the folder that holds this one on the path.
+"""
 
 from collections.abc import Iterator
 
@@ -15,9 +18,6 @@ class FamilySweeper(BasicSweeper):
     `-m transform=rotation` trains the four networks of the family; `-m transform=rotation,blur` six;
     `-m transform=rotation range=5` one. The ranges stand in the family's yaml, under `sweep`.
     """
-
-    # Hydra takes plugins of no other name than this
-    __module__ = "hydra_plugins.invariance"
 
     @staticmethod
     def split_arguments(overrides: list[Override], max_batch_size: int | None) -> list[list[list[str]]]:
