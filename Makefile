@@ -30,8 +30,9 @@ demo: $(VENV)/installed
 clean-demo:
 	rm -rf $(DEMO)
 
+# one process a core, up to four, each with one thread: test files are dealt out whole
 test: $(VENV)/installed
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

@@ -7,8 +7,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from invariance.errors import UserError
 from invariance.models.representation import Representation
 from invariance.transforms.base import Params, Transform
+
+
+def choose_device(accelerator: str) -> torch.device:
+    """The device that Lightning's `accelerator` means on this machine: a GPU for gpu and cuda, and for auto if one is there.
+
+    Raises:
+        UserError: if a GPU is asked for and none is there, or for an accelerator that is none of these.
+    """
+    if accelerator not in ("auto", "cpu", "gpu", "cuda"):
+        raise UserError(f"trainer.accelerator={accelerator!r}: choose auto, cpu or gpu")
+    there = torch.cuda.is_available()
+    if accelerator in ("gpu", "cuda") and not there:
+        raise UserError(f"trainer.accelerator={accelerator}: this machine has no GPU that torch can use; try trainer=auto")
+    return torch.device("cuda" if there and accelerator != "cpu" else "cpu")
 
 
 def batches(images: np.ndarray, indices: np.ndarray, size: int, device: torch.device) -> Iterator[tuple[slice, Tensor]]:

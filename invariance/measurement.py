@@ -19,7 +19,7 @@ from torch import Tensor
 
 from invariance.data.prepared import Prepared, Split, prepare
 from invariance.errors import UserError
-from invariance.features import extract
+from invariance.features import choose_device, extract
 from invariance.grids import Grid
 from invariance.maps import SOLVERS_OF, FittedMaps, Solver, solver_from_config
 from invariance.metrics import Interval, bootstrap, errors_per_image, l2_distance_per_image, rms
@@ -107,7 +107,7 @@ class Network:
         self.name = directory.relative_to(runs / "train").as_posix()
         self.config: dict[str, Any] = yaml.safe_load((directory / CONFIG).read_text(encoding="utf-8"))
         self.provenance: dict[str, Any] = json.loads((directory / PROVENANCE).read_text(encoding="utf-8"))
-        self.device = torch.device("cuda" if accelerator != "cpu" and torch.cuda.is_available() else "cpu")
+        self.device = choose_device(accelerator)
         self.classifier = load_classifier(directory / BEST).to(self.device)
         self.layer = layer
         self.phi = Representation(self.classifier.network, layer)

@@ -62,12 +62,14 @@ def check(config: dict[str, Any]) -> None:
     Raises:
         UserError: for a missing range, a recipe or a seed that makes no sense, an unknown logger.
     """
+    from invariance.features import choose_device
     from invariance.tracking import check_logger
     from invariance.transforms import build as build_transform
 
     require_range(config["transform"])
     build_transform(config["transform"])
     check_logger(config["logger"])
+    choose_device(config["trainer"]["accelerator"])
     if isinstance(config["seed"], bool) or not isinstance(config["seed"], int) or config["seed"] < 0:
         raise UserError(f"seed={config['seed']!r}: give a whole number from 0")
     name = str(config["name"])
@@ -146,7 +148,7 @@ def evaluate(config: dict[str, Any], prepared: Prepared, run: Run, tracker: Trac
     import pandas as pd
     import torch
 
-    from invariance.features import extract
+    from invariance.features import choose_device, extract
     from invariance.metrics import bootstrap, errors_per_image
     from invariance.models.representation import Representation
     from invariance.modules.checkpoint import BEST
@@ -155,7 +157,7 @@ def evaluate(config: dict[str, Any], prepared: Prepared, run: Run, tracker: Trac
     from invariance.runs.rows import Row, to_frame
 
     classifier = load_classifier(run.directory / BEST)
-    device = torch.device("cuda" if config["trainer"]["accelerator"] != "cpu" and torch.cuda.is_available() else "cpu")
+    device = choose_device(config["trainer"]["accelerator"])
     classifier.to(device)
     run.record({"weights_sha256": sha256(run.directory / BEST), "device": str(device)})
     everything = Representation(classifier.network, [name for name, _ in classifier.network.named_children()][-1])

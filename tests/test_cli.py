@@ -117,6 +117,7 @@ def test_the_sweep_of_all_families_is_table_threes_networks():
         ("train", ["model._target_=os.system"], "outside invariance"),
         ("train", ["transform._target_=os.system"], "outside invariance"),
         ("train", ["range="], "range"),
+        ("train", ["trainer.accelerator=abacus"], "choose auto, cpu or gpu"),
         ("train", ["data=folder"], "data.root"),
         ("train", ["data=folder", "data.root=nowhere"], "nowhere"),
         ("prepare", ["size=0"], "size=0"),

@@ -1,5 +1,6 @@
 """Finding run directories: those that are finished, by path or pattern."""
 
+import sys
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -38,5 +39,7 @@ def find_runs(root: Path, patterns: str | Sequence[str]) -> list[Path]:
         finished = {name: path for name, path in named.items() if (path / DONE).exists()}
         if not finished:
             raise UserError(f"{', '.join(named)} below {root} is not finished; repeat its command to finish it")
+        for name in sorted(set(named) - set(finished)):
+            print(f"left out, not finished: {root / name}", file=sys.stderr)
         chosen.update(finished)
     return [chosen[name] for name in sorted(chosen)]
