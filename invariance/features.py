@@ -13,7 +13,7 @@ from invariance.transforms.base import Params, Transform
 
 
 def choose_device(accelerator: str) -> torch.device:
-    """The device that Lightning's `accelerator` means on this machine: a GPU for gpu and cuda, and for auto if one is there.
+    """The device that an accelerator means on this machine: a GPU for gpu and cuda, and for auto if one is there.
 
     Raises:
         UserError: if a GPU is asked for and none is there, or for an accelerator that is none of these.
@@ -22,7 +22,7 @@ def choose_device(accelerator: str) -> torch.device:
         raise UserError(f"trainer.accelerator={accelerator!r}: choose auto, cpu or gpu")
     there = torch.cuda.is_available()
     if accelerator in ("gpu", "cuda") and not there:
-        raise UserError(f"trainer.accelerator={accelerator}: this machine has no GPU that torch can use; try trainer=auto")
+        raise UserError(f"trainer.accelerator={accelerator}: torch finds no GPU on this machine; try trainer=auto")
     return torch.device("cuda" if there and accelerator != "cpu" else "cpu")
 
 

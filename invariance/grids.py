@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import product
 from typing import Any
 
@@ -11,7 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 from invariance.conf import conf_dir, families, family_sweep
 from invariance.errors import UserError, nearest
 from invariance.transforms import build
-from invariance.transforms.base import Transform
+from invariance.transforms.base import UNTOUCHED, GridPoint, Transform
 
 
 @dataclass(frozen=True)
@@ -21,12 +22,23 @@ class Grid:
     Attributes:
         name: the family's name, for Crop with the size of the network it serves: `crop_256`.
         family: the family.
-        transform: the transformations, built with the network's own range where it was trained with this family.
+        settings: the family's configuration, from which `transform` is built.
+        own: whether the network was trained with this family, at the range in `settings`.
     """
 
     name: str
     family: str
-    transform: Transform
+    settings: dict[str, Any]
+    own: bool = False
+
+    @cached_property
+    def transform(self) -> Transform:
+        """The transformations."""
+        return build(self.settings)
+
+    def covered(self, point: GridPoint) -> bool:
+        """Whether the network's training could have drawn this g."""
+        return point.covered and (self.own or point.label == UNTOUCHED)
 
 
 def _configured(family: str, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -56,7 +68,7 @@ def _grids_of_family(family: str, settings: Mapping[str, Any]) -> Iterator[Grid]
         if name not in seen:
             seen.add(name)
             kept = ranged.get("range") if name != family else None
-            yield Grid(name, family, build(_configured(family, {**settings, "range": kept})))
+            yield Grid(name, family, _configured(family, {**settings, "range": kept}))
 
 
 def grids_for(trained: Mapping[str, Any], wanted: object, settings: Mapping[str, Mapping[str, Any]]) -> list[Grid]:
@@ -76,7 +88,7 @@ def grids_for(trained: Mapping[str, Any], wanted: object, settings: Mapping[str,
             raise UserError(f"grid.{family} is no family{nearest(family, families())} (there are: {there})")
     own_family = str(trained["name"])
     base = {**trained, **settings.get(own_family, {})}
-    own = Grid(str(trained.get("grid", own_family)), own_family, build(base))
+    own = Grid(str(trained.get("grid", own_family)), own_family, base, own=True)
     if wanted == "own" and not family_sweep(own_family):
         wanted = "all"
     if wanted == "own":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from invariance.cli import command, folder
+from invariance.cli import command, folder, say_error
 from invariance.errors import UserError
 
 METRICS = ("error_rate", "l2_distance")
@@ -21,16 +21,28 @@ def measure(config: dict[str, Any]) -> None:
     """
     check(config)
     from invariance.grids import grids_for
-    from invariance.measurement import Network, fits_of, measure_grid
+    from invariance.measurement import fits_of, measure_grid
+    from invariance.network import Network
     from invariance.runs.find import find_runs
 
     runs = folder(config["runs"], "runs")
     fits = fits_of(config["map"], config["solver"])
-    found = find_runs(runs / "train", config["networks"])
+    found, failed = find_runs(runs / "train", config["networks"]), 0
     for directory in found:
-        network = Network(runs, directory, layer=config["layer"], accelerator=config["trainer"]["accelerator"])
-        for grid in grids_for(network.config["transform"], config["grids"], config["grid"] or {}):
-            measure_grid(network, grid, fits, config)
+        try:
+            network = Network(
+                runs, directory, layer=config["layer"], accelerator=config["trainer"]["accelerator"],
+                fit=config["fit"], report=config["report"],
+            )
+            for grid in grids_for(network.transform, config["grids"], config["grid"] or {}):
+                measure_grid(network, grid, fits, config)
+        except UserError as error:  # the other networks are measured all the same
+            if len(found) == 1:
+                raise
+            say_error(f"{directory.relative_to(runs)}: {error}")
+            failed += 1
+    if failed:
+        raise UserError(f"{failed} of {len(found)} networks could not be measured, for the reasons above")
 
 
 def check(config: dict[str, Any]) -> None:

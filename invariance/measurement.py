@@ -1,5 +1,6 @@
 """One network over one grid: features, maps, scores, rows (Sec. 5.2), in groups that survive an interruption."""
 
+import hashlib
 import json
 import math
 import shutil
@@ -7,34 +8,36 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-import yaml
 from rich.progress import Progress
 from torch import Tensor
 
-from invariance.data.prepared import Prepared, Split, prepare
+from invariance.data.prepared import Prepared, Split
 from invariance.errors import UserError
-from invariance.features import choose_device, extract
+from invariance.features import extract
 from invariance.grids import Grid
 from invariance.maps import SOLVERS_OF, FittedMaps, Solver, solver_from_config
-from invariance.metrics import Interval, bootstrap, errors_per_image, l2_distance_per_image, rms
-from invariance.models.representation import Representation
-from invariance.modules.checkpoint import BEST
-from invariance.modules.classifier import load_classifier
+from invariance.metrics import bootstrap, errors_per_image, l2_distance_per_image, rms
 from invariance.modules.map_fit import fit_maps
+from invariance.network import Network
+from invariance.precision import full_float32
 from invariance.progress import bar
-from invariance.runs.files import atomic_path, sha256, write_text
+from invariance.runs.files import atomic_path, write_text
 from invariance.runs.rows import Row, read_rows, to_frame, write_rows
-from invariance.runs.run import CONFIG, PROVENANCE, Run
+from invariance.runs.run import Run
 from invariance.tracking import Tracker
-from invariance.transforms.base import GridPoint
+from invariance.transforms.base import UNTOUCHED, GridPoint
 
 EXAMPLES = 4
+FITS = "g,status,error,reference,strength\n"
+"""Columns of `fits.csv`: mean squared error over the fit images, the identity's, and the strength ridge chose."""
+
 _CHUNK = 2048
 
 
@@ -86,50 +89,6 @@ def fits_of(maps: Mapping[str, Any], solvers: Mapping[str, Any]) -> list[Fit]:
     return fits
 
 
-class Network:
-    """A trained network, cut at a layer, with the data it was trained on.
-
-    Attributes:
-        config: the configuration of its training run.
-        directory: its training run.
-        phi: φ and C.
-        device: where it runs.
-    """
-
-    def __init__(self, runs: Path, directory: Path, *, layer: str, accelerator: str) -> None:
-        """Load a finished training run.
-
-        Raises:
-            UserError: if its checkpoint cannot be used or it has no such layer.
-        """
-        self.runs = runs
-        self.directory = directory
-        self.name = directory.relative_to(runs / "train").as_posix()
-        self.config: dict[str, Any] = yaml.safe_load((directory / CONFIG).read_text(encoding="utf-8"))
-        self.provenance: dict[str, Any] = json.loads((directory / PROVENANCE).read_text(encoding="utf-8"))
-        self.device = choose_device(accelerator)
-        self.classifier = load_classifier(directory / BEST).to(self.device)
-        self.layer = layer
-        self.phi = Representation(self.classifier.network, layer)
-        self.weights = sha256(directory / BEST)
-
-    def data(self, size: int, root: Path, progress: bool) -> Prepared:
-        """The network's data set at a size in pixels.
-
-        Raises:
-            UserError: if the data are not those the network was trained on.
-        """
-        prepared = prepare(self.provenance["data"], size, root, progress=progress)
-        if prepared.classes != self.config_classes:
-            raise UserError(f"{prepared.directory} has other classes than {self.directory}; train the network again")
-        return prepared
-
-    @property
-    def config_classes(self) -> list[str]:
-        """The classes the network tells apart."""
-        return list(self.classifier.hparams["classes"])
-
-
 @dataclass(frozen=True)
 class _Side:
     """A split as one measurement sees it: which images, and φ(x) of them."""
@@ -154,7 +113,7 @@ def measure_grid(network: Network, grid: Grid, fits: list[Fit], config: dict[str
         UserError: for anything the user can mend.
     """
     folder = network.runs / "measure" / network.name / grid.name
-    size = grid.transform.source_size(network.config["model"]["input_size"])
+    size = grid.transform.source_size(network.input_size)
     prepared = network.data(size, Path(config["prepared"]).expanduser(), config["progress"])
     runs = {fit: _open(network, grid, fit, prepared, config) for fit in fits}
     todo = {fit: run for fit, run in runs.items() if not run.done}
@@ -178,8 +137,10 @@ def _open(network: Network, grid: Grid, fit: Fit, prepared: Prepared, config: di
     identity = {
         "network": network.name,
         "weights": network.weights,
-        "data": {"name": prepared.name, "sha256": prepared.sha256, "fit": network.provenance["data"]["fit"]},
-        "grid": {"name": grid.name, "points": [point.label for point in grid.transform.grid()]},
+        "data": {
+            "name": prepared.name, "sha256": prepared.sha256, "fit": network.settings["fit"], "report": prepared.report,
+        },
+        "grid": {"name": grid.name, **grid.settings},
         "layer": network.layer,
         "metrics": list(config["metrics"]),
         "map": fit.map,
@@ -197,17 +158,19 @@ class _Measurement:
         self.network, self.grid, self.prepared, self.config = network, grid, prepared, config
         self.points = grid.transform.grid()
         self.progress = progress
-        data = network.provenance["data"]
-        fit_name, report = prepared.fit_split(data["fit"]), prepared.split(prepared.report)
+        fit = network.settings["fit"]
+        fit_name, report = prepared.fit_split(fit), prepared.split(prepared.report)
         chosen = [
-            (fit_name, prepared.split(fit_name), prepared.fit_indices(data["fit"])),
+            (fit_name, prepared.split(fit_name), prepared.fit_indices(fit)),
             (prepared.report, report, np.arange(len(report))),
         ]
         self.task = progress.add_task("φ", total=sum(len(i) for _, _, i in chosen) * (len(self.points) + 1))
-        untouched = next(point for point in self.points if point.label == "untouched")
+        untouched = next(point for point in self.points if point.label == UNTOUCHED)
         self.sides = [
-            _Side(name, split, indices, self._features(split, indices, untouched),
-                  torch.from_numpy(np.asarray(split.labels[indices])))
+            _Side(
+                name, split, indices, self._features(split, indices, untouched),
+                torch.from_numpy(np.asarray(split.labels[indices])),
+            )
             for name, split, indices in chosen
         ]
         self.scale = rms(self.sides[0].reference)
@@ -220,11 +183,12 @@ class _Measurement:
         )
 
     def group_size(self) -> int:
-        """How many g are held and fitted together: as many as the memory bound allows, features and maps counted."""
+        """How many g are held and fitted together: as many as the memory bound allows beside φ(x), and at least one."""
         dim = self.scale.numel()
-        images = sum(len(side.indices) for side in self.sides)
-        per_g = 4 * dim * images + 16 * dim * dim
-        return max(1, min(len(self.points), int(self.config["memory_gb"] * 1e9 // per_g)))
+        features = 4 * dim * sum(len(side.indices) for side in self.sides)
+        map_and_solver = 32 * dim * dim  # the hungriest: an mlp's two layers, their gradients and momentum
+        fitting = int((self.config["memory_gb"] * 1e9 - features) // (features + map_and_solver))
+        return max(1, min(len(self.points), fitting))
 
     def run(self, todo: dict[Fit, Run], folder: Path) -> None:
         """Measure all points in groups; a finished group of a fit is a file, and is not measured again."""
@@ -235,75 +199,105 @@ class _Measurement:
             fit: [run.directory / "parts" / f"{size}_{k}.csv" for k in range(len(groups))] for fit, run in todo.items()
         }
         for k, group in enumerate(groups):
-            missing = [fit for fit in todo if not parts[fit][k].exists()]
+            missing = [fit for fit in todo if not self._whole(parts[fit][k], group)]
             if not missing:
                 self.progress.advance(self.task, len(group) * sum(len(side.indices) for side in self.sides))
                 continue
-            features = [
-                torch.stack([self._features(side.split, side.indices, point) for point in group]) for side in self.sides
-            ]
+            features = [[self._features(side.split, side.indices, point) for point in group] for side in self.sides]
             for fit in missing:
-                rows = self._rows(fit, todo[fit], group, features)
-                write_rows(parts[fit][k], to_frame(rows))
+                fitted = self._fit(fit, features[0])
+                if fitted is not None:
+                    write_text(parts[fit][k].with_suffix(".fits"), _account(group, fitted))
+                write_rows(parts[fit][k], to_frame(self._rows(fit, todo[fit], group, features, fitted)))
+            del features
         for fit, run in todo.items():
+            if fit.settings is not None:
+                accounts = [part.with_suffix(".fits").read_text(encoding="utf-8") for part in parts[fit]]
+                write_text(run.directory / "fits.csv", FITS + "".join(accounts))
             run.finish(pd.concat([read_rows(part) for part in parts[fit]], ignore_index=True))
             shutil.rmtree(run.directory / "parts")
 
-    def _rows(self, fit: Fit, run: Run, group: list[GridPoint], features: list[Tensor]) -> list[Row]:
-        """Fit the maps of a group together and score each on both splits."""
-        fitted: FittedMaps | None = None
-        if fit.settings is not None:
-            fitted = fit_maps(
-                features[0], self.sides[0].reference, fit.map, fit.settings, device=self.network.device,
-                progress=self.progress if self.config["progress"] else False,
-            )
+    def _whole(self, part: Path, group: list[GridPoint]) -> bool:
+        """Whether a part file is there and holds every number of its group; a damaged one is measured again."""
+        if not part.exists():
+            return False
+        try:
+            held = read_rows(part)
+        except UserError:
+            return False
+        wanted = {
+            (f"{self.grid.name}:{point.label}", side.name, metric)
+            for point in group for side in self.sides for metric in self.config["metrics"]
+        }
+        return len(held) == len(wanted) and set(zip(held["g"], held["split"], held["metric"], strict=True)) == wanted
+
+    def _fit(self, fit: Fit, features: list[Tensor]) -> FittedMaps | None:
+        """The maps of a group, fitted together; None for the identity."""
+        if fit.settings is None:
+            return None
+        return fit_maps(
+            features, self.sides[0].reference, fit.map, fit.settings, device=self.network.device,
+            progress=self.progress if self.config["progress"] else False,
+        )
+
+    def _rows(
+        self, fit: Fit, run: Run, group: list[GridPoint], features: list[list[Tensor]], fitted: FittedMaps | None
+    ) -> list[Row]:
+        """L_err and L_L2 of M_g φ(gx) for every g of a group over both splits, with bootstrap intervals over images."""
         rows = []
-        for j, point in enumerate(group):
-            apply = torch.nn.Identity() if fitted is None else partial(fitted.apply, j)
-            status = "ok" if fitted is None else fitted.status[j]
-            for side, r in zip(self.sides, features, strict=True):
-                rows += self._score(fit, run, point, side, r[j], apply, status)
+        for side, of_side in zip(self.sides, features, strict=True):
+            values = [
+                one for j, r in enumerate(of_side)
+                for one in self._score(side, r, torch.nn.Identity() if fitted is None else partial(fitted.apply, j))
+            ]
+            ends = bootstrap(torch.stack(values))
+            for k, (point, metric) in enumerate(product(group, self.config["metrics"])):
+                status = "ok" if fitted is None else fitted.status[k // len(self.config["metrics"])]
+                trusted = status == "ok"
+                rows.append(Row(
+                    **self._common(fit, run, point, side), metric=metric, status=status,
+                    n_images=int(ends.n_used[k]) if trusted else len(side.indices),
+                    score=float(ends.mean[k]) if trusted else math.nan,
+                    low=float(ends.low[k]) if trusted else math.nan,
+                    high=float(ends.high[k]) if trusted else math.nan,
+                ))  # fmt: skip
         return rows
 
-    def _score(
-        self, fit: Fit, run: Run, point: GridPoint, side: _Side, r: Tensor, apply: Callable[[Tensor], Tensor],
-        status: str,
-    ) -> list[Row]:
-        """L_err and L_L2 of M_g φ(gx) over a split, with bootstrap intervals over its images."""
-        values: dict[str, list[Tensor]] = {metric: [] for metric in self.config["metrics"]}
-        for start in range(0, len(r), _CHUNK):
-            span = slice(start, start + _CHUNK)
-            back = apply(r[span])
-            if "error_rate" in values:
-                logits = self.network.phi.classify(back.to(self.network.device)).cpu()
-                values["error_rate"].append(errors_per_image(logits, side.labels[span]))
-            if "l2_distance" in values:
-                values["l2_distance"].append(l2_distance_per_image(back.cpu(), side.reference[span], self.scale))
+    def _common(self, fit: Fit, run: Run, point: GridPoint, side: _Side) -> dict[str, Any]:
+        """What the rows of one g say alike."""
         trained = self.network.config
-        common: dict[str, Any] = {
+        return {
             "stage": "measure", "data": self.prepared.name, "network": trained["name"],
             "family": trained["transform"]["name"], "range": _text(trained["transform"].get("range")),
             "seed": trained["seed"], "layer": self.network.layer, "g": f"{self.grid.name}:{point.label}",
             "value": point.value, "unit": self.grid.transform.unit, "split": side.name, "map": fit.map,
-            "solver": fit.settings.label if fit.settings else "", "status": status, "run": run.name,
+            "solver": fit.settings.label if fit.settings else "", "run": run.name,
         }
-        interval = bootstrap(torch.stack([torch.cat(parts) for parts in values.values()]))
-        ends = interval if status == "ok" else untrusted(interval, len(r))
-        return [
-            Row(
-                **common, metric=metric, n_images=int(ends.n_used[k]), score=float(ends.mean[k]),
-                low=float(ends.low[k]), high=float(ends.high[k]),
-            )
-            for k, metric in enumerate(values)
-        ]
+
+    def _score(self, side: _Side, r: Tensor, apply: Callable[[Tensor], Tensor]) -> list[Tensor]:
+        """Each metric of every image, (n,) on the CPU, in the order of the configuration."""
+        device = self.network.device
+        values: dict[str, list[Tensor]] = {metric: [] for metric in self.config["metrics"]}
+        for start in range(0, len(r), _CHUNK):
+            span = slice(start, start + _CHUNK)
+            with full_float32(device):
+                back = apply(r[span].to(device))
+            if "error_rate" in values:
+                values["error_rate"].append(errors_per_image(self.network.phi.classify(back).cpu(), side.labels[span]))
+            if "l2_distance" in values:
+                wanted = side.reference[span].to(device)
+                values["l2_distance"].append(l2_distance_per_image(back, wanted, self.scale.to(device)).cpu())
+        return [torch.cat(parts) for parts in values.values()]
 
     def _write_grid(self, folder: Path) -> None:
         """What the figures need to know of the grid: its axis, what training covered, and some examples."""
         transform = self.grid.transform
-        points = [{"label": p.label, "value": p.value, "covered": p.covered} for p in self.points]
         facts = {
             "grid": self.grid.name, "family": self.grid.family, "unit": transform.unit, "ordinal": transform.ordinal,
-            "points": points,
+            "points": [
+                {"label": p.label, "value": p.value, "covered": self.grid.covered(p), "params": _hash(p)}
+                for p in self.points
+            ],
         }
         write_text(folder / "grid.json", json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
         side = self.sides[-1]
@@ -315,10 +309,21 @@ class _Measurement:
             np.savez_compressed(file, images=np.stack(images), labels=np.asarray(side.split.labels)[chosen])
 
 
-def untrusted(interval: Interval, images: int) -> Interval:
-    """No numbers over so many images: what a fit that diverged has to show."""
-    nothing = np.full_like(interval.mean, math.nan)
-    return Interval(nothing, nothing, nothing, np.full_like(interval.n_used, images))
+def _account(group: list[GridPoint], fitted: FittedMaps) -> str:
+    """How the fits of a group ended: lines of `fits.csv`."""
+    strengths = [f"{one:g}" for one in fitted.strength] or [""] * len(group)
+    return "".join(
+        f"{point.label},{fitted.status[j]},{fitted.error[j]:.9g},{fitted.reference[j]:.9g},{strengths[j]}\n"
+        for j, point in enumerate(group)
+    )
+
+
+def _hash(point: GridPoint) -> str:
+    """A short hash of a g's parameters, to tell grids of the same labels apart."""
+    digest = hashlib.sha256()
+    for name in sorted(point.params):
+        digest.update(name.encode() + point.params[name].numpy().tobytes())
+    return digest.hexdigest()[:12]
 
 
 def _text(value: object) -> str:

@@ -51,10 +51,10 @@ def l2_distance_per_image(r_hat: Tensor, r: Tensor, scale: Tensor) -> Tensor:
 def errors_per_image(logits: Tensor, labels: Tensor) -> Tensor:
     """1 where the class of largest logit (N, K) is not the label (N,), else 0; (N,) float64. L_err is its mean.
 
-    A label of −1, no label, is never right. Nor are logits with a NaN among them.
+    Logits with a NaN among them are wrong. An image without a label (−1) is NaN: L_err does not apply to it.
     """
-    right = (logits.argmax(1) == labels) & ~logits.isnan().any(1)
-    return (~right).double()
+    wrong = (logits.argmax(1) != labels) | logits.isnan().any(1)
+    return torch.where(labels < 0, torch.nan, wrong.double())
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,7 @@ def train(config: dict[str, Any]) -> None:
     size = build_transform(config["transform"]).source_size(config["model"]["input_size"])
     prepared = prepare(config["data"], size, folder(config["prepared"], "prepared"), progress=config["progress"])
     identity = {key: config[key] for key in ("name", "seed", "model", "transform", "recipe")}
+    identity["precision"] = config["trainer"]["precision"]
     identity["data"] = {"name": prepared.name, "sha256": prepared.sha256}
     run = Run(
         folder(config["runs"], "runs"), f"train/{prepared.name}/{config['name']}/seed{config['seed']}", identity
@@ -70,6 +71,8 @@ def check(config: dict[str, Any]) -> None:
     build_transform(config["transform"])
     check_logger(config["logger"])
     choose_device(config["trainer"]["accelerator"])
+    if config["trainer"]["devices"] != 1:
+        raise UserError(f"trainer.devices={config['trainer']['devices']}: a network trains on one device; give 1")
     if isinstance(config["seed"], bool) or not isinstance(config["seed"], int) or config["seed"] < 0:
         raise UserError(f"seed={config['seed']!r}: give a whole number from 0")
     name = str(config["name"])
@@ -94,10 +97,12 @@ def build_trainer(config: dict[str, Any], **settings: Any) -> pl.Trainer:  # noq
     import pytorch_lightning as pl
     from lightning_fabric.utilities.exceptions import MisconfigurationException
 
+    from invariance.features import choose_device
     from invariance.modules import quieten_lightning
 
     quieten_lightning()
-    asked = {key: config["trainer"][key] for key in ("accelerator", "devices", "precision")}
+    device = choose_device(config["trainer"]["accelerator"])
+    asked = {"accelerator": device.type, "devices": 1, "precision": config["trainer"]["precision"]}
     try:
         return pl.Trainer(
             **asked, enable_progress_bar=bool(config["progress"]), enable_model_summary=False, num_sanity_val_steps=0,

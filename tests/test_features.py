@@ -49,9 +49,11 @@ def test_a_network_is_measured_over_its_own_grid_and_a_baseline_over_all():
 
 def test_own_values_and_range_hold_on_the_own_grid_alone():
     [own] = grids_for(ROTATION, "own", {})
-    assert [(p.label, p.covered) for p in own.transform.grid()] == [("-5", True), ("untouched", True), ("7", True)]
+    assert [(p.label, own.covered(p)) for p in own.transform.grid()] == [("-5", True), ("untouched", True), ("7", True)]
     [other] = grids_for(BASELINE, "rotation", {"rotation": {"angles": [80]}})
-    assert [(p.label, p.covered) for p in other.transform.grid()] == [("untouched", True), ("80", False)]
+    assert [(p.label, other.covered(p)) for p in other.transform.grid()] == [("untouched", True), ("80", False)]
+    [crop] = grids_for(BASELINE, "crop_256", {})
+    assert [p.label for p in crop.transform.grid() if crop.covered(p)] == ["untouched"]
     with pytest.raises(UserError, match="did you mean 'angles'"):
         grids_for(BASELINE, "rotation", {"rotation": {"angle": [80]}})
     with pytest.raises(UserError, match="did you mean 'shear'"):

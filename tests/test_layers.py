@@ -8,11 +8,12 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "invariance"
 PAGES = {"prepare", "train", "measure", "report"}
 LEVELS = [
-    {"errors", "seeds", "progress"},
+    {"errors", "seeds", "progress", "precision"},
     {"runs", "conf"},
     {"transforms", "models", "maps", "metrics"},
     {"data"},
     {"features", "modules", "reporting", "plugins", "tracking", "grids"},
+    {"network"},
     {"measurement", "cli"},
     PAGES,
 ]

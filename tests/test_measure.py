@@ -160,7 +160,7 @@ def test_a_baseline_is_measured_at_the_size_of_the_crop_network(place, compose):
     assert rows["g"].nunique() == 25 and rows[rows["g"] == "crop_256:untouched"]["value"].unique() == [13]
     examples = np.load(folder / "runs/measure/digits/baseline/seed0/crop_256/examples.npz")["images"]
     assert examples.shape == (25, 4, 1, 32, 32) and examples.dtype == np.uint8
-    assert (folder / "prepared/digits").glob("36-gray-*")
+    assert list((folder / "prepared/digits").glob("36-gray-*"))
     about = json.loads((folder / "runs/measure/digits/baseline/seed0/crop_256/grid.json").read_text())
     assert about["family"] == "crop" and about["ordinal"] and len(about["points"]) == 25
 
@@ -198,4 +198,4 @@ def test_retrained_weights_do_not_pass_for_the_measured_ones(place, compose):
 def test_mistakes_are_named(place, compose, overrides, said):
     _, places = place
     with pytest.raises(UserError, match=said):
-        measure(compose("measure", *places, *overrides))
+        measure(compose("measure", *places, "networks=baseline", *overrides))

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from invariance.maps.carry import Carry, ModesCarry, VelocityCarry
 from invariance.maps.dynamics import Dynamics
-from invariance.maps.precision import full_float32
+from invariance.precision import full_float32
 from invariance.maps.recurrence import run_block
 
 Form = Literal["modes", "velocity"]

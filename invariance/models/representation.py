@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from invariance.errors import UserError, nearest
+from invariance.precision import full_float32
 
 
 class _Reached(Exception):  # noqa: N818
@@ -69,7 +70,8 @@ class Representation:
         training = self.network.training
         self.network.eval()
         try:
-            self.network(x)
+            with full_float32(x.device):
+                self.network(x)
         except _Reached:
             pass
         finally:
@@ -95,7 +97,8 @@ class Representation:
         try:
             if self._rest is None:  # traced in evaluation mode: a functional dropout keeps the mode it was traced in
                 self._rest = self._trace_rest()
-            return self._rest(r.reshape(-1, *self._shape).clone())  # the rest may begin with an in-place ReLU
+            with full_float32(r.device):
+                return self._rest(r.reshape(-1, *self._shape).clone())  # the rest may begin with an in-place ReLU
         finally:
             self.network.train(training)
 

@@ -50,7 +50,7 @@ class Classifier(pl.LightningModule):
         self.seed = seed
         self.transform = build_transform(transform)
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derive(seed, "initialisation"))
+            torch.default_generator.manual_seed(derive(seed, "initialisation"))
             self.network: nn.Module = build_model(model, len(classes), channels)
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).reshape(1, -1, 1, 1), persistent=False)
         self.register_buffer("diverged", torch.tensor(False), persistent=False)

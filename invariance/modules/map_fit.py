@@ -174,7 +174,10 @@ def _train(
             max_epochs=module.fit.epochs, callbacks=callbacks, logger=False, enable_checkpointing=False,
             enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
         )
-        trainer.fit(module, loader)
+        try:
+            trainer.fit(module, loader)
+        except SystemExit as error:  # how Lightning ends on SIGINT, and on SIGTERM even with status 0
+            raise KeyboardInterrupt from error
 
 
 @contextmanager

@@ -8,7 +8,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -64,6 +64,38 @@ def provenance() -> dict[str, Any]:
     }
 
 
+def read_config(directory: Path) -> dict[str, Any]:
+    """The configuration that a run directory holds.
+
+    Raises:
+        UserError: if it is absent, cannot be read or is no mapping.
+    """
+    return _read(directory / CONFIG, yaml.safe_load)
+
+
+def read_provenance(directory: Path) -> dict[str, Any]:
+    """The provenance that a run directory holds.
+
+    Raises:
+        UserError: if it is absent, cannot be read or is no mapping.
+    """
+    return _read(directory / PROVENANCE, json.loads)
+
+
+def _read(path: Path, parse: Callable[[str], Any]) -> dict[str, Any]:
+    try:
+        held = parse(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(f"{path} is absent; delete its folder and repeat the run") from error
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}); see to it and repeat") from error
+    except (ValueError, yaml.YAMLError) as error:
+        raise UserError(f"{path} is damaged; delete its folder and repeat the run") from error
+    if not isinstance(held, dict):
+        raise UserError(f"{path} holds no mapping; delete its folder and repeat the run")
+    return held
+
+
 class Run:
     """One run directory, opened for work.
 
@@ -74,30 +106,36 @@ class Run:
         name: its path relative to the runs folder, as rows name it.
     """
 
-    def __init__(self, runs: Path, name: str, config: Mapping[str, Any]) -> None:
-        """Open or create the run `name` under `runs`; `config` is its identity (plain, resolved).
+    def __init__(
+        self, runs: Path, name: str, config: Mapping[str, Any], progress: Sequence[str] = ("last.ckpt", "parts")
+    ) -> None:
+        """Open the run `name` under `runs`; nothing is written before it is entered.
+
+        Args:
+            runs: folder of all run directories.
+            name: the run directory's path in it.
+            config: its identity, plain and resolved.
+            progress: files or folders that hold work. While there is none of them, nor the marker that says done, a
+                directory of another configuration has nothing to lose, and becomes this run's when it is entered.
 
         Raises:
-            UserError: if the directory holds another configuration, is in use, or cannot be written.
+            UserError: if the directory holds work of another configuration, or a configuration that cannot be read.
         """
         self.directory = runs / name
         self.name = name
         self._started = time.monotonic()
         self._lock: int | None = None
         self._config = json.loads(json.dumps(config))
-        path = self.directory / CONFIG
-        if path.exists():
-            self._refuse_other(path)
+        self._progress = progress
+        if self._holds_work:
+            self._refuse_other()
 
-    def _refuse_other(self, path: Path) -> None:
-        with open(path, encoding="utf-8") as file:
-            try:
-                held = yaml.safe_load(file)
-            except yaml.YAMLError as error:
-                raise UserError(f"{path} cannot be read as YAML; delete the folder and repeat the run") from error
-        if not isinstance(held, dict):
-            raise UserError(f"{path} holds no configuration; delete the folder and repeat the run")
-        ours, theirs = flat(self._config), flat(held)
+    @property
+    def _holds_work(self) -> bool:
+        return any((self.directory / name).exists() for name in (DONE, *self._progress))
+
+    def _refuse_other(self) -> None:
+        ours, theirs = flat(self._config), flat(read_config(self.directory))
         for key in sorted(set(ours) | set(theirs)):
             if key not in ours or key not in theirs or not _same(ours[key], theirs[key]):
                 there, here = theirs.get(key, "nothing"), ours.get(key, "nothing")
@@ -121,17 +159,30 @@ class Run:
             os.close(self._lock)
             self._lock = None
             raise UserError(f"{self.directory} is being worked on by another process; wait for it to end") from error
-        path = self.directory / CONFIG
-        if path.exists():
-            self._refuse_other(path)
-        else:
-            write_text(path, yaml.safe_dump(self._config, sort_keys=False, allow_unicode=True))
-            self.record(provenance())
+        try:
+            if self._holds_work:
+                self._refuse_other()
+            else:
+                self._begin()
+        except BaseException:
+            self._release()
+            raise
         return self
+
+    def _begin(self) -> None:
+        """Claim the directory; the configuration comes last, so that one that is there has its provenance."""
+        for name in (CONFIG, PROVENANCE):
+            with disk_errors(self.directory / name):
+                (self.directory / name).unlink(missing_ok=True)
+        self.record(provenance())
+        write_text(self.directory / CONFIG, yaml.safe_dump(self._config, sort_keys=False, allow_unicode=True))
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._release()
+
+    def _release(self) -> None:
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
@@ -139,7 +190,7 @@ class Run:
     def record(self, facts: Mapping[str, Any]) -> None:
         """Add facts to the run's provenance."""
         path = self.directory / PROVENANCE
-        held = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        held = read_provenance(self.directory) if path.exists() else {}
         write_text(path, json.dumps({**held, **facts}, indent=1, ensure_ascii=False) + "\n")
 
     def finish(self, rows: pd.DataFrame) -> None:

@@ -1,0 +1,93 @@
+"""A trained network as measuring sees it: cut at a layer, with the data it was trained on."""
+
+import json
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+
+from invariance.data.building import MANIFEST
+from invariance.data.prepared import Prepared, prepare
+from invariance.errors import UserError
+from invariance.features import choose_device
+from invariance.models.representation import Representation
+from invariance.modules.checkpoint import BEST
+from invariance.modules.classifier import Classifier, load_classifier
+from invariance.runs.files import sha256
+from invariance.runs.run import read_config, read_provenance
+from invariance.transforms import build
+
+
+class Network:
+    """A trained network, cut at a layer, with the data it was trained on.
+
+    Attributes:
+        name: its training run, as `<data>/<name>/seed<k>`.
+        config: the configuration of that run.
+        weights: hash of its checkpoint.
+        settings: the configuration of its data, with the splits to fit and to report on.
+        device: where it runs.
+        layer: where φ ends.
+    """
+
+    def __init__(
+        self, runs: Path, directory: Path, *, layer: str, accelerator: str, fit: object = None, report: object = None
+    ) -> None:
+        """Open a finished training run; the checkpoint itself is read when it is needed.
+
+        Args:
+            runs: the runs folder.
+            directory: the training run.
+            layer: where φ ends.
+            accelerator: where to run.
+            fit: keys of the data's `fit` (which images maps are fitted on) to set otherwise.
+            report: the split to report on instead of the data's own.
+
+        Raises:
+            UserError: if its configuration cannot be read, or the accelerator is not there.
+        """
+        self.runs, self.directory, self.layer = runs, directory, layer
+        self.name = directory.relative_to(runs / "train").as_posix()
+        self.config = read_config(directory)
+        self.device = choose_device(accelerator)
+        self.weights = sha256(directory / BEST) if (directory / BEST).is_file() else "absent"
+        try:
+            data, trained_on = read_provenance(directory)["data"], self.config["data"]["sha256"]
+            self.transform, self.input_size = self.config["transform"], self.config["model"]["input_size"]
+        except (KeyError, TypeError) as error:
+            raise UserError(f"{directory} is not a training run of this version ({error}); train it again") from error
+        if fit is not None and not isinstance(fit, Mapping):
+            raise UserError(f"fit={fit!r}: give keys of data.fit, as fit={{split: train, images: 5000}}")
+        self.settings = {**data, "fit": {**data["fit"], **(fit or {})}, "report": report or data["report"]}
+        self._trained_on = trained_on
+
+    @cached_property
+    def classifier(self) -> Classifier:
+        """The network with its best weights."""
+        return load_classifier(self.directory / BEST).to(self.device)
+
+    @cached_property
+    def phi(self) -> Representation:
+        """φ and C."""
+        return Representation(self.classifier.network, self.layer)
+
+    def data(self, size: int, root: Path, progress: bool) -> Prepared:
+        """The network's data set at a size in pixels.
+
+        Raises:
+            UserError: if the data are not those the network was trained on.
+        """
+        prepared = prepare(self.settings, size, root, progress=progress)
+        own_size = build(self.transform).source_size(self.input_size)
+        trained = prepared if size == own_size else prepare(self.settings, own_size, root, progress=progress)
+        if trained.sha256 != self._trained_on or files_of(prepared) != files_of(trained):
+            raise UserError(
+                f"{self.directory} was trained on other data than are in {prepared.directory}; put them back as they "
+                "were, or train the network again"
+            )
+        return prepared
+
+
+def files_of(prepared: Prepared) -> dict[str, str]:
+    """Which source files, with which labels, each split was made of, as hashes: the same at every size."""
+    manifest = json.loads((prepared.directory / MANIFEST).read_text(encoding="utf-8"))
+    return {name: about["files_sha256"] for name, about in manifest["splits"].items()}
