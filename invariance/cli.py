@@ -2,18 +2,28 @@
 
 import os
 import re
+import signal
 import sys
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from types import FrameType
+from typing import Any, NoReturn
 
 from omegaconf import DictConfig, OmegaConf
 
 from invariance.conf import conf_dir, family_sweep
 from invariance.errors import UserError, nearest
+from invariance.runs.files import disk_refusal
 
 Job = Callable[[dict[str, Any]], None]
 MISTAKE, INTERRUPTED = 2, 130
+_WITH_VALUE = (
+    "--package", "-p", "--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd", "--cfg", "-c",
+    "--experimental-rerun",
+)  # fmt: skip
+_INFO = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
 
 
 def command(page: str, job: Job) -> None:
@@ -38,20 +48,24 @@ def command(page: str, job: Job) -> None:
             plain = OmegaConf.to_container(config, resolve=True)
             assert isinstance(plain, dict)
             job({str(key): value for key, value in plain.items()})
-        except (UserError, OmegaConfBaseException) as error:
-            if tracebacks:
+        except (UserError, OmegaConfBaseException, OSError) as error:
+            line = one_line(error, page)
+            if tracebacks or line is None:
                 raise
             # not handed on to Hydra, which would add lines of its own and end the sweep
             mistakes += 1
-            say_error(str(error) if isinstance(error, UserError) else explain(error, page))
+            say_error(line)
 
     task.__module__ = f"invariance.{page}"
+    sys.argv[1:] = flags_last(sys.argv[1:])
     try:
-        hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=page)(task)()
-    except (HydraException, OmegaConfBaseException) as error:
-        if tracebacks:
+        with sigterm_interrupts():
+            hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=page)(task)()
+    except (HydraException, OmegaConfBaseException, OSError) as error:
+        line = one_line(error, page)
+        if tracebacks or line is None:
             raise
-        say_error(explain(error, page))
+        say_error(line)
         sys.exit(MISTAKE)
     except KeyboardInterrupt:
         say_error("interrupted; the same command continues where this one stopped")
@@ -61,6 +75,52 @@ def command(page: str, job: Job) -> None:
             del os.environ["HYDRA_FULL_ERROR"]
     if mistakes:
         sys.exit(MISTAKE)
+
+
+def flags_last(arguments: list[str]) -> list[str]:
+    """The command line with Hydra's flags behind the overrides: it refuses overrides on both sides of a flag."""
+    overrides: list[str] = []
+    flags: list[str] = []
+    rest = iter(arguments)
+    for argument in rest:
+        if argument == "--":
+            return arguments
+        if not argument.startswith("-"):
+            # --info takes a word only if it is one of its own
+            (flags if flags and flags[-1] in ("--info", "-i") and argument in _INFO else overrides).append(argument)
+            continue
+        flags.append(argument)
+        if argument in _WITH_VALUE:
+            flags += [value for value in [next(rest, None)] if value is not None]
+    return overrides + flags
+
+
+@contextmanager
+def sigterm_interrupts() -> Iterator[None]:
+    """Let SIGTERM, which schedulers send, end a command as Ctrl-C does: files whole, one line, its own status."""
+    if threading.current_thread() is not threading.main_thread():  # where Python handles no signals
+        yield
+        return
+
+    def interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
+        raise KeyboardInterrupt
+
+    held = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, held)
+
+
+def one_line(error: Exception, page: str) -> str | None:
+    """What to tell a user of an error that they can mend; None for one of the operating system that they cannot."""
+    from hydra.errors import HydraException
+
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, OSError) and not isinstance(error, HydraException):  # one of Hydra's is both
+        return disk_refusal(error)
+    return explain(error, page)
 
 
 def find_plugins() -> None:
@@ -103,7 +163,8 @@ def known_keys(page: str) -> list[str]:
     for path in [conf_dir() / f"{page}.yaml", *sorted(conf_dir().glob("*/*.yaml"))]:
         group = "" if path.parent == conf_dir() else path.parent.name
         keys |= {group} if group else set()
-        keys |= {f"{group}.{key}" if group else str(key) for key in OmegaConf.load(path) if key != "defaults"}
+        own = [key for key in map(str, OmegaConf.load(path)) if key != "defaults"]
+        keys |= {f"{group}.{key}" if group else key for key in own}
     return sorted(keys)
 
 
@@ -130,4 +191,7 @@ def folder(value: object, key: str) -> Path:
     """
     if not isinstance(value, str) or not value:
         raise UserError(f"{key}={value!r} is not a folder; give a path")
-    return Path(os.path.expandvars(value)).expanduser()
+    path = Path(os.path.expandvars(value)).expanduser()
+    if any(0xD800 <= ord(c) <= 0xDFFF for c in str(path)):  # how Python holds bytes that are no text
+        raise UserError(f"{key}={value!r}: its name is not UTF-8; choose another folder")
+    return path

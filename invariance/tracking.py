@@ -14,11 +14,12 @@ from invariance.seeds import derive
 
 _KINDS = ("wandb", "csv")
 _MODES = ("auto", "online", "offline")
+_ENVIRONMENT = ("online", "offline", "disabled", "dryrun", "run", "shared")  # what W&B takes as WANDB_MODE
 _Mode = Literal["online", "offline", "disabled", "shared"]
 
 
 def check_logger(settings: Mapping[str, Any]) -> None:
-    """Refuse a logger that does not exist.
+    """Refuse a logger, or a mode of it, that does not exist.
 
     Raises:
         UserError: naming the choices.
@@ -27,6 +28,9 @@ def check_logger(settings: Mapping[str, Any]) -> None:
         raise UserError(f"logger.kind={settings.get('kind')!r}: choose logger=wandb or logger=csv")
     if settings["kind"] == "wandb" and settings["mode"] not in _MODES:
         raise UserError(f"logger.mode={settings['mode']!r}: choose one of {', '.join(_MODES)}")
+    wish = os.environ.get("WANDB_MODE")
+    if settings["kind"] == "wandb" and settings["mode"] == "auto" and wish and wish not in _ENVIRONMENT:
+        raise UserError(f"the environment has WANDB_MODE={wish}: set it to online, offline or disabled, or unset it")
 
 
 def _mode(settings: Mapping[str, Any]) -> _Mode:
@@ -35,7 +39,8 @@ def _mode(settings: Mapping[str, Any]) -> _Mode:
     import wandb
 
     if os.environ.get("WANDB_MODE"):
-        return cast(_Mode, os.environ["WANDB_MODE"])
+        wish = os.environ["WANDB_MODE"]
+        return cast(_Mode, {"dryrun": "offline", "run": "online"}.get(wish, wish))
     return "online" if wandb.login(prompt=False) else "offline"
 
 
@@ -73,7 +78,9 @@ class Tracker:
         )
         if mode == "offline":
             place = Path(self.run.dir).parent
-            print(f"W&B is offline (no login found); to upload this run later: wandb sync {place}", file=sys.stderr)
+            asked = settings["mode"] == "offline" or bool(os.environ.get("WANDB_MODE"))
+            why = "as asked" if asked else "no login found"
+            print(f"W&B is offline ({why}); to upload this run later: wandb sync {place}", file=sys.stderr)
 
     def log(self, values: Mapping[str, Any]) -> None:
         """Log values as they are: numbers, or W&B's own objects."""

@@ -13,8 +13,13 @@ if TYPE_CHECKING:  # torch takes seconds to import, and --help must not wait for
     import pytorch_lightning as pl
 
     from invariance.data.prepared import Prepared
+    from invariance.modules.classifier import Classifier
     from invariance.runs.run import Run
     from invariance.tracking import Tracker
+
+
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
+LARGEST_SIZE = 4096
 
 
 def train(config: dict[str, Any]) -> None:
@@ -43,13 +48,15 @@ def train(config: dict[str, Any]) -> None:
     if run.done:
         print(f"finished already: {run.directory}")
         return
+    prepared.fit_indices(config["data"].get("fit"))  # what measuring would refuse is better known before training
+    classifier, trainer = build(config, prepared, run)  # before the run is entered: a mistake leaves no directory
     with run:
         run.record({"data": config["data"], "prepared": str(prepared.directory), "trainer": config["trainer"]})
         with Tracker(
             config["logger"], run.directory, name=f"{config['name']}/seed{config['seed']}", stage="train",
             group=prepared.name, config=identity, tags=[config["transform"]["name"], prepared.name],
         ) as tracker:
-            fit(config, prepared, run, tracker)
+            fit(config, prepared, run, tracker, classifier, trainer)
             rows = evaluate(config, prepared, run, tracker)
             tracker.table("rows", rows)
             run.finish(rows)
@@ -61,7 +68,7 @@ def check(config: dict[str, Any]) -> None:
     """Refuse what can be refused before anything is prepared.
 
     Raises:
-        UserError: for a missing range, a recipe or a seed that makes no sense, an unknown logger.
+        UserError: for a missing range, a value that makes no sense, an unknown logger.
     """
     from invariance.features import choose_device
     from invariance.tracking import check_logger
@@ -75,9 +82,16 @@ def check(config: dict[str, Any]) -> None:
         raise UserError(f"trainer.devices={config['trainer']['devices']}: a network trains on one device; give 1")
     if isinstance(config["seed"], bool) or not isinstance(config["seed"], int) or config["seed"] < 0:
         raise UserError(f"seed={config['seed']!r}: give a whole number from 0")
-    name = str(config["name"])
+    name = config["name"] if isinstance(config["name"], str) else ""
     if not name or name.startswith(".") or set(name) & set("/\\ \0"):
-        raise UserError(f"name={name!r} cannot name a folder; use letters, digits, '.', '_' and '-'")
+        raise UserError(f"name={config['name']!r} cannot name a folder; give a text of letters, digits and . _ -")
+    if config["trainer"]["precision"] not in PRECISIONS:
+        raise UserError(f"trainer.precision={config['trainer']['precision']!r}: choose one of {', '.join(PRECISIONS)}")
+    workers, size = config["trainer"]["workers"], config["model"].get("input_size")
+    if isinstance(workers, bool) or not isinstance(workers, int) or workers < 0:
+        raise UserError(f"trainer.workers={workers!r}: give a whole number from 0")
+    if isinstance(size, bool) or not isinstance(size, int) or not 1 <= size <= LARGEST_SIZE:
+        raise UserError(f"model.input_size={size!r}: give a whole number of pixels, up to {LARGEST_SIZE}")
     for key in ("batch", "updates", "step", "val_every"):
         value = config["recipe"][key]
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
@@ -114,12 +128,13 @@ def build_trainer(config: dict[str, Any], **settings: Any) -> pl.Trainer:  # noq
         raise UserError(f"trainer: {wish} cannot be had on this machine ({why}); try trainer=auto") from error
 
 
-def fit(config: dict[str, Any], prepared: Prepared, run: Run, tracker: Tracker) -> None:
-    """Train for `recipe.updates` updates, from the last whole checkpoint if there is one."""
-    from pytorch_lightning.loggers import CSVLogger, Logger, WandbLogger
+def build(config: dict[str, Any], prepared: Prepared, run: Run) -> tuple[Classifier, pl.Trainer]:
+    """The network with its initial weights, and the trainer that will train it.
 
-    from invariance.data.module import PreparedData
-    from invariance.modules.checkpoint import LAST, AtomicCheckpointIO, checkpoints
+    Raises:
+        UserError: if the network or the trainer cannot be had as configured.
+    """
+    from invariance.modules.checkpoint import AtomicCheckpointIO, checkpoints
     from invariance.modules.classifier import Classifier
 
     recipe = config["recipe"]
@@ -127,24 +142,68 @@ def fit(config: dict[str, Any], prepared: Prepared, run: Run, tracker: Tracker) 
         model=config["model"], transform=config["transform"], recipe=recipe, classes=prepared.classes,
         channels=prepared.channels, mean=prepared.mean, seed=config["seed"],
     )
+    # max_steps stays unset: with it Lightning counts a checkpoint at a span's end as one in its middle
+    trainer = build_trainer(
+        config, max_epochs=math.ceil(recipe["updates"] / recipe["val_every"]), logger=False,
+        callbacks=checkpoints(run.directory), plugins=[AtomicCheckpointIO()],
+        log_every_n_steps=min(50, recipe["val_every"]), reload_dataloaders_every_n_epochs=1,
+    )
+    return classifier, trainer
+
+
+def fit(
+    config: dict[str, Any], prepared: Prepared, run: Run, tracker: Tracker, classifier: Classifier, trainer: pl.Trainer
+) -> None:
+    """Train for `recipe.updates` updates, from the last whole checkpoint if there is one.
+
+    Raises:
+        UserError: if the checkpoints of an interrupted run cannot serve.
+    """
+    from pytorch_lightning.loggers import CSVLogger, WandbLogger
+
+    from invariance.data.module import PreparedData
+    from invariance.modules.checkpoint import LAST
+
+    recipe, last = config["recipe"], run.directory / LAST
+    done = updates_done(run, classifier)
+    if done >= recipe["updates"]:
+        return
     data = PreparedData(
         prepared, batch_size=recipe["batch"], updates=recipe["updates"], val_every=recipe["val_every"],
         seed=config["seed"], workers=config["trainer"]["workers"],
     )
-    logger: Logger = (
+    trainer.logger = (
         CSVLogger(run.directory, name="curves") if tracker.run is None else WandbLogger(experiment=tracker.run)
     )
-    # max_steps stays unset: with it Lightning counts a checkpoint at a span's end as one in its middle
-    trainer = build_trainer(
-        config, max_epochs=math.ceil(recipe["updates"] / recipe["val_every"]), logger=logger,
-        callbacks=checkpoints(run.directory), plugins=[AtomicCheckpointIO()],
-        log_every_n_steps=min(50, recipe["val_every"]), reload_dataloaders_every_n_epochs=1,
-    )
-    last = run.directory / LAST
     try:
-        trainer.fit(classifier, datamodule=data, ckpt_path=last if last.exists() else None, weights_only=True)
+        trainer.fit(classifier, datamodule=data, ckpt_path=last if done else None, weights_only=True)
     except SystemExit as error:  # how Lightning ends on SIGINT, and on SIGTERM even with status 0
         raise KeyboardInterrupt from error
+    except (LookupError, TypeError, AttributeError, ValueError) as error:
+        if not done or classifier.started or isinstance(error, UserError):
+            raise
+        raise UserError(f"checkpoint {last} is damaged ({error!r}); delete {run.directory} to start over") from error
+
+
+def updates_done(run: Run, classifier: Classifier) -> int:
+    """How far an interrupted run came by its checkpoints; 0 where there are none.
+
+    Raises:
+        UserError: if a checkpoint cannot serve.
+    """
+    from invariance.modules.checkpoint import BEST, LAST, read_checkpoint
+    from invariance.modules.classifier import check_architecture, load_classifier
+
+    path, remedy = run.directory / LAST, f"delete {run.directory} to start over"
+    if not path.exists():
+        return 0
+    held = read_checkpoint(path, remedy)
+    check_architecture(path, held["state_dict"], classifier, remedy)
+    load_classifier(run.directory / BEST, remedy)
+    done = held["global_step"]
+    if isinstance(done, bool) or not isinstance(done, int) or done < 1:
+        raise UserError(f"checkpoint {path} is damaged (global_step={done!r}); {remedy}")
+    return done
 
 
 def evaluate(config: dict[str, Any], prepared: Prepared, run: Run, tracker: Tracker) -> pd.DataFrame:
@@ -158,7 +217,7 @@ def evaluate(config: dict[str, Any], prepared: Prepared, run: Run, tracker: Trac
     from invariance.models.representation import Representation
     from invariance.modules.checkpoint import BEST
     from invariance.modules.classifier import load_classifier
-    from invariance.runs.files import sha256
+    from invariance.runs.files import sha256, write_text
     from invariance.runs.rows import Row, to_frame
 
     classifier = load_classifier(run.directory / BEST)
@@ -184,9 +243,10 @@ def evaluate(config: dict[str, Any], prepared: Prepared, run: Run, tracker: Trac
         tracker.summarise({f"{name}/accuracy": 1 - error})
         predicted = logits.argmax(1)
         tracker.confusion(f"{name}/confusion", labels.tolist(), predicted.tolist(), prepared.classes)
-        pd.crosstab(labels.numpy(), predicted.numpy()).reindex(
+        confusion = pd.crosstab(labels.numpy(), predicted.numpy()).reindex(
             index=range(len(prepared.classes)), columns=range(len(prepared.classes)), fill_value=0
-        ).to_csv(run.directory / f"confusion_{name}.csv")
+        )
+        write_text(run.directory / f"confusion_{name}.csv", confusion.to_csv())
     return to_frame(rows)
 
 

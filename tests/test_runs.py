@@ -14,7 +14,7 @@ from invariance.errors import UserError
 from invariance.runs.files import atomic_path, write_text
 from invariance.runs.find import find_runs
 from invariance.runs.rows import COLUMNS, Row, read_rows, to_frame, write_rows
-from invariance.runs.run import Run
+from invariance.runs.run import Run, read_config, read_provenance
 
 
 def row(**changes):
@@ -127,13 +127,55 @@ def test_a_run_is_done_only_when_finished_and_then_stays_so(tmp_path):
 
 
 def test_another_configuration_is_refused_naming_the_key(tmp_path):
-    with Run(tmp_path, "train/a", CONFIG):
-        pass
+    with Run(tmp_path, "train/a", CONFIG) as run:
+        (run.directory / "last.ckpt").write_text("work")
     other = CONFIG | {"transform": {"range": 10, "angles": [1.5, 2]}}
     with pytest.raises(UserError, match=r"transform\.range is 20 there and 10 here"):
         Run(tmp_path, "train/a", other)
     with pytest.raises(UserError, match=r"extra is nothing there and 1 here"):
         Run(tmp_path, "train/a", CONFIG | {"extra": 1})
+
+
+def test_a_directory_without_work_in_it_becomes_another_configurations(tmp_path):
+    with Run(tmp_path, "train/a", CONFIG) as run:
+        run.record({"weights": "abc"})
+    with Run(tmp_path, "train/a", CONFIG | {"extra": 1}) as run:
+        assert read_config(run.directory)["extra"] == 1 and "weights" not in read_provenance(run.directory)
+        run.finish(to_frame([row()]))
+    with pytest.raises(UserError, match=r"extra is 1 there and nothing here"):
+        Run(tmp_path, "train/a", CONFIG)
+    with Run(tmp_path, "measure/a", CONFIG, progress=("parts",)) as run:
+        (run.directory / "parts").mkdir()
+    with pytest.raises(UserError, match=r"extra is nothing there"):
+        Run(tmp_path, "measure/a", CONFIG | {"extra": 1}, progress=("parts",))
+
+
+@pytest.mark.parametrize("content", [b"", b"[1, 2]", b"{a: [", b"\xff\xfe\x00", b"7"])
+@pytest.mark.parametrize(("name", "read"), [("config.yaml", read_config), ("provenance.json", read_provenance)])
+def test_damaged_facts_of_a_run_are_one_line(tmp_path, content, name, read):
+    with Run(tmp_path, "a", CONFIG) as run:
+        (run.directory / "last.ckpt").write_text("work")
+    path = tmp_path / "a" / name
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=f"{name} .*; delete its folder and repeat"):
+        read(tmp_path / "a")
+    path.unlink()
+    with pytest.raises(UserError, match="is absent"):
+        read(tmp_path / "a")
+    path.mkdir()
+    with pytest.raises(UserError, match="cannot be read"):
+        read(tmp_path / "a")
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [(",359,", ",many,"), (",359,", ",359.5,"), ("0.25", "low"), (",ok,", ","), (",ok,", ",ok,ok,")]
+)
+def test_a_row_that_is_none_is_refused(tmp_path, old, new):
+    path = tmp_path / "rows.csv"
+    write_rows(path, to_frame([row(score=0.25), row(score=0.25)]))
+    path.write_text(path.read_text().replace(old, new))
+    with pytest.raises(UserError, match="rows.csv is not a table of rows"):
+        read_rows(path)
 
 
 def test_two_processes_never_work_in_one_run(tmp_path):

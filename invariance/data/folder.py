@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from invariance.data.decode import SUFFIXES
-from invariance.data.sources import SPLITS, Listing, check_split_arguments, existing_folder, stratified
+from invariance.data.sources import SPLITS, Listing, check_split_arguments, existing_folder, is_utf8, stratified
 from invariance.errors import UserError, nearest
 
 _WHAT = "a folder of images, as <split>/<class>/* or <class>/*"
@@ -124,6 +124,9 @@ class Folder:
                 hint = nearest(name, inside) if inside else ""
                 raise UserError(f"data.exclude names {name!r}, which is no class folder of {folder}{hint}")
         classes = [name for name in inside if name not in self.exclude]
+        for name in classes:
+            if not is_utf8(name):
+                raise UserError(f"the class folder {name!r} of {folder} has a name that is not UTF-8; rename it")
         if not classes:
             raise UserError(f"{folder} holds no class folders; {_WHAT} is expected, data.root being its top")
         if len(classes) == 1:

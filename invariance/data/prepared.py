@@ -22,6 +22,7 @@ from invariance.runs.files import disk_errors, sha256, sync_folder
 from invariance.seeds import derive
 
 _BYTES_OF_HASH = 8
+_LARGEST = 4096
 _DAMAGE = (OSError, ValueError, KeyError, TypeError, EOFError, AttributeError)
 
 
@@ -173,7 +174,7 @@ def prepare(
 
     Args:
         config: a yaml of `conf/data/`, plain and resolved.
-        size: side of the prepared images in pixels.
+        size: side of the prepared images in pixels, up to 4096.
         root: folder of all prepared data.
         progress: whether to show a progress bar.
         workers: threads that decode; None: one for each core.
@@ -186,6 +187,8 @@ def prepare(
         UserError: for a configuration or source that cannot serve, more broken images than allowed, a source that
             changed since, a disk that is full or read-only, or prepared data that are damaged.
     """
+    if isinstance(size, bool) or not isinstance(size, int) or not 1 <= size <= _LARGEST:
+        raise UserError(f"size={size!r}: images are prepared at a whole number of pixels from 1 to {_LARGEST}")
     data = data_config(config)
     settings = {
         **data.source.settings, "source": type(data.source).__name__,

@@ -104,6 +104,9 @@ def data_config(config: Mapping[str, Any]) -> DataConfig:
     Raises:
         UserError: for anything in it that is unknown or makes no sense.
     """
+    for key, value in config.items():
+        if isinstance(value, str) and not is_utf8(value):
+            raise UserError(f"data.{key}={value!r} is not UTF-8; rename the folder, or name a link to it")
     source = source_from_config(config)
     values = {**_DEFAULTS, **config}
     if values.get("colour") not in COLOURS:
@@ -164,6 +167,15 @@ def _mean(value: Any, channels: int) -> list[float] | None:  # noqa: ANN401
     if not all(0 <= entry <= 255 for entry in entries):
         raise UserError(f"data.mean={value!r}: means are in 0 to 255")
     return [float(entry) for entry in entries]
+
+
+def is_utf8(text: str) -> bool:
+    """Whether a name can be written as UTF-8: names of files may hold other bytes."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def check_fit(fit: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -25,10 +25,17 @@ def build_model(config: Mapping[str, Any], num_classes: int, channels: int) -> n
         factory = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
         raise UserError(f"model._target_={target!r} does not exist") from error
-    known = [key for key in inspect.signature(factory).parameters if key not in ("num_classes", "channels")]
+    if not inspect.isclass(factory) or not issubclass(factory, nn.Module):
+        raise UserError(f"model._target_={target!r} is no network; name a class of torch modules")
+    parameters = inspect.signature(factory).parameters
+    if not {"num_classes", "channels"} <= set(parameters):
+        raise UserError(f"model._target_={target!r} is no network of images: it takes no num_classes and channels")
+    known = [key for key in parameters if key not in ("num_classes", "channels")]
     for key in arguments:
         if key not in known:
             raise UserError(f"model.{key} is no argument of {name}{nearest(key, known)} (it has: {', '.join(known)})")
-    network = factory(num_classes=num_classes, channels=channels, **arguments)
-    assert isinstance(network, nn.Module)
+    for key in known:
+        if parameters[key].default is inspect.Parameter.empty and key not in arguments:
+            raise UserError(f"model.{key} is not set, and {name} needs it; set it on the command line: model.{key}=…")
+    network: nn.Module = factory(num_classes=num_classes, channels=channels, **arguments)
     return network

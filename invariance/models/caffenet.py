@@ -46,6 +46,11 @@ class CaffeNet(nn.Sequential):
         self, num_classes: int, channels: int = 3, input_size: int = FULL_SIZE, width: float = 1.0,
         features: int = 4096, groups: int = 2,
     ) -> None:
+        for key, value in (("input_size", input_size), ("features", features)):
+            if isinstance(value, bool) or not isinstance(value, int):
+                raise UserError(f"model.{key}={value!r}: give a whole number")
+        if isinstance(width, bool) or not isinstance(width, int | float):
+            raise UserError(f"model.width={width!r}: give a number above 0, up to 16")
         if input_size < SMALLEST_SIZE:
             raise UserError(f"model.input_size={input_size} is too small for CaffeNet; it takes {SMALLEST_SIZE} up")
         if groups not in (1, 2):

@@ -1,5 +1,7 @@
-"""Checkpoints that are whole or absent, and the callbacks that write them."""
+"""Checkpoints that are whole or absent, the callbacks that write them, and reading them without running code."""
 
+import pickle
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,27 +10,84 @@ import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
+from invariance.errors import UserError
 from invariance.runs.files import atomic_path
 
 BEST, LAST = "best.ckpt", "last.ckpt"
+# what torch.load raises for files that are cut off, scrambled, or hold more than tensors and plain containers
+_DAMAGE = (pickle.UnpicklingError, RuntimeError, EOFError, LookupError, ValueError, AttributeError, TypeError, OSError)
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Lightning's checkpoint files, written beside their target, flushed and renamed; read without running code."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:  # noqa: ANN401
-        """Write one checkpoint, whole or not at all."""
-        with atomic_path(Path(path)) as temporary:
-            torch.save(checkpoint, temporary)
+        """Write one checkpoint, whole or not at all.
+
+        Raises:
+            UserError: if the disk is full, read-only or forbidden.
+        """
+        with atomic_path(Path(path)) as temporary, open(temporary, "wb") as file:
+            try:
+                torch.save(checkpoint, file)
+            except RuntimeError as error:  # torch closes its archive after a refusal of the disk, and fails again
+                raise _refusal(error) or error from error
+
+
+def _refusal(error: BaseException) -> OSError | None:
+    """The operating system's error from which another one came."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, OSError):
+        cause = cause.__cause__ or cause.__context__
+    return cause
+
+
+class _Checkpoints(ModelCheckpoint):
+    """Lightning's checkpoint callback in a folder that may be moved between two parts of a training."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up the best score so far; files are looked for in the folder as it is named now."""
+        assert self.dirpath is not None
+        here = Path(self.dirpath)
+
+        def moved(path: str) -> str:
+            return str(here / Path(path).name) if path else path
+
+        paths = {key: moved(state_dict[key]) for key in ("best_model_path", "kth_best_model_path", "last_model_path")}
+        scores = {moved(path): score for path, score in state_dict["best_k_models"].items()}
+        super().load_state_dict({**state_dict, **paths, "dirpath": self.dirpath, "best_k_models": scores})
 
 
 def checkpoints(folder: Path) -> list[pl.Callback]:
     """The best network on the validation split, and the whole state after every span, to continue from."""
     common: dict[str, Any] = {"dirpath": folder, "enable_version_counter": False, "save_on_train_epoch_end": True}
     return [
-        ModelCheckpoint(
+        _Checkpoints(
             filename=BEST.removesuffix(".ckpt"), monitor="val/accuracy", mode="max", save_top_k=1,
             save_weights_only=True, **common,
         ),
-        ModelCheckpoint(filename=LAST.removesuffix(".ckpt"), save_top_k=1, **common),
+        _Checkpoints(filename=LAST.removesuffix(".ckpt"), save_top_k=1, **common),
     ]
+
+
+def read_checkpoint(path: Path, remedy: str) -> Mapping[str, Any]:
+    """What a training left in a checkpoint. Code in the file is never run.
+
+    Args:
+        path: the file.
+        remedy: what the user is to do if it cannot serve, for the error's last words.
+
+    Raises:
+        UserError: if the file is absent, truncated, holds code, or was not written by a training.
+    """
+    if not path.is_file():
+        raise UserError(f"no checkpoint at {path}; {remedy}")
+    try:
+        held = torch.load(path, map_location="cpu", weights_only=True)
+    except _DAMAGE as error:
+        code = isinstance(error, pickle.UnpicklingError) and "nsupported" in str(error)
+        why = "holds code, which is never run" if code else "is damaged"
+        raise UserError(f"checkpoint {path} {why}; {remedy}") from error
+    if not isinstance(held, Mapping) or not {"state_dict", "hyper_parameters", "global_step"} <= set(held):
+        raise UserError(f"checkpoint {path} is not one of invariance.train; {remedy}")
+    return held

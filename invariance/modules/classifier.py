@@ -1,6 +1,5 @@
 """Training a network under one family of transformations (Eq. 5)."""
 
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,12 +12,11 @@ from torch.nn import functional
 
 from invariance.errors import UserError
 from invariance.models import build_model
+from invariance.modules.checkpoint import read_checkpoint
 from invariance.seeds import derive, generator
 from invariance.transforms import build as build_transform
 
 _CHECK_EVERY = 50
-# what torch.load raises for files that are cut off, scrambled, or hold more than tensors and plain containers
-_DAMAGE = (pickle.UnpicklingError, RuntimeError, EOFError, LookupError, ValueError, AttributeError, TypeError, OSError)
 
 
 class Classifier(pl.LightningModule):
@@ -48,6 +46,7 @@ class Classifier(pl.LightningModule):
         self.save_hyperparameters()
         self.recipe = recipe
         self.seed = seed
+        self.started = False
         self.transform = build_transform(transform)
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(derive(seed, "initialisation"))
@@ -64,6 +63,10 @@ class Classifier(pl.LightningModule):
         """Logits (B, K) of images (B, C, H, W) in [0, 255]."""
         logits: Tensor = self.network(self.normalise(x.float()))
         return logits
+
+    def on_train_start(self) -> None:
+        """Note that a checkpoint, if there was one, has been taken up."""
+        self.started = True
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """Mean cross-entropy of a batch (x uint8 (B, C, H, W), y (B,)), each image under its own g."""
@@ -89,7 +92,8 @@ class Classifier(pl.LightningModule):
         if self.diverged:
             raise UserError(
                 f"training diverged: the loss was no longer finite by update {self.global_step}; "
-                f"lower recipe.rate (it is {self.recipe['rate']}) and repeat the command with another name=… or runs=…"
+                f"lower recipe.rate (it is {self.recipe['rate']}) and repeat, with another name=… or after "
+                "deleting the run directory if it holds checkpoints"
             )
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
@@ -114,37 +118,45 @@ class Classifier(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
-def load_classifier(path: Path) -> Classifier:
+def load_classifier(path: Path, remedy: str = "train the network again (delete its run directory)") -> Classifier:
     """A trained network from its checkpoint. Code in the file is never run.
+
+    Args:
+        path: the checkpoint.
+        remedy: what the user is to do if it cannot serve, for the error's last words.
 
     Raises:
         UserError: if the file is absent, truncated, holds code, or belongs to another architecture.
     """
-    if not path.is_file():
-        raise UserError(f"no checkpoint at {path}; train the network first")
-    try:
-        held = torch.load(path, map_location="cpu", weights_only=True)
-    except _DAMAGE as error:
-        code = isinstance(error, pickle.UnpicklingError) and "nsupported" in str(error)
-        why = "holds code, which is never run" if code else "is damaged"
-        raise UserError(f"checkpoint {path} {why}; train the network again (delete its run directory)") from error
-    return _from_checkpoint(path, held)
-
-
-def _from_checkpoint(path: Path, held: object) -> Classifier:
-    if not isinstance(held, Mapping) or "state_dict" not in held or "hyper_parameters" not in held:
-        raise UserError(f"checkpoint {path} is not one of invariance.train; name a run directory that it made")
+    held = read_checkpoint(path, remedy)
     try:
         classifier = Classifier(**held["hyper_parameters"])
     except TypeError as error:
-        raise UserError(f"checkpoint {path} comes from another version ({error}); train the network again") from error
+        raise UserError(f"checkpoint {path} comes from another version ({error}); {remedy}") from error
+    check_architecture(path, held["state_dict"], classifier, remedy)
+    classifier.load_state_dict(held["state_dict"])
+    return classifier.eval()
+
+
+def check_architecture(path: Path, state: object, classifier: Classifier, remedy: str) -> None:
+    """Refuse a checkpoint whose weights do not fit the network.
+
+    Args:
+        path: the checkpoint.
+        state: what it holds as the network's state.
+        classifier: the network.
+        remedy: what the user is to do, for the error's last words.
+
+    Raises:
+        UserError: naming the first weight that differs.
+    """
+    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise UserError(f"checkpoint {path} is not one of invariance.train; {remedy}")
     ours = {key: tuple(value.shape) for key, value in classifier.state_dict().items()}
-    theirs = {key: tuple(value.shape) for key, value in held["state_dict"].items()}
+    theirs = {str(key): tuple(value.shape) for key, value in state.items()}
     for key in sorted(set(ours) | set(theirs)):
         if ours.get(key) != theirs.get(key):
             raise UserError(
                 f"checkpoint {path} is of another architecture: {key} is {theirs.get(key, 'absent')} there and "
-                f"{ours.get(key, 'absent')} in the network it names"
+                f"{ours.get(key, 'absent')} in the network it names; {remedy}"
             )
-    classifier.load_state_dict(held["state_dict"])
-    return classifier.eval()

@@ -10,6 +10,7 @@ from pathlib import Path
 from invariance.errors import UserError
 
 _DISK_ERRORS = {
+    errno.ENOENT: "its folder is not there and cannot be made",
     errno.EROFS: "it is on a read-only file system",
     errno.EACCES: "it may not be written to",
     errno.EPERM: "it may not be written to",
@@ -31,10 +32,22 @@ def disk_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        reason = _DISK_ERRORS.get(error.errno or 0)
-        if reason is None:
+        refusal = disk_refusal(error, path)
+        if refusal is None:
             raise
-        raise UserError(f"cannot write {path}: {reason}; make room or choose another place, then repeat") from error
+        raise UserError(refusal) from error
+
+
+def disk_refusal(error: OSError, path: Path | None = None) -> str | None:
+    """One line for a refusal of the disk that a user can mend; None for other errors of the operating system.
+
+    Args:
+        error: what was raised.
+        path: the file that was written; None: the one that the error names.
+    """
+    reason = _DISK_ERRORS.get(error.errno or 0)
+    where = path if path is not None else error.filename or "a file"
+    return f"cannot write {where}: {reason}; make room or choose another place, then repeat" if reason else None
 
 
 @contextmanager

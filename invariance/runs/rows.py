@@ -5,6 +5,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -62,7 +63,7 @@ class Row:
 
 
 COLUMNS = [field.name for field in fields(Row)]
-_TEXT = [field.name for field in fields(Row) if field.type is str]
+_TYPES: dict[str, Any] = {field.name: field.type for field in fields(Row)}
 
 
 def to_frame(rows: Iterable[Row]) -> pd.DataFrame:
@@ -85,12 +86,15 @@ def read_rows(path: Path) -> pd.DataFrame:
     """
     try:
         table = pd.read_csv(
-            path, dtype=dict.fromkeys(_TEXT, str), na_filter=True, keep_default_na=False,
-            na_values={name: ["", "nan"] for name in COLUMNS if name not in _TEXT}, float_precision="round_trip",
+            path, dtype=_TYPES, na_filter=True, keep_default_na=False,
+            na_values={name: ["", "nan"] for name, kind in _TYPES.items() if kind is not str},
+            float_precision="round_trip",
         )
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         raise UserError(f"{path} is not a table of rows ({error}); delete its folder and repeat the run") from error
     if list(table.columns) != COLUMNS:
         odd = sorted(set(COLUMNS) ^ set(table.columns)) or ["their order"]
         raise UserError(f"{path} is not a table of rows: columns differ in {', '.join(map(str, odd))}")
+    if not isinstance(table.index, pd.RangeIndex) or table["run"].isin(["", math.nan]).any():
+        raise UserError(f"{path} is not a table of rows: a row has too many or too few fields; repeat the run")
     return table
