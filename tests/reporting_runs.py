@@ -24,8 +24,14 @@ def transform_of(family: str, reach: object) -> tuple[object, dict]:
 def finish(directory: Path, rows: list[Row], **provenance: object) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "config.yaml").write_text("name: made up\n", encoding="utf-8")
-    held = {"commit": "0123456789abcdef", "dirty": False, "python": "3.11.7", "started": "2026-01-01T00:00:00+00:00",
-            "versions": {"torch": "2.15.0"}, **provenance}
+    held = {
+        "commit": "0123456789abcdef",
+        "dirty": False,
+        "python": "3.11.7",
+        "started": "2026-01-01T00:00:00+00:00",
+        "versions": {"torch": "2.15.0"},
+        **provenance,
+    }
     (directory / "provenance.json").write_text(json.dumps(held), encoding="utf-8")
     write_rows(directory / "rows.csv", to_frame(rows))
     (directory / "done.json").write_text("{}\n", encoding="utf-8")
@@ -33,11 +39,27 @@ def finish(directory: Path, rows: list[Row], **provenance: object) -> None:
 
 def trained(root: Path, data: str, network: str, family: str, reach: object, seed: int = 0, error: float = 0.1) -> None:
     name = f"train/{data}/{network}/seed{seed}"
-    finish(root / name, [
-        Row(stage="train", data=data, network=network, family=family, range=text(reach), seed=seed, split=split,
-            metric="error_rate", score=error + off, low=error + off - 0.01, high=error + off + 0.012, n_images=N, run=name)
-        for split, off in (("val", 0.0), ("test", 0.02))
-    ])
+    finish(
+        root / name,
+        [
+            Row(
+                stage="train",
+                data=data,
+                network=network,
+                family=family,
+                range=text(reach),
+                seed=seed,
+                split=split,
+                metric="error_rate",
+                score=error + off,
+                low=error + off - 0.01,
+                high=error + off + 0.012,
+                n_images=N,
+                run=name,
+            )
+            for split, off in (("val", 0.0), ("test", 0.02))
+        ],
+    )
 
 
 def text(reach: object) -> str:
@@ -45,18 +67,36 @@ def text(reach: object) -> str:
 
 
 def measured(
-    root: Path, data: str, network: str, family: str, reach: object, grid_family: str, *, seed: int = 0,
-    channels: int = 1, diverged: tuple[str, ...] = (), missing: tuple[str, ...] = (), grid_range: object = None,
+    root: Path,
+    data: str,
+    network: str,
+    family: str,
+    reach: object,
+    grid_family: str,
+    *,
+    seed: int = 0,
+    channels: int = 1,
+    diverged: tuple[str, ...] = (),
+    missing: tuple[str, ...] = (),
+    grid_range: object = None,
 ) -> None:
     transform, config = transform_of(grid_family, reach if family == grid_family else grid_range)
     grid = grid_family if "grid" not in config else f"{grid_family}_{grid_range or reach}"
     folder = root / "measure" / data / network / f"seed{seed}" / grid
     folder.mkdir(parents=True, exist_ok=True)
     points = transform.grid()
-    (folder / "grid.json").write_text(json.dumps({
-        "grid": grid, "family": grid_family, "unit": transform.unit, "ordinal": transform.ordinal,
-        "points": [{"label": p.label, "value": p.value, "covered": p.covered} for p in points],
-    }), encoding="utf-8")
+    (folder / "grid.json").write_text(
+        json.dumps(
+            {
+                "grid": grid,
+                "family": grid_family,
+                "unit": transform.unit,
+                "ordinal": transform.ordinal,
+                "points": [{"label": p.label, "value": p.value, "covered": p.covered} for p in points],
+            }
+        ),
+        encoding="utf-8",
+    )
     size = transform.source_size(24)
     shade = torch.linspace(0, 255, size).repeat(size + (0 if size > 24 else 8), 1)
     shade[6:12, 8:] = 240
@@ -79,12 +119,30 @@ def measured(
             for split, shift in (("val", 0.0), ("test", 0.01)):
                 for metric, score in (("error_rate", error + shift), ("l2_distance", distance)):
                     score = math.nan if bad else score
-                    rows.append(Row(
-                        stage="measure", data=data, network=network, family=family, range=text(reach), seed=seed, layer="fc7",
-                        g=f"{grid}:{p.label}", value=p.value, unit=transform.unit, split=split, map=kind, solver=solver,
-                        metric=metric, score=score, low=score - 0.015, high=score + 0.017, n_images=N,
-                        status="diverged" if bad else "ok", run=name,
-                    ))
+                    rows.append(
+                        Row(
+                            stage="measure",
+                            data=data,
+                            network=network,
+                            family=family,
+                            range=text(reach),
+                            seed=seed,
+                            layer="fc7",
+                            g=f"{grid}:{p.label}",
+                            value=p.value,
+                            unit=transform.unit,
+                            split=split,
+                            map=kind,
+                            solver=solver,
+                            metric=metric,
+                            score=score,
+                            low=score - 0.015,
+                            high=score + 0.017,
+                            n_images=N,
+                            status="diverged" if bad else "ok",
+                            run=name,
+                        )
+                    )
         finish(root / name, rows, device="cpu")
 
 

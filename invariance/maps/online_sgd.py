@@ -24,8 +24,8 @@ from torch import Tensor
 
 from invariance.maps.carry import Carry, ModesCarry, VelocityCarry
 from invariance.maps.dynamics import Dynamics
-from invariance.precision import full_float32
 from invariance.maps.recurrence import run_block
+from invariance.precision import full_float32
 
 Form = Literal["modes", "velocity"]
 

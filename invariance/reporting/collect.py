@@ -23,11 +23,19 @@ GRID, EXAMPLES = "grid.json", "examples.npz"
 
 @dataclass(frozen=True)
 class Point:
-    """One g of a measured grid: its label, its place on the axis, and whether the network's training covered it."""
+    """One g of a measured grid.
+
+    Attributes:
+        label: its name in the grid.
+        value: its place on the axis.
+        covered: whether the network's training covered it.
+        params: a hash of its parameters, to tell g of the same name apart.
+    """
 
     label: str
     value: float
     covered: bool
+    params: str = ""
 
 
 @dataclass(frozen=True)
@@ -49,6 +57,11 @@ class GridFacts:
     ordinal: bool
     points: tuple[Point, ...]
     folder: Path
+
+    def same_g(self, other: "GridFacts") -> bool:
+        """Whether every g that both grids name is the same transformation in both."""
+        ours = {point.label: point.params for point in self.points}
+        return all(ours.get(point.label, point.params) == point.params for point in other.points)
 
     @property
     def n_covered(self) -> int:
@@ -111,7 +124,8 @@ def collect(root: Path, data: str | None = None) -> Collected:
         data: keep the rows of one data set alone.
 
     Raises:
-        UserError: if nothing is finished, two runs hold the same number, there is no such data set, or a file is damaged.
+        UserError: if nothing is finished, two runs hold the same number, there is no such data set, or a file is
+            damaged.
     """
     # wandb keeps files of the same name inside runs; only a run has its provenance beside its configuration
     found = {path.relative_to(root).as_posix(): path for path in all_runs(root) if (path / PROVENANCE).exists()}
@@ -130,7 +144,8 @@ def collect(root: Path, data: str | None = None) -> Collected:
     named = set(rows["run"])
     runs = {
         name: RunFacts(name, tuple(tables[name]["split"].unique()), _json(path / PROVENANCE))
-        for name, path in finished.items() if name in named
+        for name, path in finished.items()
+        if name in named
     }
     unfinished = [name for name in found if name not in finished and (data is None or data in name.split("/")[1:2])]
     return Collected(rows, runs, unfinished, _grids(finished, rows))
@@ -160,19 +175,19 @@ def examples(facts: GridFacts) -> NDArray[np.uint8] | None:
 
 def grid_name(g: pd.Series) -> pd.Series:
     """The grid of each g: what stands before the colon."""
-    return g.str.partition(":")[0]
+    return g.str.split(":", n=1).str[0]
 
 
 def grid_label(g: pd.Series) -> pd.Series:
     """The label of each g: what stands after the colon."""
-    return g.str.partition(":")[2]
+    return g.str.split(":", n=1).str[1]
 
 
 def _rows_of(path: Path, name: str) -> pd.DataFrame:
     if not (path / ROWS).exists():
         raise UserError(f"{path} is marked finished but has no {ROWS}; delete the folder and repeat the run")
     table = read_rows(path / ROWS)
-    # a copied or renamed run keeps the name of its first folder in its rows; the folder it is in now is where it is found
+    # a copied or renamed run keeps the name of its first folder in its rows; it is found where it is now
     return table.assign(run=name)
 
 
@@ -183,7 +198,8 @@ def _refuse_twice(rows: pd.DataFrame) -> None:
     first = rows[again].iloc[0]
     both = rows[(rows[KEY] == first[KEY]).all(axis=1)]["run"].tolist()
     where = f"{both[0]} and {both[1]}" if both[0] != both[1] else f"{both[0]}, twice"
-    what = ", ".join(str(first[key]) for key in ("data", "network", "g", "split", "map", "solver", "metric") if first[key])
+    telling = ("data", "network", "g", "split", "map", "solver", "metric")
+    what = ", ".join(str(first[key]) for key in telling if first[key])
     raise UserError(f"the same number ({what}, seed {first['seed']}) is in {where}; delete one of them")
 
 
@@ -202,7 +218,8 @@ def _grids(finished: dict[str, Path], rows: pd.DataFrame) -> dict[GridKey, GridF
         key = GridKey(*rest)
         facts = _facts(finished[run].parent)
         if facts.grid != key.grid:
-            raise UserError(f"{facts.folder / GRID} is of {facts.grid}, but the rows of {run} are of {key.grid}; measure again")
+            path = facts.folder / GRID
+            raise UserError(f"{path} is of {facts.grid}, but the rows of {run} are of {key.grid}; measure again")
         grids[key] = facts
     return grids
 
@@ -212,7 +229,8 @@ def _facts(folder: Path) -> GridFacts:
     held = _json(path)
     try:
         points = tuple(
-            Point(str(point["label"]), float(point["value"]), bool(point["covered"])) for point in held["points"]
+            Point(str(point["label"]), float(point["value"]), bool(point["covered"]), str(point.get("params", "")))
+            for point in held["points"]
         )
         return GridFacts(
             str(held["grid"]), str(held["family"]), str(held["unit"]), bool(held["ordinal"]), points, folder

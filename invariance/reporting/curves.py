@@ -49,6 +49,7 @@ class Family:
         baseline: the baseline over the last one's grid.
         fits: the maps and solvers that were fitted.
         rows: rows over the reported split, of all networks and seeds, with columns `grid` and `label`.
+        apart: networks measured over other transformations of the same names, which are compared with no other.
     """
 
     data: str
@@ -58,6 +59,7 @@ class Family:
     baseline: Subject | None
     fits: tuple[Fit, ...]
     rows: pd.DataFrame
+    apart: tuple[str, ...] = ()
 
     @property
     def compared(self) -> list[Subject]:
@@ -71,7 +73,8 @@ class Family:
 
     def metrics(self) -> list[str]:
         """The metrics that have a number anywhere."""
-        return [name for name in self.rows["metric"].unique() if self.rows.loc[self.rows["metric"] == name, "score"].notna().any()]
+        scored = self.rows[self.rows["score"].notna()]
+        return [str(name) for name in self.rows["metric"].unique() if (scored["metric"] == name).any()]
 
 
 @dataclass(frozen=True)
@@ -145,9 +148,18 @@ def _family(collected: Collected, data: str, layer: str, name: str, rows: pd.Dat
     )
     if trained:
         plain = [(grid, s) for grid, s in plain if grid == trained[-1].facts.grid]
+    others = [s for _, s in plain if trained and not s.facts.same_g(trained[-1].facts)]
+    others += [
+        s for s in trained[:-1] if s.facts.grid == trained[-1].facts.grid and not s.facts.same_g(trained[-1].facts)
+    ]
+    apart = tuple(sorted({s.network for s in others}))
+    plain = [(grid, s) for grid, s in plain if s.network not in apart]
+    trained = tuple(s for s in trained if s.network not in apart)
     fits = rows.loc[rows["map"] != IDENTITY[0], ["map", "solver"]].drop_duplicates()
-    order = sorted(fits.itertuples(index=False, name=None), key=lambda fit: (fit[0] != "residual", fit[0] == "mlp", fit))
-    return Family(data, layer, name, trained, plain[-1][1] if plain else None, tuple(order), rows)
+    order = sorted(
+        fits.itertuples(index=False, name=None), key=lambda fit: (fit[0] != "residual", fit[0] == "mlp", fit)
+    )
+    return Family(data, layer, name, trained, plain[-1][1] if plain else None, tuple(order), rows, apart)
 
 
 def curve(family: Family, subject: Subject, fit: Fit, metric: str) -> Curve | None:
@@ -157,8 +169,12 @@ def curve(family: Family, subject: Subject, fit: Fit, metric: str) -> Curve | No
     """
     rows = family.rows
     chosen = rows[
-        (rows["network"] == subject.network) & (rows["seed"] == subject.seed) & (rows["grid"] == subject.facts.grid)
-        & (rows["map"] == fit[0]) & (rows["solver"] == fit[1]) & (rows["metric"] == metric)
+        (rows["network"] == subject.network)
+        & (rows["seed"] == subject.seed)
+        & (rows["grid"] == subject.facts.grid)
+        & (rows["map"] == fit[0])
+        & (rows["solver"] == fit[1])
+        & (rows["metric"] == metric)
     ]
     if chosen.empty:
         return None
@@ -200,7 +216,10 @@ def gaps(collected: Collected, family: Family) -> list[str]:
     for subject in family.compared:
         for fit in (IDENTITY, *family.fits):
             if all(curve(family, subject, fit, metric) is None for metric in family.metrics()):
-                found.append(f"{subject.network} (seed {subject.seed}) over {subject.facts.grid}: {fit_title(fit)} not measured")
+                where = f"{subject.network} (seed {subject.seed}) over {subject.facts.grid}"
+                found.append(f"{where}: {fit_title(fit)} not measured")
+    for network in family.apart:
+        found.append(f"{network} was measured over other transformations of the same names, so it is not compared")
     if not family.trained:
         found.append(f"no network trained with {family.name} was measured over its grid")
     elif family.baseline is None:

@@ -1,4 +1,4 @@
-"""Drawing: figures as files, light and dark, and their panels as SVG for the page. The same plot gives the same bytes."""
+"""Drawing: figures as files, light and dark, and their panels as SVG for the page; the same plot, the same bytes."""
 
 from collections.abc import Callable, Sequence
 
@@ -85,7 +85,12 @@ def _whole(plot: Plot) -> Figure:
             axes.set_ylabel("")
     figure.suptitle(plot.title, fontsize=11, fontweight="bold")
     figure.legend(
-        handles=handles, loc="outside upper center", ncols=columns, frameon=False, handlelength=3.4, columnspacing=2.0,
+        handles=handles,
+        loc="outside upper center",
+        ncols=columns,
+        frameon=False,
+        handlelength=3.4,
+        columnspacing=2.0,
         labelspacing=0.35,
     )
     return figure
@@ -130,8 +135,15 @@ def _curve(axes: Axes, line: Line) -> None:
         axes.fill_between(x, drawn.low[order], drawn.high[order], color=handle.get_color(), alpha=0.16, linewidth=0)
     if drawn.diverged.any():
         axes.plot(
-            drawn.x[drawn.diverged], np.full(drawn.diverged.sum(), 0.03), "x", color=handle.get_color(), markersize=6,
-            markeredgewidth=1.6, transform=axes.get_xaxis_transform(), clip_on=False, zorder=3,
+            drawn.x[drawn.diverged],
+            np.full(drawn.diverged.sum(), 0.03),
+            "x",
+            color=handle.get_color(),
+            markersize=6,
+            markeredgewidth=1.6,
+            transform=axes.get_xaxis_transform(),
+            clip_on=False,
+            zorder=3,
         )
 
 
@@ -139,8 +151,16 @@ def _key(line: Line, label: str | None) -> Line2D:
     """A line in the style of a curve; a curve whose band is drawn has no need of heavy markers."""
     colour = mpl.rcParams["text.color"] if line.colour == INK else line.colour
     return Line2D(
-        [], [], color=colour, linestyle=(0, (4, 1.8)) if line.dashed else "-", marker=line.marker, markersize=4.2,
-        markeredgewidth=0, label=label, zorder=2.5, solid_capstyle="round",
+        [],
+        [],
+        color=colour,
+        linestyle=(0, (4, 1.8)) if line.dashed else "-",
+        marker=line.marker,
+        markersize=4.2,
+        markeredgewidth=0,
+        label=label,
+        zorder=2.5,
+        solid_capstyle="round",
     )
 
 
@@ -150,8 +170,16 @@ def _handles(plot: Plot) -> Sequence[Line2D | Patch]:
     if plot.axis.shaded:
         handles.append(Patch(facecolor=ink, alpha=0.15, linewidth=0, label="covered by training"))
     if plot.diverged:
-        handles.append(Line2D(
-            [], [], linestyle="", marker="x", color=ink, markersize=6, markeredgewidth=1.6,
-            label="diverged: no number",
-        ))
+        handles.append(
+            Line2D(
+                [],
+                [],
+                linestyle="",
+                marker="x",
+                color=ink,
+                markersize=6,
+                markeredgewidth=1.6,
+                label="diverged: no number",
+            )
+        )
     return handles

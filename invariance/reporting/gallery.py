@@ -64,9 +64,7 @@ def files(shown: Gallery) -> dict[str, bytes]:
 
 def columns(shown: Gallery) -> list[tuple[str, str]]:
     """The gallery for a page: for every g its images, one above the other, as a data URI, and its label."""
-    return [
-        (_data_uri(stack[:_PAGE_ROWS]), label) for stack, label in zip(shown.images, shown.labels, strict=True)
-    ]
+    return [(_data_uri(stack[:_PAGE_ROWS]), label) for stack, label in zip(shown.images, shown.labels, strict=True)]
 
 
 def _unit(facts: GridFacts) -> str:
@@ -109,9 +107,7 @@ def _draw(shown: Gallery) -> Figure:
             axes = grid[block * rows + row][column]
             axes.imshow(shown.images[k, row], cmap="gray", vmin=0, vmax=255, interpolation="nearest")
             if row == rows - 1:
-                axes.text(
-                    0.5, -0.06, shown.labels[k], transform=axes.transAxes, ha="center", va="top", fontsize=8
-                )
+                axes.text(0.5, -0.06, shown.labels[k], transform=axes.transAxes, ha="center", va="top", fontsize=8)
     figure.suptitle(shown.title, fontsize=11, fontweight="bold")
-    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0.02, hspace=0.02)  # type: ignore[union-attr]
+    figure.set_layout_engine("constrained", w_pad=0.02, h_pad=0.02, wspace=0.02, hspace=0.02)
     return figure

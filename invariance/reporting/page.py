@@ -120,9 +120,14 @@ def _section(collected: Collected, family: Family, slug: str) -> tuple[Section, 
     if shown is None:
         lacking.append(f"no example images were kept of {words(family.name)}")
     section = Section(
-        anchor=slug, family=family, about=_about(family), plots=plots,
+        anchor=slug,
+        family=family,
+        about=_about(family),
+        plots=plots,
         gallery=ShownGallery(shown.name, shown.caption, gallery.columns(shown)) if shown else None,
-        summary=summary, tables=numbers, gaps=lacking,
+        summary=summary,
+        tables=numbers,
+        gaps=lacking,
     )
     return section, made
 
@@ -132,7 +137,9 @@ def _about(family: Family) -> str:
     names = [subject.network for subject in family.trained]
     trained = f"Trained with it: {', '.join(names)}." if names else "No network trained with it was measured."
     against = f" Compared with {family.baseline.network}." if family.baseline else " No baseline was measured."
-    others = sorted(set(family.rows["network"]) - set(names) - set(family.rows.loc[family.rows["family"] == BASELINE, "network"]))
+    others = sorted(
+        set(family.rows["network"]) - set(names) - set(family.rows.loc[family.rows["family"] == BASELINE, "network"])
+    )
     also = f" In the tables too: {', '.join(others)}." if others else ""
     fits = " and ".join(fit_title(fit) for fit in family.fits)
     maps = f" Equivariance: {fits}, φ = {family.layer}." if fits else f" No map was fitted; φ = {family.layer}."
@@ -146,11 +153,19 @@ def _page(collected: Collected, accuracy: Table | None, sections: list[Section])
     by_data: dict[str, list[Section]] = {}
     for section in sections:
         by_data.setdefault(section.family.data, []).append(section)
-    return environment.from_string(source).render(
-        overview=_overview(collected), accuracy=accuracy, by_data=by_data, unfinished=collected.unfinished,
-        provenance=[_made_by(run) for run in collected.runs.values()], versions=_versions(collected), version=__version__,
-        table=lambda table: Markup(table.html()),
-    ) + "\n"
+    return (
+        environment.from_string(source).render(
+            overview=_overview(collected),
+            accuracy=accuracy,
+            by_data=by_data,
+            unfinished=collected.unfinished,
+            provenance=[_made_by(run) for run in collected.runs.values()],
+            versions=_versions(collected),
+            version=__version__,
+            table=lambda table: Markup(table.html()),
+        )
+        + "\n"
+    )
 
 
 def _overview(collected: Collected) -> list[tuple[str, str]]:
@@ -161,10 +176,14 @@ def _overview(collected: Collected) -> list[tuple[str, str]]:
         networks = sorted(set(zip(rows["network"], rows["seed"], strict=True)))
         images = ", ".join(
             f"{counts(n for n in part['n_images'] if n > 0)} of {split}"
-            for split, part in rows.groupby("split", sort=True) if (part["n_images"] > 0).any()
+            for split, part in rows.groupby("split", sort=True)
+            if (part["n_images"] > 0).any()
         )
-        parts = [f"{len(networks)} networks ({len(trained['run'].unique())} with an accuracy, "
-                 f"{measured[['network', 'seed']].drop_duplicates().shape[0]} measured)", f"images: {images}"]
+        parts = [
+            f"{len(networks)} networks ({len(trained['run'].unique())} with an accuracy, "
+            f"{measured[['network', 'seed']].drop_duplicates().shape[0]} measured)",
+            f"images: {images}",
+        ]
         if len(measured):
             fits = measured.loc[measured["map"] != "identity", ["map", "solver"]].drop_duplicates()
             said = ", ".join(fit_title(fit) for fit in sorted(fits.itertuples(index=False, name=None)))
@@ -188,11 +207,17 @@ def _made_by(run: RunFacts) -> dict[str, str]:
 
 def _versions(collected: Collected) -> list[str]:
     """The versions that made the runs: one line for every combination there is."""
-    lines = pd.Series([
-        ", ".join([f"Python {run.provenance.get('python', 'unknown')}", *(
-            f"{name} {number}" for name, number in dict(run.provenance.get("versions") or {}).items()
-        )]) for run in collected.runs.values()
-    ])
+    lines = pd.Series(
+        [
+            ", ".join(
+                [
+                    f"Python {run.provenance.get('python', 'unknown')}",
+                    *(f"{name} {number}" for name, number in dict(run.provenance.get("versions") or {}).items()),
+                ]
+            )
+            for run in collected.runs.values()
+        ]
+    )
     return [f"{line} ({n} {'run' if n == 1 else 'runs'})" for line, n in lines.groupby(lines, sort=True).size().items()]
 
 

@@ -118,6 +118,8 @@ def against_baseline(family: Family, metric: str, slug: str, source: str) -> Plo
     Returns:
         The figure, or None where there is no number to draw.
     """
+    if not family.compared:
+        return None
     styles = [
         (subject, f"{subject.network}: ", colours, markers)
         for subject, colours, markers in (
@@ -140,7 +142,9 @@ def against_baseline(family: Family, metric: str, slug: str, source: str) -> Plo
         f"{_what(metric)} of {names} under each g of {family.compared[-1].facts.grid}, over {source}. {_HOW[metric]}"
         f"{shaded} Bands: bootstrap 95 % intervals over images. {_untouched(family)}"
     )
-    return _plot(family, metric, f"{slug}-baseline-{SHORT[metric]}", "trained against baseline", caption, family.compared, lines)
+    return _plot(
+        family, metric, f"{slug}-baseline-{SHORT[metric]}", "trained against baseline", caption, family.compared, lines
+    )
 
 
 def ranges_compared(family: Family, metric: str, slug: str, source: str) -> Plot | None:
@@ -212,7 +216,12 @@ def _named(subject: Subject) -> str:
 
 
 def _plot(
-    family: Family, metric: str, name: str, form: str, caption: str, subjects: Sequence[Subject],
+    family: Family,
+    metric: str,
+    name: str,
+    form: str,
+    caption: str,
+    subjects: Sequence[Subject],
     lines: Callable[[Fit], list[Line]],
 ) -> Plot | None:
     fits: Sequence[Fit] = family.fits or (IDENTITY,)
@@ -266,9 +275,12 @@ def _spans(subject: Subject, *, ordinal: bool) -> tuple[tuple[float, float], ...
 
 def _limits(panels: Sequence[Panel], metric: str) -> tuple[float, float]:
     """One y axis for all panels: all numbers and drawn bands with a little room, inside what the metric can be."""
-    ends = [values for panel in panels for line in panel.lines for values in (
-        (line.curve.y, line.curve.low, line.curve.high) if line.band else (line.curve.y,)
-    )]
+    ends = [
+        values
+        for panel in panels
+        for line in panel.lines
+        for values in ((line.curve.y, line.curve.low, line.curve.high) if line.band else (line.curve.y,))
+    ]
     known = np.concatenate(ends)
     low, high = float(np.nanmin(known)), float(np.nanmax(known))
     room = 0.05 * (high - low) or 1.0
@@ -280,5 +292,9 @@ def _limits(panels: Sequence[Panel], metric: str) -> tuple[float, float]:
 def source_of(family: Family) -> str:
     """The images that the numbers of a family are over, in words."""
     split = family.rows["split"].iloc[0]
-    n = counts(int(value) for value in family.rows["n_images"].unique() if value > 0) if (family.rows["n_images"] > 0).any() else "0"
+    n = (
+        counts(int(value) for value in family.rows["n_images"].unique() if value > 0)
+        if (family.rows["n_images"] > 0).any()
+        else "0"
+    )
     return f"{n} images of {family.data} ({split})"

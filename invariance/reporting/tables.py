@@ -4,6 +4,7 @@ import io
 from collections.abc import Iterable
 from dataclasses import dataclass
 from html import escape
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -48,7 +49,9 @@ class Table:
         """The table as an HTML element."""
         head = "".join(f'<th scope="col">{escape(name)}</th>' for name in self.header)
         body = "\n".join(
-            f'<tr><th scope="row">{escape(row[0])}</th>' + "".join(f"<td>{escape(cell)}</td>" for cell in row[1:]) + "</tr>"
+            f'<tr><th scope="row">{escape(row[0])}</th>'
+            + "".join(f"<td>{escape(cell)}</td>" for cell in row[1:])
+            + "</tr>"
             for row in self.cells
         )
         return (
@@ -58,6 +61,7 @@ class Table:
 
     def markdown(self) -> str:
         """The table in Markdown."""
+
         def line(cells: Iterable[str]) -> str:
             return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
@@ -68,7 +72,8 @@ class Table:
         """The table's files, by path in the report."""
         buffer = io.StringIO()
         self.numbers.to_csv(buffer, index=False, lineterminator="\n")
-        page = f'<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n<title>{escape(self.name)}</title>\n{self.html()}</html>\n'
+        head = f'<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n<title>{escape(self.name)}</title>'
+        page = f"{head}\n{self.html()}</html>\n"
         return {
             f"tables/{self.name}.html": page.encode(),
             f"tables/{self.name}.md": self.markdown().encode(),
@@ -93,12 +98,18 @@ def accuracy(collected: Collected) -> Table | None:
     if rows.empty:
         return None
     numbers = rows[["data", "network", "family", "range", "seed", "split"]].assign(
-        accuracy=1 - rows["score"], low=1 - rows["high"], high=1 - rows["low"], n_images=rows["n_images"],
-        status=rows["status"], run=rows["run"],
+        accuracy=1 - rows["score"],
+        low=1 - rows["high"],
+        high=1 - rows["low"],
+        n_images=rows["n_images"],
+        status=rows["status"],
+        run=rows["run"],
     )
     keys = numbers[["family", "range", "network", "seed"]].drop_duplicates().itertuples(index=False, name=None)
     order = sorted(keys, key=lambda k: (k[0] != BASELINE, k[0], natural(k[1]), natural(k[2]), k[3]))
-    sets = list(numbers[["data", "split"]].drop_duplicates().sort_values(["data", "split"]).itertuples(index=False, name=None))
+    sets = list(
+        numbers[["data", "split"]].drop_duplicates().sort_values(["data", "split"]).itertuples(index=False, name=None)
+    )
     header, cells = ["network", "seed"], [[network, str(seed)] for *_, network, seed in order]
     for data, split in sets:
         of = numbers[(numbers["data"] == data) & (numbers["split"] == split)]
@@ -107,10 +118,12 @@ def accuracy(collected: Collected) -> Table | None:
         for key, row in zip(order, cells, strict=True):
             row.append(percent(*found.loc[key]) if key in found.index else GAP)
     place = {key: k for k, key in enumerate(order)}
-    numbers = numbers.iloc[np.argsort(
-        [place[key] for key in numbers[["family", "range", "network", "seed"]].itertuples(index=False, name=None)],
-        kind="stable",
-    )]
+    numbers = numbers.iloc[
+        np.argsort(
+            [place[key] for key in numbers[["family", "range", "network", "seed"]].itertuples(index=False, name=None)],
+            kind="stable",
+        )
+    ]
     caption = "Accuracy on untouched images, in percent, with the bootstrap 95 % interval over images."
     return Table("accuracy", caption, header, cells, numbers)
 
@@ -123,7 +136,14 @@ def measurements(family: Family, metric: str, slug: str) -> Table:
     keys = rows[["network", "seed", "grid", "map", "solver", "family"]].drop_duplicates()
     order = sorted(
         keys.itertuples(index=False, name=None),
-        key=lambda k: (k[5] != BASELINE, rank.get(k[0], len(rank) + 1), natural(k[0]), k[1], natural(k[2]), fits.index((k[3], k[4]))),
+        key=lambda k: (
+            k[5] != BASELINE,
+            rank.get(k[0], len(rank) + 1),
+            natural(k[0]),
+            k[1],
+            natural(k[2]),
+            fits.index((k[3], k[4])),
+        ),
     )
     many_seeds = keys.groupby("network")["seed"].nunique().max() > 1
     many_grids = keys["grid"].nunique() > 1
@@ -140,7 +160,7 @@ def measurements(family: Family, metric: str, slug: str) -> Table:
     what = "Accuracy in percent" if metric == "error_rate" else "Distance L_L2"
     caption = (
         f"{what} under each g of {words(family.name)} on {family.data}, {counts(rows['n_images'])} images of "
-        f"{rows['split'].iloc[0]}, with the bootstrap 95 % interval over images. No map: invariance; else: equivariance."
+        f"{rows['split'].iloc[0]}, with the bootstrap 95 % interval over images. No map: invariance, else equivariance."
     )
     name = f"{slug}-{'accuracy' if metric == 'error_rate' else 'distance'}"
     return Table(name, caption, header, cells, rows.drop(columns=["grid", "label", "grid_family"]))
@@ -164,7 +184,7 @@ def summary(family: Family, slug: str) -> Table | None:
         "inside": [covered[label] and not untouched[label] for label in covered],
         "beyond": [not covered[label] and not untouched[label] for label in covered],
     }
-    records = []
+    records: list[dict[str, Any]] = []
     for subject in [*family.compared[1:], *family.trained]:
         for fit in (IDENTITY, *family.fits):
             records.append(_means(family, subject, fit, list(covered), parts))
@@ -172,14 +192,17 @@ def summary(family: Family, slug: str) -> Table | None:
     reach = family.trained[-1].network
     header = ["network", "map", "untouched", f"mean inside {reach}'s range", "mean beyond it"]
     cells = [
-        [f"{r['network']}, seed {r['seed']}", fit_title((r["map"], r["solver"])),
-         *(GAP if np.isnan(r[part]) else f"{100 * r[part]:.1f}" for part in parts)]
+        [
+            f"{r['network']}, seed {r['seed']}",
+            fit_title((r["map"], r["solver"])),
+            *(GAP if np.isnan(r[part]) else f"{100 * r[part]:.1f}" for part in parts),
+        ]
         for r in records
     ]
     inside, beyond = sum(parts["inside"]), sum(parts["beyond"])
     caption = (
-        f"Accuracy in percent, untouched and as the mean over the {inside} other g that {reach}'s training covered and over the "
-        f"{beyond} that it did not. A mean with any g missing is a gap."
+        f"Accuracy in percent, untouched and as the mean over the {inside} other g that {reach}'s training covered and "
+        f"over the {beyond} that it did not. A mean with any g missing is a gap."
     )
     return Table(f"{slug}-summary", caption, header, cells, numbers)
 

@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from html import escape
+from typing import Any, cast
 
 import matplotlib as mpl
 import seaborn as sns
@@ -18,11 +19,24 @@ LIGHT, DARK = ("#1b1f24", "#ffffff"), ("#e4e7eb", "#14171b")
 _DPI = 160
 _FONTS = "Helvetica, Arial, 'DejaVu Sans', sans-serif"
 _STYLE = {
-    "font.family": "DejaVu Sans", "svg.fonttype": "none", "svg.hashsalt": "invariance",
-    "axes.titlesize": 9.5, "axes.labelsize": 9, "xtick.labelsize": 8, "ytick.labelsize": 8, "legend.fontsize": 8.5,
-    "axes.linewidth": 0.8, "xtick.major.width": 0.8, "ytick.major.width": 0.8, "xtick.major.size": 4,
-    "ytick.major.size": 4, "xtick.minor.size": 2, "xtick.minor.width": 0.6, "lines.linewidth": 1.7,
-    "axes.facecolor": "none", "figure.facecolor": "none",
+    "font.family": "DejaVu Sans",
+    "svg.fonttype": "none",
+    "svg.hashsalt": "invariance",
+    "axes.titlesize": 9.5,
+    "axes.labelsize": 9,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+    "legend.fontsize": 8.5,
+    "axes.linewidth": 0.8,
+    "xtick.major.width": 0.8,
+    "ytick.major.width": 0.8,
+    "xtick.major.size": 4,
+    "ytick.major.size": 4,
+    "xtick.minor.size": 2,
+    "xtick.minor.width": 0.6,
+    "lines.linewidth": 1.7,
+    "axes.facecolor": "none",
+    "figure.facecolor": "none",
 }
 _INKED = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
 
@@ -31,7 +45,7 @@ _INKED = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "yti
 def style(ink: str) -> Iterator[None]:
     """The style of all figures, with a colour of text, left again at the end."""
     base = {**sns.axes_style("ticks"), **sns.plotting_context("paper"), **_STYLE}
-    with mpl.rc_context({**base, **dict.fromkeys(_INKED, ink)}):
+    with mpl.rc_context({**base, **cast(dict[Any, Any], {key: ink for key in _INKED})}):
         yield
 
 
@@ -41,7 +55,7 @@ def svg(figure: Figure) -> str:
     figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     text = buffer.getvalue().replace(INK, "currentColor").replace("'DejaVu Sans'", _FONTS)
     text = re.sub(r"\s*<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    return text[text.index("<svg"):]
+    return text[text.index("<svg") :]
 
 
 def embedded(text: str, prefix: str, label: str | None) -> str:

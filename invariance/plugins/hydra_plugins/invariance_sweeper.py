@@ -1,6 +1,6 @@
 """The sweep of `-m transform=…`: each family brings the ranges of its own networks.
 
-Hydra finds plugins in packages named `hydra_plugins` alone; `invariance.cli` puts the folder that holds this one on the path.
+Hydra finds plugins in packages named `hydra_plugins` alone; `invariance.cli` puts the folder around it on the path.
 """
 
 from collections.abc import Iterator
