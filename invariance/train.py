@@ -165,7 +165,7 @@ def fit(
     from invariance.modules.checkpoint import LAST
 
     recipe, last = config["recipe"], run.directory / LAST
-    done = updates_done(run, classifier)
+    done = updates_done(run, classifier, trainer)
     if done >= recipe["updates"]:
         return
     data = PreparedData(
@@ -185,7 +185,7 @@ def fit(
         raise UserError(f"checkpoint {last} is damaged ({error!r}); delete {run.directory} to start over") from error
 
 
-def updates_done(run: Run, classifier: Classifier) -> int:
+def updates_done(run: Run, classifier: Classifier, trainer: pl.Trainer) -> int:
     """How far an interrupted run came by its checkpoints; 0 where there are none.
 
     Raises:
@@ -200,6 +200,10 @@ def updates_done(run: Run, classifier: Classifier) -> int:
     held = read_checkpoint(path, remedy)
     check_architecture(path, held["state_dict"], classifier, remedy)
     load_classifier(run.directory / BEST, remedy)
+    if not {"loops", "optimizer_states", "lr_schedulers", "callbacks"} <= set(held) or not all(
+        callback.state_key in held["callbacks"] for callback in trainer.checkpoint_callbacks
+    ):  # Lightning would go on without, and forget the best score so far
+        raise UserError(f"checkpoint {path} is not whole, or of another version; {remedy}")
     done = held["global_step"]
     if isinstance(done, bool) or not isinstance(done, int) or done < 1:
         raise UserError(f"checkpoint {path} is damaged (global_step={done!r}); {remedy}")

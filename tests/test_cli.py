@@ -1,16 +1,19 @@
 """The command line: what it sweeps, what it suggests, and that a mistake is one line and a non-zero exit."""
 
+import errno
 import importlib
 import json
 import os
+import signal
 import subprocess
 import sys
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from invariance.cli import find_plugins
+from invariance.cli import command, find_plugins, flags_last, folder
 from invariance.conf import families, family_sweep
+from invariance.errors import UserError
 
 QUICK = ["model=tiny", "recipe=smoke", "logger=csv", "trainer=cpu", "progress=false"]
 
@@ -120,6 +123,23 @@ def test_the_sweep_of_all_families_is_table_threes_networks():
         ("train", ["trainer.accelerator=abacus"], "choose auto, cpu or gpu"),
         ("train", ["data=folder"], "data.root"),
         ("train", ["data=folder", "data.root=nowhere"], "nowhere"),
+        ("train", ["model.features=abc"], "model.features='abc'"),
+        ("train", ["model.features=1.5"], "model.features=1.5"),
+        ("train", ["model.width=abc"], "model.width='abc'"),
+        ("train", ["model.input_size=abc"], "model.input_size='abc'"),
+        ("train", ["model.input_size=48.5"], "model.input_size=48.5"),
+        ("train", ["data.input_size=32.5"], "32.5"),
+        ("train", ["data.input_size=-4"], "-4"),
+        ("train", ["trainer.precision=half"], "trainer.precision='half'"),
+        ("train", ["trainer.workers=-1"], "trainer.workers=-1"),
+        ("train", ["prepared=/proc/x"], "cannot write /proc/x"),
+        ("train", ["runs=/proc/x"], "cannot write /proc/x"),
+        ("train", ["-m", "runs=/proc/x"], "cannot write /proc/x"),
+        ("train", ["name=null"], "name=None cannot name a folder"),
+        ("train", ["data.fit.images=5000"], "data.fit.images=5000"),
+        ("train", ["data.report=train", "data.fit.split=train"], "data.fit.split=train"),
+        ("train", ["model._target_=invariance.cli.find_plugins"], "is no network"),
+        ("train", ["model._target_=invariance.modules.classifier.Classifier"], "num_classes"),
         ("prepare", ["size=0"], "size=0"),
         ("prepare", ["size=big"], "size='big'"),
         ("measure", [], "run invariance-train first"),
@@ -147,6 +167,62 @@ def test_a_mistake_is_one_line_and_exit_two(page, arguments, said, tmp_path, mon
     assert len(lines) == 1 and lines[0].startswith("error: "), errors
     assert said in lines[0], lines[0]
     assert not list(tmp_path.glob("runs/train/*/*/*/done.json"))
+
+
+@pytest.mark.parametrize(
+    ("given", "ordered"),
+    [
+        (["a=1", "-m", "b=2"], ["a=1", "b=2", "-m"]),
+        (["-m", "a=1"], ["a=1", "-m"]),
+        (["a=1", "-cd", "here", "b=2", "--config-dir=there"], ["a=1", "b=2", "-cd", "here", "--config-dir=there"]),
+        (["--cfg", "job", "a=1", "-p", "model"], ["a=1", "--cfg", "job", "-p", "model"]),
+        (["--info", "a=1"], ["a=1", "--info"]),
+        (["a=1", "--info", "plugins"], ["a=1", "--info", "plugins"]),
+        (["-sc", "query=bash"], ["query=bash", "-sc"]),
+        (["--help"], ["--help"]),
+        (["-cn"], ["-cn"]),
+    ],
+)
+def test_flags_may_stand_anywhere(given, ordered):
+    assert flags_last(given) == ordered
+
+
+def test_a_folder_must_be_a_path_in_utf8():
+    with pytest.raises(UserError, match="runs=.* not UTF-8"):
+        folder("runs\udcff", "runs")
+    with pytest.raises(UserError, match="runs=3 is not a folder"):
+        folder(3, "runs")
+
+
+def test_overrides_on_both_sides_of_a_flag(tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    assert call("train", "transform=rotation", "--cfg", "job", "range=5", monkeypatch=monkeypatch) == 0
+    assert "range: 5" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EDQUOT])
+def test_a_refusal_of_the_disk_anywhere_is_one_line(number, tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+
+    def refuse(_config):
+        raise OSError(number, os.strerror(number), "some/file.csv")
+
+    monkeypatch.setattr(sys, "argv", ["invariance-train"])
+    with pytest.raises(SystemExit) as end:
+        command("train", refuse)
+    assert end.value.code == 2
+    assert capfd.readouterr().err.startswith("error: cannot write some/file.csv: ")
+
+
+def test_sigterm_anywhere_is_the_line_that_says_interrupted(tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["invariance-train"])
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as end:
+        command("train", lambda _config: signal.raise_signal(signal.SIGTERM))
+    assert end.value.code == 130 and signal.getsignal(signal.SIGTERM) is before
+    assert capfd.readouterr().err.startswith("error: interrupted")
 
 
 def test_a_mistake_in_one_job_of_a_sweep_leaves_the_others(tmp_path):

@@ -133,6 +133,12 @@ def test_an_empty_class_is_told(tree):
     refused("class 'dog' is empty: .*val/dog", root=str(tree))
 
 
+def test_names_that_are_not_utf8_are_told(tree, tmp_path):
+    os.rename(tree / "train" / "fox", os.fsencode(tree / "train") + b"/fox\xff")
+    refused("class folder .* is not UTF-8; rename it", root=str(tree))
+    refused("data.root=.* is not UTF-8", root=str(tmp_path / "pets\udcff"))
+
+
 def test_a_class_too_small_to_split_is_told(tmp_path):
     images(tmp_path / "a", 9)
     images(tmp_path / "b", 2)

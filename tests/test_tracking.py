@@ -28,7 +28,8 @@ def test_training_without_a_login_is_logged_offline_and_says_how_to_upload(tmp_p
     monkeypatch.setenv("WANDB_MODE", "offline")
     places = [f"runs={tmp_path}/runs", f"prepared={tmp_path}/prepared", "progress=false", "trainer=cpu"]
     train(compose("train", *places, "model=tiny", "recipe=smoke", "transform=blur", "range=3"))
-    assert "wandb sync" in capfd.readouterr().err
+    said = capfd.readouterr().err
+    assert "wandb sync" in said and "as asked" in said and "no login" not in said
     held = records(tmp_path / "runs/train/digits/blur_3/seed0")
     [run] = [record["run"] for record in held if record["type"] == "run"]
     assert run["run_group"] == "digits" and run["job_type"] == "train" and set(run["tags"]) == {"blur", "digits"}
@@ -57,6 +58,15 @@ main()
 """
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, cwd=folder)
     assert (folder / "other/train/digits/baseline/seed0/curves/version_0/metrics.csv").stat().st_size > 0
+
+
+def test_a_mode_that_wandb_does_not_know_is_refused(monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "sometimes")
+    with pytest.raises(UserError, match="WANDB_MODE=sometimes"):
+        check_logger({"kind": "wandb", "mode": "auto"})
+    check_logger({"kind": "csv"})
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    check_logger({"kind": "wandb", "mode": "auto"})
 
 
 @pytest.mark.parametrize("settings", [{"kind": "paper"}, {"kind": "wandb", "mode": "sometimes"}])
