@@ -134,7 +134,7 @@ def test_an_empty_class_is_told(tree):
 
 
 def test_names_that_are_not_utf8_are_told(tree, tmp_path):
-    os.rename(tree / "train" / "fox", os.fsencode(tree / "train") + b"/fox\xff")
+    os.rename(tree / "train" / "cat", os.fsencode(tree / "train") + b"/cat\xff")
     refused("class folder .* is not UTF-8; rename it", root=str(tree))
     refused("data.root=.* is not UTF-8", root=str(tmp_path / "pets\udcff"))
 

@@ -136,3 +136,19 @@ def test_only_own_classes_are_built_from_configurations():
         build_model({"_target_": "os.system", "command": "true"}, 2, 3)
     with pytest.raises(UserError, match="did you mean 'width'"):
         build_model({"_target_": "invariance.models.caffenet.CaffeNet", "widht": 1}, 2, 3)
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ({"_target_": "invariance.conf.families"}, "is no network"),
+        ({"_target_": "invariance.seeds.derive"}, "is no network"),
+        ({"_target_": "invariance.modules.classifier.Classifier"}, "takes no num_classes"),
+        ({"_target_": "invariance.models.caffenet.CaffeNet", "features": 1.5}, "model.features=1.5"),
+        ({"_target_": "invariance.models.caffenet.CaffeNet", "input_size": "48"}, "model.input_size='48'"),
+        ({"_target_": "invariance.models.caffenet.CaffeNet", "width": "wide"}, "model.width='wide'"),
+    ],
+)
+def test_what_is_no_network_is_refused_and_never_called(config, said):
+    with pytest.raises(UserError, match=said):
+        build_model(config, 10, 1)

@@ -352,3 +352,10 @@ def test_names_that_are_no_unicode(pets, store):
     os.rename(os.fsencode(pets / "cat" / "000.png"), os.fsencode(pets / "cat") + b"/\xff,\n.png")
     first = made(pets, store)
     assert made(pets, store).sha256 == first.sha256
+
+
+@pytest.mark.parametrize("size", [0, -4, 32.5, True, "big", 5000])
+def test_a_size_that_is_none_is_refused(tmp_path, compose, size):
+    with pytest.raises(UserError, match="size=.*whole number of pixels"):
+        prepare(compose("train")["data"], size, tmp_path)
+    assert not list(tmp_path.iterdir())

@@ -23,11 +23,21 @@ SGD = ("residual", "online_sgd")
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     root = tmp_path_factory.mktemp("runs")
-    for network, family, reach in (("baseline", "baseline", None), ("rotation_5", "rotation", 5), ("rotation_20", "rotation", 20)):
+    for network, family, reach in (
+        ("baseline", "baseline", None),
+        ("rotation_5", "rotation", 5),
+        ("rotation_20", "rotation", 20),
+    ):
         trained(root, "made_up", network, family, reach)
         measured(
-            root, "made_up", network, family, reach, "rotation",
-            diverged=("-15",) if reach == 20 else (), missing=("30",) if reach == 20 else (),
+            root,
+            "made_up",
+            network,
+            family,
+            reach,
+            "rotation",
+            diverged=("-15",) if reach == 20 else (),
+            missing=("30",) if reach == 20 else (),
         )
     measured(root, "made_up", "baseline", "baseline", None, "mirror")
     trained(root, "made_up", "mirror_both", "mirror", "both")

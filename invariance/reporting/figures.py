@@ -76,16 +76,17 @@ def _whole(plot: Plot) -> Figure:
     """All panels side by side under one legend."""
     n = len(plot.panels)
     handles = _handles(plot)
-    columns = min(max(n, 1) + 1, 4) if len(handles) > 4 else 2
-    head = 0.55 + 0.19 * -(-len(handles) // columns)
+    columns = min(len(handles), 4 if n > 1 else 3)
+    head = 0.5 + 0.19 * -(-len(handles) // columns)
     figure = canvas((max(_PANEL[0] * n, 6.2), _PANEL[1] + head))
     for k, axes in enumerate(figure.subplots(1, n, sharey=True, squeeze=False)[0]):
         _draw(axes, plot.panels[k], plot)
         if k:
             axes.set_ylabel("")
-    figure.suptitle(plot.title, fontsize=11, fontweight="bold")
     figure.legend(
         handles=handles,
+        title=plot.title,
+        title_fontproperties={"size": 11, "weight": "bold"},
         loc="outside upper center",
         ncols=columns,
         frameon=False,
@@ -154,7 +155,7 @@ def _key(line: Line, label: str | None) -> Line2D:
         [],
         [],
         color=colour,
-        linestyle=(0, (4, 1.8)) if line.dashed else "-",
+        linestyle=_dashes(line.dashed),
         marker=line.marker,
         markersize=4.2,
         markeredgewidth=0,
@@ -164,9 +165,19 @@ def _key(line: Line, label: str | None) -> Line2D:
     )
 
 
+def _dashes(dashed: bool) -> tuple[float, tuple[float, ...] | None]:
+    """A line style that matplotlib takes: dashed or solid."""
+    return (0, (4, 1.8)) if dashed else (0, None)
+
+
 def _handles(plot: Plot) -> Sequence[Line2D | Patch]:
     handles: list[Line2D | Patch] = [_key(line, line.label) for line in plot.legend]
     ink = mpl.rcParams["text.color"]
+    if plot.shared:
+        handles += [
+            Line2D([], [], color=ink, linestyle=_dashes(dashed), label=label)
+            for dashed, label in ((False, "solid: invariance"), (True, "dashed: equivariance"))
+        ]
     if plot.axis.shaded:
         handles.append(Patch(facecolor=ink, alpha=0.15, linewidth=0, label="covered by training"))
     if plot.diverged:

@@ -5,17 +5,19 @@ import io
 from dataclasses import dataclass
 
 import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
 from invariance.reporting.collect import GridFacts, examples
 from invariance.reporting.curves import Family, words
-from invariance.reporting.figures import canvas, rendered
+from invariance.reporting.figures import rendered
 
 _COLUMNS = 9
 _PAGE_SIDE = 96
 _PAGE_ROWS = 3
+_SPACE, _LABEL = 0.05, 0.32
 
 
 @dataclass(frozen=True)
@@ -95,19 +97,20 @@ def _draw(shown: Gallery) -> Figure:
     n, rows = shown.images.shape[:2]
     across = min(n, _COLUMNS)
     blocks = -(-n // across)
-    height, width = shown.images.shape[2:4]
-    side = 0.95
-    figure = canvas((side * across + 0.2, blocks * (rows * side * height / width + 0.3) + 0.45))
-    grid = figure.subplots(blocks * rows, across, squeeze=False)
-    for axes in grid.flat:
-        axes.set_axis_off()
-    for k in range(n):
-        block, column = divmod(k, across)
-        for row in range(rows):
-            axes = grid[block * rows + row][column]
-            axes.imshow(shown.images[k, row], cmap="gray", vmin=0, vmax=255, interpolation="nearest")
-            if row == rows - 1:
-                axes.text(0.5, -0.06, shown.labels[k], transform=axes.transAxes, ha="center", va="top", fontsize=8)
-    figure.suptitle(shown.title, fontsize=11, fontweight="bold")
-    figure.set_layout_engine("constrained", w_pad=0.02, h_pad=0.02, wspace=0.02, hspace=0.02)
+    shape = shown.images.shape[2] / shown.images.shape[3]
+    step, block = 1 + _SPACE, rows * (shape + _SPACE) + _LABEL
+    width, height = across * step - _SPACE, blocks * block + _LABEL
+    figure = Figure(figsize=(0.95 * width, 0.95 * height))
+    FigureCanvasAgg(figure)
+    axes = figure.add_axes((0.01, 0.01, 0.98, 0.98))
+    axes.set_axis_off()
+    for k, (stack, label) in enumerate(zip(shown.images, shown.labels, strict=True)):
+        left, top = (k % across) * step, (k // across) * block + _LABEL
+        for row, image in enumerate(stack):
+            down = top + row * (shape + _SPACE)
+            extent = (left, left + 1, down + shape, down)
+            axes.imshow(image, cmap="gray", vmin=0, vmax=255, interpolation="nearest", extent=extent)
+        axes.text(left + 0.5, top + block - _LABEL + 0.02, label, ha="center", va="top", fontsize=8)
+    axes.text(0, 0, shown.title, ha="left", va="top", fontsize=11, fontweight="bold")
+    axes.set(xlim=(0, width), ylim=(height, 0))
     return figure

@@ -36,9 +36,20 @@ Y_LABEL = {"error_rate": "accuracy (%)", "l2_distance": "distance L_L2"}
 
 @dataclass(frozen=True)
 class Line:
-    """One curve as it is drawn: solid for invariance, dashed for equivariance."""
+    """One curve as it is drawn: solid for invariance, dashed for equivariance.
+
+    Attributes:
+        label: network and kind.
+        key: its name in the legend; curves of one key share an entry, which shows the first.
+        colour: a colour, or `INK`.
+        dashed: dashed or solid.
+        marker: matplotlib's name of its marker.
+        curve: the numbers.
+        band: whether its intervals are drawn.
+    """
 
     label: str
+    key: str
     colour: str
     dashed: bool
     marker: str
@@ -97,8 +108,16 @@ class Plot:
     legend: tuple[Line, ...] = field(init=False)
 
     def __post_init__(self) -> None:
-        lines = {line.label: line for panel in self.panels for line in panel.lines}
+        lines: dict[str, Line] = {}
+        for panel in self.panels:
+            for line in panel.lines:
+                lines.setdefault(line.key, line)
         object.__setattr__(self, "legend", tuple(lines.values()))
+
+    @property
+    def shared(self) -> bool:
+        """Whether entries of the legend stand for a solid and a dashed curve each."""
+        return any(line.label != line.key for panel in self.panels for line in panel.lines)
 
     @property
     def diverged(self) -> bool:
@@ -123,14 +142,14 @@ def against_baseline(family: Family, metric: str, slug: str, source: str) -> Plo
     styles = [
         (subject, f"{subject.network}: ", colours, markers)
         for subject, colours, markers in (
-            *((s, (GREEN, BLUE), ("s", "o")) for s in family.trained[-1:]),
             *((s, (INK, RED), ("D", "^")) for s in ([family.baseline] if family.baseline else [])),
+            *((s, (GREEN, BLUE), ("s", "o")) for s in family.trained[-1:]),
         )
     ]
 
     def lines(fit: Fit) -> list[Line]:
         return [
-            Line(f"{label}{what}", colours[k], bool(k), markers[k], drawn, band=True)
+            Line(f"{label}{what}", f"{label}{what}", colours[k], bool(k), markers[k], drawn, band=True)
             for subject, label, colours, markers in styles
             for k, (what, kind) in enumerate((("invariance", IDENTITY), ("equivariance", fit)))
             if (kind != IDENTITY or k == 0) and (drawn := curve(family, subject, kind, metric)) is not None
@@ -164,11 +183,11 @@ def ranges_compared(family: Family, metric: str, slug: str, source: str) -> Plot
     palette = [to_hex(colour) for colour in sns.blend_palette(_RANGES, max(len(family.trained), 2))]
     styles = [(s, palette[k], _MARKERS[k % len(_MARKERS)]) for k, s in enumerate(family.trained)]
     if family.baseline:
-        styles.insert(0, (family.baseline, GRAY, "."))
+        styles.insert(0, (family.baseline, GRAY, "h"))
 
     def lines(fit: Fit) -> list[Line]:
         return [
-            Line(f"{subject.network}: {what}", colour, bool(k), marker, drawn, band=False)
+            Line(f"{subject.network}: {what}", subject.network, colour, bool(k), marker, drawn, band=False)
             for k, (what, kind) in enumerate((("invariance", IDENTITY), ("equivariance", fit)))
             for subject, colour, marker in styles
             if (kind != IDENTITY or k == 0) and (drawn := curve(family, subject, kind, metric)) is not None

@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from html import escape
-from typing import Any, cast
+from typing import Any
 
 import matplotlib as mpl
 import seaborn as sns
@@ -44,8 +44,8 @@ _INKED = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "yti
 @contextmanager
 def style(ink: str) -> Iterator[None]:
     """The style of all figures, with a colour of text, left again at the end."""
-    base = {**sns.axes_style("ticks"), **sns.plotting_context("paper"), **_STYLE}
-    with mpl.rc_context({**base, **cast(dict[Any, Any], {key: ink for key in _INKED})}):
+    settings: dict[Any, Any] = {**sns.axes_style("ticks"), **sns.plotting_context("paper"), **_STYLE}
+    with mpl.rc_context({**settings, **dict.fromkeys(_INKED, ink)}):
         yield
 
 
