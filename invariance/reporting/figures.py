@@ -1,13 +1,16 @@
 """Drawing: figures as files, light and dark, and their panels as SVG for the page; the same plot, the same bytes."""
 
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.markers import MarkerStyle
 from matplotlib.patches import Patch
 from matplotlib.ticker import FixedLocator, MaxNLocator
 
@@ -47,22 +50,27 @@ def inline(plot: Plot) -> list[str]:
 
 def swatches(plot: Plot) -> list[tuple[str, str]]:
     """The legend for a page: a piece of every curve as an SVG element, and its name."""
-    entries = []
     with style(INK):
-        for k, handle in enumerate(_handles(plot)):
-            figure = Figure(figsize=(0.5, 0.16))
-            FigureCanvasAgg(figure)
-            axes = figure.add_axes((0, 0, 1, 1))
-            axes.set_axis_off()
-            axes.set(xlim=(0, 1), ylim=(0, 1))
-            if isinstance(handle, Line2D):
-                handle.set_data([0.0, 0.5, 1.0], [0.5, 0.5, 0.5])
-                handle.set_markevery([1])
-                axes.add_line(handle)
-            else:
-                axes.axvspan(0.1, 0.9, color=handle.get_facecolor(), linewidth=0)
-            entries.append((embedded(svg(figure), f"{plot.name}-key{k}-", None), str(handle.get_label())))
-    return entries
+        return [(_swatch(handle).replace(INK, "currentColor"), str(handle.get_label())) for handle in _handles(plot)]
+
+
+def _swatch(handle: Line2D | Patch) -> str:
+    """A legend's entry as SVG, written out: a hundred small drawings would take longer than the figures."""
+    parts = []
+    if isinstance(handle, Patch):
+        parts.append(f'<rect x="4" y="1" width="28" height="10" fill="{INK}" fill-opacity="{handle.get_alpha()}"/>')
+    else:
+        colour = to_hex(handle.get_color())
+        if handle.get_linestyle() != "None":
+            dash = ' stroke-dasharray="6.8 3.1"' if handle.get_linestyle() == "--" else ""
+            parts.append(f'<path d="M0 6H36" stroke="{colour}" stroke-width="1.8"{dash}/>')
+        marker = MarkerStyle(handle.get_marker())
+        outline = marker.get_path().transformed(marker.get_transform())
+        size, edge = handle.get_markersize() * 1.3, handle.get_markeredgewidth()
+        for corners in outline.to_polygons(closed_only=False):
+            d = "L".join(f"{18 + size * x:.2f} {6 - size * y:.2f}" for x, y in np.asarray(corners))
+            parts.append(f'<path d="M{d}" fill="{colour}" stroke="{colour}" stroke-width="{edge}"/>')
+    return f'<svg viewBox="0 0 36 12" aria-hidden="true">{"".join(parts)}</svg>'
 
 
 def canvas(size: tuple[float, float]) -> Figure:
@@ -133,7 +141,7 @@ def _curve(axes: Axes, line: Line) -> None:
     handle.set_data(x, y)
     axes.add_line(handle)
     if line.band:
-        axes.fill_between(x, drawn.low[order], drawn.high[order], color=handle.get_color(), alpha=0.16, linewidth=0)
+        axes.fill_between(x, drawn.low[order], drawn.high[order], color=handle.get_color(), alpha=0.2, linewidth=0)
     if drawn.diverged.any():
         axes.plot(
             drawn.x[drawn.diverged],
@@ -165,13 +173,12 @@ def _key(line: Line, label: str | None) -> Line2D:
     )
 
 
-def _dashes(dashed: bool) -> tuple[float, tuple[float, ...] | None]:
-    """A line style that matplotlib takes: dashed or solid."""
-    return (0, (4, 1.8)) if dashed else (0, None)
+def _dashes(dashed: bool) -> Literal["--", "-"]:
+    return "--" if dashed else "-"
 
 
 def _handles(plot: Plot) -> Sequence[Line2D | Patch]:
-    handles: list[Line2D | Patch] = [_key(line, line.label) for line in plot.legend]
+    handles: list[Line2D | Patch] = [_key(line, line.key) for line in plot.legend]
     ink = mpl.rcParams["text.color"]
     if plot.shared:
         handles += [

@@ -64,31 +64,28 @@ def files(shown: Gallery) -> dict[str, bytes]:
     return rendered(lambda: _draw(shown), shown.name, shown.title)
 
 
-def columns(shown: Gallery) -> list[tuple[str, str]]:
-    """The gallery for a page: for every g its images, one above the other, as a data URI, and its label."""
-    return [(_data_uri(stack[:_PAGE_ROWS]), label) for stack, label in zip(shown.images, shown.labels, strict=True)]
+def columns(shown: Gallery) -> list[tuple[list[str], str]]:
+    """The gallery for a page: for every g its images as data URIs, and its label."""
+    return [
+        ([_data_uri(image) for image in stack[:_PAGE_ROWS]], label)
+        for stack, label in zip(shown.images, shown.labels, strict=True)
+    ]
 
 
 def _unit(facts: GridFacts) -> str:
     return "" if facts.ordinal or not facts.unit else f" in {words(facts.unit)}"
 
 
-def _data_uri(stack: NDArray[np.uint8]) -> str:
-    """Images (E, H, W[, 3]) one above the other with a gap: small ones exactly, large ones reduced and as JPEG."""
-    large = max(stack.shape[1:3]) > _PAGE_SIDE
-    tiles = [Image.fromarray(image) for image in stack]
-    if large:
-        for tile in tiles:
-            tile.thumbnail((_PAGE_SIDE, _PAGE_SIDE), Image.Resampling.LANCZOS)
-    width, height = tiles[0].size
-    joined = Image.new(tiles[0].mode, (width, height * len(tiles)))
-    for k, tile in enumerate(tiles):
-        joined.paste(tile, (0, k * height))
+def _data_uri(pixels: NDArray[np.uint8]) -> str:
+    """An image (H, W[, 3]): a small one exactly, a large one reduced and as JPEG."""
+    image = Image.fromarray(pixels)
+    large = max(image.size) > _PAGE_SIDE
     buffer = io.BytesIO()
     if large:
-        joined.save(buffer, "JPEG", quality=90, subsampling=0)
+        image.thumbnail((_PAGE_SIDE, _PAGE_SIDE), Image.Resampling.LANCZOS)
+        image.save(buffer, "JPEG", quality=90, subsampling=0)
     else:
-        joined.save(buffer, "PNG", optimize=True)
+        image.save(buffer, "PNG", optimize=True)
     kind = "jpeg" if large else "png"
     return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
 

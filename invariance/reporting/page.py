@@ -11,7 +11,7 @@ from markupsafe import Markup
 from invariance import __version__
 from invariance.reporting import figures, gallery, tables
 from invariance.reporting.collect import Collected, RunFacts, collect
-from invariance.reporting.curves import BASELINE, Family, counts, families, fit_title, gaps, words
+from invariance.reporting.curves import BASELINE, IDENTITY, Family, counts, families, fit_title, gaps, words
 from invariance.reporting.plots import Plot, against_baseline, ranges_compared, source_of
 from invariance.reporting.tables import Table
 from invariance.runs.files import atomic_path, write_text
@@ -31,11 +31,11 @@ class ShownPlot:
 
 @dataclass(frozen=True)
 class ShownGallery:
-    """A gallery as the page shows it: for every g its images as one, and its label."""
+    """A gallery as the page shows it: for every g its images, and its label."""
 
     name: str
     caption: str
-    columns: list[tuple[str, str]]
+    columns: list[tuple[list[str], str]]
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ def _section(collected: Collected, family: Family, slug: str) -> tuple[Section, 
     section = Section(
         anchor=slug,
         family=family,
-        about=_about(family),
+        about=_about(collected, family),
         plots=plots,
         gallery=ShownGallery(shown.name, shown.caption, gallery.columns(shown)) if shown else None,
         summary=summary,
@@ -132,18 +132,33 @@ def _section(collected: Collected, family: Family, slug: str) -> tuple[Section, 
     return section, made
 
 
-def _about(family: Family) -> str:
+def _about(collected: Collected, family: Family) -> str:
     """Which networks were measured, and how their maps were fitted, in a sentence or two."""
     names = [subject.network for subject in family.trained]
-    trained = f"Trained with it: {', '.join(names)}." if names else "No network trained with it was measured."
-    against = f" Compared with {family.baseline.network}." if family.baseline else " No baseline was measured."
+    said = [f"Trained with it: {', '.join(names)}." if names else "No network trained with it was measured."]
+    if family.baseline:
+        baseline = family.baseline.network
+        said.append(f"Compared with {baseline}." if names else f"Shown: {baseline} alone.")
+    else:
+        said.append("No baseline was measured.")
     others = sorted(
         set(family.rows["network"]) - set(names) - set(family.rows.loc[family.rows["family"] == BASELINE, "network"])
     )
-    also = f" In the tables too: {', '.join(others)}." if others else ""
-    fits = " and ".join(fit_title(fit) for fit in family.fits)
-    maps = f" Equivariance: {fits}, φ = {family.layer}." if fits else f" No map was fitted; φ = {family.layer}."
-    return trained + against + also + maps
+    if others:
+        said.append(f"In the tables too: {', '.join(others)}.")
+    said.append(f"φ ends at {family.layer}.")
+    fits = "; ".join(fit_title(fit) for fit in family.fits)
+    reported = family.rows["split"].unique()
+    rows = collected.rows[collected.rows["run"].isin(family.rows["run"])]
+    fitted = rows[(rows["map"] != IDENTITY[0]) & ~rows["split"].isin(reported) & (rows["n_images"] > 0)]
+    if not fits:
+        said.append("No map was fitted.")
+    elif fitted.empty:
+        said.append(f"M_g: {fits}.")
+    else:
+        splits = ", ".join(sorted(fitted["split"].unique()))
+        said.append(f"M_g: {fits}; fitted on {counts(fitted['n_images'])} images of {splits}.")
+    return " ".join(said)
 
 
 def _page(collected: Collected, accuracy: Table | None, sections: list[Section]) -> str:

@@ -35,6 +35,7 @@ _STYLE = {
     "xtick.minor.size": 2,
     "xtick.minor.width": 0.6,
     "lines.linewidth": 1.7,
+    "lines.dashed_pattern": (4, 1.8),
     "axes.facecolor": "none",
     "figure.facecolor": "none",
 }
@@ -45,7 +46,8 @@ _INKED = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "yti
 def style(ink: str) -> Iterator[None]:
     """The style of all figures, with a colour of text, left again at the end."""
     settings: dict[Any, Any] = {**sns.axes_style("ticks"), **sns.plotting_context("paper"), **_STYLE}
-    with mpl.rc_context({**settings, **dict.fromkeys(_INKED, ink)}):
+    settings.update((key, ink) for key in _INKED)
+    with mpl.rc_context(settings):
         yield
 
 
