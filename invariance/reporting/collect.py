@@ -1,10 +1,12 @@
 """Gathering what the runs hold: all rows in one table, and the facts of every measured grid."""
 
 import json
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
+from zipfile import BadZipFile
 
 import numpy as np
 import pandas as pd
@@ -163,7 +165,7 @@ def examples(facts: GridFacts) -> NDArray[np.uint8] | None:
     try:
         with np.load(path, allow_pickle=False) as held:
             images = np.asarray(held["images"])
-    except (OSError, ValueError, KeyError, EOFError) as error:
+    except (OSError, ValueError, KeyError, EOFError, TypeError, BadZipFile, zlib.error) as error:
         raise UserError(f"{path} cannot be read ({error}); delete {facts.folder} and measure it again") from error
     if images.dtype != np.uint8 or images.ndim != 5 or len(images) != len(facts.points):
         raise UserError(

@@ -197,22 +197,17 @@ def counts(values: Iterable[int]) -> str:
 def gaps(collected: Collected, family: Family) -> list[str]:
     """What the figures of a family lack, in words: points that diverged, were not measured or count no image."""
     found = []
-    keys = ["network", "seed", "grid", "map", "solver", "metric"]
-    for (network, seed, grid, kind, solver, metric), rows in family.rows.groupby(keys, sort=True):
-        facts = collected.grids[GridKey(family.data, str(network), int(str(seed)), str(grid))]
-        status = rows.set_index("label")["status"]
-        empty = set(rows.loc[rows["score"].isna() & (rows["status"] == "ok"), "label"])
-        kinds: dict[str, list[str]] = {}
-        for point in facts.points:
-            state = status.get(point.label, "not measured")
-            state = "no image to average over" if point.label in empty else str(state)
-            if state != "ok":
-                kinds.setdefault(state, []).append(point.label)
-        for state, labels in kinds.items():
-            found.append(
-                f"{network} (seed {seed}) over {grid}, {fit_title((str(kind), str(solver)))}, "
-                f"{words(str(metric))}: {state} at {', '.join(labels)}"
-            )
+    everything = family.rows["metric"].unique()
+    for values, rows in family.rows.groupby(["network", "seed", "grid", "map", "solver"], sort=True):
+        network, seed, grid, kind, solver = (str(value) for value in values)
+        facts = collected.grids[GridKey(family.data, network, int(seed), grid)]
+        states = {str(metric): _states(part, facts) for metric, part in rows.groupby("metric", sort=True)}
+        lacking = sorted({lack for states_of in states.values() for lack in states_of.items()})
+        for state, labels in lacking:
+            metrics = [metric for metric, states_of in states.items() if states_of.get(state) == labels]
+            only = "" if len(metrics) == len(everything) else f", {' and '.join(words(m) for m in metrics)} alone"
+            where = f"{network} (seed {seed}) over {grid}, {fit_title((kind, solver))}{only}"
+            found.append(f"{where}: {state} at {', '.join(labels)}")
     for subject in family.compared:
         for fit in (IDENTITY, *family.fits):
             if all(curve(family, subject, fit, metric) is None for metric in family.metrics()):
@@ -224,4 +219,16 @@ def gaps(collected: Collected, family: Family) -> list[str]:
         found.append(f"no network trained with {family.name} was measured over its grid")
     elif family.baseline is None:
         found.append(f"no baseline was measured over {family.trained[-1].facts.grid}")
+    return found
+
+
+def _states(rows: pd.DataFrame, facts: GridFacts) -> dict[str, tuple[str, ...]]:
+    """The g at which a metric has no number, by the reason."""
+    status = rows.set_index("label")["status"].to_dict()
+    empty = set(rows.loc[rows["score"].isna() & (rows["status"] == "ok"), "label"])
+    found: dict[str, tuple[str, ...]] = {}
+    for point in facts.points:
+        state = "no image to average over" if point.label in empty else str(status.get(point.label, "not measured"))
+        if state != "ok":
+            found[state] = (*found.get(state, ()), point.label)
     return found

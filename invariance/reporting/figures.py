@@ -14,7 +14,7 @@ from matplotlib.markers import MarkerStyle
 from matplotlib.patches import Patch
 from matplotlib.ticker import FixedLocator, MaxNLocator
 
-from invariance.reporting.plots import INK, Line, Panel, Plot
+from invariance.reporting.plots import INK, MARK_ROOM, Line, Panel, Plot
 from invariance.reporting.vector import embedded, png, standalone, style, svg
 
 _PANEL = (4.3, 3.1)
@@ -109,8 +109,11 @@ def _draw(axes: Axes, panel: Panel, plot: Plot) -> None:
     ink = mpl.rcParams["text.color"]
     for left, right in plot.axis.shaded:
         axes.axvspan(left, right, color=ink, alpha=0.075, linewidth=0, zorder=0)
+    diverged = [line for line in panel.lines if line.curve.diverged.any()]
     for line in panel.lines:
         _curve(axes, line)
+    for k, line in enumerate(diverged):
+        _mark(axes, line, (k + 0.6) * MARK_ROOM)
     axes.set(xlabel=plot.axis.label, ylabel=plot.y_label, ylim=plot.limits)
     axes.set_title(panel.title, loc="left")
     axes.grid(axis="y", color=ink, alpha=0.12, linewidth=0.7)
@@ -141,28 +144,27 @@ def _curve(axes: Axes, line: Line) -> None:
     handle.set_data(x, y)
     axes.add_line(handle)
     if line.band:
-        axes.fill_between(x, drawn.low[order], drawn.high[order], color=handle.get_color(), alpha=0.2, linewidth=0)
-    if drawn.diverged.any():
-        axes.plot(
-            drawn.x[drawn.diverged],
-            np.full(drawn.diverged.sum(), 0.03),
-            "x",
-            color=handle.get_color(),
-            markersize=6,
-            markeredgewidth=1.6,
-            transform=axes.get_xaxis_transform(),
-            clip_on=False,
-            zorder=3,
-        )
+        axes.fill_between(x, drawn.low[order], drawn.high[order], color=handle.get_color(), alpha=0.14, linewidth=0)
+
+
+def _mark(axes: Axes, line: Line, height: float) -> None:
+    """Crosses at a height of the axes, where the numbers of a curve were withheld."""
+    x = line.curve.x[line.curve.diverged]
+    crosses = Line2D(x, np.full(len(x), height), linestyle="", marker="x", color=_colour(line), zorder=3)
+    crosses.set(markersize=5.5, markeredgewidth=1.5, clip_on=False, transform=axes.get_xaxis_transform())
+    axes.add_line(crosses)
+
+
+def _colour(line: Line) -> str:
+    return str(mpl.rcParams["text.color"]) if line.colour == INK else line.colour
 
 
 def _key(line: Line, label: str | None) -> Line2D:
-    """A line in the style of a curve; a curve whose band is drawn has no need of heavy markers."""
-    colour = mpl.rcParams["text.color"] if line.colour == INK else line.colour
+    """A line without points in the style of a curve."""
     return Line2D(
         [],
         [],
-        color=colour,
+        color=_colour(line),
         linestyle=_dashes(line.dashed),
         marker=line.marker,
         markersize=4.2,

@@ -15,8 +15,7 @@ from invariance.reporting.curves import Family, words
 from invariance.reporting.figures import rendered
 
 _COLUMNS = 9
-_PAGE_SIDE = 96
-_PAGE_ROWS = 3
+_EXACT_SIDE, _PAGE_SIDE = 64, 96
 _SPACE, _LABEL = 0.05, 0.32
 
 
@@ -67,8 +66,7 @@ def files(shown: Gallery) -> dict[str, bytes]:
 def columns(shown: Gallery) -> list[tuple[list[str], str]]:
     """The gallery for a page: for every g its images as data URIs, and its label."""
     return [
-        ([_data_uri(image) for image in stack[:_PAGE_ROWS]], label)
-        for stack, label in zip(shown.images, shown.labels, strict=True)
+        ([_data_uri(image) for image in stack], label) for stack, label in zip(shown.images, shown.labels, strict=True)
     ]
 
 
@@ -79,7 +77,7 @@ def _unit(facts: GridFacts) -> str:
 def _data_uri(pixels: NDArray[np.uint8]) -> str:
     """An image (H, W[, 3]): a small one exactly, a large one reduced and as JPEG."""
     image = Image.fromarray(pixels)
-    large = max(image.size) > _PAGE_SIDE
+    large = max(image.size) > _EXACT_SIDE
     buffer = io.BytesIO()
     if large:
         image.thumbnail((_PAGE_SIDE, _PAGE_SIDE), Image.Resampling.LANCZOS)

@@ -12,7 +12,7 @@ from invariance import __version__
 from invariance.reporting import figures, gallery, tables
 from invariance.reporting.collect import Collected, RunFacts, collect
 from invariance.reporting.curves import BASELINE, IDENTITY, Family, counts, families, fit_title, gaps, words
-from invariance.reporting.plots import Plot, against_baseline, ranges_compared, source_of
+from invariance.reporting.plots import Plot, against_baseline, ranges_compared
 from invariance.reporting.tables import Table
 from invariance.runs.files import atomic_path, write_text
 from invariance.runs.rows import COLUMNS, write_rows
@@ -101,10 +101,10 @@ def _slugs(measured: list[Family]) -> list[str]:
 def _section(collected: Collected, family: Family, slug: str) -> tuple[Section, dict[str, bytes]]:
     """A family's part of the page, and its files."""
     made: dict[str, bytes] = {}
-    source, plots = source_of(family), []
+    plots = []
     for metric in family.metrics():
         for form in (against_baseline, ranges_compared):
-            plot = form(family, metric, slug, source)
+            plot = form(family, metric, slug)
             if plot is not None:
                 made.update(figures.files(plot))
                 legend = [(Markup(key), label) for key, label in figures.swatches(plot)]

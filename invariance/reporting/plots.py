@@ -28,6 +28,9 @@ BLUE, GREEN, RED, GRAY = "#2f7fd6", "#1f9a55", "#e0483e", "#868c96"
 _RANGES = ("#d8921f", "#d9604c", "#b0479a", "#6f5bd0")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
+MARK_ROOM = 0.045
+"""Share of the axes' height kept free below the curves for every curve with marks of divergence."""
+
 SHORT = {"error_rate": "accuracy", "l2_distance": "distance"}
 """What a figure of a metric shows, as its file is named."""
 
@@ -125,14 +128,13 @@ class Plot:
         return any(line.curve.diverged.any() for panel in self.panels for line in panel.lines)
 
 
-def against_baseline(family: Family, metric: str, slug: str, source: str) -> Plot | None:
+def against_baseline(family: Family, metric: str, slug: str) -> Plot | None:
     """The form of Fig. 1: the network of the largest range against the baseline.
 
     Args:
         family: what was measured.
         metric: error_rate or l2_distance.
         slug: beginning of the file's name.
-        source: the images, as "10,000 images of fashion_mnist (test)".
 
     Returns:
         The figure, or None where there is no number to draw.
@@ -158,22 +160,22 @@ def against_baseline(family: Family, metric: str, slug: str, source: str) -> Plo
     names = " and ".join(_named(subject) for subject in family.compared)
     shaded = " Shaded: what training drew from." if family.trained else ""
     caption = (
-        f"{_what(metric)} of {names} under each g of {family.compared[-1].facts.grid}, over {source}. {_HOW[metric]}"
+        f"{_what(metric)} of {names} under each g of {family.compared[-1].facts.grid}, over {_source(family, metric)}. "
+        f"{_HOW[metric]}"
         f"{shaded} Bands: bootstrap 95 % intervals over images. {_untouched(family)}"
     )
-    return _plot(
-        family, metric, f"{slug}-baseline-{SHORT[metric]}", "trained against baseline", caption, family.compared, lines
-    )
+    form = "trained against baseline" if len(family.compared) == 2 else family.compared[0].network
+    name = f"{slug}-baseline-{SHORT[metric]}"
+    return _plot(family, metric, name, form, caption, family.compared, lines, shade=bool(family.trained))
 
 
-def ranges_compared(family: Family, metric: str, slug: str, source: str) -> Plot | None:
+def ranges_compared(family: Family, metric: str, slug: str) -> Plot | None:
     """The form of Fig. 2: all networks of a family, from the smallest range to the largest, and the baseline.
 
     Args:
         family: what was measured.
         metric: error_rate or l2_distance.
         slug: beginning of the file's name.
-        source: the images, as "10,000 images of fashion_mnist (test)".
 
     Returns:
         The figure, or None where there is no number to draw or fewer than two networks of the family.
@@ -198,10 +200,11 @@ def ranges_compared(family: Family, metric: str, slug: str, source: str) -> Plot
     own = f" Each network over the grid of its own size, the baseline over {subjects[-1].facts.grid}." if sizes else ""
     caption = (
         f"{_what(metric)} of all networks trained with {words(family.name)}, from the smallest range to the largest"
-        f"{', and of the baseline' if family.baseline else ''}, over {source}. {_HOW[metric]}{own} "
+        f"{', and of the baseline' if family.baseline else ''}, over {_source(family, metric)}. {_HOW[metric]}{own} "
         f"The intervals are in the tables. {_untouched(family)}"
     )
-    return _plot(family, metric, f"{slug}-ranges-{SHORT[metric]}", "ranges compared", caption, subjects, lines)
+    name = f"{slug}-ranges-{SHORT[metric]}"
+    return _plot(family, metric, name, "ranges compared", caption, subjects, lines, shade=False)
 
 
 _HOW = {
@@ -242,6 +245,8 @@ def _plot(
     caption: str,
     subjects: Sequence[Subject],
     lines: Callable[[Fit], list[Line]],
+    *,
+    shade: bool,
 ) -> Plot | None:
     fits: Sequence[Fit] = family.fits or (IDENTITY,)
     panels = tuple(Panel(fit_title(fit), tuple(drawn)) for fit in fits if (drawn := lines(fit)))
@@ -252,10 +257,10 @@ def _plot(
     alt = f"{family.title}, {form}: {shown} along {_axis_label(family)}; " + "; ".join(
         dict.fromkeys(f"{panel.title}: {_said(line, family)}" for panel in panels for line in panel.lines)
     )
-    axis = _axis(family, subjects, shade=form == "trained against baseline")
-    return Plot(
-        name, f"{family.title}, {form}: {shown}", caption, alt, axis, Y_LABEL[metric], _limits(panels, metric), panels
-    )
+    if any(line.curve.diverged.any() for panel in panels for line in panel.lines):
+        caption += " A cross: the fit ended worse than no map on its own images, or not in numbers; no score is drawn."
+    axis, limits = _axis(family, subjects, shade=shade), _limits(panels, metric)
+    return Plot(name, f"{family.title}, {form}: {shown}", caption, alt, axis, Y_LABEL[metric], limits, panels)
 
 
 def _said(line: Line, family: Family) -> str:
@@ -274,7 +279,7 @@ def _axis(family: Family, subjects: Sequence[Subject], *, shade: bool) -> Axis:
     values = tuple(sorted(points))
     ordinal = subjects[0].facts.ordinal
     labels = tuple(points[value].label for value in values) if ordinal else None
-    spans = _spans(family.trained[-1], ordinal=ordinal) if shade and family.trained else ()
+    spans = _spans(family.trained[-1], ordinal=ordinal) if shade else ()
     return Axis(_axis_label(family), values, labels, spans)
 
 
@@ -304,16 +309,14 @@ def _limits(panels: Sequence[Panel], metric: str) -> tuple[float, float]:
     low, high = float(np.nanmin(known)), float(np.nanmax(known))
     room = 0.05 * (high - low) or 1.0
     if metric == "error_rate":
-        return max(0.0, low - room) if low > 0 else -2.0, min(100.0, high + room) if high < 99 else 101.0
-    return min(0.0, low) - room / 2, high + room
+        bottom, top = max(-1.0, low - room), min(101.0, high + room)
+    else:
+        bottom, top = min(0.0, low) - room / 2, high + room
+    marked = max(sum(bool(line.curve.diverged.any()) for line in panel.lines) for panel in panels)
+    return bottom - marked * MARK_ROOM * (top - bottom) / (1 - marked * MARK_ROOM), top
 
 
-def source_of(family: Family) -> str:
-    """The images that the numbers of a family are over, in words."""
-    split = family.rows["split"].iloc[0]
-    n = (
-        counts(int(value) for value in family.rows["n_images"].unique() if value > 0)
-        if (family.rows["n_images"] > 0).any()
-        else "0"
-    )
-    return f"{n} images of {family.data} ({split})"
+def _source(family: Family, metric: str) -> str:
+    """The images that the numbers of a metric are over, in words."""
+    rows = family.rows[(family.rows["metric"] == metric) & family.rows["score"].notna()]
+    return f"{counts(rows['n_images'])} images of {family.data} ({rows['split'].iloc[0]})"

@@ -47,15 +47,17 @@ class Table:
 
     def html(self) -> str:
         """The table as an HTML element."""
-        head = "".join(f'<th scope="col">{escape(name)}</th>' for name in self.header)
+        text = [not any(row[k][:1].isdigit() or row[k] == GAP for row in self.cells) for k in range(len(self.header))]
+        left = [' class="text"' if is_text else "" for is_text in text]
+        head = "".join(f'<th scope="col"{at}>{escape(name)}</th>' for name, at in zip(self.header, left, strict=True))
         body = "\n".join(
             f'<tr><th scope="row">{escape(row[0])}</th>'
-            + "".join(f"<td>{escape(cell)}</td>" for cell in row[1:])
+            + "".join(f"<td{at}>{escape(cell)}</td>" for cell, at in zip(row[1:], left[1:], strict=True))
             + "</tr>"
             for row in self.cells
         )
         return (
-            f"<table>\n<caption>{escape(self.caption)}</caption>\n<thead><tr>{head}</tr></thead>\n"
+            f"<table>\n<caption><span>{escape(self.caption)}</span></caption>\n<thead><tr>{head}</tr></thead>\n"
             f"<tbody>\n{body}\n</tbody>\n</table>\n"
         )
 

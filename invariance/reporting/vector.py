@@ -20,6 +20,7 @@ _DPI = 160
 _FONTS = "Helvetica, Arial, 'DejaVu Sans', sans-serif"
 _STYLE = {
     "font.family": "DejaVu Sans",
+    "text.parse_math": False,
     "svg.fonttype": "none",
     "svg.hashsalt": "invariance",
     "axes.titlesize": 9.5,
@@ -72,9 +73,11 @@ def embedded(text: str, prefix: str, label: str | None) -> str:
 
 
 def standalone(text: str, title: str) -> str:
-    """An SVG file: its text dark, or light where the reader prefers dark."""
+    """An SVG file: dark on white, or light on near-black where the reader prefers dark."""
     head, rest = text.split(">", 1)
-    follow = f"svg{{color:{LIGHT[0]}}}@media(prefers-color-scheme:dark){{svg{{color:{DARK[0]}}}}}"
+    # a background of its own: what shows the file may be white though the reader prefers dark
+    light, dark = (f"svg{{color:{ink};background:{paper}}}" for ink, paper in (LIGHT, DARK))
+    follow = f"{light}@media(prefers-color-scheme:dark){{{dark}}}"
     return f"{head}>\n <title>{escape(title)}</title>\n <style>{follow}</style>{rest}"
 
 

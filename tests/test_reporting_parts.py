@@ -1,0 +1,256 @@
+"""The parts of a report: which networks are compared, what is shaded, tables, galleries, files left from before."""
+
+import base64
+import io
+import json
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from invariance.errors import UserError
+from invariance.reporting import gallery, tables
+from invariance.reporting.collect import collect, examples
+from invariance.reporting.curves import IDENTITY, curve, families, gaps, natural
+from invariance.reporting.figures import inline, swatches
+from invariance.reporting.page import make_report
+from invariance.reporting.plots import against_baseline, ranges_compared
+from invariance.reporting.vector import embedded, png, standalone
+from invariance.runs.rows import read_rows, write_rows
+from tests.reporting_runs import measured, trained
+
+RIDGE = ("residual", "ridge")
+SGD = ("residual", "online_sgd")
+
+
+def only(root):
+    (family,) = families(collect(root))
+    return family
+
+
+def test_numbers_sort_before_words_and_by_size():
+    names = ["elastic_10_sigma3", "both", "elastic_5_sigma2", "10", "5", "1.5", "elastic_10_sigma2"]
+    assert sorted(names, key=natural) == [
+        "1.5", "5", "10", "both", "elastic_5_sigma2", "elastic_10_sigma2", "elastic_10_sigma3",
+    ]  # fmt: skip
+
+
+def test_the_widest_mirror_is_the_one_that_covers_most(tmp_path):
+    for reach in ("both", "horizontal", "vertical"):
+        measured(tmp_path, "made_up", f"mirror_{reach}", "mirror", reach, "mirror")
+    assert [s.network for s in only(tmp_path).trained] == ["mirror_horizontal", "mirror_vertical", "mirror_both"]
+
+
+def test_a_crop_network_is_compared_with_the_baseline_at_its_own_size(tmp_path):
+    for reach in (240, 320):
+        measured(tmp_path, "made_up", f"crop_{reach}", "crop", reach, "crop")
+        measured(tmp_path, "made_up", "baseline", "baseline", None, "crop", grid_range=reach)
+    family = only(tmp_path)
+    assert [(s.network, s.facts.grid) for s in family.trained] == [("crop_240", "crop_240"), ("crop_320", "crop_320")]
+    assert family.baseline is not None and family.baseline.facts.grid == "crop_320"
+    assert "the baseline over crop_320" in ranges_compared(family, "error_rate", "x").caption
+
+
+def test_a_figure_takes_the_lowest_seed_and_the_table_all(tmp_path):
+    for seed in (2, 1):
+        measured(tmp_path, "made_up", "rotation_20", "rotation", 20, "rotation", seed=seed)
+    family = only(tmp_path)
+    assert [s.seed for s in family.compared] == [1]
+    header = tables.measurements(family, "error_rate", "x").header
+    assert "rotation_20, seed 2, no map" in header and "rotation_20, seed 1, residual map, ridge" in header
+
+
+@pytest.mark.parametrize(
+    ("name", "reach", "spans"),
+    [
+        ("rotation", 20, [(-20, 20)]),
+        ("blur", 1.5, [(0, 1.5)]),
+        ("mirror", "vertical", [(-0.5, 0.5), (1.5, 2.5)]),
+        ("crop", 256, [(0.5, 25.5)]),
+    ],
+)
+def test_what_training_covered_is_shaded(tmp_path, name, reach, spans):
+    measured(tmp_path, "made_up", f"{name}_{reach}", name, reach, name)
+    axis = against_baseline(only(tmp_path), "error_rate", "x").axis
+    assert list(axis.shaded) == spans
+    assert (axis.labels is None) == (name in ("rotation", "blur"))
+
+
+def test_the_forms_of_figures_1_and_2(tmp_path):
+    measured(tmp_path, "made_up", "baseline", "baseline", None, "blur")
+    for reach in (1.5, 3):
+        measured(tmp_path, "made_up", f"blur_{reach}", "blur", reach, "blur", diverged=("2",) if reach == 3 else ())
+    family = only(tmp_path)
+    first, second = against_baseline(family, "error_rate", "x"), ranges_compared(family, "error_rate", "x")
+    assert [panel.title for panel in first.panels] == ["residual map, online SGD", "residual map, ridge"]
+    assert [line.label for line in first.panels[0].lines] == [
+        "baseline: invariance", "baseline: equivariance", "blur_3: invariance", "blur_3: equivariance",
+    ]  # fmt: skip
+    assert [line.dashed for line in first.panels[0].lines] == [False, True, False, True]
+    assert first.diverged and "A cross" in first.caption and len({line.colour for line in first.panels[0].lines}) == 4
+    assert [line.key for line in second.legend] == ["baseline", "blur_1.5", "blur_3"]
+    for plot in (first, second):
+        shown = np.concatenate([line.curve.y for panel in plot.panels for line in panel.lines])
+        assert plot.limits[0] < np.nanmin(shown) and np.nanmax(shown) < plot.limits[1]
+    keys = [label for _, label in swatches(second)]
+    assert keys[-2:] == ["dashed: equivariance", "diverged: no number"] and "covered by training" not in keys
+    panels = inline(first)
+    assert len(panels) == 2 and "#010203" not in panels[0] and "currentColor" in panels[0]
+    # a point without a number breaks the line: the curve has two pieces
+    before, after = (inline(replace(first, panels=(replace(first.panels[0], lines=(line,)),)))[0].count("M ")
+                     for line in (first.panels[0].lines[2], first.panels[0].lines[3]))  # fmt: skip
+    assert after > before
+
+
+def test_distances_are_not_turned_into_accuracies(tmp_path):
+    measured(tmp_path, "made_up", "blur_3", "blur", 3, "blur")
+    family = only(tmp_path)
+    drawn = curve(family, family.trained[0], IDENTITY, "l2_distance")
+    rows = read_rows(tmp_path / "measure/made_up/blur_3/seed0/blur/identity/rows.csv")
+    rows = rows[(rows["split"] == "test") & (rows["metric"] == "l2_distance")]
+    assert drawn.y.tolist() == rows["score"].tolist() and drawn.high.tolist() == rows["high"].tolist()
+
+
+def test_the_table_of_accuracies_turns_errors_and_their_intervals(tmp_path):
+    trained(tmp_path, "one", "rotation_20", "rotation", 20, error=0.20)
+    trained(tmp_path, "one", "rotation_5", "rotation", 5, error=0.25)
+    trained(tmp_path, "two", "baseline", "baseline", None, error=0.10)
+    table = tables.accuracy(collect(tmp_path))
+    assert table.header == ["network", "seed", "one, 2,000 images of test", "two, 2,000 images of test"]
+    assert table.cells == [
+        ["baseline", "0", "–", "88.0 [86.8, 89.0]"],
+        ["rotation_5", "0", "73.0 [71.8, 74.0]", "–"],
+        ["rotation_20", "0", "78.0 [76.8, 79.0]", "–"],
+    ]
+    numbers = pd.read_csv(io.BytesIO(table.files()["tables/accuracy.csv"]))
+    assert numbers["accuracy"].tolist() == pytest.approx([0.88, 0.73, 0.78]) and set(numbers["split"]) == {"test"}
+    assert table.markdown().splitlines()[2] == "| baseline | 0 | – | 88.0 [86.8, 89.0] |"
+
+
+def test_the_summary_means_over_what_training_covered(tmp_path):
+    measured(tmp_path, "made_up", "blur_3", "blur", 3, "blur", diverged=("5",))
+    family = only(tmp_path)
+    numbers = tables.summary(family, "x").numbers.set_index(["map", "solver"])
+    rows = read_rows(tmp_path / "measure/made_up/blur_3/seed0/blur/residual_ridge/rows.csv")
+    rows = rows[(rows["split"] == "test") & (rows["metric"] == "error_rate")].set_index("value")["score"]
+    assert numbers.loc[RIDGE, "untouched"] == pytest.approx(1 - rows[0])
+    assert numbers.loc[RIDGE, "inside"] == pytest.approx(1 - rows[[0.5, 1, 1.5, 2, 2.5, 3]].mean())
+    assert numbers.loc[RIDGE, "beyond"] == pytest.approx(1 - rows[[3.5, 4, 4.5, 5]].mean())
+    assert np.isnan(numbers.loc[SGD, "beyond"]) and not np.isnan(numbers.loc[SGD, "inside"])
+
+
+def test_gaps_name_the_metric_only_where_the_other_has_its_number(tmp_path):
+    measured(tmp_path, "made_up", "blur_3", "blur", 3, "blur", diverged=("5",))
+    path = tmp_path / "measure/made_up/blur_3/seed0/blur/identity/rows.csv"
+    rows = read_rows(path)
+    write_rows(path, rows[~((rows["g"] == "blur:4") & (rows["metric"] == "l2_distance"))])
+    collected = collect(tmp_path)
+    lacking = gaps(collected, families(collected)[0])
+    assert lacking == [
+        "blur_3 (seed 0) over blur, no map, l2 distance alone: not measured at 4",
+        "blur_3 (seed 0) over blur, residual map, online SGD: diverged at 5",
+        "no baseline was measured over blur",
+    ]
+
+
+@pytest.mark.parametrize(("side", "kind"), [(30, "PNG"), (130, "JPEG")])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_gallery_shows_every_image_under_every_g(tmp_path, side, kind, channels):
+    measured(tmp_path, "made_up", "mirror_both", "mirror", "both", "mirror")
+    path = tmp_path / "measure/made_up/mirror_both/seed0/mirror/examples.npz"
+    images = np.random.default_rng(0).integers(0, 256, (4, 3, channels, side, 2 * side), dtype=np.uint8)
+    np.savez_compressed(path, images=images)
+    shown = gallery.gallery(only(tmp_path), "x")
+    columns = gallery.columns(shown)
+    assert [label for _, label in columns] == ["untouched", "horizontal", "vertical", "both"]
+    assert f"3 images of made_up at {2 * side} × {side} pixels" in shown.caption
+    picture = Image.open(io.BytesIO(base64.b64decode(columns[2][0][1].partition(",")[2])))
+    assert picture.format == kind
+    if kind == "PNG":
+        wanted = images[2, 1, 0] if channels == 1 else images[2, 1].transpose(1, 2, 0)
+        assert np.array_equal(np.asarray(picture), wanted)
+    else:
+        assert picture.size == (96, 48)
+
+
+def test_no_examples_no_gallery_and_a_damaged_one_is_named(tmp_path):
+    measured(tmp_path, "made_up", "mirror_both", "mirror", "both", "mirror")
+    path = tmp_path / "measure/made_up/mirror_both/seed0/mirror/examples.npz"
+    facts = only(tmp_path).trained[0].facts
+    held = path.read_bytes()
+    damages = (held[:50], b"", b"no archive", held[:200] + bytes(100) + held[300:])
+    for damage in damages:
+        path.write_bytes(damage)
+        with pytest.raises(UserError, match=r"examples\.npz cannot be read"):
+            examples(facts)
+    np.savez(path, images=np.zeros((2, 1, 1, 8, 8), np.uint8))
+    with pytest.raises(UserError, match="expected uint8 images under 4 g"):
+        examples(facts)
+    path.unlink()
+    assert gallery.gallery(only(tmp_path), "x") is None
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("{", "cannot be read"),
+        ("[]", "holds no object"),
+        ('{"grid": "blur"}', "does not describe a grid"),
+        (None, "blur"),
+    ],
+)
+def test_a_damaged_grid_is_named(tmp_path, content, said):
+    measured(tmp_path, "made_up", "blur_3", "blur", 3, "blur")
+    path = tmp_path / "measure/made_up/blur_3/seed0/blur/grid.json"
+    if content is None:
+        path.write_text(json.dumps({**json.loads(path.read_text()), "grid": "noise"}))
+        said = "is of noise, but the rows of"
+    else:
+        path.write_text(content)
+    with pytest.raises(UserError, match=said) as caught:
+        collect(tmp_path)
+    assert "grid.json" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_files_of_an_earlier_report_go_and_those_of_the_user_stay(tmp_path):
+    runs, out = tmp_path / "runs", tmp_path / "out"
+    trained(runs, "made_up", "baseline", "baseline", None)
+    (out / "figures").mkdir(parents=True)
+    for name in ("figures/mine.png", "notes.txt", "figures/old.svg"):
+        (out / name).write_text("kept?")
+    (tmp_path / "precious.txt").write_text("kept")
+    (out / "files.txt").write_text("figures/old.svg\nnotes.txt\nfigures/../../precious.txt\n")
+    make_report(runs, out)
+    assert not (out / "figures/old.svg").exists()
+    assert (out / "figures/mine.png").exists() and (out / "notes.txt").exists() and (tmp_path / "precious.txt").exists()
+    assert (out / "files.txt").read_text().split() == [f"tables/accuracy.{kind}" for kind in ("csv", "html", "md")]
+
+
+def test_names_from_runs_are_text_not_markup(tmp_path):
+    runs = tmp_path / "runs"
+    name = "a<b>&\"'$x$"
+    trained(runs, "made_up", name, "rotation", 20)
+    measured(runs, "made_up", name, "rotation", 20, "rotation")
+    page = make_report(runs, tmp_path / "out").read_text()
+    assert "<b>" not in page and "a&lt;b&gt;&amp;" in page and "$x$" in page
+
+
+def test_an_svg_in_a_page_has_ids_of_its_own():
+    inside = '<g id="{0}a"/><use {1}href="#{0}a" clip-path="url(#{0}a)"/></svg>'
+    text = '<svg width="9" height="9" viewBox="0 0 9 9" xmlns="u">' + inside.format("", "xlink:")
+    wanted = '<svg viewBox="0 0 9 9" role="img" aria-label="&lt;x&gt;">' + inside.format("p-", "")
+    assert embedded(text, "p-", "<x>") == wanted
+    assert 'aria-hidden="true"' in embedded(text, "p-", None)
+    assert "<title>a &lt; b</title>" in standalone(text, "a < b") and "prefers-color-scheme:dark" in standalone(
+        text, "x"
+    )
+
+
+def test_dark_pictures_are_dark_and_light_ones_light():
+    from matplotlib.figure import Figure
+
+    for dark in (False, True):
+        picture = Image.open(io.BytesIO(png(lambda: Figure(figsize=(1, 1)), dark=dark))).convert("L")
+        assert (picture.getpixel((0, 0)) < 64) == dark
