@@ -20,9 +20,9 @@ def report(config: dict[str, Any]) -> None:
 
     check_logger(config["logger"])
     out = folder(config["out"], "out")
-    page = make_report(folder(config["runs"], "runs"), out, data=config["data"])
+    page = make_report(folder(config["runs"], "runs"), out, data=config["dataset"])
     with Tracker(
-        config["logger"], out, name=out.name, stage="report", group=config["data"] or "all", config={}, tags=[]
+        config["logger"], out, name=out.name, stage="report", group=config["dataset"] or "all", config={}, tags=[]
     ) as tracker:
         tracker.table("rows", read_rows(out / "rows.csv"))
         for picture in sorted((out / "figures").glob("*.png")):

@@ -149,6 +149,7 @@ def test_the_sweep_of_all_families_is_table_threes_networks():
         ("measure", ["solver.online_sgd.rate=-1"], "rate"),
         ("measure", ["solver=newton"], "newton"),
         ("report", [], "no finished run"),
+        ("report", ["dataset=digits"], "no finished run"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_two(page, arguments, said, tmp_path, monkeypatch, capfd):

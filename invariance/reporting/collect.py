@@ -208,7 +208,7 @@ def _refuse_twice(rows: pd.DataFrame) -> None:
 def _only(rows: pd.DataFrame, data: str) -> pd.DataFrame:
     there: Sequence[str] = sorted(rows["data"].unique())
     if data not in there:
-        raise UserError(f"data={data}: no finished run on it{nearest(data, there)} (there are: {', '.join(there)})")
+        raise UserError(f"dataset={data}: no finished run on it{nearest(data, there)} (there are: {', '.join(there)})")
     return rows[rows["data"] == data].reset_index(drop=True)
 
 
