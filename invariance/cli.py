@@ -149,7 +149,8 @@ def explain(error: Exception, page: str) -> str:
         return f"{match[1]} names several values: add -m to run each of them, or write one value"
     if match := re.search(r"Could not override '(.+?)'", text):
         key = match[1].split("@")[0]
-        return f"unknown key {key!r}{nearest(key, [k for k in known_keys(page) if k != key])} (invariance-{page} --help lists them)"
+        others = [other for other in known_keys(page) if other != key]
+        return f"unknown key {key!r}{nearest(key, others)} (invariance-{page} --help lists them)"
     if match := re.search(r"Interpolation key '(.+?)' not found", text):
         return f"the configuration refers to {match[1]!r}, which is not set; set it on the command line: {match[1]}=…"
     if match := re.search(r"Missing mandatory value: (\S+)", text):
