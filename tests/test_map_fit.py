@@ -1,5 +1,4 @@
 import io
-import time
 
 import pytest
 import torch
@@ -128,11 +127,3 @@ def test_it_is_quiet_unless_asked(capfd):
     fit_maps(g, r, "residual", OnlineSGD(epochs=2, block=100), progress=display)
     assert len(seen) == 6 and "squared error" in seen[-1]["description"]
     assert not display.tasks
-
-
-def test_the_trainer_costs_little_a_block():
-    """400 blocks, as 10,000 images in ten epochs make, of a problem that itself costs next to nothing."""
-    g, r = torch.rand(1, 400, 2), torch.rand(400, 2)
-    start = time.process_time()
-    fit_maps(g, r, "residual", Ridge(block=1))
-    assert time.process_time() - start < 4

@@ -186,12 +186,12 @@ def test_damaged_data_are_told_and_renewed(pets, store, damage):
     assert made(pets, store, renew=True).sha256 == before.sha256
 
 
-def test_opening_is_fast(store):
+def test_what_was_decoded_is_opened_and_not_decoded_again(store):
     data = config("digits")
-    prepare(data, 32, store, progress=False)
-    start = time.perf_counter()
-    prepare(data, 32, store, progress=False)
-    assert time.perf_counter() - start < 0.3
+    image = prepare(data, 32, store, progress=False).directory / "train.images.npy"
+    before = image.stat()
+    assert prepare(data, 32, store, progress=False).directory == image.parent
+    assert (image.stat().st_ino, image.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
 
 
 def test_splits_and_the_images_that_maps_are_fitted_on(pets, store):
