@@ -1,5 +1,6 @@
 """The folder of configurations, and what its families of transformations say of themselves."""
 
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 
@@ -17,6 +18,18 @@ def families() -> list[str]:
     return sorted(path.stem for path in (conf_dir() / "transform").glob("*.yaml"))
 
 
+def family_config(family: str) -> DictConfig:
+    """A family's configuration as its yaml has it, not resolved; read once, so not to be changed in place."""
+    return _mapping(conf_dir() / "transform" / f"{family}.yaml")
+
+
+@cache
+def _mapping(path: Path) -> DictConfig:
+    held = OmegaConf.load(path)
+    assert isinstance(held, DictConfig), f"{path} holds no mapping"
+    return held
+
+
 def family_sweep(family: str) -> dict[str, list[str]]:
     """What a family varies over its own networks: override key → values, as `{"range": ["5", "10", "15", "20"]}`.
 
@@ -24,7 +37,5 @@ def family_sweep(family: str) -> dict[str, list[str]]:
     """
     if family not in families():
         return {}
-    own = OmegaConf.load(conf_dir() / "transform" / f"{family}.yaml")
-    assert isinstance(own, DictConfig), f"conf/transform/{family}.yaml holds no mapping"
-    sweep = own.get("sweep", {})
+    sweep = family_config(family).get("sweep", {})
     return {str(key): [str(value) for value in values] for key, values in sweep.items()}

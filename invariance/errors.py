@@ -8,7 +8,11 @@ class UserError(ValueError):
     """A mistake the user can mend. Its text is one line: what is wrong (with the value), where, and what to do.
 
     The commands print it without a traceback and exit with status 2; in a notebook it is an ordinary `ValueError`.
+    What is not printable in the values and file names of its text is escaped, so that it stays one line.
     """
+
+    def __init__(self, text: str) -> None:
+        super().__init__("".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text))
 
 
 def nearest_word(word: str, known: Iterable[str]) -> str | None:

@@ -9,7 +9,7 @@ from typing import Any
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from invariance.conf import conf_dir, families, family_sweep
+from invariance.conf import families, family_config, family_sweep
 from invariance.errors import UserError, nearest
 from invariance.transforms import build
 from invariance.transforms.base import UNTOUCHED, GridPoint, Transform
@@ -43,7 +43,7 @@ class Grid:
 
 def _configured(family: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     """A family's configuration with some of its keys set otherwise."""
-    own = OmegaConf.load(conf_dir() / "transform" / f"{family}.yaml")
+    own = family_config(family)
     for key in settings:
         if key not in own:
             raise UserError(f"grid.{family}.{key} is no key of the family{nearest(key, [str(k) for k in own])}")

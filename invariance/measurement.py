@@ -24,7 +24,6 @@ from invariance.features import extract
 from invariance.grids import Grid
 from invariance.maps import SOLVERS_OF, FittedMaps, Solver, solver_from_config
 from invariance.metrics import bootstrap, errors_per_image, l2_distance_per_image, rms
-from invariance.modules.map_fit import fit_maps
 from invariance.network import Network
 from invariance.precision import full_float32
 from invariance.progress import bar
@@ -235,6 +234,8 @@ class _Measurement:
         """The maps of a group, fitted together; None for the identity."""
         if fit.settings is None:
             return None
+        from invariance.modules.map_fit import fit_maps  # Lightning, which a finished measurement need not wait for
+
         return fit_maps(
             features, self.sides[0].reference, fit.map, fit.settings, device=self.network.device,
             progress=self.progress if self.config["progress"] else False,

@@ -1,20 +1,24 @@
 """A trained network as measuring sees it: cut at a layer, with the data it was trained on."""
 
+from __future__ import annotations
+
 import json
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from invariance.data.building import MANIFEST
 from invariance.data.prepared import Prepared, prepare
 from invariance.errors import UserError
 from invariance.features import choose_device
 from invariance.models.representation import Representation
-from invariance.modules.checkpoint import BEST
-from invariance.modules.classifier import Classifier, load_classifier
 from invariance.runs.files import sha256
-from invariance.runs.run import read_config, read_provenance
+from invariance.runs.run import BEST, read_config, read_provenance
 from invariance.transforms import build
+
+if TYPE_CHECKING:  # importing Lightning takes seconds, which a finished measurement need not wait for
+    from invariance.modules.classifier import Classifier
 
 
 class Network:
@@ -63,6 +67,8 @@ class Network:
     @cached_property
     def classifier(self) -> Classifier:
         """The network with its best weights."""
+        from invariance.modules.classifier import load_classifier
+
         return load_classifier(self.directory / BEST).to(self.device)
 
     @cached_property

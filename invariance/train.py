@@ -162,7 +162,7 @@ def fit(
     from pytorch_lightning.loggers import CSVLogger, WandbLogger
 
     from invariance.data.module import PreparedData
-    from invariance.modules.checkpoint import LAST
+    from invariance.runs.run import LAST
 
     recipe, last = config["recipe"], run.directory / LAST
     done = updates_done(run, classifier, trainer)
@@ -191,8 +191,9 @@ def updates_done(run: Run, classifier: Classifier, trainer: pl.Trainer) -> int:
     Raises:
         UserError: if a checkpoint cannot serve.
     """
-    from invariance.modules.checkpoint import BEST, LAST, read_checkpoint
+    from invariance.modules.checkpoint import read_checkpoint
     from invariance.modules.classifier import check_architecture, load_classifier
+    from invariance.runs.run import BEST, LAST
 
     path, remedy = run.directory / LAST, f"delete {run.directory} to start over"
     if not path.exists():
@@ -219,10 +220,10 @@ def evaluate(config: dict[str, Any], prepared: Prepared, run: Run, tracker: Trac
     from invariance.features import choose_device, extract
     from invariance.metrics import bootstrap, errors_per_image
     from invariance.models.representation import Representation
-    from invariance.modules.checkpoint import BEST
     from invariance.modules.classifier import load_classifier
     from invariance.runs.files import sha256, write_text
     from invariance.runs.rows import Row, to_frame
+    from invariance.runs.run import BEST
 
     classifier = load_classifier(run.directory / BEST)
     device = choose_device(config["trainer"]["accelerator"])

@@ -35,6 +35,10 @@ def call(page, *arguments, monkeypatch):
     return 0
 
 
+def test_a_mistake_stays_one_line_whatever_it_names():
+    assert str(UserError("no folder 'a\nb\t\udcff\x1b[31m' – ü")) == "no folder 'a\\nb\\t\\udcff\\x1b[31m' – ü"
+
+
 def jobs(*arguments):
     find_plugins()
     from hydra_plugins.invariance_sweeper import FamilySweeper

@@ -12,8 +12,8 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from invariance.errors import UserError
 from invariance.runs.files import atomic_path
+from invariance.runs.run import BEST, LAST
 
-BEST, LAST = "best.ckpt", "last.ckpt"
 # what torch.load raises for files that are cut off, scrambled, or hold more than tensors and plain containers
 _DAMAGE = (pickle.UnpicklingError, RuntimeError, EOFError, LookupError, ValueError, AttributeError, TypeError, OSError)
 

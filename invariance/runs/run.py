@@ -24,6 +24,9 @@ from invariance.runs.files import disk_errors, write_text
 from invariance.runs.rows import read_rows, write_rows
 
 CONFIG, PROVENANCE, ROWS, DONE = "config.yaml", "provenance.json", "rows.csv", "done.json"
+BEST, LAST = "best.ckpt", "last.ckpt"
+"""A training run's checkpoints: the best on the validation split, and where it stands."""
+
 _PACKAGES = ("torch", "torchvision", "pytorch-lightning", "hydra-core", "kornia", "numpy")
 
 
