@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 import torch
 from scipy import ndimage
+from sklearn import linear_model
 
 import invariance.measurement
 from invariance.data.prepared import prepare
 from invariance.errors import UserError
+from invariance.maps import order
 from invariance.measure import measure
 from invariance.modules.classifier import load_classifier
 from invariance.runs.rows import read_rows
@@ -32,6 +34,32 @@ def rows_of(folder, network, unit):
     return read_rows(folder / "runs/measure/digits" / network / "seed0" / unit / "rows.csv")
 
 
+def opened(folder, network):
+    """The trained network, and its data."""
+    run = folder / "runs/train/digits" / network / "seed0"
+    settings = json.loads((run / "provenance.json").read_text())["data"]
+    return load_classifier(run / "best.ckpt"), prepare(settings, 32, folder / "prepared", progress=False)
+
+
+def fc7(module, images):
+    """φ of images (N, 1, 32, 32), by the layers of the network one after another, as float64 (N, D)."""
+    x = (torch.from_numpy(images).float() - module.mean) / 255
+    return torch.nn.Sequential(*list(module.network.children())[:-2])(x).detach().double().numpy()
+
+
+def rotated(images, degrees):
+    """Counter-clockwise as seen, y down: output (y, x) takes its value from this place of the input."""
+    angle = math.radians(degrees)
+    matrix = np.array([[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]])
+    centre = np.array([15.5, 15.5])
+    options = {"order": 1, "mode": "grid-constant", "cval": 0}
+    turned = [
+        ndimage.affine_transform(image[0].astype(float), matrix, centre - matrix @ centre, **options)[None]
+        for image in images
+    ]
+    return np.stack(turned)
+
+
 def test_numbers_are_the_papers_definitions(place, compose):
     folder, places = place
     measure(compose("measure", *places, *ROTATION, "networks=rotation_20", "solver=ridge"))
@@ -39,35 +67,14 @@ def test_numbers_are_the_papers_definitions(place, compose):
     assert len(rows) == 4 * 2 * 2 and set(rows["status"]) == {"ok"} and set(rows["split"]) == {"val", "test"}
     assert set(rows["g"]) == {"rotation:-30", "rotation:untouched", "rotation:10", "rotation:45"}
 
-    module = load_classifier(folder / "runs/train/digits/rotation_20/seed0/best.ckpt")
-    provenance = json.loads((folder / "runs/train/digits/rotation_20/seed0/provenance.json").read_text())
-    data = prepare(provenance["data"], 32, folder / "prepared", progress=False)
-
-    def phi(images):
-        x = (torch.from_numpy(images).float() - module.mean) / 255
-        return torch.nn.Sequential(*list(module.network.children())[:-2])(x).detach().double().numpy()
-
-    def rotated(images, degrees):
-        angle = math.radians(degrees)
-        # counter-clockwise as seen, y down: output (y, x) takes its value from this place of the input
-        matrix = np.array([[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]])
-        centre = np.array([15.5, 15.5])
-        return np.stack(
-            [
-                ndimage.affine_transform(
-                    image[0].astype(float), matrix, centre - matrix @ centre, order=1, mode="grid-constant", cval=0
-                )[None]
-                for image in images
-            ]
-        )
-
+    module, data = opened(folder, "rotation_20")
     test, val = data.split("test"), data.split("val")
-    r, rms = phi(np.array(test.images)), np.sqrt((phi(np.array(val.images)) ** 2).mean(0))
+    r, rms = fc7(module, np.array(test.images)), np.sqrt((fc7(module, np.array(val.images)) ** 2).mean(0))
     alive = rms > 0
     rms = rms[alive]
     wanted = rows[(rows["split"] == "test")].set_index(["g", "metric"])["score"]
     for degrees in (-30, 10, 45):
-        changed = phi(rotated(test.images, degrees))
+        changed = fc7(module, rotated(test.images, degrees))
         logits = module.network.fc8(torch.from_numpy(changed).float()).detach()
         error = float((logits.argmax(1).numpy() != test.labels).mean())
         distance = np.mean(
@@ -79,6 +86,58 @@ def test_numbers_are_the_papers_definitions(place, compose):
 
     untouched = read_rows(folder / "runs/train/digits/rotation_20/seed0/rows.csv").set_index("split")["score"]
     assert wanted["rotation:untouched", "error_rate"] == pytest.approx(untouched["test"], abs=1e-12)
+
+
+def one_by_one(r, t, epochs, rate):
+    """Sec. 5.2 as it is written, in float64: M_g by `torch.optim.SGD`, one image an update."""
+    n, dim = r.shape
+    weight, bias = (torch.zeros(size, dtype=torch.float64, requires_grad=True) for size in ((dim, dim), (dim,)))
+    optimizer = torch.optim.SGD([weight, bias], lr=rate, momentum=0.9, weight_decay=1e-5)
+    for epoch in range(epochs):
+        for i in order(n, 0, epoch).tolist():
+            optimizer.zero_grad()
+            loss = (torch.relu(weight @ r[i] + r[i] + bias) - t[i]).square().sum() / (2 * dim)
+            loss.backward()
+            optimizer.step()
+    return weight.detach().numpy(), bias.detach().numpy()
+
+
+def least_squares(r, t, strength):
+    """Ridge towards the identity, in float64: scikit-learn's, with the strength times n and the mean variance."""
+    damping = strength * len(r) * float(r.var(0, correction=0).mean())
+    fitted = linear_model.Ridge(alpha=damping).fit(r.numpy(), (t - r).numpy())
+    return fitted.coef_, fitted.intercept_
+
+
+@pytest.mark.parametrize("solver", ["online_sgd", "ridge"])
+def test_rows_of_fitted_maps_are_the_papers_definitions(place, compose, solver):
+    """In several groups of g, so that a map taken for another's would show."""
+    folder, places = place
+    settings = {"online_sgd": ["solver.online_sgd.epochs=2", "solver.online_sgd.rate=0.02"],
+                "ridge": ["solver.ridge.strengths=[0.01]"]}[solver]  # fmt: skip
+    fit = ["fit={images: 90}", f"solver={solver}", *settings, "memory_gb=0.01"]
+    measure(compose("measure", *places, *ROTATION, "networks=baseline", *fit))
+    rows = rows_of(folder, "baseline", f"rotation/residual_{solver}")
+    module, data = opened(folder, "baseline")
+    chosen = data.fit_indices({"images": 90})
+    val, test = np.array(data.split("val").images[chosen]), np.array(data.split("test").images)
+    r, labels = fc7(module, test), data.split("test").labels
+    rms = np.sqrt((fc7(module, val) ** 2).mean(0))
+    alive = rms > 0
+    wanted = rows[rows["split"] == "test"].set_index(["g", "metric"])
+    for degrees in (-30, 10, 45):
+        pair = torch.from_numpy(fc7(module, rotated(val, degrees))), torch.from_numpy(fc7(module, val))
+        weight, bias = one_by_one(*pair, 2, 0.02) if solver == "online_sgd" else least_squares(*pair, 0.01)
+        changed = fc7(module, rotated(test, degrees))
+        back = np.maximum(changed @ (weight.T + np.eye(len(bias))) + bias, 0)
+        logits = module.network.fc8(torch.from_numpy(back).float()).detach()
+        distance = np.mean(
+            np.linalg.norm((back - r)[:, alive] / rms[alive], axis=1) / np.linalg.norm(r[:, alive] / rms[alive], axis=1)
+        )
+        error = float((logits.argmax(1).numpy() != labels).mean())
+        assert wanted.loc[(f"rotation:{degrees}", "l2_distance"), "score"] == pytest.approx(distance, rel=1e-3)
+        assert wanted.loc[(f"rotation:{degrees}", "error_rate"), "score"] == pytest.approx(error, abs=2 / len(r))
+    assert (rows["n_images"] > 80).all() and set(rows["status"]) == {"ok"}
 
 
 def test_intervals_hold_their_scores_and_the_closed_form_beats_the_identity_where_it_was_fitted(place, compose):
