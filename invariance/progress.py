@@ -1,7 +1,17 @@
 """Progress bars with rate and time left, for everything that takes long."""
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)  # fmt: skip
 from rich.text import Text
 
 
@@ -12,9 +22,12 @@ class _Rate(ProgressColumn):
         return Text(f"{task.speed or 0:,.0f}/s" if task.speed and task.speed >= 10 else f"{task.speed or 0:.2f}/s")
 
 
-def bar(shown: bool) -> Progress:
-    """A progress bar on standard error; with `shown` false it prints nothing."""
+def bar(shown: bool, of_bytes: bool = False) -> Progress:
+    """A progress bar on standard error, of steps or of bytes; with `shown` false it prints nothing."""
+    amounts: list[ProgressColumn] = (
+        [DownloadColumn(), TransferSpeedColumn()] if of_bytes else [MofNCompleteColumn(), _Rate()]
+    )
     return Progress(
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn(),
+        TextColumn("{task.description}"), BarColumn(), *amounts, TimeRemainingColumn(),
         console=Console(stderr=True), disable=not shown,
     )

@@ -35,8 +35,10 @@ def tree(tmp_path):
     return tmp_path / "pets"
 
 
-def splits_of(**changes):
-    return source_from_config(config(**changes)).splits()
+def splits_of(which="folder", /, **changes):
+    """Classes, listings and what was left out."""
+    found = source_from_config(config(which, **changes)).splits()
+    return found.classes, found.listings, found.ignored
 
 
 def refused(match, **changes):
@@ -106,8 +108,8 @@ def test_every_class_is_in_every_split_by_its_share(counts, val, test):
 def test_mistakes_in_the_folder_are_told(tree, tmp_path):
     root = str(tree)
     assert "data.root=…" in refused("data.root is not set", root=None)
-    assert str(tree) in refused("no such folder; did you mean", root=str(tmp_path / "pest"))
-    refused("is a file", root=str(tree / "train" / "cat" / "000.png"))
+    assert str(tree) in refused("no such folder or archive; did you mean", root=str(tmp_path / "pest"))
+    refused("is neither a folder nor a tar", root=str(tree / "train" / "cat" / "000.png"))
     refused("did you mean 'dog'", root=root, exclude=["dgo"])
     refused("one class only, 'dog'", root=root, exclude=["cat"])
     refused("give a list", root=root, exclude="cat")
@@ -189,7 +191,7 @@ def test_names(tmp_path):
 
 
 def test_digits_are_all_there():
-    classes, splits, ignored = source_from_config(config("digits")).splits()
+    classes, splits, ignored = splits_of("digits")
     assert classes == [str(i) for i in range(10)] and not ignored
     assert [len(splits[split]) for split in ("train", "val", "test")] == [1079, 359, 359]
     for listing in splits.values():
@@ -199,7 +201,7 @@ def test_digits_are_all_there():
 
 
 def test_fashion_mnist_as_keras_has_it(shared_data):
-    classes, splits, _ = source_from_config(config("fashion_mnist", root=str(shared_data / "fashion-mnist"))).splits()
+    classes, splits, _ = splits_of("fashion_mnist", root=str(shared_data / "fashion-mnist"))
     assert [len(splits[split]) for split in ("train", "val", "test")] == [50_000, 10_000, 10_000]
     assert all((np.bincount(listing.labels) == len(listing) // 10).all() for listing in splits.values())
     with np.load(shared_data / "fashion-mnist" / "fashion_mnist.npz") as held:
@@ -218,7 +220,7 @@ def test_fashion_mnist_as_torchvision_has_it(tmp_path):
         (raw / f"{prefix}-images-idx3-ubyte").write_bytes(np.array([2051, n, 28, 28], ">i4").tobytes() + x.tobytes())
         (raw / f"{prefix}-labels-idx1-ubyte").write_bytes(np.array([2049, n], ">i4").tobytes() + y.tobytes())
         made[part] = x
-    _, splits, _ = source_from_config(config("fashion_mnist", root=str(tmp_path))).splits()
+    _, splits, _ = splits_of("fashion_mnist", root=str(tmp_path))
     assert [len(splits[split]) for split in ("train", "val", "test")] == [50, 10, 20]
     assert np.array_equal(splits["test"].read(7), made["test"][7]) and splits["test"].labels[7] == 7
     for path in raw.iterdir():
@@ -266,7 +268,7 @@ def test_cifar10_as_torchvision_has_it(tmp_path, monkeypatch):
     (base / "batches.meta").write_bytes(pickle.dumps({"label_names": [str(i) for i in range(10)]}))
     monkeypatch.setattr(datasets.CIFAR10, "_check_integrity", lambda self: True)
     monkeypatch.setattr(datasets.cifar, "check_integrity", lambda *_: True)
-    _, splits, _ = source_from_config(config("cifar10", root=str(tmp_path))).splits()
+    _, splits, _ = splits_of("cifar10", root=str(tmp_path))
     assert [len(splits[split]) for split in ("train", "val", "test")] == [80, 20, 20]
     planes = pickle.loads((base / "test_batch").read_bytes())["data"][3].reshape(3, 32, 32)
     assert np.array_equal(splits["test"].read(3), planes.transpose(1, 2, 0))

@@ -1,8 +1,10 @@
 """Prepared data: built once and whole, whatever happens meanwhile; opened and checked quickly."""
 
+import contextlib
 import json
 import multiprocessing
 import os
+import re
 import resource
 import shutil
 import signal
@@ -17,7 +19,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from invariance.data import building
+from invariance.data import building, stored
 from invariance.data.decode import decode
 from invariance.data.prepared import Prepared, prepare
 from invariance.errors import UserError
@@ -148,22 +150,28 @@ def test_a_class_whose_images_are_all_broken_is_refused(pets, store):
      "cat/002.png has changed"),
     (lambda pets: images(pets / "fox", 9), "fox/000.png is new, .* and 6 more"),
 ])  # fmt: skip
-def test_a_changed_source_is_seen_and_renewed(pets, store, change, match):
+def test_a_changed_source_is_seen_and_prepared_beside_what_it_was(pets, store, change, match, capsys):
     before = made(pets, store)
+    shutil.copytree(pets, pets.parent / "kept")
     change(pets)
     os.utime(pets / "cat" / "002.png", (1, 1))
-    refused(match + ".*renew=true", pets, store)
-    after = made(pets, store, renew=True)
-    assert after.directory == before.directory and after.sha256 != before.sha256
-    assert os.listdir(store / "pets") == [after.directory.name]
-    assert made(pets, store).sha256 == after.sha256
+    after = made(pets, store)
+    assert re.search(match, said := capsys.readouterr().err) and said.count("\n") == 1
+    assert after.directory != before.directory and after.sha256 != before.sha256
+    assert made(pets, store).directory == after.directory and capsys.readouterr().err == ""
+    shutil.rmtree(pets)
+    refused("2 preparations of a source .* put it back", pets, store)
+    shutil.copytree(pets.parent / "kept", pets)
+    assert made(pets, store).directory == before.directory, "what it was is found again"
 
 
-def test_touched_files_and_an_absent_source_are_no_change(pets, store):
+def test_touched_files_and_an_absent_source_are_no_change(pets, store, monkeypatch):
     before = made(pets, store)
     for path in (pets / "cat").iterdir():
         os.utime(path, (1, 1))
     assert made(pets, store).sha256 == before.sha256
+    monkeypatch.setattr("invariance.data.sources.content_hash", None)
+    assert made(pets, store).sha256 == before.sha256, "the new times are noted, and nothing is compared again"
     shutil.rmtree(pets)
     assert made(pets, store).sha256 == before.sha256
 
@@ -226,19 +234,20 @@ def test_a_split_travels_to_other_processes_as_a_path(pets, store):
 SLOW = """
 import sys, time
 from pathlib import Path
-from invariance.data import building
+from invariance.data import building, stored
 from invariance.data.prepared import prepare
 real = building.decode
 def slow(*arguments):
     time.sleep(0.01)
     return real(*arguments)
 building.decode = slow
+building._SYNC_EVERY, building._CHUNK = 0, 8
 config = {"_target_": "invariance.data.folder.Folder", "root": sys.argv[1], "colour": "rgb"}
 prepare(config, 6, Path(sys.argv[2]), progress=False, workers=1)
 """
 
 
-def test_killed_while_preparing_and_started_again(pets, store):
+def test_killed_while_preparing_and_started_again(pets, store, monkeypatch):
     process = subprocess.Popen([sys.executable, "-c", SLOW, pets, store], cwd=Path(__file__).parents[1])
     try:
         deadline = time.monotonic() + 60
@@ -251,8 +260,64 @@ def test_killed_while_preparing_and_started_again(pets, store):
         process.send_signal(signal.SIGKILL)
         process.wait()
     assert [name for name in os.listdir(store / "pets") if not name.startswith(".")] == []
-    prepared = made(pets, store)
+    decoded, real = [], building.decode
+    monkeypatch.setattr(building, "decode", lambda *arguments: decoded.append(1) or real(*arguments))
+    prepared = made(pets, store, workers=1)
+    again = len(decoded)
+    assert 0 < again < 110, "what was done is not decoded again"
+    assert sorted(os.listdir(store / "pets")) == [prepared.directory.name]
+    undisturbed = made(pets, store.parent / "other")
+    assert len(decoded) == again + 120 and prepared.sha256 == undisturbed.sha256
+    for name in ("train", "val", "test"):
+        assert np.array_equal(prepared.split(name).images, undisturbed.split(name).images)
+
+
+@pytest.mark.parametrize("stop_at", range(1, 14))
+def test_interrupted_at_any_moment_and_repeated_gives_the_same_data(pets, store, monkeypatch, stop_at):
+    """Ctrl-C at each of the moments when something is flushed, written or cut, with broken images among the others."""
+    for name in ("cat/003.png", "cat/069.png", "dog/049.png"):
+        (pets / name).write_bytes(b"no image")
+    undisturbed = made(pets, store.parent / "other", max_broken=0.1)
+    moments = 0
+
+    def counted(real):
+        def moment(*arguments, **named):
+            nonlocal moments
+            moments += 1
+            if moments == stop_at:
+                raise KeyboardInterrupt
+            return real(*arguments, **named)
+
+        return moment
+
+    with monkeypatch.context() as patch:
+        for method in ("sync", "cut", "fill_gaps"):
+            patch.setattr(stored.StoredArray, method, counted(getattr(stored.StoredArray, method)))
+        patch.setattr(building, "write_text", counted(building.write_text))
+        patch.setattr(building, "_SYNC_EVERY", 10.0)
+        with contextlib.suppress(KeyboardInterrupt):
+            made(pets, store, max_broken=0.1)
+    assert moments >= stop_at
+    prepared = made(pets, store, max_broken=0.1)
+    assert prepared.sha256 == undisturbed.sha256 and len(prepared.skipped) == 3
+    for name in prepared.splits:
+        assert np.array_equal(prepared.split(name).images, undisturbed.split(name).images)
     assert os.listdir(store / "pets") == [prepared.directory.name]
+
+
+def test_what_a_file_was_when_it_changed_during_an_interruption_is_decoded_again(pets, store, monkeypatch):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(building, "write_text", stop)
+        with pytest.raises(KeyboardInterrupt):
+            made(pets, store)
+    [left] = store.glob("pets/.*.tmp")
+    journal = (left / "journal").read_text().splitlines()
+    assert len(journal) == 121
+    (left / "journal").write_text("\n".join(journal[:100]) + '\n["train",7,[1')
+    prepared = made(pets, store)
     assert prepared.sha256 == made(pets, store.parent / "other").sha256
 
 

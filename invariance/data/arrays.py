@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from invariance.data.decode import Pixels
-from invariance.data.sources import SPLITS, Listing, check_split_arguments, existing_folder, stratified
+from invariance.data.sources import SPLITS, Listing, Splits, check_split_arguments, existing_root, stratified
+from invariance.data.trees import Stamp
 from invariance.errors import UserError
 
 # what numpy's and torchvision's readers raise for files that are absent, cut off or scrambled
@@ -41,7 +42,6 @@ class Digits:
     """
 
     name = "digits"
-    watched = False
 
     def __init__(self, split_seed: int = 0, val_fraction: float = 0.2, test_fraction: float = 0.2) -> None:
         check_split_arguments(split_seed, val_fraction, test_fraction)
@@ -49,7 +49,15 @@ class Digits:
             "split_seed": split_seed, "val_fraction": val_fraction, "test_fraction": test_fraction,
         }  # fmt: skip
 
-    def splits(self) -> tuple[list[str], dict[str, Listing], list[str]]:
+    def stamps(self) -> dict[str, Stamp]:
+        """None to watch."""
+        return {}
+
+    def digest(self, name: str) -> str:
+        """There are no files to ask for."""
+        raise KeyError(name)
+
+    def splits(self, progress: bool = False) -> Splits:
         """The ten classes, the splits drawn, and nothing left out."""
         from sklearn.datasets import load_digits
 
@@ -59,14 +67,13 @@ class Digits:
         classes = [str(digit) for digit in range(10)]
         fractions = {"val": self.settings["val_fraction"], "test": self.settings["test_fraction"]}
         parts = stratified(everything.labels, classes, fractions, self.settings["split_seed"])
-        return classes, {split: everything.take(indices) for split, indices in parts.items()}, []
+        return Splits(classes, {split: everything.take(indices) for split, indices in parts.items()})
 
 
 class _TrainTest:
     """A data set of torchvision's with an official train and test split; val is drawn from train."""
 
     name = ""
-    watched = False
     classes: list[str]
 
     def __init__(
@@ -89,7 +96,15 @@ class _TrainTest:
         self.root, self.download = root, download
         self.settings: dict[str, Any] = {"split_seed": split_seed, "val_fraction": val_fraction}
 
-    def splits(self) -> tuple[list[str], dict[str, Listing], list[str]]:
+    def stamps(self) -> dict[str, Stamp]:
+        """None to watch."""
+        return {}
+
+    def digest(self, name: str) -> str:
+        """There are no files to ask for."""
+        raise KeyError(name)
+
+    def splits(self, progress: bool = False) -> Splits:
         """The ten classes, train, val and test, and nothing left out.
 
         Raises:
@@ -102,12 +117,14 @@ class _TrainTest:
             train.labels, self.classes, {"val": self.settings["val_fraction"]}, self.settings["split_seed"]
         )
         splits |= {split: train.take(indices) for split, indices in parts.items()}
-        return self.classes, {split: splits[split] for split in SPLITS}, []
+        return Splits(self.classes, {split: splits[split] for split in SPLITS})
 
     def _folder(self) -> Path:
         if self.download and isinstance(self.root, str) and self.root:
             return Path(self.root).expanduser()
-        return existing_folder(self.root, f"the folder that holds {self.name} (data.download=true puts it there)")
+        return existing_root(
+            self.root, f"the folder that holds {self.name} (data.download=true puts it there)", archives=False
+        )
 
     def _load(self, root: Path, train: bool) -> Labelled:
         from torchvision import datasets

@@ -1,42 +1,67 @@
 """Building prepared data: every image of a source decoded once, into arrays that can be memory-mapped."""
 
 import csv
-import errno
 import hashlib
 import json
 import math
 import os
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import PIL
-from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from invariance.data.decode import COLOURS, BrokenImage, Pixels, decode, large_images
-from invariance.data.sources import DataConfig, Listing
+from invariance.data.sources import DataConfig, Listing, Splits, content_hash
+from invariance.data.stored import Entry, Journal, StoredArray
+from invariance.data.trees import Stamp
 from invariance.errors import UserError
 from invariance.progress import bar
-from invariance.runs.files import sha256, write_text
+from invariance.runs.files import atomic_path, sha256, write_text
 
-FORMAT = 1
+FORMAT = 2
 """Version of the arrays, the manifest and the decoding; another one is another directory."""
 MANIFEST, STAMPS = "manifest.json", "stamps.csv"
+_JOURNAL = "journal"
 _CHUNK, _BLOCK = 64, 1 << 24  # images, and bytes, that are handled at once
+_SYNC_EVERY = 5.0  # seconds of decoding that a kill may cost
 _NAMED, _IGNORED_NAMED = 5, 100
 
 
 @dataclass
 class _Decoded:
-    """What came of one split: a hash for each file, and why it was skipped, if it was."""
+    """What came of one split: which images are done, a hash for each, why it was skipped, if it was; channel sums."""
 
+    done: NDArray[np.bool_]
     hashes: list[str]
     broken: dict[int, str] = field(default_factory=dict)
+    sums: NDArray[np.int64] = field(default_factory=lambda: np.zeros(1, np.int64))
+
+    def take(self, entry: Entry) -> None:
+        """Take in what came of one image."""
+        self.done[entry.i] = True
+        self.hashes[entry.i] = entry.digest
+        if entry.reason is not None:
+            self.broken[entry.i] = entry.reason
+        else:
+            self.sums = self.sums + np.asarray(entry.sums, np.int64)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """Images to decode together, with their bytes where these were read ahead."""
+
+    split: str
+    listing: Listing
+    indices: list[int]
+    read: list[bytes | Pixels] | None = None
 
 
 def workers_here() -> int:
@@ -47,7 +72,9 @@ def workers_here() -> int:
 def build(
     directory: Path, config: DataConfig, size: int, settings: dict[str, Any], progress: bool, workers: int
 ) -> None:
-    """Decode a whole source into an empty folder and flush it to the disk; the manifest is written last.
+    """Decode a whole source into a folder and flush it to the disk; the manifest is written last.
+
+    A folder that an earlier call left when it was killed is taken up: what its journal names is not decoded again.
 
     Args:
         directory: the folder, made by the caller, who renames it into place afterwards.
@@ -61,20 +88,57 @@ def build(
         UserError: if the source cannot serve or more of its images are broken than allowed.
         OSError: if the disk is full or refuses.
     """
-    classes, splits, ignored = config.source.splits()
+    found = config.source.splits(progress)
     with ExitStack() as stack:
-        arrays: dict[str, _Array] = {}
-        for split, listing in splits.items():
-            shape = (len(listing), COLOURS[config.colour], size, size)
-            arrays[split] = stack.enter_context(closing(_Array(directory / f"{split}.images.npy", shape)))
-            arrays[split].reserve()
-        decoded = _decode_all(config, size, splits, arrays, progress, workers)
-        _write(directory, config, settings, classes, splits, arrays, decoded, ignored)
+        arrays = _arrays(directory, found, (COLOURS[config.colour], size, size), stack)
+        decoded = _decode_all(_Work(directory, config, size, found, arrays), progress, workers)
+        order = {split: arrays[split].fill_gaps(decoded[split].broken) for split in arrays}
+        for array in arrays.values():
+            array.sync()
+        _write(directory, config, settings, found, order, decoded)
+        for split, array in arrays.items():
+            array.cut(len(order[split]))
+    (directory / _JOURNAL).unlink()
 
 
-def content_hash(data: bytes | Pixels) -> str:
-    """Hexadecimal SHA-256 of a file's bytes, or of pixels that are no file of their own."""
-    return hashlib.sha256(data if isinstance(data, bytes) else data.tobytes()).hexdigest()
+def _arrays(directory: Path, found: Splits, image: tuple[int, ...], stack: ExitStack) -> dict[str, StoredArray]:
+    """The splits' arrays with their space taken; what does not fit them from an earlier attempt is thrown away."""
+    for _ in range(2):
+        try:
+            arrays = {
+                split: stack.enter_context(
+                    closing(StoredArray(directory / f"{split}.images.npy", (len(listing), *image)))
+                )
+                for split, listing in found.listings.items()
+            }
+            break
+        except ValueError:
+            for path in directory.iterdir():
+                path.unlink()
+    for array in arrays.values():
+        array.reserve()
+    return arrays
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What there is to decode, and where it goes."""
+
+    directory: Path
+    config: DataConfig
+    size: int
+    found: Splits
+    arrays: Mapping[str, StoredArray]
+
+    @property
+    def key(self) -> str:
+        """What a journal must be of to be taken up: these names in this order, with these labels."""
+        digest = hashlib.sha256()
+        for split, listing in self.found.listings.items():
+            digest.update(f"{split}\0{len(listing)}\0".encode())
+            digest.update("\0".join(listing.names).encode("utf-8", "surrogateescape"))
+            digest.update(listing.labels.tobytes())
+        return f"{FORMAT}:{digest.hexdigest()}"
 
 
 def allowed(max_broken: float, total: int) -> int:
@@ -82,172 +146,196 @@ def allowed(max_broken: float, total: int) -> int:
     return int(max_broken * total + 1e-9)  # 0.29 · 100 is a little less than 29
 
 
-def _decode_all(
-    config: DataConfig, size: int, splits: dict[str, Listing], arrays: "dict[str, _Array]", progress: bool, workers: int
-) -> dict[str, _Decoded]:
-    total, seen = sum(map(len, splits.values())), 0
-    chunk = max(1, min(_CHUNK, _BLOCK // (COLOURS[config.colour] * size * size)))
-    decoded: dict[str, _Decoded] = {}
-    with bar(progress) as shown, large_images(), ThreadPoolExecutor(workers) as pool:
-        task = shown.add_task(f"preparing {config.name} at {size}×{size}", total=total)
+def _decode_all(work: _Work, progress: bool, workers: int) -> dict[str, _Decoded]:
+    listings, journal = work.found.listings, Journal(work.directory / _JOURNAL, work.key)
+    decoded = {
+        split: _Decoded(np.zeros(len(listing), np.bool_), [""] * len(listing)) for split, listing in listings.items()
+    }
+    for entry in journal.read():
+        if entry.stamp == _stamp(listings[entry.split], entry.i):
+            decoded[entry.split].take(entry)
+    total = sum(map(len, listings.values()))
+    with bar(progress) as shown, large_images(), ThreadPoolExecutor(workers) as pool, _synced(work, journal) as sync:
+        task = shown.add_task(f"preparing {work.config.name} at {work.size}×{work.size}", total=total)
+        shown.advance(task, sum(int(part.done.sum()) for part in decoded.values()))
+        waiting: deque[Future[list[Entry]]] = deque()
+        jobs = _jobs(work, decoded)
         try:
-            for split, listing in splits.items():
-                decoded[split] = part = _Decoded([""] * len(listing))
-                spans = [range(i, min(i + chunk, len(listing))) for i in range(0, len(listing), chunk)]
-                jobs = [(arrays[split], listing, span, size, config.colour) for span in spans]
-                for span, results in zip(spans, pool.map(_decode_some, jobs), strict=True):
-                    for i, (digest, reason) in zip(span, results, strict=True):
-                        part.hashes[i] = digest
-                        if reason is not None:
-                            part.broken[i] = reason
-                    seen += len(span)
-                    if sum(len(part.broken) for part in decoded.values()) > allowed(config.max_broken, total):
-                        raise _too_many_broken(splits, decoded, seen, total, config.max_broken)
-                    shown.advance(task, len(span))
+            while True:
+                while len(waiting) < 4 * workers and (job := next(jobs, None)) is not None:
+                    waiting.append(pool.submit(_decode_some, work, job))
+                if not waiting:
+                    break
+                for entry in (entries := waiting.popleft().result()):
+                    decoded[entry.split].take(entry)
+                    journal.add(entry)
+                _check_broken(work, decoded, total)
+                shown.advance(task, len(entries))
+                sync()
         except BaseException:
             pool.shutdown(wait=True, cancel_futures=True)
             raise
     return decoded
 
 
-def _decode_some(job: "tuple[_Array, Listing, range, int, str]") -> list[tuple[str, str | None]]:
-    """Decode a span of images into their places: for each its SHA-256, and why it is broken, if it is."""
-    array, listing, span, size, colour = job
-    results: list[tuple[str, str | None]] = []
-    pixels = np.zeros((len(span), COLOURS[colour], size, size), np.uint8)
-    for place, i in enumerate(span):
-        digest = ""
+@contextmanager
+def _synced(work: _Work, journal: Journal) -> Iterator[Callable[[], None]]:
+    """What flushes pixels and then the journal that names them: now and then, and at the end, whatever ended it."""
+    last = time.monotonic()
+
+    def flush() -> None:
+        for array in work.arrays.values():
+            array.sync()
+        journal.write()
+
+    def now_and_then() -> None:
+        nonlocal last
+        if time.monotonic() - last > _SYNC_EVERY:
+            flush()
+            last = time.monotonic()
+
+    try:
+        yield now_and_then
+    finally:
+        flush()
+
+
+def _stamp(listing: Listing, i: int) -> Stamp | None:
+    return None if listing.stamps is None else listing.stamps[i]
+
+
+def _jobs(work: _Work, decoded: Mapping[str, _Decoded]) -> Iterator[_Job]:
+    """The images that are not done, some at a time: by name, or as they come in an archive with an order of its own."""
+    chunk = max(1, min(_CHUNK, _BLOCK // (COLOURS[work.config.colour] * work.size**2)))
+    streamed: dict[str, tuple[str, int]] = {}
+    archive = None
+    for split, listing in work.found.listings.items():
+        todo = np.flatnonzero(~decoded[split].done).tolist()
+        if listing.archive is None:
+            for start in range(0, len(todo), chunk):
+                yield _Job(split, listing, todo[start : start + chunk])
+        else:
+            archive = listing.archive
+            streamed |= {listing.names[i]: (split, i) for i in todo}
+    if archive is not None and streamed:
+        for name, read in archive.stream():
+            if (place := streamed.pop(name, None)) is not None:
+                split, i = place
+                yield _Job(split, work.found.listings[split], [i], [read()])
+        for name, (split, i) in streamed.items():  # named by a list of labels, but not there
+            yield _Job(split, _absent(name, archive.path), [i])
+
+
+def _absent(name: str, archive: Path) -> Listing:
+    def read(_: int) -> bytes:
+        raise BrokenImage(f"is not in {archive.name}")
+
+    return Listing([name], np.zeros(1, np.int64), read)
+
+
+def _decode_some(work: _Work, job: _Job) -> list[Entry]:
+    """Decode some images into their places."""
+    colour, entries = work.config.colour, []
+    for place, i in enumerate(job.indices):
+        digest, reason, sums = "", None, (0,)
         try:
-            try:
-                data = listing.read(i)
-            except OSError as error:
-                raise BrokenImage(f"cannot be read ({error.strerror or error})") from error
+            data = job.listing.read(i) if job.read is None else job.read[place]
             digest = content_hash(data)
-            pixels[place] = decode(data, size, colour)
-            results.append((digest, None))
+            pixels = decode(data, work.size, colour)
+            sums = tuple(pixels.sum(axis=(1, 2), dtype=np.int64).tolist())
+            work.arrays[job.split].put(i, pixels.tobytes())
         except BrokenImage as error:
-            results.append((digest, str(error)))
-    array.put(span.start, pixels.tobytes())
-    return results
+            reason = str(error)
+        entries.append(Entry(job.split, i, _stamp(work.found.listings[job.split], i), digest, reason, sums))
+    return entries
 
 
-def _too_many_broken(
-    splits: dict[str, Listing], decoded: dict[str, _Decoded], seen: int, total: int, share: float
-) -> UserError:
+def _check_broken(work: _Work, decoded: Mapping[str, _Decoded], total: int) -> None:
+    """Stop as soon as more images are broken than may be.
+
+    Raises:
+        UserError: naming some of them.
+    """
     broken = [
-        (splits[split].names[i], why) for split, part in decoded.items() for i, why in sorted(part.broken.items())
-    ]
+        (work.found.listings[split].names[i], why) for split, part in decoded.items()
+        for i, why in sorted(part.broken.items()) if work.found.listings[split].names[i] not in work.found.known_broken
+    ]  # fmt: skip
+    share = work.config.max_broken
+    if len(broken) <= allowed(share, total):
+        return
+    seen = sum(int(part.done.sum()) for part in decoded.values())
     named = "; ".join(f"{name} {why}" for name, why in broken[:_NAMED]) + ("; …" if len(broken) > _NAMED else "")
     enough = max(0.01, math.ceil(200 * len(broken) / seen) / 100)  # twice the share so far, in whole per cents
-    return UserError(
+    raise UserError(
         f"{len(broken)} of the first {seen:,} images of {total:,} are broken, more than data.max_broken={share:g} "
         f"allows: {named}. Mend or remove them, or raise the limit, as data.max_broken={min(enough, 0.99):g}"
     )
 
 
-class _Array:
-    """A .npy file of uint8 (N, C, H, W), written from any thread, images in any order."""
-
-    def __init__(self, path: Path, shape: tuple[int, ...]) -> None:
-        self.shape = shape
-        self._image = int(np.prod(shape[1:]))
-        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
-        self._start = self._header(shape)
-
-    def _header(self, shape: tuple[int, ...]) -> int:
-        """Write the header; numpy pads it so that a smaller N takes the same room."""
-        with os.fdopen(os.dup(self._file), "wb") as file:
-            file.seek(0)
-            npy.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
-            return file.tell()
-
-    def reserve(self) -> None:
-        """Take the file's whole space on the disk, so that it cannot run out later.
-
-        Raises:
-            OSError: if there is too little.
-        """
-        size = self._start + self.shape[0] * self._image
-        if hasattr(os, "posix_fallocate"):
-            os.posix_fallocate(self._file, 0, size)
-            return
-        free = os.fstatvfs(self._file)
-        if free.f_bavail * free.f_frsize < size:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        os.ftruncate(self._file, size)
-
-    def put(self, i: int, pixels: bytes) -> None:
-        """Write images from the i-th on."""
-        written, place = 0, self._start + i * self._image
-        while written < len(pixels):  # a disk that fills up may take a part
-            written += os.pwrite(self._file, pixels[written:], place + written)
-
-    def keep(self, kept: NDArray[np.int64]) -> None:
-        """Close the gaps that skipped images left, so that only images `kept` (sorted) remain."""
-        if len(kept) < self.shape[0]:
-            for new, old in enumerate(kept.tolist()):
-                if new != old:
-                    self.put(new, os.pread(self._file, self._image, self._start + old * self._image))
-            self.shape = (len(kept), *self.shape[1:])
-            if self._header(self.shape) != self._start:
-                raise RuntimeError("a shorter array's header changed its length")
-            os.ftruncate(self._file, self._start + len(kept) * self._image)
-
-    def blocks(self) -> Iterator[NDArray[np.uint8]]:
-        """The images in order, some megabytes at a time."""
-        per_block = max(1, _BLOCK // self._image)
-        for first in range(0, self.shape[0], per_block):
-            count = min(per_block, self.shape[0] - first)
-            data = os.pread(self._file, count * self._image, self._start + first * self._image)
-            yield np.frombuffer(data, np.uint8).reshape(count, *self.shape[1:])
-
-    def close(self) -> None:
-        """Close the file."""
-        os.close(self._file)
-
-    def sync(self) -> None:
-        """Flush to the disk."""
-        os.fsync(self._file)
-
-
 def _write(
-    directory: Path, config: DataConfig, settings: dict[str, Any], classes: list[str], splits: dict[str, Listing],
-    arrays: dict[str, _Array], decoded: dict[str, _Decoded], ignored: list[str],
+    directory: Path, config: DataConfig, settings: dict[str, Any], found: Splits, order: Mapping[str, list[int]],
+    decoded: Mapping[str, _Decoded],
 ) -> None:
-    """Close gaps, then write labels, lists of files and the manifest."""
+    """Write labels, lists of files and the manifest; `order` says which image stands where."""
     about: dict[str, Any] = {}
-    stamps: list[tuple[str, int, int, str]] = []
-    for split, listing in splits.items():
-        part = decoded[split]
-        kept = np.array([i for i in range(len(listing)) if i not in part.broken], dtype=np.int64)
-        for label, name in enumerate(classes):
-            if not (listing.labels[kept] == label).any():
-                raise UserError(f"every image of class {name!r} in {split} is broken; mend them or leave the class out")
-        arrays[split].keep(kept)
-        arrays[split].sync()
+    for split, listing in found.listings.items():
+        part, kept = decoded[split], np.array(order[split], dtype=np.int64)
+        _check_classes(found, split, kept)
         np.save(directory / f"{split}.labels.npy", listing.labels[kept])
         files = directory / f"{split}.files.csv"
         _csv(files, ("name", "label", "sha256"),
-             ((listing.names[i], int(listing.labels[i]), part.hashes[i]) for i in kept.tolist()))  # fmt: skip
-        if listing.stamps is not None:
-            stamps += [(listing.names[i], *listing.stamps[i], part.hashes[i]) for i in range(len(listing))]
+             ((listing.names[i], int(listing.labels[i]), part.hashes[i]) for i in order[split]))  # fmt: skip
         about[split] = {
             "images": len(kept), "files_sha256": sha256(files),
             "labels_sha256": sha256(directory / f"{split}.labels.npy"),
-            "skipped": [{"name": listing.names[i], "reason": why} for i, why in sorted(part.broken.items())],
+            "skipped": [
+                {"name": listing.names[i], "reason": why, "known": listing.names[i] in found.known_broken}
+                for i, why in sorted(part.broken.items())
+            ],
         }  # fmt: skip
-    mean = config.mean if config.mean is not None else _mean(arrays["train"])
-    _csv(directory / STAMPS, ("name", "size", "mtime_ns", "sha256"), sorted(stamps))
+    write_stamps(directory / STAMPS, _stamps(config, found, decoded))
     for path in directory.iterdir():
         with open(path, "rb") as file:
             os.fsync(file.fileno())
     manifest = {
-        "format": FORMAT, "name": config.name, "size": settings["size"], "colour": config.colour, "classes": classes,
-        "channels": COLOURS[config.colour], "mean": mean, "splits": about,
-        "ignored": {"count": len(ignored), "names": ignored[:_IGNORED_NAMED]},
+        "format": FORMAT, "name": config.name, "size": settings["size"], "colour": config.colour,
+        "classes": found.classes, "channels": COLOURS[config.colour],
+        "mean": config.mean if config.mean is not None else _mean(decoded, order, settings["size"]),
+        "splits": about, "remarks": found.remarks,
+        "ignored": {"count": len(found.ignored), "names": found.ignored[:_IGNORED_NAMED]},
         "settings": {key: value for key, value in settings.items() if key != "root"}, "pillow": PIL.__version__,
     }  # fmt: skip
     write_text(directory / MANIFEST, json.dumps(manifest, indent=1) + "\n")
+
+
+def _check_classes(found: Splits, split: str, kept: NDArray[np.int64]) -> None:
+    labels = found.listings[split].labels
+    for label, name in enumerate(found.classes):
+        if (labels == label).any() and not (labels[kept] == label).any():
+            raise UserError(f"every image of class {name!r} in {split} is broken; mend them or leave the class out")
+    if not len(kept):
+        raise UserError(f"every image of {split} is broken")
+
+
+def _stamps(
+    config: DataConfig, found: Splits, decoded: Mapping[str, _Decoded]
+) -> list[tuple[str, int, int, str]]:
+    """Name, size, time and hash of every file that the source was made of."""
+    hashes = {
+        listing.names[i]: digest for split, listing in found.listings.items()
+        for i, digest in enumerate(decoded[split].hashes)
+    }
+    hashes |= found.digests
+    return sorted(
+        (name, *stamp, hashes[name] if name in hashes else config.source.digest(name))
+        for name, stamp in (config.source.stamps() or {}).items()
+    )
+
+
+def write_stamps(path: Path, stamps: list[tuple[str, int, int, str]]) -> None:
+    """Write what tells whether a source changed: name, size, time (ns) and hash of every file, atomically."""
+    with atomic_path(path) as temporary:
+        _csv(temporary, ("name", "size", "mtime_ns", "digest"), stamps)
 
 
 def _csv(path: Path, header: tuple[str, ...], rows: Any) -> None:  # noqa: ANN401
@@ -258,9 +346,8 @@ def _csv(path: Path, header: tuple[str, ...], rows: Any) -> None:  # noqa: ANN40
         writer.writerows(rows)
 
 
-def _mean(array: _Array) -> list[float]:
-    """Channel means of a split, from exact sums."""
-    total = np.zeros(array.shape[1], np.int64)
-    for block in array.blocks():
-        total += block.sum(axis=(0, 2, 3), dtype=np.int64)
-    return [float(value) for value in total / (array.shape[0] * np.prod(array.shape[2:]))]
+def _mean(decoded: Mapping[str, _Decoded], order: Mapping[str, list[int]], size: int) -> list[float]:
+    """Channel means of the training split (of all images where there is none), from exact sums."""
+    chosen = ["train"] if "train" in decoded else list(decoded)
+    total = np.sum([decoded[split].sums for split in chosen], axis=0)
+    return [float(value) for value in total / (sum(len(order[split]) for split in chosen) * size**2)]

@@ -2,12 +2,15 @@
 
 import csv
 import fcntl
+import glob
 import hashlib
 import json
 import os
 import shutil
+import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,8 +18,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from invariance.data.building import FORMAT, MANIFEST, STAMPS, allowed, build, content_hash, workers_here
-from invariance.data.sources import SPLITS, DataConfig, Listing, check_fit, data_config
+from invariance.data.building import FORMAT, MANIFEST, STAMPS, allowed, build, workers_here, write_stamps
+from invariance.data.sources import SPLITS, DataConfig, check_fit, data_config
+from invariance.data.trees import Stamp
 from invariance.errors import UserError
 from invariance.runs.files import disk_errors, sha256, sync_folder
 from invariance.seeds import derive
@@ -72,9 +76,11 @@ class Prepared:
         channels: 1 (gray) or 3 (RGB).
         classes: names of the classes, in the order of the labels.
         mean: channel means in [0, 255].
-        sha256: hash of the manifest, which holds the hashes of all source files: equal data have equal hashes.
+        sha256: hash of the manifest, which holds the hashes of all images: equal data have equal hashes.
         splits: names of the splits there are.
         skipped: a line for each broken image that was passed over: split, name, reason.
+        broken: how many of these are not known to be broken in the official data set.
+        remarks: what a user of the data should know, a line each.
         report: name of the split results are reported on.
 
     Raises:
@@ -96,10 +102,10 @@ class Prepared:
             self.classes = [str(name) for name in manifest["classes"]]
             self.mean = [float(value) for value in manifest["mean"]]
             self.splits = [split for split in SPLITS if split in manifest["splits"]]
-            self.skipped = [
-                f"{split}: {entry['name']} {entry['reason']}" for split in self.splits
-                for entry in manifest["splits"][split]["skipped"]
-            ]  # fmt: skip
+            self.remarks = [str(line) for line in manifest["remarks"]]
+            skipped = [(split, entry) for split in self.splits for entry in manifest["splits"][split]["skipped"]]
+            self.skipped = [f"{split}: {entry['name']} {entry['reason']}" for split, entry in skipped]
+            self.broken = sum(not entry["known"] for _, entry in skipped)
             self._splits = {split: self._open(split, manifest["splits"][split]) for split in self.splits}
         except UserError:
             raise
@@ -168,9 +174,10 @@ def prepare(
 ) -> Prepared:
     """Decode a data set once at one size, or open what was decoded before.
 
-    The folder's name holds a hash over everything that decides its content but the files themselves; those are compared
-    by size and time (by hash where only the time differs) whenever the source is there. It appears whole, by a rename;
-    of several processes that ask at the same time one decodes and the others wait.
+    The folder's name holds a hash over the settings, and one over the names, sizes and times of the source's files.
+    Files of another time are compared by content, so a source that was only touched is not decoded again; one that
+    changed is, into another folder. A folder appears whole, by a rename; of several processes that ask at the same time
+    one decodes and the others wait. A process that was killed left what it had decoded, and the next one goes on there.
 
     Args:
         config: a yaml of `conf/data/`, plain and resolved.
@@ -184,48 +191,134 @@ def prepare(
         The data, opened.
 
     Raises:
-        UserError: for a configuration or source that cannot serve, more broken images than allowed, a source that
-            changed since, a disk that is full or read-only, or prepared data that are damaged.
+        UserError: for a configuration or source that cannot serve, more broken images than allowed, a disk that is full
+            or read-only, or prepared data that are damaged.
     """
-    if isinstance(size, bool) or not isinstance(size, int) or not 1 <= size <= _LARGEST:
-        raise UserError(f"size={size!r}: images are prepared at a whole number of pixels from 1 to {_LARGEST}")
     data = data_config(config)
-    settings = {
-        **data.source.settings, "source": type(data.source).__name__,
-        "size": size, "colour": data.colour, "mean": data.mean,
-    }  # fmt: skip
-    identity = json.dumps({**settings, "format": FORMAT}, sort_keys=True)
-    digest = hashlib.sha256(identity.encode("utf-8", "surrogateescape")).hexdigest()[:_BYTES_OF_HASH]
-    directory = root / data.name / f"{size}-{data.colour}-{digest}"
-    if not directory.is_dir() or renew:
-        with disk_errors(directory):
-            directory.parent.mkdir(parents=True, exist_ok=True)
-            with _locked(directory.with_name(f".{directory.name}.lock")):
-                if not directory.is_dir() or renew:
-                    _build(directory, data, size, settings, progress, workers or workers_here())
-    prepared = Prepared(directory, data.report)
+    settings = prepared_settings(data, size)
+    found = _find(root / data.name, data, settings)
+    if found.changed and not found.there:
+        print(f"{found.changed}; it is prepared again", file=sys.stderr)
+    if not found.there or renew:
+        with disk_errors(found.directory):
+            found.directory.parent.mkdir(parents=True, exist_ok=True)
+            with _locked(found.directory.with_name(f".{found.directory.name}.lock")):
+                if not found.directory.is_dir() or renew:
+                    _build(found.directory, data, settings, progress, workers or workers_here())
+    prepared = Prepared(found.directory, data.report)
     _check_broken(prepared, data.max_broken)
-    if data.source.watched:
-        _check_source(prepared, data)
     return prepared
 
 
-def _build(
-    directory: Path, data: DataConfig, size: int, settings: dict[str, Any], progress: bool, workers: int
-) -> None:
-    """Build beside the target and rename; the caller holds the lock, so what lies there is of a dead process."""
-    temporary, old = directory.with_name(f".{directory.name}.tmp"), directory.with_name(f".{directory.name}.old")
-    for left in (temporary, old):
-        shutil.rmtree(left, ignore_errors=True)
+def prepared_settings(data: DataConfig, size: int) -> dict[str, Any]:
+    """What decides the content of prepared data, beside the source's files.
+
+    Raises:
+        UserError: for a size that is none.
+    """
+    if isinstance(size, bool) or not isinstance(size, int) or not 1 <= size <= _LARGEST:
+        raise UserError(f"size={size!r}: images are prepared at a whole number of pixels from 1 to {_LARGEST}")
+    return {
+        **data.source.settings, "source": type(data.source).__name__,
+        "size": size, "colour": data.colour, "mean": data.mean,
+    }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Found:
+    """Where prepared data are or will be.
+
+    Attributes:
+        directory: the folder.
+        there: whether it is there, and of the source as it is now.
+        changed: what differs between the source and what was prepared of it last, if that is so.
+    """
+
+    directory: Path
+    there: bool
+    changed: str = ""
+
+
+def _find(parent: Path, data: DataConfig, settings: Mapping[str, Any]) -> _Found:
+    identity = json.dumps({**settings, "format": FORMAT}, sort_keys=True)
+    prefix = f"{settings['size']}-{data.colour}-{_short_hash(identity)}"
+    held = sorted(parent.glob(f"{glob.escape(prefix)}-*"), key=lambda path: path.stat().st_mtime, reverse=True)
+    now, changed = data.source.stamps(), ""
+    if now is None:
+        if len(held) > 1:
+            raise UserError(
+                f"{parent} holds {len(held)} preparations of a source that has changed between them and is not there "
+                f"now ({held[0].name}, {held[1].name}); put it back, or delete all but one"
+            )
+        if not held:
+            data.source.splits()  # says what is not there
+        return _Found(held[0], there=True)
+    for directory in held:
+        difference = _difference(directory, data, now)
+        if not difference:
+            return _Found(directory, there=True)
+        changed = changed or f"the source of {directory} has changed since it was prepared: {difference}"
+    listing = "".join(f"{name}\0{size}\0{time}\n" for name, (size, time) in sorted(now.items()))
+    return _Found(parent / f"{prefix}-{_short_hash(listing)}", there=False, changed=changed)
+
+
+def _short_hash(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:_BYTES_OF_HASH]
+
+
+def _difference(directory: Path, data: DataConfig, now: Mapping[str, Stamp]) -> str:
+    """What differs between a source and what was prepared of it, some of it by name; empty for nothing.
+
+    Where only times differ the contents are compared, and the new times noted.
+    """
     try:
-        temporary.mkdir()
-        build(temporary, data, size, settings, progress, workers)
+        with open(directory / STAMPS, encoding="utf-8", errors="surrogateescape", newline="") as file:
+            then = {name: ((int(size), int(time)), digest) for name, size, time, digest in list(csv.reader(file))[1:]}
+    except _DAMAGE as error:
+        raise UserError(f"prepared data in {directory} are damaged ({error}); delete it and prepare again") from error
+    changed = [f"{name} is gone" for name in sorted(set(then) - set(now))]
+    changed += [f"{name} is new" for name in sorted(set(now) - set(then))]
+    both = [name for name in now if name in then and then[name][0] != now[name]]
+    for name in both:
+        stamp, digest = then[name]
+        if stamp[0] != now[name][0] or data.source.digest(name) != digest:
+            changed.append(f"{name} has changed")
+    if changed:
+        return ", ".join(changed[:3]) + (f" and {len(changed) - 3} more" if len(changed) > 3 else "")
+    if both:
+        with suppress(UserError):  # a store that may only be read serves all the same
+            write_stamps(directory / STAMPS, [(name, *now[name], then[name][1]) for name in sorted(now)])
+    return ""
+
+
+def _build(
+    directory: Path, data: DataConfig, settings: dict[str, Any], progress: bool, workers: int
+) -> None:
+    """Build beside the target and rename; the caller holds the lock, so what lies there is of a dead process.
+
+    What a kill or an interruption leaves is taken up by the next call; an error leaves nothing.
+    """
+    temporary, old = directory.with_name(f".{directory.name}.tmp"), directory.with_name(f".{directory.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    try:
+        temporary.mkdir(exist_ok=True)
+        build(temporary, data, int(settings["size"]), settings, progress, workers)
         if directory.is_dir():
             os.rename(directory, old)
         os.rename(temporary, directory)
         sync_folder(directory.parent)
-    finally:
-        for left in (temporary, old):
+    except Exception:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+    _sweep(directory)
+
+
+def _sweep(directory: Path) -> None:
+    """Remove what kills left of the same settings over a source that has changed since."""
+    prefix = directory.name.rpartition("-")[0]
+    for left in directory.parent.glob(f".{glob.escape(prefix)}-*.tmp"):
+        if not left.with_suffix(".lock").exists():
             shutil.rmtree(left, ignore_errors=True)
 
 
@@ -251,45 +344,8 @@ def _locked(path: Path) -> Iterator[None]:
 
 def _check_broken(prepared: Prepared, max_broken: float) -> None:
     total = len(prepared.skipped) + sum(len(prepared.split(split)) for split in prepared.splits)
-    if len(prepared.skipped) > allowed(max_broken, total):
+    if prepared.broken > allowed(max_broken, total):
         raise UserError(
-            f"{prepared.directory} was prepared without {len(prepared.skipped)} broken images of {total:,}, more than "
+            f"{prepared.directory} was prepared without {prepared.broken} broken images of {total:,}, more than "
             f"data.max_broken={max_broken:g} allows: mend them and delete the folder, or raise the limit"
         )
-
-
-def _check_source(prepared: Prepared, data: DataConfig) -> None:
-    """Refuse data whose source has changed since they were prepared.
-
-    Raises:
-        UserError: naming what changed.
-    """
-    _, splits, _ = data.source.splits()
-    now = {name: (listing, i) for listing in splits.values() for i, name in enumerate(listing.names)}
-    changed = []
-    with open(prepared.directory / STAMPS, encoding="utf-8", errors="surrogateescape", newline="") as file:
-        for name, size, time, digest in list(csv.reader(file))[1:]:
-            found = now.pop(name, None)
-            if found is None:
-                changed.append(f"{name} is gone")
-            elif _differs(*found, int(size), int(time), digest):
-                changed.append(f"{name} has changed")
-    changed += [f"{name} is new" for name in sorted(now)]
-    if changed:
-        more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
-        raise UserError(
-            f"the source of {prepared.directory} has changed since it was prepared: {', '.join(changed[:3])}{more}; "
-            "delete that folder, or run invariance-prepare with renew=true"
-        )
-
-
-def _differs(listing: Listing, i: int, size: int, time: int, digest: str) -> bool:
-    assert listing.stamps is not None, "a watched source has stamps"
-    if listing.stamps[i] == (size, time):
-        return False
-    if listing.stamps[i][0] != size:
-        return True
-    try:
-        return content_hash(listing.read(i)) != digest
-    except OSError:  # it could not be read when it was prepared, either, if it has no hash
-        return digest != ""

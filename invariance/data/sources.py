@@ -1,19 +1,22 @@
 """Where images come from: the protocol of a source, its splits, and the configuration that names it."""
 
+import hashlib
 import importlib
 import inspect
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeGuard, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from invariance.data.decode import COLOURS, Pixels
+from invariance.data.decode import COLOURS, BrokenImage, Pixels
+from invariance.data.trees import Stamp, Tree
 from invariance.errors import UserError, nearest, nearest_word
+from invariance.runs.files import sha256
 from invariance.seeds import derive
 
 SPLITS = ("train", "val", "test")
@@ -32,12 +35,22 @@ class Listing:
         labels: int64 (N,), the place of each image's class among the source's classes, or -1 for none.
         read: image i as a file's bytes, or as pixels uint8 (H, W) or (H, W, 3). Called from several threads.
         stamps: size and modification time (in ns) of each image's file; None where images are not files of their own.
+        archive: where the images can only be had in an archive's own order, the archive, whose paths are the names.
     """
 
     names: Sequence[str]
     labels: NDArray[np.int64]
     read: Callable[[int], bytes | Pixels]
-    stamps: Sequence[tuple[int, int]] | None = None
+    stamps: Sequence[Stamp] | None = None
+    archive: Tree | None = None
+
+    @classmethod
+    def of_tree(
+        cls, tree: Tree, names: Sequence[str], labels: NDArray[np.int64], stamps: Sequence[Stamp] | None = None
+    ) -> "Listing":
+        """The files of a folder or archive at the paths `names`."""
+        archive = tree if tree.sequential else None
+        return cls(names, labels, lambda i: tree.read(names[i]), stamps, archive)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -46,7 +59,52 @@ class Listing:
         """The images at `indices`, in that order."""
         read, places = self.read, indices.tolist()
         stamps = None if self.stamps is None else [self.stamps[i] for i in places]
-        return Listing([self.names[i] for i in places], self.labels[indices], lambda i: read(places[i]), stamps)
+        names = [self.names[i] for i in places]
+        return Listing(names, self.labels[indices], lambda i: read(places[i]), stamps, self.archive)
+
+
+@dataclass(frozen=True)
+class Splits:
+    """A source, listed.
+
+    Attributes:
+        classes: names of the classes, in the order of the labels; none where images have no labels.
+        listings: the images of each split.
+        ignored: names of files left out.
+        remarks: what a user of the data should know, a line each.
+        known_broken: names of images that are known to be broken, and do not count as such.
+        digests: hashes of archives, by file name, as "md5:…".
+    """
+
+    classes: list[str]
+    listings: dict[str, Listing]
+    ignored: list[str] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
+    known_broken: frozenset[str] = frozenset()
+    digests: dict[str, str] = field(default_factory=dict)
+
+
+def content_hash(data: bytes | Pixels) -> str:
+    """Hexadecimal SHA-256 of a file's bytes, or of pixels that are no file of their own."""
+    return hashlib.sha256(data if isinstance(data, bytes) else data.tobytes()).hexdigest()
+
+
+def tree_digest(tree: Tree, name: str) -> str:
+    """Hash of a watched file: of the archive itself, or of a file in a folder; empty if it cannot be read."""
+    try:
+        return sha256(tree.path) if tree.stamps is not None else content_hash(tree.read(name))
+    except (OSError, BrokenImage):
+        return ""
+
+
+def tree_stamps(tree: Tree, splits: Callable[[], Splits]) -> dict[str, Stamp]:
+    """What tells whether a source changed: an archive's stamp, or those of all images in a folder."""
+    if tree.stamps is not None:
+        return tree.stamps
+    return {
+        name: stamp for listing in splits().listings.values()
+        for name, stamp in zip(listing.names, listing.stamps or (), strict=True)
+    }
 
 
 class Source(Protocol):
@@ -63,12 +121,14 @@ class Source(Protocol):
     def settings(self) -> dict[str, Any]:
         """What decides which images, in which splits: with size and colour, the identity of the prepared data."""
 
-    @property
-    def watched(self) -> bool:
-        """Whether its files are there and stamped, so that prepared data can be compared with them when opened."""
+    def stamps(self) -> dict[str, Stamp] | None:
+        """Size and time of every file it is made of, by name: none for arrays; None if its files are not there."""
 
-    def splits(self) -> tuple[list[str], dict[str, Listing], list[str]]:
-        """The classes, in the order of the labels; the splits; and the names of files left out as no images.
+    def digest(self, name: str) -> str:
+        """Hash of one of these files as it is now; empty if it cannot be read."""
+
+    def splits(self, progress: bool = False) -> Splits:
+        """What there is; archives are listed here, with a bar if `progress` asks for one.
 
         Raises:
             UserError: if the source is absent or cannot serve: no images, one class, a class or split missing.
@@ -218,8 +278,8 @@ def check_split_arguments(split_seed: object, val_fraction: object, test_fractio
         )
 
 
-def existing_folder(root: object, what: str) -> Path:
-    """A source's folder, with ~ expanded.
+def existing_root(root: object, what: str, archives: bool = True) -> Path:
+    """A source's folder (or archive), with ~ expanded.
 
     Raises:
         UserError: if it is not given or not there, naming the nearest that is.
@@ -229,15 +289,15 @@ def existing_folder(root: object, what: str) -> Path:
     if not isinstance(root, str | Path):
         raise UserError(f"data.root={root!r} is not a folder; set it to {what}")
     path = Path(root).expanduser()
-    if path.is_dir():
+    if path.is_dir() or (archives and path.is_file()):
         return path
     if path.exists():
         raise UserError(f"data.root={root} is a file; set it to {what}")
     above = next(parent for parent in [*path.absolute().parents] if parent.is_dir())
     missing = path.absolute().relative_to(above).parts[0]
-    near = nearest_word(missing, [p.name for p in above.iterdir() if p.is_dir()])
+    near = nearest_word(missing, [p.name for p in above.iterdir() if archives or p.is_dir()])
     hint = f"; did you mean {above / near}?" if near else f"; there is no {missing!r} in {above}"
-    raise UserError(f"data.root={root}: no such folder{hint}")
+    raise UserError(f"data.root={root}: no such folder{' or archive' if archives else ''}{hint}")
 
 
 def stratified(

@@ -1,0 +1,124 @@
+"""What official data sets have in common: archives and folders of known names below one root."""
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from invariance.data.decode import BrokenImage
+from invariance.data.sources import Splits, existing_root, tree_digest
+from invariance.data.trees import Stamp, Tree
+from invariance.errors import UserError
+from invariance.progress import bar
+from invariance.runs.files import sha256
+
+LONGEST_TEXT = 1 << 28
+_PIECE = 1 << 22
+
+
+class Official:
+    """A data set whose parts are archives or folders of known names below one root."""
+
+    title = ""
+    _what = ""
+
+    def __init__(self, root: str | None, verify: bool = True) -> None:
+        """Check the arguments; the files are looked for when they are prepared.
+
+        Args:
+            root: the folder that holds the data set, as archives or extracted.
+            verify: whether to compare the archives' MD5 sums with the known ones before reading them.
+
+        Raises:
+            UserError: if an argument makes no sense.
+        """
+        if not isinstance(root, str | Path) or not str(root):
+            existing_root(root, self._what, archives=False)
+        if not isinstance(verify, bool):
+            raise UserError(f"data.verify={verify!r}: give true or false")
+        self.root, self.verify = Path(str(root)).expanduser().absolute(), verify
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What decides which images, in which splits."""
+        return {"root": str(self.root.resolve())}
+
+    def _existing(self) -> Path:
+        return existing_root(str(self.root), self._what, archives=False)
+
+    def _part(self, what: str, *names: str) -> Path | None:
+        """The one of several archives and folders that is there, if any is.
+
+        Raises:
+            UserError: if two are: which one is meant?
+        """
+        there = [path for name in names if (path := self._existing() / name).exists()]
+        if len(there) > 1:
+            raise UserError(f"{self.root} holds both {there[0].name} and {there[1].name} as {what}; leave one")
+        return there[0] if there else None
+
+    def _trees(self) -> Iterable[Tree]:
+        """The archives and folders the data set is made of."""
+        raise NotImplementedError
+
+    def stamps(self) -> dict[str, Stamp] | None:
+        """The archives' sizes and times, and those of all files that lie in folders; None if the root is not there."""
+        if not self.root.is_dir():
+            return None
+        found: dict[str, Stamp] = {}
+        for tree in self._trees():
+            if tree.stamps is not None:
+                found |= tree.stamps
+            else:
+                found |= {f"{tree.path.name}/{name}": stamp for name, stamp in tree.walk()}
+        return found
+
+    def digest(self, name: str) -> str:
+        """Hash of an archive, or of an image in a folder, as it is now."""
+        for tree in self._trees():
+            if tree.stamps is not None and name in tree.stamps:
+                return tree_digest(tree, name)
+        try:
+            return sha256(self.root / name)
+        except OSError:
+            return ""
+
+    def splits(self, progress: bool = False) -> Splits:
+        """The classes and the splits.
+
+        Raises:
+            UserError: if a part is absent, damaged or not what it should be.
+        """
+        for tree in self._trees():
+            tree.index(progress)
+        return self._splits
+
+    @property
+    def _splits(self) -> Splits:
+        raise NotImplementedError
+
+
+def md5(path: Path, progress: bool) -> str:
+    """Hexadecimal MD5 of a file, read with a bar."""
+    digest = hashlib.md5(usedforsecurity=False)
+    with open(path, "rb") as file, bar(progress, of_bytes=True) as shown:
+        task = shown.add_task(f"checking {path.name}", total=path.stat().st_size)
+        while data := file.read(_PIECE):
+            digest.update(data)
+            shown.advance(task, len(data))
+    return digest.hexdigest()
+
+
+def small_file(tree: Tree, path: str) -> bytes:
+    """A list of labels or the like.
+
+    Raises:
+        UserError: if it is not there or too large to be one.
+    """
+    stamp = tree.stamp(path)
+    if stamp is None or stamp[0] > LONGEST_TEXT:
+        raise UserError(f"{tree.where(path)} is absent or larger than {LONGEST_TEXT:,} bytes")
+    try:
+        return tree.read(path)
+    except BrokenImage as error:
+        raise UserError(f"{tree.where(path)} {error}") from error

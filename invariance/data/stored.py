@@ -1,0 +1,168 @@
+"""Arrays of images on disk, written in any order, and the journal from which writing them resumes after a kill."""
+
+import errno
+import json
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.lib import format as npy
+
+
+class StoredArray:
+    """A .npy file of uint8 (N, C, H, W), written from any thread, images in any order.
+
+    Args:
+        path: the file; one of the right size is taken up where it stands.
+        shape: (N, C, H, W).
+
+    Raises:
+        ValueError: if the file that is there has another size.
+        OSError: if the disk refuses.
+    """
+
+    def __init__(self, path: Path, shape: tuple[int, ...]) -> None:
+        self.shape = shape
+        self._image = int(np.prod(shape[1:]))
+        self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            there = os.fstat(self._file).st_size
+            self._start = self._header(shape)
+            if there not in (0, self._start + shape[0] * self._image):
+                raise ValueError(f"{path.name} has {there} bytes, which is not what {shape} takes")
+        except BaseException:
+            os.close(self._file)
+            raise
+
+    def _header(self, shape: tuple[int, ...]) -> int:
+        """Write the header; numpy pads it so that a smaller N takes the same room."""
+        with os.fdopen(os.dup(self._file), "wb") as file:
+            file.seek(0)
+            npy.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+            return file.tell()
+
+    def reserve(self) -> None:
+        """Take the file's whole space on the disk, so that it cannot run out later.
+
+        Raises:
+            OSError: if there is too little.
+        """
+        size = self._start + self.shape[0] * self._image
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(self._file, 0, size)
+            return
+        free = os.fstatvfs(self._file)
+        if free.f_bavail * free.f_frsize < size - os.fstat(self._file).st_size:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        os.ftruncate(self._file, size)
+
+    def put(self, i: int, pixels: bytes) -> None:
+        """Write images from the i-th on."""
+        written, place = 0, self._start + i * self._image
+        while written < len(pixels):  # a disk that fills up may take a part
+            written += os.pwrite(self._file, pixels[written:], place + written)
+
+    def fill_gaps(self, broken: Iterable[int]) -> list[int]:
+        """Put images from the end where the broken ones would be; done again, it does no harm.
+
+        Returns:
+            Which image then stands at each place, up to the number that is left.
+        """
+        gaps = set(broken)
+        left = self.shape[0] - len(gaps)
+        order = list(range(left))
+        movers = (i for i in range(left, self.shape[0]) if i not in gaps)
+        for gap in sorted(gap for gap in gaps if gap < left):
+            order[gap] = mover = next(movers)
+            self.put(gap, os.pread(self._file, self._image, self._start + mover * self._image))
+        return order
+
+    def cut(self, images: int) -> None:
+        """Keep the first `images` only."""
+        if images < self.shape[0]:
+            self.shape = (images, *self.shape[1:])
+            if self._header(self.shape) != self._start:
+                raise RuntimeError("a shorter array's header changed its length")
+            os.ftruncate(self._file, self._start + images * self._image)
+            self.sync()
+
+    def sync(self) -> None:
+        """Flush to the disk."""
+        os.fsync(self._file)
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._file)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What came of one image.
+
+    Attributes:
+        split: its split.
+        i: its place in the split's listing.
+        stamp: size and time of its file when it was read; None where it is no file of its own.
+        digest: hash of its bytes; empty if they could not be read.
+        reason: why it is broken, if it is.
+        sums: sum of its pixels, for each channel.
+    """
+
+    split: str
+    i: int
+    stamp: tuple[int, int] | None
+    digest: str
+    reason: str | None
+    sums: tuple[int, ...]
+
+
+class Journal:
+    """A file of entries, a JSON line each, behind a first line that says what it is the journal of.
+
+    Args:
+        path: the file.
+        key: what it must be the journal of.
+    """
+
+    def __init__(self, path: Path, key: str) -> None:
+        self.path, self.key = path, key
+        self._waiting: list[Entry] = []
+
+    def read(self) -> Iterator[Entry]:
+        """The entries, up to a line that a kill left in part, which is cut off; none if of another key."""
+        self.path.touch()
+        with open(self.path, "rb+") as file:
+            whole = 0
+            for number, line in enumerate(file):
+                try:
+                    held = json.loads(line)
+                    if not line.endswith(b"\n") or (number == 0 and held != self.key):
+                        break
+                    if number:
+                        split, i, stamp, digest, reason, sums = held
+                        yield Entry(split, i, tuple(stamp) if stamp else None, digest, reason, tuple(sums))
+                except (ValueError, TypeError):
+                    break
+                whole += len(line)
+            file.truncate(whole)
+            if not whole:
+                file.seek(0)
+                file.write(json.dumps(self.key).encode() + b"\n")
+
+    def add(self, entry: Entry) -> None:
+        """Note an entry, to be written by the next `write`."""
+        self._waiting.append(entry)
+
+    def write(self) -> None:
+        """Write the entries that wait and flush them; what they speak of must be on the disk already."""
+        lines = (
+            json.dumps([e.split, e.i, e.stamp, e.digest, e.reason, e.sums], separators=(",", ":")) + "\n"
+            for e in self._waiting
+        )
+        with open(self.path, "a", encoding="ascii") as file:
+            file.writelines(lines)
+            file.flush()
+            os.fsync(file.fileno())
+        self._waiting.clear()
