@@ -142,6 +142,16 @@ def test_training_alone_makes_a_report(tmp_path):
     assert "88.0" in page and "baseline" in page
 
 
+def test_remarks_on_the_data_and_unreadable_images_are_on_the_page(tmp_path):
+    trained(tmp_path / "runs", "made_up", "baseline", "baseline", None)
+    path = tmp_path / "runs/train/made_up/baseline/seed0/provenance.json"
+    notes = {"remarks": ["some labels are <wrong>"], "skipped": ["test: a/b.tif is cut off"]}
+    path.write_text(json.dumps({**json.loads(path.read_text()), **notes}))
+    page = make_report(tmp_path / "runs", tmp_path / "out").read_text()
+    assert "made_up: some labels are &lt;wrong&gt;." in page
+    assert "1 image could not be read and is left out" in page and "<code>test: a/b.tif is cut off</code>" in page
+
+
 def test_a_network_over_another_familys_grid_alone_makes_a_report(tmp_path):
     trained(tmp_path / "runs", "made_up", "rotation_20", "rotation", 20)
     measured(tmp_path / "runs", "made_up", "rotation_20", "rotation", 20, "shear")

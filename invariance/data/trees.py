@@ -217,6 +217,7 @@ class _Archive(Tree):
                     with bar(progress, of_bytes=True) as shown:
                         task = shown.add_task(f"listing {self.path.name}", total=self.path.stat().st_size)
                         self._list(lambda count: shown.advance(task, count))
+                        shown.update(task, completed=self.path.stat().st_size)
                 except BaseException:
                     self._folders.clear()
                     self._members.clear()

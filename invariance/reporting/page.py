@@ -173,6 +173,7 @@ def _page(collected: Collected, accuracy: Table | None, sections: list[Section])
             overview=_overview(collected),
             accuracy=accuracy,
             by_data=by_data,
+            notes=_notes(collected),
             unfinished=collected.unfinished,
             provenance=[_made_by(run) for run in collected.runs.values()],
             versions=_versions(collected),
@@ -206,6 +207,28 @@ def _overview(collected: Collected) -> list[tuple[str, str]]:
             parts.append(f"fitted maps: {said or 'none'}")
         facts.append((str(data), "; ".join(parts)))
     return facts
+
+
+@dataclass(frozen=True)
+class _Notes:
+    """What is to be known of a data set beside its numbers: remarks, and the images that could not be read."""
+
+    remarks: list[str]
+    skipped: list[str]
+
+
+def _notes(collected: Collected) -> dict[str, _Notes]:
+    """The notes of every data set that has any, as its runs recorded them."""
+    found: dict[str, _Notes] = {}
+    for data, rows in collected.rows.groupby("data", sort=True):
+        runs = [collected.runs[name].provenance for name in sorted(set(rows["run"]))]
+        remarks, skipped = (
+            list(dict.fromkeys(str(line) for run in runs for line in run.get(key) or ()))
+            for key in ("remarks", "skipped")
+        )
+        if remarks or skipped:
+            found[str(data)] = _Notes(remarks, skipped)
+    return found
 
 
 def _made_by(run: RunFacts) -> dict[str, str]:

@@ -1,0 +1,97 @@
+"""What preparing a data set will take: room on the disk, and time from a sample of its images."""
+
+import math
+import shutil
+import time
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from invariance.data.building import workers_here
+from invariance.data.decode import COLOURS, BrokenImage, Pixels, decode, large_images
+from invariance.data.prepared import prepared_settings
+from invariance.data.sources import Splits, content_hash, data_config
+
+_SAMPLE = 256
+_BYTES_OF_LISTS = 150  # labels, names, hashes and the journal of one image, about
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What preparing will take.
+
+    Attributes:
+        images: images of each split.
+        size_bytes: room it takes.
+        free_bytes: room there is.
+        rate: images decoded a second, all threads together.
+        sampled: images this was measured on.
+        workers: threads.
+    """
+
+    images: dict[str, int]
+    size_bytes: int
+    free_bytes: int
+    rate: float
+    sampled: int
+    workers: int
+
+    @property
+    def seconds(self) -> float:
+        """Time to decode everything."""
+        return sum(self.images.values()) / self.rate if self.rate else math.nan
+
+
+def plan(config: Mapping[str, Any], size: int, root: Path, progress: bool = True, workers: int | None = None) -> Plan:
+    """Count a source's images, decode some of them, and say what decoding all of them will take.
+
+    Args:
+        config: a yaml of `conf/data/`, plain and resolved.
+        size: side of the prepared images in pixels.
+        root: folder of all prepared data.
+        progress: whether to show a bar where an archive must be listed first.
+        workers: threads that decode; None: one for each core.
+
+    Raises:
+        UserError: for a configuration or source that cannot serve.
+    """
+    data = data_config(config)
+    prepared_settings(data, size)
+    found, threads = data.source.splits(progress), workers or workers_here()
+    images = {split: len(listing) for split, listing in found.listings.items()}
+    each = COLOURS[data.colour] * size**2 + _BYTES_OF_LISTS
+    above = next(folder for folder in (root.absolute(), *root.absolute().parents) if folder.is_dir())
+    rate, sampled = _rate(found, size, data.colour, threads)
+    return Plan(images, each * sum(images.values()), shutil.disk_usage(above).free, rate, sampled, threads)
+
+
+def _rate(found: Splits, size: int, colour: str, workers: int) -> tuple[float, int]:
+    """Images decoded a second, and how many this was measured on."""
+
+    def one(read: Any) -> None:  # noqa: ANN401
+        try:
+            data: bytes | Pixels = read()
+            content_hash(data)
+            decode(data, size, colour)
+        except BrokenImage:
+            pass
+
+    archive = next((listing.archive for listing in found.listings.values() if listing.archive is not None), None)
+    start = time.perf_counter()
+    with large_images(), ThreadPoolExecutor(workers) as pool:
+        if archive is None:
+            listing = max(found.listings.values(), key=len)
+            chosen = np.random.default_rng(0).permutation(len(listing))[:_SAMPLE].tolist()
+            list(pool.map(lambda i: one(lambda: listing.read(i)), chosen))
+            count = len(chosen)
+        else:
+            wanted = {name for listing in found.listings.values() for name in listing.names}
+            read = [data() for name, data in islice(archive.stream(), 2 * _SAMPLE) if name in wanted][:_SAMPLE]
+            list(pool.map(lambda data: one(lambda: data), read))
+            count = len(read)
+    return count / (time.perf_counter() - start), count
