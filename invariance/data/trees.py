@@ -26,6 +26,7 @@ Advance = Callable[[int], None]
 """Told how many more bytes of an archive were read."""
 
 MAX_MEMBERS = 50_000_000
+_TEXTS, _LARGEST_TEXT = (".txt", ".mat"), 1 << 26
 _BLOCK = tarfile.BLOCKSIZE
 _TAR_DAMAGE = (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError, ValueError)
 _ZIP_DAMAGE = (zipfile.BadZipFile, EOFError, OSError, zlib.error, lzma.LZMAError, RuntimeError, NotImplementedError)
@@ -374,9 +375,13 @@ class TarTree(_Archive):
 
 
 class CompressedTarTree(_Archive):
-    """A compressed tar: one pass lists it, another one reads it, in its own order."""
+    """A compressed tar: one pass lists it and keeps its small texts, another one reads it, in its own order."""
 
     sequential = True
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self._texts: dict[str, bytes] = {}
 
     def _members_of(self, advance: Advance) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]:
         with _told(self.path), open(self.path, "rb") as file, _decompressed(file) as plain:
@@ -396,11 +401,16 @@ class CompressedTarTree(_Archive):
                 pass
 
     def _list(self, advance: Advance) -> None:
-        for _, member in self._members_of(advance):
-            self._add(member.name, (member.size, int(member.mtime * 1e9)))
+        for tar, member in self._members_of(advance):
+            path = self._add(member.name, (member.size, int(member.mtime * 1e9)))
+            if path.endswith(_TEXTS) and member.size <= _LARGEST_TEXT:
+                self._texts[path] = _member_bytes(tar, member)
 
     def read(self, name: str) -> bytes:
-        """One file, by a pass over the archive up to it."""
+        """A text that listing kept, or any other file by a pass over the archive up to it."""
+        self.index()
+        if name in self._texts:
+            return self._texts[name]
         for path, read in self.stream():
             if path == name:
                 return read()
