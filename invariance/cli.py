@@ -59,7 +59,7 @@ def command(page: str, job: Job) -> None:
     task.__module__ = f"invariance.{page}"
     sys.argv[1:] = flags_last(sys.argv[1:])
     try:
-        with sigterm_interrupts():
+        with schedulers_interrupt():
             hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=page)(task)()
     except (HydraException, OmegaConfBaseException, OSError) as error:
         line = one_line(error, page)
@@ -96,8 +96,8 @@ def flags_last(arguments: list[str]) -> list[str]:
 
 
 @contextmanager
-def sigterm_interrupts() -> Iterator[None]:
-    """Let SIGTERM, which schedulers send, end a command as Ctrl-C does: files whole, one line, its own status."""
+def schedulers_interrupt() -> Iterator[None]:
+    """Let SIGTERM and SIGUSR1, which schedulers send, end a command as Ctrl-C does: files whole, one line."""
     if threading.current_thread() is not threading.main_thread():  # where Python handles no signals
         yield
         return
@@ -105,11 +105,13 @@ def sigterm_interrupts() -> Iterator[None]:
     def interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
         raise KeyboardInterrupt
 
-    held = signal.signal(signal.SIGTERM, interrupt)
+    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name)]
+    held = {number: signal.signal(number, interrupt) for number in numbers}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, held)
+        for number, handler in held.items():
+            signal.signal(number, handler)
 
 
 def one_line(error: Exception, page: str) -> str | None:

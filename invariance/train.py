@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
+import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from invariance.cli import command, folder, require_range
 from invariance.errors import UserError
 
 if TYPE_CHECKING:  # torch takes seconds to import, and --help must not wait for it
+    from pathlib import Path
+
     import pandas as pd
     import pytorch_lightning as pl
 
@@ -33,7 +37,7 @@ def train(config: dict[str, Any]) -> None:
     """
     check(config)
     from invariance.data.prepared import prepare
-    from invariance.runs.run import Run
+    from invariance.runs.run import PREVIOUS, Run
     from invariance.tracking import Tracker
     from invariance.transforms import build as build_transform
 
@@ -51,12 +55,16 @@ def train(config: dict[str, Any]) -> None:
     prepared.fit_indices(config["data"].get("fit"))  # what measuring would refuse is better known before training
     classifier, trainer = build(config, prepared, run)  # before the run is entered: a mistake leaves no directory
     with run:
-        run.record({"data": config["data"], "prepared": str(prepared.directory), "trainer": config["trainer"]})
+        run.record({
+            "data": config["data"], "prepared": str(prepared.directory), "trainer": config["trainer"],
+            "remarks": prepared.remarks, "skipped": prepared.skipped,
+        })  # fmt: skip
         with Tracker(
             config["logger"], run.directory, name=f"{config['name']}/seed{config['seed']}", stage="train",
             group=prepared.name, config=identity, tags=[config["transform"]["name"], prepared.name],
         ) as tracker:
             fit(config, prepared, run, tracker, classifier, trainer)
+            (run.directory / PREVIOUS).unlink(missing_ok=True)
             rows = evaluate(config, prepared, run, tracker)
             tracker.table("rows", rows)
             run.finish(rows)
@@ -102,13 +110,14 @@ def check(config: dict[str, Any]) -> None:
             raise UserError(f"recipe.{key}={value!r}: give a number from 0" + (", less than 1" if most == 1 else ""))
 
 
-def build_trainer(config: dict[str, Any], **settings: Any) -> pl.Trainer:  # noqa: ANN401
+def build_trainer(config: dict[str, Any], plugins: Sequence[Any] = (), **settings: Any) -> pl.Trainer:  # noqa: ANN401
     """Lightning's trainer from the `trainer` part of the configuration.
 
     Raises:
         UserError: if the machine has no such device.
     """
     import pytorch_lightning as pl
+    from lightning_fabric.plugins.environments.lightning import LightningEnvironment
     from lightning_fabric.utilities.exceptions import MisconfigurationException
 
     from invariance.features import choose_device
@@ -120,7 +129,8 @@ def build_trainer(config: dict[str, Any], **settings: Any) -> pl.Trainer:  # noq
     try:
         return pl.Trainer(
             **asked, enable_progress_bar=bool(config["progress"]), enable_model_summary=False, num_sanity_val_steps=0,
-            **settings,
+            # whatever scheduler this runs under: it is the launcher's business, and Lightning would requeue by itself
+            plugins=[LightningEnvironment(), *plugins], **settings,
         )
     except (MisconfigurationException, ValueError, RuntimeError) as error:
         wish = ", ".join(f"{key}={value}" for key, value in asked.items())
@@ -191,16 +201,36 @@ def updates_done(run: Run, classifier: Classifier, trainer: pl.Trainer) -> int:
     Raises:
         UserError: if a checkpoint cannot serve.
     """
-    from invariance.modules.checkpoint import read_checkpoint
-    from invariance.modules.classifier import check_architecture, load_classifier
-    from invariance.runs.run import BEST, LAST
+    from invariance.modules.classifier import load_classifier
+    from invariance.runs.run import BEST, LAST, PREVIOUS
 
-    path, remedy = run.directory / LAST, f"delete {run.directory} to start over"
-    if not path.exists():
+    remedy = f"delete {run.directory} to start over"
+    last, previous = run.directory / LAST, run.directory / PREVIOUS
+    if not last.exists() and not previous.exists():
         return 0
+    try:
+        done = _updates_in(last, classifier, trainer, remedy)
+    except UserError as error:
+        if not previous.exists():
+            raise
+        done = _updates_in(previous, classifier, trainer, remedy)
+        print(f"{error}; going on from the one before it, at update {done}", file=sys.stderr)
+        previous.replace(last)
+    load_classifier(run.directory / BEST, remedy)
+    return done
+
+
+def _updates_in(path: Path, classifier: Classifier, trainer: pl.Trainer, remedy: str) -> int:
+    """The updates a checkpoint stands at.
+
+    Raises:
+        UserError: if it cannot serve.
+    """
+    from invariance.modules.checkpoint import read_checkpoint
+    from invariance.modules.classifier import check_architecture
+
     held = read_checkpoint(path, remedy)
     check_architecture(path, held["state_dict"], classifier, remedy)
-    load_classifier(run.directory / BEST, remedy)
     if not {"loops", "optimizer_states", "lr_schedulers", "callbacks"} <= set(held) or not all(
         callback.state_key in held["callbacks"] for callback in trainer.checkpoint_callbacks
     ):  # Lightning would go on without, and forget the best score so far

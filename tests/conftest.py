@@ -23,7 +23,10 @@ def compose():
     from hydra import compose, initialize_config_dir
     from omegaconf import OmegaConf
 
+    from invariance.cli import find_plugins
     from invariance.conf import conf_dir
+
+    find_plugins()  # Hydra looks for plugins once in a process
 
     def composed(page: str, *overrides: str) -> dict:
         with initialize_config_dir(str(conf_dir()), version_base="1.3"):

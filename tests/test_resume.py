@@ -1,5 +1,7 @@
 """Continuing an interrupted training in one process: moved folders, damaged checkpoints, full disks, bad facts."""
 
+import contextlib
+import os
 import pickle
 import resource
 import shutil
@@ -127,12 +129,71 @@ def damage(path, how):
 @pytest.mark.parametrize(
     "how", ["truncated", "empty", "code", "architecture", "other", "loops", "callbacks", "optimizer_states"]
 )
-def test_a_damaged_checkpoint_is_one_line_on_how_to_start_over(moved, again, monkeypatch, tmp_path, how):
+@pytest.mark.parametrize("previous", ["gone", "damaged too"])
+def test_a_damaged_checkpoint_is_one_line_on_how_to_start_over(moved, again, monkeypatch, tmp_path, how, previous):
     monkeypatch.chdir(tmp_path)
     damage(moved / NAME / "last.ckpt", how)
-    with pytest.raises(UserError, match=f"last.ckpt .*delete {moved / NAME} to start over"):
+    if previous == "gone":
+        (moved / NAME / "previous.ckpt").unlink()
+    else:
+        damage(moved / NAME / "previous.ckpt", how)
+    with pytest.raises(UserError, match=f"(last|previous).ckpt .*delete {moved / NAME} to start over"):
         again(moved)
     assert not (tmp_path / "harmed").exists()
+
+
+@pytest.mark.parametrize("how", ["truncated", "empty", "code", "architecture", "other", "loops", "gone"])
+def test_a_damaged_checkpoint_falls_back_to_the_one_before_and_says_so(moved, whole, again, capsys, how):
+    """The best network on disk is then newer than what is continued from; it comes out the same all the same."""
+    run = moved / NAME
+    assert state(run / "last.ckpt")["global_step"] == 20 and state(run / "previous.ckpt")["global_step"] == 10
+    (run / "last.ckpt").unlink() if how == "gone" else damage(run / "last.ckpt", how)
+    again(moved)
+    said = [line for line in capsys.readouterr().err.splitlines() if "last.ckpt" in line]
+    assert len(said) == 1 and "going on from the one before it, at update 10" in said[0]
+    ours, theirs = state(run / "best.ckpt"), state(whole / "best.ckpt")
+    assert ours["global_step"] == theirs["global_step"]
+    assert all(torch.equal(value, theirs["state_dict"][key]) for key, value in ours["state_dict"].items())
+    assert (run / "rows.csv").read_bytes() == (whole / "rows.csv").read_bytes()
+    assert not (run / "previous.ckpt").exists()
+
+
+@pytest.mark.parametrize(("stop", "workers"), [(1, 0), (10, 0), (11, 0), (19, 0), (29, 0), (10, 4), (25, 4)])
+def test_interrupted_at_any_update_and_repeated_ends_with_the_same_weights(
+    tmp_path, whole, again, monkeypatch, stop, workers
+):
+    with monkeypatch.context() as patch, pytest.raises(Stop):
+        interrupt_after(patch, stop)
+        again(tmp_path, f"trainer.workers={workers}")
+    again(tmp_path, f"trainer.workers={workers}")
+    for name in ("best.ckpt", "last.ckpt"):
+        ours, theirs = state(tmp_path / NAME / name), state(whole / name)
+        assert all(torch.equal(value, theirs["state_dict"][key]) for key, value in ours["state_dict"].items())
+
+
+@pytest.mark.parametrize("moment", ["link", "replace", "fsync"])
+def test_killed_between_two_checkpoints_leaves_one_that_serves(tmp_path, monkeypatch, moment):
+    """A kill at each call that moves a file: what is there afterwards is whole, and is the newer or the older state."""
+    writer = AtomicCheckpointIO()
+    for number in (1, 2):
+        writer.save_checkpoint({"number": number}, tmp_path / "last.ckpt")
+    real, left = getattr(os, moment), 0
+
+    def killed(*arguments):
+        nonlocal left
+        left -= 1
+        if left == 0:
+            raise Stop
+        return real(*arguments)
+
+    for stop_at in range(1, 5):
+        left = stop_at
+        with monkeypatch.context() as patch:
+            patch.setattr(os, moment, killed)
+            with contextlib.suppress(Stop):
+                writer.save_checkpoint({"number": 3}, tmp_path / "last.ckpt")
+        assert state(tmp_path / "last.ckpt")["number"] in (2, 3)
+        assert state(tmp_path / "previous.ckpt")["number"] in (1, 2, 3)
 
 
 @pytest.mark.parametrize("how", ["gone", "truncated"])

@@ -84,17 +84,21 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     return torch.load(path, weights_only=True)["state_dict"]
 
 
-@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-def test_killed_anywhere_and_repeated_gives_the_same_to_the_bit(tmp_path, end, undisturbed):
+@pytest.mark.parametrize(
+    ("end", "workers"),
+    [(signal.SIGKILL, 0), (signal.SIGKILL, 4), (signal.SIGTERM, 0), (signal.SIGUSR1, 0), (signal.SIGINT, 0)],
+)
+def test_killed_anywhere_and_repeated_gives_the_same_to_the_bit(tmp_path, end, workers, undisturbed):
     process = subprocess.Popen(
-        command(tmp_path), env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        [*command(tmp_path), f"trainer.workers={workers}"], env=environment(), stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
     )
     started = time.monotonic()
     while not list(tmp_path.glob("runs/train/*/*/*/last.ckpt")):
         assert process.poll() is None and time.monotonic() - started < 120
         time.sleep(0.01)
     process.send_signal(end)
-    assert process.wait(60) != 0
+    assert process.wait(60) == (130 if end not in (signal.SIGKILL, signal.SIGINT) else process.returncode) != 0
     assert not list(tmp_path.glob("runs/**/done.json"))
 
     again = subprocess.run(command(tmp_path), env=environment(), capture_output=True, text=True)
@@ -103,6 +107,7 @@ def test_killed_anywhere_and_repeated_gives_the_same_to_the_bit(tmp_path, end, u
     assert ours.keys() == theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in ours)
     name = "runs/train/digits/noise_20/seed0/rows.csv"
     assert (tmp_path / name).read_bytes() == (undisturbed / name).read_bytes()
+    assert not list(tmp_path.glob("runs/**/previous.ckpt"))
 
 
 @pytest.fixture(scope="module")

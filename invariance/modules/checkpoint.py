@@ -1,5 +1,6 @@
 """Checkpoints that are whole or absent, the callbacks that write them, and reading them without running code."""
 
+import os
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +13,7 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from invariance.errors import UserError
 from invariance.runs.files import atomic_path
-from invariance.runs.run import BEST, LAST
+from invariance.runs.run import BEST, LAST, PREVIOUS
 
 # what torch.load raises for files that are cut off, scrambled, or hold more than tensors and plain containers
 _DAMAGE = (pickle.UnpicklingError, RuntimeError, EOFError, LookupError, ValueError, AttributeError, TypeError, OSError)
@@ -22,7 +23,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     """Lightning's checkpoint files, written beside their target, flushed and renamed; read without running code."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:  # noqa: ANN401
-        """Write one checkpoint, whole or not at all.
+        """Write one checkpoint, whole or not at all; the last one before it is kept as the previous.
 
         Raises:
             UserError: if the disk is full, read-only or forbidden.
@@ -32,6 +33,18 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 torch.save(checkpoint, file)
             except RuntimeError as error:  # torch closes its archive after a refusal of the disk, and fails again
                 raise _refusal(error) or error from error
+            file.flush()
+            if Path(path).name == LAST:
+                _keep_previous(Path(path))
+
+
+def _keep_previous(last: Path) -> None:
+    """Give the last checkpoint a second name, so that it outlives its replacement."""
+    if last.exists():
+        beside = last.with_name(f".{PREVIOUS}.tmp")
+        beside.unlink(missing_ok=True)
+        os.link(last, beside)
+        os.replace(beside, last.with_name(PREVIOUS))
 
 
 def _refusal(error: BaseException) -> OSError | None:

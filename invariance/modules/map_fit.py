@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 import pytorch_lightning as pl
 import torch
+from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from pytorch_lightning.callbacks import Callback
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
@@ -173,6 +174,7 @@ def _train(
             accelerator="gpu" if gpu else "cpu", devices=[device.index or 0] if gpu else 1,
             max_epochs=module.fit.epochs, callbacks=callbacks, logger=False, enable_checkpointing=False,
             enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
+            plugins=[LightningEnvironment()],
         )
         try:
             trainer.fit(module, loader)
