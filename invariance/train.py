@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from invariance.cli import command, folder, require_range
-from invariance.errors import UserError
+from invariance.errors import UserError, nearest
 
 if TYPE_CHECKING:  # torch takes seconds to import, and --help must not wait for it
     from pathlib import Path
@@ -16,14 +16,21 @@ if TYPE_CHECKING:  # torch takes seconds to import, and --help must not wait for
     import pandas as pd
     import pytorch_lightning as pl
 
+    from invariance.data.module import PreparedData
     from invariance.data.prepared import Prepared
     from invariance.modules.classifier import Classifier
+    from invariance.ranks import Ranks
     from invariance.runs.run import Run
     from invariance.tracking import Tracker
 
 
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 LARGEST_SIZE = 4096
+SCHEDULES = ("step", "cosine")
+RECIPE = (
+    "rate", "momentum", "weight_decay", "batch", "updates", "schedule", "step", "warmup", "label_smoothing", "nesterov",
+    "val_every",
+)  # fmt: skip
 
 
 def train(config: dict[str, Any]) -> None:
@@ -37,6 +44,7 @@ def train(config: dict[str, Any]) -> None:
     """
     check(config)
     from invariance.data.prepared import prepare
+    from invariance.ranks import Ranks
     from invariance.runs.run import PREVIOUS, Run
     from invariance.tracking import Tracker
     from invariance.transforms import build as build_transform
@@ -53,7 +61,9 @@ def train(config: dict[str, Any]) -> None:
         print(f"finished already: {run.directory}")
         return
     prepared.fit_indices(config["data"].get("fit"))  # what measuring would refuse is better known before training
-    classifier, trainer = build(config, prepared, run)  # before the run is entered: a mistake leaves no directory
+    ranks = Ranks(config["trainer"]["devices"])
+    with ranks.environment():
+        classifier, trainer = build(config, prepared, run)  # before the run is entered: a mistake leaves no directory
     with run:
         run.record({
             "data": config["data"], "prepared": str(prepared.directory), "trainer": config["trainer"],
@@ -63,7 +73,8 @@ def train(config: dict[str, Any]) -> None:
             config["logger"], run.directory, name=f"{config['name']}/seed{config['seed']}", stage="train",
             group=prepared.name, config=identity, tags=[config["transform"]["name"], prepared.name],
         ) as tracker:
-            fit(config, prepared, run, tracker, classifier, trainer)
+            with ranks.environment():
+                fit(config, prepared, run, tracker, classifier, trainer, ranks)
             (run.directory / PREVIOUS).unlink(missing_ok=True)
             rows = evaluate(config, prepared, run, tracker)
             tracker.table("rows", rows)
@@ -86,8 +97,7 @@ def check(config: dict[str, Any]) -> None:
     build_transform(config["transform"])
     check_logger(config["logger"])
     choose_device(config["trainer"]["accelerator"])
-    if config["trainer"]["devices"] != 1:
-        raise UserError(f"trainer.devices={config['trainer']['devices']}: a network trains on one device; give 1")
+    check_devices(config)
     if isinstance(config["seed"], bool) or not isinstance(config["seed"], int) or config["seed"] < 0:
         raise UserError(f"seed={config['seed']!r}: give a whole number from 0")
     name = config["name"] if isinstance(config["name"], str) else ""
@@ -100,14 +110,60 @@ def check(config: dict[str, Any]) -> None:
         raise UserError(f"trainer.workers={workers!r}: give a whole number from 0")
     if isinstance(size, bool) or not isinstance(size, int) or not 1 <= size <= LARGEST_SIZE:
         raise UserError(f"model.input_size={size!r}: give a whole number of pixels, up to {LARGEST_SIZE}")
-    for key in ("batch", "updates", "step", "val_every"):
-        value = config["recipe"][key]
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise UserError(f"recipe.{key}={value!r}: give a whole number from 1")
-    for key, most in (("rate", math.inf), ("momentum", 1.0), ("weight_decay", math.inf)):
-        value = config["recipe"][key]
+    for key in ("channels_last", "compile"):
+        if not isinstance(config["trainer"][key], bool):
+            raise UserError(f"trainer.{key}={config['trainer'][key]!r}: give true or false")
+    check_recipe(config["recipe"])
+
+
+def check_devices(config: dict[str, Any]) -> None:
+    """Refuse a number of devices that is none, that is not there, or that does not divide a batch.
+
+    Raises:
+        UserError: naming the number.
+    """
+    import torch
+
+    from invariance.features import choose_device
+
+    devices, batch = config["trainer"]["devices"], config["recipe"]["batch"]
+    if isinstance(devices, bool) or not isinstance(devices, int) or devices < 1:
+        raise UserError(f"trainer.devices={devices!r}: give a whole number from 1")
+    if choose_device(config["trainer"]["accelerator"]).type == "cuda" and devices > torch.cuda.device_count():
+        raise UserError(f"trainer.devices={devices}: this machine has {torch.cuda.device_count()} GPUs")
+    if devices > 1 and isinstance(batch, int) and batch % devices:
+        raise UserError(
+            f"trainer.devices={devices}: recipe.batch={batch} cannot be cut into as many equal parts; choose another"
+        )
+
+
+def check_recipe(recipe: Mapping[str, Any]) -> None:
+    """Refuse a recipe that lacks something, has what is unknown, or makes no sense.
+
+    Raises:
+        UserError: naming the key.
+    """
+    for key in recipe:
+        if key not in RECIPE:
+            raise UserError(f"unknown key recipe.{key}{nearest(key, RECIPE)} (there are: {', '.join(RECIPE)})")
+    for key in RECIPE:
+        if key not in recipe:
+            raise UserError(f"recipe.{key} is missing; the files in conf/recipe/ show what a recipe holds")
+    if recipe["schedule"] not in SCHEDULES:
+        raise UserError(f"recipe.schedule={recipe['schedule']!r}: choose {' or '.join(SCHEDULES)}")
+    least = {"batch": 1, "updates": 1, "val_every": 1, "warmup": 0}
+    if recipe["schedule"] == "step":
+        least["step"] = 1
+    for key, lowest in least.items():
+        value = recipe[key]
+        if isinstance(value, bool) or not isinstance(value, int) or value < lowest:
+            raise UserError(f"recipe.{key}={value!r}: give a whole number from {lowest}")
+    for key, most in (("rate", math.inf), ("momentum", 1.0), ("weight_decay", math.inf), ("label_smoothing", 1.0)):
+        value = recipe[key]
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < most:
             raise UserError(f"recipe.{key}={value!r}: give a number from 0" + (", less than 1" if most == 1 else ""))
+    if not isinstance(recipe["nesterov"], bool) or (recipe["nesterov"] and not recipe["momentum"]):
+        raise UserError(f"recipe.nesterov={recipe['nesterov']!r}: give true (with momentum above 0) or false")
 
 
 def build_trainer(config: dict[str, Any], plugins: Sequence[Any] = (), **settings: Any) -> pl.Trainer:  # noqa: ANN401
@@ -125,12 +181,14 @@ def build_trainer(config: dict[str, Any], plugins: Sequence[Any] = (), **setting
 
     quieten_lightning()
     device = choose_device(config["trainer"]["accelerator"])
-    asked = {"accelerator": device.type, "devices": 1, "precision": config["trainer"]["precision"]}
+    devices, precision = config["trainer"]["devices"], config["trainer"]["precision"]
+    asked = {"accelerator": device.type, "devices": devices, "precision": precision}
+    strategy = "ddp" if devices > 1 else "auto"
     try:
         return pl.Trainer(
             **asked, enable_progress_bar=bool(config["progress"]), enable_model_summary=False, num_sanity_val_steps=0,
             # whatever scheduler this runs under: it is the launcher's business, and Lightning would requeue by itself
-            plugins=[LightningEnvironment(), *plugins], **settings,
+            plugins=[LightningEnvironment(), *plugins], strategy=strategy, use_distributed_sampler=False, **settings,
         )
     except (MisconfigurationException, ValueError, RuntimeError) as error:
         wish = ", ".join(f"{key}={value}" for key, value in asked.items())
@@ -152,6 +210,7 @@ def build(config: dict[str, Any], prepared: Prepared, run: Run) -> tuple[Classif
         model=config["model"], transform=config["transform"], recipe=recipe, classes=prepared.classes,
         channels=prepared.channels, mean=prepared.mean, seed=config["seed"],
     )
+    classifier.speed_up(config["trainer"]["channels_last"], config["trainer"]["compile"])
     # max_steps stays unset: with it Lightning counts a checkpoint at a span's end as one in its middle
     trainer = build_trainer(
         config, max_epochs=math.ceil(recipe["updates"] / recipe["val_every"]), logger=False,
@@ -162,7 +221,8 @@ def build(config: dict[str, Any], prepared: Prepared, run: Run) -> tuple[Classif
 
 
 def fit(
-    config: dict[str, Any], prepared: Prepared, run: Run, tracker: Tracker, classifier: Classifier, trainer: pl.Trainer
+    config: dict[str, Any], prepared: Prepared, run: Run, tracker: Tracker, classifier: Classifier,
+    trainer: pl.Trainer, ranks: Ranks,
 ) -> None:
     """Train for `recipe.updates` updates, from the last whole checkpoint if there is one.
 
@@ -171,28 +231,42 @@ def fit(
     """
     from pytorch_lightning.loggers import CSVLogger, WandbLogger
 
-    from invariance.data.module import PreparedData
     from invariance.runs.run import LAST
 
-    recipe, last = config["recipe"], run.directory / LAST
+    last = run.directory / LAST
     done = updates_done(run, classifier, trainer)
-    if done >= recipe["updates"]:
+    if done >= config["recipe"]["updates"]:
         return
-    data = PreparedData(
-        prepared, batch_size=recipe["batch"], updates=recipe["updates"], val_every=recipe["val_every"],
-        seed=config["seed"], workers=config["trainer"]["workers"],
-    )
+    start = last if done else None
     trainer.logger = (
         CSVLogger(run.directory, name="curves") if tracker.run is None else WandbLogger(experiment=tracker.run)
     )
     try:
-        trainer.fit(classifier, datamodule=data, ckpt_path=last if done else None, weights_only=True)
+        with ranks.running(fit_as_rank, config, prepared, run, start):
+            trainer.fit(classifier, datamodule=data_of(config, prepared), ckpt_path=start, weights_only=True)
     except SystemExit as error:  # how Lightning ends on SIGINT, and on SIGTERM even with status 0
         raise KeyboardInterrupt from error
     except (LookupError, TypeError, AttributeError, ValueError) as error:
         if not done or classifier.started or isinstance(error, UserError):
             raise
         raise UserError(f"checkpoint {last} is damaged ({error!r}); delete {run.directory} to start over") from error
+
+
+def data_of(config: dict[str, Any], prepared: Prepared) -> PreparedData:
+    """The batches of a training."""
+    from invariance.data.module import PreparedData
+
+    recipe = config["recipe"]
+    return PreparedData(
+        prepared, batch_size=recipe["batch"], updates=recipe["updates"], val_every=recipe["val_every"],
+        seed=config["seed"], workers=config["trainer"]["workers"],
+    )
+
+
+def fit_as_rank(config: dict[str, Any], prepared: Prepared, run: Run, start: Path | None) -> None:
+    """What another rank than the first does, in a process of its own: train along, and write nothing."""
+    classifier, trainer = build(config, prepared, run)
+    trainer.fit(classifier, datamodule=data_of(config, prepared), ckpt_path=start, weights_only=True)
 
 
 def updates_done(run: Run, classifier: Classifier, trainer: pl.Trainer) -> int:

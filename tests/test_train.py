@@ -1,5 +1,6 @@
 """Training: the released code's schedule, exact continuation after a kill, checkpoints that cannot harm."""
 
+import math
 import os
 import pickle
 import signal
@@ -7,12 +8,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from invariance.errors import UserError
-from invariance.modules.classifier import Classifier, load_classifier
+from invariance.modules.classifier import Classifier, load_classifier, rate_factor
 
 TRANSFORM = {"_target_": "invariance.transforms.rotation.Rotation", "name": "rotation", "range": 20, "angles": [-5, 5]}
 MODEL = {
@@ -22,7 +24,10 @@ MODEL = {
     "features": 16,
     "groups": 2,
 }
-RECIPE = {"rate": 0.01, "momentum": 0.9, "weight_decay": 5e-4, "step": 100}
+RECIPE = {
+    "rate": 0.01, "momentum": 0.9, "weight_decay": 5e-4, "step": 100, "schedule": "step", "warmup": 0, "updates": 300,
+    "label_smoothing": 0.0, "nesterov": False,
+}  # fmt: skip
 QUICK = [
     "model=tiny",
     "recipe=smoke",
@@ -54,6 +59,72 @@ def test_biases_learn_twice_as_fast_and_do_not_decay():
         0,
     )
     assert len(weights["params"]) == len(biases["params"]) == 8
+
+
+@pytest.mark.parametrize(("schedule", "wanted"), [
+    ("step", {0: 0.25, 3: 1, 4: 1, 9: 1, 10: 0.1, 19: 0.1, 20: 0.01, 30: 0.001}),
+    ("cosine", {0: 0.25, 2: 0.75, 3: 1, 4: 1, 13: 0.5 * (1 + math.cos(math.pi / 4)), 22: 0.5, 40: 0.0}),
+])  # fmt: skip
+def test_the_rate_follows_the_recipes_schedule(schedule, wanted):
+    recipe = {**RECIPE, "schedule": schedule, "step": 10, "warmup": 4, "updates": 40}
+    for update, factor in wanted.items():
+        assert rate_factor(recipe, update) == pytest.approx(factor, abs=1e-12)
+
+
+def test_channels_last_changes_rounding_alone_and_no_file():
+    plain, other = classifier(), classifier()
+    other.speed_up(channels_last=True, compiled=True)
+    other.network._compiled_call_impl = None  # compiling takes long; that the keys stay is what matters here
+    assert list(plain.state_dict()) == list(other.state_dict())
+    x, y = torch.randint(0, 256, (4, 1, 32, 32), dtype=torch.uint8), torch.tensor([0, 1, 2, 0])
+    losses = []
+    for module in (plain, other):
+        module.log = lambda *_, **__: None
+        module._trainer = SimpleNamespace(global_step=0, global_rank=0, world_size=1)
+        losses.append(module.training_step((x, y), 0).item())
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+def test_of_several_devices_each_has_its_slice_of_the_same_batches_and_transformations(monkeypatch):
+    """What the ranks of an update see, side by side, is what one device sees."""
+    seen = []
+    module = classifier()
+    module.log = lambda *_, **__: None
+    monkeypatch.setattr(module.transform, "apply", lambda x, params: seen.append((x, params)) or x)
+    x, y = torch.randint(0, 256, (6, 1, 28, 28), dtype=torch.uint8), torch.tensor([0, 1, 2, 0, 1, 2])
+    for rank, world in ((0, 1), (0, 3), (1, 3), (2, 3)):
+        module._trainer = SimpleNamespace(global_step=5, global_rank=rank, world_size=world)
+        part = slice(rank * 6 // world, (rank + 1) * 6 // world)
+        module.training_step((x[part], y[part]), 0)
+    whole, *parts = seen
+    assert torch.equal(torch.cat([x for x, _ in parts]), whole[0])
+    for name, values in whole[1].items():
+        assert torch.equal(torch.cat([params[name] for _, params in parts]), values)
+
+
+def test_two_devices_train_as_one_does_and_go_on_after_a_kill(tmp_path):
+    """On processes of one CPU, without dropout, whose masks are each rank's own."""
+    def trained(name, *more, seconds=None):
+        run = [*command(tmp_path / name), "model.dropout=0", *more]
+        return subprocess.run(run, env=environment(), capture_output=True, text=True, timeout=seconds)
+
+    one, two = trained("one"), trained("two", "trainer.devices=2")
+    assert one.returncode == two.returncode == 0, one.stderr + two.stderr
+    alone, together = weights(tmp_path / "one"), weights(tmp_path / "two")
+    assert all(torch.allclose(alone[key], together[key], rtol=1e-3, atol=1e-5) for key in alone)
+
+    process = subprocess.Popen([*command(tmp_path / "killed"), "model.dropout=0", "trainer.devices=2"],
+                               env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
+    started = time.monotonic()
+    while not list(tmp_path.glob("killed/runs/train/*/*/*/last.ckpt")):
+        assert process.poll() is None and time.monotonic() - started < 120
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    again = trained("killed", "trainer.devices=2")
+    assert again.returncode == 0, again.stderr
+    ours = weights(tmp_path / "killed")
+    assert all(torch.equal(ours[key], together[key]) for key in ours)
 
 
 def test_inputs_are_centred_and_divided_by_255():

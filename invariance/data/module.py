@@ -52,16 +52,21 @@ def gather(split: Split, indices: NDArray[np.int64]) -> Batch:
 
 
 class _Steps(Dataset[Batch]):
-    """The batches of updates [start, stop)."""
+    """The batches of updates [start, stop), or one of `world` equal slices of each."""
 
-    def __init__(self, split: Split, sampler: StepSampler, start: int, stop: int) -> None:
+    def __init__(
+        self, split: Split, sampler: StepSampler, start: int, stop: int, rank: int = 0, world: int = 1
+    ) -> None:
         self.split, self.sampler, self.start, self.stop = split, sampler, start, stop
+        self.rank, self.world = rank, world
 
     def __len__(self) -> int:
         return self.stop - self.start
 
     def __getitem__(self, place: int) -> Batch:
-        return gather(self.split, self.sampler.indices(self.start + place))
+        indices = self.sampler.indices(self.start + place)
+        share = len(indices) // self.world
+        return gather(self.split, indices[self.rank * share : (self.rank + 1) * share])
 
 
 class _InOrder(Dataset[Batch]):
@@ -86,7 +91,8 @@ class PreparedData(pl.LightningDataModule):
     update alone, so a trainer that resumes at a span's start sees what an uninterrupted one saw, with any number of
     workers. The trainer must be built with `reload_dataloaders_every_n_epochs=1`, and with `max_epochs` (of spans) or
     `max_steps` (and `max_epochs=-1`), not both: then Lightning counts an epoch too many after resuming. Batches follow
-    its count of updates, which is right either way.
+    its count of updates, which is right either way. Of several devices each trains on an equal slice of every batch,
+    and validates on everything.
 
     Args:
         prepared: the data.
@@ -108,8 +114,9 @@ class PreparedData(pl.LightningDataModule):
         self.sampler = StepSampler(len(prepared.split("train")), batch_size, seed)
 
     def steps(self, start: int, stop: int) -> DataLoader[Batch]:
-        """The training batches of updates [start, stop)."""
-        return self._loader(_Steps(self.prepared.split("train"), self.sampler, start, stop))
+        """The training batches of updates [start, stop); of several devices, this one's slices of them."""
+        ranks = (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
+        return self._loader(_Steps(self.prepared.split("train"), self.sampler, start, stop, *ranks))
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """The training batches of the span that begins at the trainer's update.

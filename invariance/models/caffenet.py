@@ -37,6 +37,7 @@ class CaffeNet(nn.Sequential):
         width: factor on the paper's numbers of convolution channels.
         features: units of fc6 and of fc7 (D).
         groups: 2 as in CaffeNet, or 1 as in the authors' released code.
+        dropout: share of fc6 and of fc7 that training drops.
 
     Raises:
         UserError: for a size too small for the layers, or numbers of channels that the groups do not divide.
@@ -44,7 +45,7 @@ class CaffeNet(nn.Sequential):
 
     def __init__(
         self, num_classes: int, channels: int = 3, input_size: int = FULL_SIZE, width: float = 1.0,
-        features: int = 4096, groups: int = 2,
+        features: int = 4096, groups: int = 2, dropout: float = 0.5,
     ) -> None:
         for key, value in (("input_size", input_size), ("features", features)):
             if isinstance(value, bool) or not isinstance(value, int):
@@ -53,6 +54,8 @@ class CaffeNet(nn.Sequential):
             raise UserError(f"model.width={width!r}: give a number above 0, up to 16")
         if input_size < SMALLEST_SIZE:
             raise UserError(f"model.input_size={input_size} is too small for CaffeNet; it takes {SMALLEST_SIZE} up")
+        if isinstance(dropout, bool) or not isinstance(dropout, int | float) or not 0 <= dropout < 1:
+            raise UserError(f"model.dropout={dropout!r}: give a share from 0 to below 1")
         if groups not in (1, 2):
             raise UserError(f"model.groups={groups}: CaffeNet has 2 groups, or 1 as in the released code")
         if not 0 < width <= 16 or features < 1:
@@ -71,8 +74,8 @@ class CaffeNet(nn.Sequential):
             conv4=nn.Conv2d(c3, c4, 3, padding=1, groups=groups), relu4=nn.ReLU(),
             conv5=nn.Conv2d(c4, c5, 3, padding=1, groups=groups), relu5=nn.ReLU(),
             pool5=nn.MaxPool2d(3, 2, ceil_mode=True), flatten=nn.Flatten(),
-            fc6=nn.Linear(c5 * side * side, features), relu6=nn.ReLU(), drop6=nn.Dropout(0.5),
-            fc7=nn.Linear(features, features), relu7=nn.ReLU(), drop7=nn.Dropout(0.5),
+            fc6=nn.Linear(c5 * side * side, features), relu6=nn.ReLU(), drop6=nn.Dropout(dropout),
+            fc7=nn.Linear(features, features), relu7=nn.ReLU(), drop7=nn.Dropout(dropout),
             fc8=nn.Linear(features, num_classes),
         ))
         for module in self.modules():

@@ -1,6 +1,8 @@
 """Training a network under one family of transformations (Eq. 5)."""
 
+import math
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,16 @@ from invariance.transforms import build as build_transform
 _CHECK_EVERY = 50
 
 
+def rate_factor(recipe: Mapping[str, Any], update: int) -> float:
+    """What the rate of an update, counted from 0, is of the recipe's: risen linearly, then fallen by its schedule."""
+    if update < recipe["warmup"]:
+        return float((update + 1) / recipe["warmup"])
+    if recipe["schedule"] == "step":
+        return float(0.1 ** (update // recipe["step"]))
+    progress = (update - recipe["warmup"]) / max(1, recipe["updates"] - recipe["warmup"])
+    return 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+
+
 class Classifier(pl.LightningModule):
     """A network trained with cross-entropy on g x, with a new g for every image (Eq. 5).
 
@@ -28,7 +40,7 @@ class Classifier(pl.LightningModule):
     Args:
         model: configuration of the network, as in `conf/model/`, plain containers.
         transform: configuration of the family, as in `conf/transform/`, plain containers, its range set.
-        recipe: rate, momentum, weight_decay, step (Sec. 5; conf/recipe/).
+        recipe: rate, momentum, weight_decay, schedule and so on (Sec. 5; conf/recipe/).
         classes: names of the classes, in the order of the labels.
         channels: channels of the images.
         mean: channel means in [0, 255], subtracted before the division by 255.
@@ -47,6 +59,7 @@ class Classifier(pl.LightningModule):
         self.recipe = recipe
         self.seed = seed
         self.started = False
+        self.memory_format = torch.contiguous_format
         self.transform = build_transform(transform)
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(derive(seed, "initialisation"))
@@ -54,6 +67,14 @@ class Classifier(pl.LightningModule):
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).reshape(1, -1, 1, 1), persistent=False)
         self.register_buffer("diverged", torch.tensor(False), persistent=False)
         self.untouched = {point.label: point for point in self.transform.grid()}["untouched"].params
+
+    def speed_up(self, channels_last: bool, compiled: bool) -> None:
+        """Run the network in the channels-last layout, or compiled; checkpoints stay the same files."""
+        if channels_last:
+            self.memory_format = torch.channels_last
+            self.network.to(memory_format=torch.channels_last)
+        if compiled:
+            self.network.compile()
 
     def normalise(self, x: Tensor) -> Tensor:
         """Images (B, C, H, W) in [0, 255] as the network takes them: (x − mean) / 255."""
@@ -69,15 +90,20 @@ class Classifier(pl.LightningModule):
         self.started = True
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        """Mean cross-entropy of a batch (x uint8 (B, C, H, W), y (B,)), each image under its own g."""
+        """Mean cross-entropy of a batch (x uint8 (B, C, H, W), y (B,)), each image under its own g.
+
+        Of several devices each has its slice of the update's images, and of the g drawn for all of them.
+        """
         x, y = batch
-        params = self.transform.sample(len(x), generator(self.seed, "transform", self.global_step))
+        rank, world = self.trainer.global_rank, self.trainer.world_size
+        drawn = self.transform.sample(world * len(x), generator(self.seed, "transform", self.global_step))
+        params = {name: values[rank * len(x) : (rank + 1) * len(x)] for name, values in drawn.items()}
         gx = self.transform.apply(x.float(), params)
         devices = [self.device] if self.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices):
-            torch.manual_seed(derive(self.seed, "dropout", self.global_step))
-            logits = self.network(self.normalise(gx))
-        loss = functional.cross_entropy(logits, y)
+            torch.manual_seed(derive(self.seed, "dropout", self.global_step, *([rank] if world > 1 else [])))
+            logits = self.network(self.normalise(gx).contiguous(memory_format=self.memory_format))
+        loss = functional.cross_entropy(logits, y, label_smoothing=self.recipe["label_smoothing"])
         self.diverged = self.diverged | ~torch.isfinite(loss.detach())
         if self.global_step % _CHECK_EVERY == 0:
             self._refuse_divergence()
@@ -104,7 +130,7 @@ class Classifier(pl.LightningModule):
         self.log("val/loss", functional.cross_entropy(logits, y), batch_size=len(y))
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """SGD as in the released code: biases at twice the rate and without decay, the rate ÷ 10 at each step."""
+        """SGD as in the released code: biases at twice the rate, without decay; the rate by the recipe's schedule."""
         weights = [p for name, p in self.network.named_parameters() if not name.endswith("bias")]
         biases = [p for name, p in self.network.named_parameters() if name.endswith("bias")]
         optimizer = torch.optim.SGD(
@@ -112,9 +138,9 @@ class Classifier(pl.LightningModule):
                 {"params": weights, "weight_decay": self.recipe["weight_decay"]},
                 {"params": biases, "weight_decay": 0.0, "lr": 2 * self.recipe["rate"]},
             ],
-            lr=self.recipe["rate"], momentum=self.recipe["momentum"],
+            lr=self.recipe["rate"], momentum=self.recipe["momentum"], nesterov=self.recipe["nesterov"],
         )
-        schedule = torch.optim.lr_scheduler.StepLR(optimizer, self.recipe["step"], gamma=0.1)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, partial(rate_factor, self.recipe))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
