@@ -50,11 +50,13 @@ class Mirror(Transform):
     def apply(self, x: Tensor, params: Params) -> Tensor:
         """Images flipped where `horizontal` and `vertical` are 1."""
         check_batch(x, params)
-        out = x
-        for axis, name in ((3, "horizontal"), (2, "vertical")):
-            flip = params[name] != 0
-            if bool(flip.all()):
-                out = out.flip(axis)
-            elif bool(flip.any()):
-                out = torch.where(flip.to(x.device)[:, None, None, None], out.flip(axis), out)
-        return x.clone() if out is x else out
+        out = x.clone()
+        flips = torch.stack([params["vertical"], params["horizontal"]], dim=1) != 0
+        for axes, way in (((2, 3), (True, True)), ((3,), (False, True)), ((2,), (True, False))):
+            chosen = (flips == torch.tensor(way)).all(dim=1)
+            if bool(chosen.all()):
+                return x.flip(axes)
+            images = chosen.nonzero()[:, 0].to(x.device)
+            if len(images):
+                out[images] = x[images].flip(axes)
+        return out
