@@ -38,6 +38,7 @@ from invariance.data.prepared import Prepared
 from invariance.memory import keep_freed
 from invariance.modules.classifier import Classifier
 from invariance.seeds import generator
+from invariance.transforms import build
 
 RECIPE = {"rate": 0.01, "momentum": 0.9, "weight_decay": 0.0, "step": 1}
 MODEL = {"_target_": "invariance.models.caffenet.CaffeNet", "width": 0.02, "features": 4}
@@ -80,7 +81,7 @@ def usual(family: str, settings: dict[str, object], size: int, mean: list[float]
     on_tensor = {
         "noise": lambda: [partial(noisy, most=r)], "color_jitter": lambda: [partial(jittered, sigma=r)],
     }.get(family, list)()
-    side = round(r * size / 227) if family == "crop" else size
+    side = build(settings).source_size(size)
     normalise = tv.Normalize([value / 255 for value in mean], [1.0] * len(mean))
     return tv.Compose([tv.Resize((side, side)), *on_pil, tv.ToTensor(), *on_tensor, normalise])
 
@@ -134,8 +135,9 @@ def seconds(work: Callable[[], object]) -> float:
 
 
 def in_turn(ours: Callable[[], object], theirs: Callable[[], object], rounds: int) -> list[tuple[float, float]]:
-    """Seconds of both in every round, after one round of warming up."""
-    return [(seconds(ours), seconds(theirs)) for _ in range(rounds + 1)][1:]
+    """Seconds of both in every round, after two rounds of warming up."""
+    # memory that starting the workers shared with them is copied when ours first writes to it again
+    return [(seconds(ours), seconds(theirs)) for _ in range(rounds + 2)][2:]
 
 
 def decoding(folder: Path, size: int) -> float:
@@ -146,8 +148,7 @@ def decoding(folder: Path, size: int) -> float:
 
 def reading(prepared: Prepared, given: argparse.Namespace) -> tuple[float, float]:
     """Images a second of the loader in random order, and the median share of a bare gather from the memory map."""
-    split = prepared.split("train")
-    steps = 4 * len(split) // given.batch
+    split, steps = prepared.split("train"), 64
     data = PreparedData(prepared, given.batch, steps, steps, seed=0)
     images = np.load(split.directory / "train.images.npy", mmap_mode="r")
     spans = [data.sampler.indices(step) for step in range(steps)]
@@ -169,8 +170,7 @@ def reading(prepared: Prepared, given: argparse.Namespace) -> tuple[float, float
 def compare(family: str, folder: Path, where: Path, given: argparse.Namespace) -> tuple[float, float, float]:
     """Images a second of ours and of theirs, and how many times as fast ours is."""
     settings = family_at_its_largest(family)
-    side = round(settings["range"] * given.size / 227) if family == "crop" else given.size
-    prepared = prepared_at(side, folder, where)
+    prepared = prepared_at(build(settings).source_size(given.size), folder, where)
     ours, theirs = Ours(settings, prepared, given), Theirs(family, settings, folder, prepared.mean, given)
     pairs = in_turn(ours.run, theirs.run, given.rounds)
     a, b = (statistics.median(times) for times in zip(*pairs, strict=True))

@@ -2,6 +2,7 @@
 
 import math
 import random
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
@@ -55,28 +56,38 @@ def _bits(seeds: Tensor, count: int) -> Tensor:
     low, high = _int32(seeds & 0xFFFFFFFF), _int32(seeds >> 32)
     # the second key depends on both halves, so that two seeds never run through stretches of one sequence
     first, second = _mix(low.clone()), _mix(_mix(high + 0x3C6EF372) ^ low)
-    if seeds.device.type == "cpu":
-        return _bits_on_cpu(first, second, count)
-    state = torch.arange(count, dtype=torch.int32, device=seeds.device) + first[:, None]
+    bits = _bits_by_numpy if seeds.device.type == "cpu" else _bits_by_torch
+    return bits(first, second, count)
+
+
+def _bits_by_torch(first: Tensor, second: Tensor, count: int) -> Tensor:
+    state = torch.arange(count, dtype=torch.int32, device=first.device) + first[:, None]
     state = _mix(_mix(state).bitwise_xor_(second[:, None]))
     return ((state >> 8) & 0xFFFFFF).to(torch.float32)
 
 
-def _bits_on_cpu(first: Tensor, second: Tensor, count: int) -> Tensor:
-    """What `_bits` gives for these keys: numpy's unsigned integers shift without a mask, and one field fits the cache.
+def _bits_by_numpy(first: Tensor, second: Tensor, count: int) -> Tensor:
+    """The same on CPUs: numpy's unsigned words shift without a mask, and one field at a time stays in the cache.
 
-    On one core it takes half the time of torch's integers on two.
+    Measured at 227² on one core, it takes half the time that torch's integers take on two.
     """
     bits = torch.empty(len(first), count)
-    places, spare = np.arange(count, dtype=np.uint32), np.empty(count, np.uint32)
-    state = np.empty_like(places)
-    for field, *keys in zip(bits.numpy(), first.numpy().view(np.uint32), second.numpy().view(np.uint32), strict=True):
-        np.add(places, keys[0], out=state)
-        _mix_in(state, spare)
-        np.bitwise_xor(state, keys[1], out=state)
-        _mix_in(state, spare)
-        np.right_shift(state, np.uint32(8), out=state)
-        field[:] = state
+    fields, places = bits.numpy(), np.arange(count, dtype=np.uint32)
+    one, other = first.numpy().view(np.uint32), second.numpy().view(np.uint32)
+
+    def fill(part: slice) -> None:
+        state, spare = np.empty_like(places), np.empty_like(places)
+        for field, key, second_key in zip(fields[part], one[part], other[part], strict=True):
+            np.add(places, key, out=state)
+            _mix_in(state, spare)
+            np.bitwise_xor(state, second_key, out=state)
+            _mix_in(state, spare)
+            np.right_shift(state, np.uint32(8), out=state)
+            field[:] = state
+
+    threads = max(1, min(torch.get_num_threads(), len(first)))
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(fill, [slice(number, None, threads) for number in range(threads)]))
     return bits
 
 

@@ -50,13 +50,12 @@ class Mirror(Transform):
     def apply(self, x: Tensor, params: Params) -> Tensor:
         """Images flipped where `horizontal` and `vertical` are 1."""
         check_batch(x, params)
-        out = x.clone()
         flips = torch.stack([params["vertical"], params["horizontal"]], dim=1) != 0
+        if bool((flips == flips[:1]).all()):
+            return x.flip([axis for axis, flip in zip((2, 3), flips[0].tolist(), strict=True) if flip])
+        out = x.clone()
         for axes, way in (((2, 3), (True, True)), ((3,), (False, True)), ((2,), (True, False))):
-            chosen = (flips == torch.tensor(way)).all(dim=1)
-            if bool(chosen.all()):
-                return x.flip(axes)
-            images = chosen.nonzero()[:, 0].to(x.device)
+            images = (flips == torch.tensor(way)).all(dim=1).nonzero()[:, 0].to(x.device)
             if len(images):
                 out[images] = x[images].flip(axes)
         return out
