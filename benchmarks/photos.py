@@ -18,19 +18,32 @@ WIDTH, HEIGHT, QUALITY = 500, 375, 90
 
 
 def folder_of(root: Path | None, images: int, where: Path) -> Path:
-    """A folder `where`/train/<class>/* with so many images: of the folder `root`, or made from two photographs."""
+    """A folder `where`/train/<class>/* with so many images: of the folder `root`, or made from two photographs.
+
+    The first of each class stands in for a validation split.
+    """
     if root is None:
-        return _made(images, where)
+        _made(images, where)
+    else:
+        _copied(root, images, where)
+    for path in sorted((where / "train").iterdir()):
+        (where / "val" / path.name).mkdir(parents=True)
+        first = min(path.iterdir())
+        shutil.copyfile(first, where / "val" / path.name / first.name)
+    return where
+
+
+def _copied(root: Path, images: int, where: Path) -> None:
+    """Images spread evenly over those of `root`/train/<class>/* or `root`/<class>/*."""
     top = root / "train" if (root / "train").is_dir() else root
     files = sorted(path for path in top.glob("*/*") if path.suffix.lower() in SUFFIXES)
     for path in (files[i] for i in np.linspace(0, len(files) - 1, min(images, len(files))).astype(int)):
         target = where / "train" / path.relative_to(top)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, target)
-    return where
 
 
-def _made(images: int, where: Path) -> Path:
+def _made(images: int, where: Path) -> None:
     """Random parts of scikit-learn's two sample photographs, some of them mirrored."""
     rng = np.random.default_rng(0)
     photos = [Image.fromarray(photo) for photo in load_sample_images().images]
@@ -43,13 +56,12 @@ def _made(images: int, where: Path) -> Path:
         target = where / "train" / f"class{number % CLASSES}" / f"{number:05}.jpg"
         target.parent.mkdir(parents=True, exist_ok=True)
         (part.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if rng.random() < 0.5 else part).save(target, quality=QUALITY)
-    return where
 
 
 def prepared_at(size: int, folder: Path, where: Path) -> Prepared:
     """The folder's images prepared at one size, as the command does it."""
     config = OmegaConf.load(conf_dir() / "data" / "folder.yaml")
-    plain = OmegaConf.to_container(OmegaConf.merge(config, {"root": str(folder), "val_fraction": 0.01}))
+    plain = OmegaConf.to_container(OmegaConf.merge(config, {"root": str(folder)}))
     assert isinstance(plain, dict)
     return prepare({str(key): value for key, value in plain.items()}, size, where, progress=False)
 
