@@ -22,9 +22,11 @@ def measure(config: dict[str, Any]) -> None:
     check(config)
     from invariance.grids import grids_for
     from invariance.measurement import fits_of, measure_grid
+    from invariance.memory import keep_freed
     from invariance.network import Network
     from invariance.runs.find import find_runs
 
+    keep_freed()
     runs = folder(config["runs"], "runs")
     fits = fits_of(config["map"], config["solver"])
     found, failed = find_runs(runs / "train", config["networks"]), 0

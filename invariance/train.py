@@ -44,11 +44,13 @@ def train(config: dict[str, Any]) -> None:
     """
     check(config)
     from invariance.data.prepared import prepare
+    from invariance.memory import keep_freed
     from invariance.ranks import Ranks
     from invariance.runs.run import PREVIOUS, Run
     from invariance.tracking import Tracker
     from invariance.transforms import build as build_transform
 
+    keep_freed()
     size = build_transform(config["transform"]).source_size(config["model"]["input_size"])
     prepared = prepare(config["data"], size, folder(config["prepared"], "prepared"), progress=config["progress"])
     identity = {key: config[key] for key in ("name", "seed", "model", "transform", "recipe")}
@@ -265,6 +267,9 @@ def data_of(config: dict[str, Any], prepared: Prepared) -> PreparedData:
 
 def fit_as_rank(config: dict[str, Any], prepared: Prepared, run: Run, start: Path | None) -> None:
     """What another rank than the first does, in a process of its own: train along, and write nothing."""
+    from invariance.memory import keep_freed
+
+    keep_freed()
     classifier, trainer = build(config, prepared, run)
     trainer.fit(classifier, datamodule=data_of(config, prepared), ckpt_path=start, weights_only=True)
 

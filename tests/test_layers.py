@@ -8,7 +8,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "invariance"
 PAGES = {"prepare", "train", "measure", "report"}
 LEVELS = [
-    {"errors", "seeds", "progress", "precision", "ranks"},
+    {"errors", "seeds", "progress", "precision", "ranks", "memory"},
     {"runs", "conf"},
     {"transforms", "models", "maps", "metrics"},
     {"data"},

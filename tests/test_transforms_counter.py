@@ -5,7 +5,15 @@ import pytest
 import torch
 from scipy import stats
 
-from invariance.transforms.counter import fixed_seed, normal, normal_from, seeds_from, uniform
+from invariance.transforms.counter import (
+    _bits_by_numpy,
+    _bits_by_torch,
+    fixed_seed,
+    normal,
+    normal_from,
+    seeds_from,
+    uniform,
+)
 
 SEED_SETS = {
     "consecutive": torch.arange(48),
@@ -43,6 +51,18 @@ def reference_bits(seed, index):
     low, high = seed % 2**32, seed >> 32
     first, second = mix(low), mix(mix((high + 0x3C6EF372) % 2**32) ^ low)
     return mix(mix((index + first) % 2**32) ^ second) >> 8
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_both_ways_to_the_bits_are_one(threads):
+    """On CPUs numpy mixes, elsewhere torch."""
+    first, second = torch.randint(-(2**31), 2**31, (2, 5), generator=torch.Generator().manual_seed(1)).int()
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        assert torch.equal(_bits_by_numpy(first, second, 1001), _bits_by_torch(first, second, 1001))
+    finally:
+        torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("seeds", SEED_SETS.values(), ids=SEED_SETS)

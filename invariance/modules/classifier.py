@@ -78,7 +78,7 @@ class Classifier(pl.LightningModule):
 
     def normalise(self, x: Tensor) -> Tensor:
         """Images (B, C, H, W) in [0, 255] as the network takes them: (x − mean) / 255."""
-        return (x - self.mean) / 255
+        return (x - self.mean).div_(255)
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (B, K) of images (B, C, H, W) in [0, 255]."""

@@ -66,10 +66,9 @@ class Crop(Transform):
         if len(start) == 1:
             top, left = (int(value) for value in start[0])
             return x[:, :, top : top + cut[0], left : left + cut[1]].clone(memory_format=torch.contiguous_format)
-        out = x.new_empty(len(x), x.shape[1], *cut)
-        for image, (top, left) in enumerate(start.tolist()):
-            out[image] = x[image, :, top : top + cut[0], left : left + cut[1]]
-        return out
+        windows = x.unfold(2, cut[0], 1).unfold(3, cut[1], 1)
+        tops, lefts = start.to(x.device).unbind(dim=1)
+        return windows[torch.arange(len(x), device=x.device), :, tops, lefts]
 
     def source_size(self, input_size: int) -> int:
         """Side in pixels at which images are prepared for windows of `input_size`: round(range · input_size / 227)."""

@@ -50,11 +50,12 @@ class Mirror(Transform):
     def apply(self, x: Tensor, params: Params) -> Tensor:
         """Images flipped where `horizontal` and `vertical` are 1."""
         check_batch(x, params)
-        out = x
-        for axis, name in ((3, "horizontal"), (2, "vertical")):
-            flip = params[name] != 0
-            if bool(flip.all()):
-                out = out.flip(axis)
-            elif bool(flip.any()):
-                out = torch.where(flip.to(x.device)[:, None, None, None], out.flip(axis), out)
-        return x.clone() if out is x else out
+        flips = torch.stack([params["vertical"], params["horizontal"]], dim=1) != 0
+        if bool((flips == flips[:1]).all()):
+            return x.flip([axis for axis, flip in zip((2, 3), flips[0].tolist(), strict=True) if flip])
+        out = x.clone()
+        for axes, way in (((2, 3), (True, True)), ((3,), (False, True)), ((2,), (True, False))):
+            images = (flips == torch.tensor(way)).all(dim=1).nonzero()[:, 0].to(x.device)
+            if len(images):
+                out[images] = x[images].flip(axes)
+        return out

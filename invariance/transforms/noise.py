@@ -53,4 +53,4 @@ class Noise(Transform):
         check_batch(x, params)
         sigma = params["sigma"][:, None, None, None].to(x.device, x.dtype)
         field = normal(params["seed"], tuple(x.shape[1:]), x.device).to(x.dtype)
-        return field.mul_(sigma).add(x).clamp_(0, 255)
+        return torch.addcmul(x, field, sigma).clamp_(0, 255)

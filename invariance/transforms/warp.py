@@ -31,22 +31,20 @@ def warp_homography(x: Tensor, backward: Tensor) -> Tensor:
     same = (backward == torch.eye(3, dtype=backward.dtype)).all(dim=2).all(dim=1)
     if bool(same.all()):
         return x.clone()
-    across, down = _centred(width, x.device)[:, None, :], _centred(height, x.device)[:, :, None]
     # the grid's units: ±1 at the image's ends
     scale = torch.tensor([2 / width, 2 / height, 1.0], dtype=torch.float64)
     rows = (backward * scale[:, None]).to(x.device)[..., None, None]
+    across = rows[:, :, 0] * _centred(width, x.device)[:, None, :] + rows[:, :, 2]
+    down = rows[:, :, 1] * _centred(height, x.device)[:, :, None]
+    # rounded once before the sum over the plane and once in it, which moves places by some 1e-5 pixels in float32
+    across, down = across.to(x.dtype), down.to(x.dtype)
     grid = torch.empty(len(backward), height, width, 2, dtype=x.dtype, device=x.device)
-    flat = bool((backward[:, 2] == torch.tensor([0.0, 0.0, 1.0], dtype=backward.dtype)).all())
-    if flat:
-        for axis in (0, 1):
-            grid[..., axis] = (rows[:, axis, 0] * across + rows[:, axis, 2]) + rows[:, axis, 1] * down
-    else:
-        depth = (rows[:, 2, 0] * across + rows[:, 2, 2]) + rows[:, 2, 1] * down
-        inverse = depth.clamp(min=1e-12).reciprocal_()
-        behind = depth <= 0
-        for axis in (0, 1):
-            place = (rows[:, axis, 0] * across + rows[:, axis, 2]) + rows[:, axis, 1] * down
-            grid[..., axis] = place.mul_(inverse).clamp_(-OUTSIDE, OUTSIDE).masked_fill_(behind, OUTSIDE)
+    for axis in (0, 1):
+        torch.add(across[:, axis], down[:, axis], out=grid[..., axis])
+    if not bool((backward[:, 2] == torch.tensor([0.0, 0.0, 1.0], dtype=backward.dtype)).all()):
+        depth = across[:, 2] + down[:, 2]
+        behind = (depth <= 0)[..., None]
+        grid.div_(depth.clamp_(min=1e-12)[..., None]).clamp_(-OUTSIDE, OUTSIDE).masked_fill_(behind, OUTSIDE)
     return keep(_sample(x, grid), x, same)
 
 
