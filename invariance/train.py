@@ -33,7 +33,7 @@ def train(config: dict[str, Any]) -> None:
     """
     check(config)
     from invariance.data.prepared import prepare
-    from invariance.runs.run import Run
+    from invariance.runs.run import PREVIOUS, Run
     from invariance.tracking import Tracker
     from invariance.transforms import build as build_transform
 
@@ -59,6 +59,7 @@ def train(config: dict[str, Any]) -> None:
             fit(config, prepared, run, tracker, classifier, trainer)
             rows = evaluate(config, prepared, run, tracker)
             tracker.table("rows", rows)
+            (run.directory / PREVIOUS).unlink(missing_ok=True)
             run.finish(rows)
     last = rows.iloc[-1]
     print(f"{run.name}: error {last['score']:.2%} on {last['n_images']} images of {last['split']}; {run.directory}")
@@ -134,6 +135,8 @@ def build(config: dict[str, Any], prepared: Prepared, run: Run) -> tuple[Classif
     Raises:
         UserError: if the network or the trainer cannot be had as configured.
     """
+    from lightning_fabric.plugins.environments import LightningEnvironment
+
     from invariance.modules.checkpoint import AtomicCheckpointIO, checkpoints
     from invariance.modules.classifier import Classifier
 
@@ -142,10 +145,11 @@ def build(config: dict[str, Any], prepared: Prepared, run: Run) -> tuple[Classif
         model=config["model"], transform=config["transform"], recipe=recipe, classes=prepared.classes,
         channels=prepared.channels, mean=prepared.mean, seed=config["seed"],
     )
+    # LightningEnvironment: under SLURM Lightning would take SIGUSR1 for itself, and put the job back in the queue.
     # max_steps stays unset: with it Lightning counts a checkpoint at a span's end as one in its middle
     trainer = build_trainer(
         config, max_epochs=math.ceil(recipe["updates"] / recipe["val_every"]), logger=False,
-        callbacks=checkpoints(run.directory), plugins=[AtomicCheckpointIO()],
+        callbacks=checkpoints(run.directory), plugins=[AtomicCheckpointIO(), LightningEnvironment()],
         log_every_n_steps=min(50, recipe["val_every"]), reload_dataloaders_every_n_epochs=1,
     )
     return classifier, trainer
@@ -162,10 +166,10 @@ def fit(
     from pytorch_lightning.loggers import CSVLogger, WandbLogger
 
     from invariance.data.module import PreparedData
-    from invariance.runs.run import LAST
+    from invariance.modules.resume import resume_point
 
-    recipe, last = config["recipe"], run.directory / LAST
-    done = updates_done(run, classifier, trainer)
+    recipe = config["recipe"]
+    checkpoint, done = resume_point(run.directory, classifier, trainer)
     if done >= recipe["updates"]:
         return
     data = PreparedData(
@@ -176,39 +180,14 @@ def fit(
         CSVLogger(run.directory, name="curves") if tracker.run is None else WandbLogger(experiment=tracker.run)
     )
     try:
-        trainer.fit(classifier, datamodule=data, ckpt_path=last if done else None, weights_only=True)
+        trainer.fit(classifier, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     except SystemExit as error:  # how Lightning ends on SIGINT, and on SIGTERM even with status 0
         raise KeyboardInterrupt from error
     except (LookupError, TypeError, AttributeError, ValueError) as error:
         if not done or classifier.started or isinstance(error, UserError):
             raise
-        raise UserError(f"checkpoint {last} is damaged ({error!r}); delete {run.directory} to start over") from error
-
-
-def updates_done(run: Run, classifier: Classifier, trainer: pl.Trainer) -> int:
-    """How far an interrupted run came by its checkpoints; 0 where there are none.
-
-    Raises:
-        UserError: if a checkpoint cannot serve.
-    """
-    from invariance.modules.checkpoint import read_checkpoint
-    from invariance.modules.classifier import check_architecture, load_classifier
-    from invariance.runs.run import BEST, LAST
-
-    path, remedy = run.directory / LAST, f"delete {run.directory} to start over"
-    if not path.exists():
-        return 0
-    held = read_checkpoint(path, remedy)
-    check_architecture(path, held["state_dict"], classifier, remedy)
-    load_classifier(run.directory / BEST, remedy)
-    if not {"loops", "optimizer_states", "lr_schedulers", "callbacks"} <= set(held) or not all(
-        callback.state_key in held["callbacks"] for callback in trainer.checkpoint_callbacks
-    ):  # Lightning would go on without, and forget the best score so far
-        raise UserError(f"checkpoint {path} is not whole, or of another version; {remedy}")
-    done = held["global_step"]
-    if isinstance(done, bool) or not isinstance(done, int) or done < 1:
-        raise UserError(f"checkpoint {path} is damaged (global_step={done!r}); {remedy}")
-    return done
+        remedy = f"delete {run.directory} to start over"
+        raise UserError(f"checkpoint {checkpoint} is damaged ({error!r}); {remedy}") from error
 
 
 def evaluate(config: dict[str, Any], prepared: Prepared, run: Run, tracker: Tracker) -> pd.DataFrame:

@@ -1,5 +1,7 @@
 """Continuing an interrupted training in one process: moved folders, damaged checkpoints, full disks, bad facts."""
 
+import errno
+import os
 import pickle
 import resource
 import shutil
@@ -108,7 +110,13 @@ class Harm:
 
 def damage(path, how):
     held = state(path)
-    if how == "truncated":
+    if how == "gone":
+        path.unlink()
+    elif how == "flipped":
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content)
+    elif how == "truncated":
         path.write_bytes(path.read_bytes()[:2000])
     elif how == "empty":
         path.write_bytes(b"")
@@ -124,23 +132,113 @@ def damage(path, how):
         torch.save(held, path)
 
 
-@pytest.mark.parametrize(
-    "how", ["truncated", "empty", "code", "architecture", "other", "loops", "callbacks", "optimizer_states"]
-)
-def test_a_damaged_checkpoint_is_one_line_on_how_to_start_over(moved, again, monkeypatch, tmp_path, how):
+DAMAGES = ["truncated", "empty", "code", "architecture", "other", "flipped", "loops", "callbacks", "optimizer_states"]
+
+
+@pytest.mark.parametrize("how", DAMAGES)
+def test_without_the_one_before_a_damaged_checkpoint_is_one_line(moved, again, monkeypatch, tmp_path, how):
     monkeypatch.chdir(tmp_path)
     damage(moved / NAME / "last.ckpt", how)
+    (moved / NAME / "previous.ckpt").unlink()
     with pytest.raises(UserError, match=f"last.ckpt .*delete {moved / NAME} to start over"):
         again(moved)
     assert not (tmp_path / "harmed").exists()
 
 
+def same(ours, theirs):
+    one, other = state(ours / "best.ckpt"), state(theirs / "best.ckpt")
+    assert one["global_step"] == other["global_step"]
+    for name in ("best.ckpt", "last.ckpt"):
+        one, other = state(ours / name)["state_dict"], state(theirs / name)["state_dict"]
+        assert one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
+    assert (ours / "rows.csv").read_bytes() == (theirs / "rows.csv").read_bytes()
+    assert not (ours / "previous.ckpt").exists() and not list(ours.glob(".*.tmp"))
+
+
+@pytest.mark.parametrize("how", ["gone", *DAMAGES])
+def test_a_damaged_checkpoint_gives_way_to_the_one_before_and_says_so(moved, whole, again, how, capfd):
+    damage(moved / NAME / "last.ckpt", how)
+    again(moved)
+    [line] = [line for line in capfd.readouterr().err.splitlines() if "last.ckpt" in line]
+    assert line.endswith("continuing from update 10, the checkpoint before")
+    same(moved / NAME, whole)
+
+
+def test_both_damaged_is_one_line(moved, again):
+    damage(moved / NAME / "last.ckpt", "truncated")
+    damage(moved / NAME / "previous.ckpt", "flipped")
+    before = {path.name: path.read_bytes() for path in (moved / NAME).glob("*.ckpt")}
+    with pytest.raises(UserError, match=f"last.ckpt is damaged; delete {moved / NAME} to start over"):
+        again(moved)
+    assert {path.name: path.read_bytes() for path in (moved / NAME).glob("*.ckpt")} == before
+
+
+@pytest.mark.parametrize("how", ["gone", "truncated", "flipped"])
+def test_a_damaged_best_network_that_was_written_since_is_written_again(moved, whole, again, how, capfd):
+    assert state(moved / NAME / "best.ckpt")["global_step"] == 20
+    damage(moved / NAME / "best.ckpt", how)
+    again(moved)
+    [line] = [line for line in capfd.readouterr().err.splitlines() if "best.ckpt" in line]
+    assert line.endswith("continuing from update 10, the checkpoint before")
+    same(moved / NAME, whole)
+
+
 @pytest.mark.parametrize("how", ["gone", "truncated"])
-def test_a_best_network_gone_or_damaged_before_the_end_is_one_line(moved, again, how):
-    best = moved / NAME / "best.ckpt"
-    best.unlink() if how == "gone" else damage(best, how)
+def test_a_damaged_best_network_that_no_checkpoint_leads_to_is_one_line(moved, again, how):
+    shutil.copy(moved / NAME / "last.ckpt", moved / NAME / "previous.ckpt")
+    damage(moved / NAME / "best.ckpt", how)
     with pytest.raises(UserError, match=f"best.ckpt.*delete {moved / NAME} to start over"):
         again(moved)
+
+
+class Killed(BaseException):
+    """The end of the process, at a moment of our choosing."""
+
+
+@pytest.mark.parametrize("operation", range(12))
+def test_killed_while_files_change_places(tmp_path, whole, again, operation, monkeypatch):
+    done = 0
+
+    def fragile(call):
+        def called(*arguments, **named):
+            nonlocal done
+            if not any("ckpt" in str(argument) for argument in arguments):
+                return call(*arguments, **named)
+            done += 1
+            if done > operation:  # a process that was killed does not clean up either
+                raise Killed
+            return call(*arguments, **named)
+
+        return called
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        for name in ("link", "replace"):
+            patch.setattr("os." + name, fragile(getattr(os, name)))
+        patch.setattr(Path, "unlink", fragile(Path.unlink))
+        again(tmp_path)
+    folder = tmp_path / NAME
+    saved = [state(path)["global_step"] for path in folder.glob("*.ckpt") if path.name != "best.ckpt"]
+    assert len(saved) == len(set(saved))
+    again(tmp_path)
+    same(folder, whole)
+
+
+def test_without_hard_links_one_of_the_two_is_always_there(tmp_path, whole, again, monkeypatch):
+    def refuse(*_):
+        raise PermissionError(errno.EPERM, "no hard links here")
+
+    replace, both = os.replace, []
+
+    def watched(source, target):
+        replace(source, target)
+        both.append([(tmp_path / NAME / name).exists() for name in ("last.ckpt", "previous.ckpt")])
+
+    monkeypatch.setattr(os, "link", refuse)
+    monkeypatch.setattr(os, "replace", watched)
+    again(tmp_path)
+    begun = both.index([True, False])
+    assert [False, True] in both and all(any(pair) for pair in both[begun:])
+    same(tmp_path / NAME, whole)
 
 
 def test_a_run_trained_to_its_end_is_only_evaluated(whole, tmp_path, again, recwarn, monkeypatch):
@@ -153,7 +251,9 @@ def test_a_run_trained_to_its_end_is_only_evaluated(whole, tmp_path, again, recw
     assert not [w for w in recwarn if "zero" in str(w.message)]
 
 
-def test_a_full_disk_under_a_checkpoint_is_one_line(tmp_path):
+def test_a_full_disk_under_a_checkpoint_is_one_line_and_loses_nothing(tmp_path):
+    (tmp_path / "last.ckpt").write_text("20")
+    (tmp_path / "previous.ckpt").write_text("10")
     # a file-size limit stands for the disk: the same refusal, at a moment of our choosing
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
@@ -162,7 +262,7 @@ def test_a_full_disk_under_a_checkpoint_is_one_line(tmp_path):
             AtomicCheckpointIO().save_checkpoint({"w": torch.zeros(100_000)}, tmp_path / "last.ckpt")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert not list(tmp_path.iterdir())
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"last.ckpt": "20", "previous.ckpt": "10"}
 
 
 def test_divergence_before_any_checkpoint_may_be_mended_in_the_same_place(tmp_path, again):
