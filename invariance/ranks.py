@@ -2,7 +2,6 @@
 
 import multiprocessing
 import os
-import signal
 import socket
 import sys
 import threading
@@ -13,6 +12,7 @@ from multiprocessing.process import BaseProcess
 from typing import Any
 
 from invariance.errors import UserError
+from invariance.runs.processes import live_under
 
 _NAMES = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 _LOOK_EVERY, _GRACE = 0.5, 30.0  # seconds
@@ -116,15 +116,8 @@ class Ranks:
 
 def _as_rank(parent: int, variables: dict[str, str], work: Callable[..., None], arguments: tuple[Any, ...]) -> None:
     """The main function of another rank."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends it to all; rank 0 decides
+    live_under(parent)
     os.environ.update(variables)
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(_LOOK_EVERY)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
     try:
         work(*arguments)
     except UserError as error:

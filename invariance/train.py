@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -233,25 +232,24 @@ def fit(
     """
     from pytorch_lightning.loggers import CSVLogger, WandbLogger
 
-    from invariance.runs.run import LAST
+    from invariance.modules.resume import resume_point
 
-    last = run.directory / LAST
-    done = updates_done(run, classifier, trainer)
+    checkpoint, done = resume_point(run.directory, classifier, trainer)
     if done >= config["recipe"]["updates"]:
         return
-    start = last if done else None
     trainer.logger = (
         CSVLogger(run.directory, name="curves") if tracker.run is None else WandbLogger(experiment=tracker.run)
     )
     try:
-        with ranks.running(fit_as_rank, config, prepared, run, start):
-            trainer.fit(classifier, datamodule=data_of(config, prepared), ckpt_path=start, weights_only=True)
+        with ranks.running(fit_as_rank, config, prepared, run, checkpoint):
+            trainer.fit(classifier, datamodule=data_of(config, prepared), ckpt_path=checkpoint, weights_only=True)
     except SystemExit as error:  # how Lightning ends on SIGINT, and on SIGTERM even with status 0
         raise KeyboardInterrupt from error
     except (LookupError, TypeError, AttributeError, ValueError) as error:
         if not done or classifier.started or isinstance(error, UserError):
             raise
-        raise UserError(f"checkpoint {last} is damaged ({error!r}); delete {run.directory} to start over") from error
+        remedy = f"delete {run.directory} to start over"
+        raise UserError(f"checkpoint {checkpoint} is damaged ({error!r}); {remedy}") from error
 
 
 def data_of(config: dict[str, Any], prepared: Prepared) -> PreparedData:
@@ -265,59 +263,13 @@ def data_of(config: dict[str, Any], prepared: Prepared) -> PreparedData:
     )
 
 
-def fit_as_rank(config: dict[str, Any], prepared: Prepared, run: Run, start: Path | None) -> None:
+def fit_as_rank(config: dict[str, Any], prepared: Prepared, run: Run, checkpoint: Path | None) -> None:
     """What another rank than the first does, in a process of its own: train along, and write nothing."""
     from invariance.memory import keep_freed
 
     keep_freed()
     classifier, trainer = build(config, prepared, run)
-    trainer.fit(classifier, datamodule=data_of(config, prepared), ckpt_path=start, weights_only=True)
-
-
-def updates_done(run: Run, classifier: Classifier, trainer: pl.Trainer) -> int:
-    """How far an interrupted run came by its checkpoints; 0 where there are none.
-
-    Raises:
-        UserError: if a checkpoint cannot serve.
-    """
-    from invariance.modules.classifier import load_classifier
-    from invariance.runs.run import BEST, LAST, PREVIOUS
-
-    remedy = f"delete {run.directory} to start over"
-    last, previous = run.directory / LAST, run.directory / PREVIOUS
-    if not last.exists() and not previous.exists():
-        return 0
-    try:
-        done = _updates_in(last, classifier, trainer, remedy)
-    except UserError as error:
-        if not previous.exists():
-            raise
-        done = _updates_in(previous, classifier, trainer, remedy)
-        print(f"{error}; going on from the one before it, at update {done}", file=sys.stderr)
-        previous.replace(last)
-    load_classifier(run.directory / BEST, remedy)
-    return done
-
-
-def _updates_in(path: Path, classifier: Classifier, trainer: pl.Trainer, remedy: str) -> int:
-    """The updates a checkpoint stands at.
-
-    Raises:
-        UserError: if it cannot serve.
-    """
-    from invariance.modules.checkpoint import read_checkpoint
-    from invariance.modules.classifier import check_architecture
-
-    held = read_checkpoint(path, remedy)
-    check_architecture(path, held["state_dict"], classifier, remedy)
-    if not {"loops", "optimizer_states", "lr_schedulers", "callbacks"} <= set(held) or not all(
-        callback.state_key in held["callbacks"] for callback in trainer.checkpoint_callbacks
-    ):  # Lightning would go on without, and forget the best score so far
-        raise UserError(f"checkpoint {path} is not whole, or of another version; {remedy}")
-    done = held["global_step"]
-    if isinstance(done, bool) or not isinstance(done, int) or done < 1:
-        raise UserError(f"checkpoint {path} is damaged (global_step={done!r}); {remedy}")
-    return done
+    trainer.fit(classifier, datamodule=data_of(config, prepared), ckpt_path=checkpoint, weights_only=True)
 
 
 def evaluate(config: dict[str, Any], prepared: Prepared, run: Run, tracker: Tracker) -> pd.DataFrame:

@@ -229,13 +229,14 @@ def test_a_refusal_of_the_disk_anywhere_is_one_line(number, tmp_path, monkeypatc
     assert capfd.readouterr().err.startswith("error: cannot write some/file.csv: ")
 
 
-def test_sigterm_anywhere_is_the_line_that_says_interrupted(tmp_path, monkeypatch, capfd):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_schedulers_signal_anywhere_is_the_line_that_says_interrupted(number, tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["invariance-train"])
-    before = signal.getsignal(signal.SIGTERM)
+    before = signal.getsignal(number)
     with pytest.raises(SystemExit) as end:
-        command("train", lambda _config: signal.raise_signal(signal.SIGTERM))
-    assert end.value.code == 130 and signal.getsignal(signal.SIGTERM) is before
+        command("train", lambda _config: signal.raise_signal(number))
+    assert end.value.code == 130 and signal.getsignal(number) is before
     assert capfd.readouterr().err.startswith("error: interrupted")
 
 

@@ -8,8 +8,8 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "invariance"
 PAGES = {"prepare", "train", "measure", "report"}
 LEVELS = [
-    {"errors", "seeds", "progress", "precision", "ranks", "memory"},
-    {"runs", "conf"},
+    {"errors", "seeds", "progress", "precision", "memory"},
+    {"runs", "conf", "ranks"},
     {"transforms", "models", "maps", "metrics"},
     {"data"},
     {"features", "modules", "reporting", "plugins", "tracking", "grids"},

@@ -1,10 +1,11 @@
 """Continuing an interrupted training in one process: moved folders, damaged checkpoints, full disks, bad facts."""
 
-import contextlib
+import errno
 import os
 import pickle
 import resource
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
@@ -25,14 +26,14 @@ class Stop(Exception):
     """The interruption."""
 
 
-def interrupt_after(monkeypatch, updates):
+def interrupt_after(monkeypatch, updates, how=Stop):
     from invariance.modules.classifier import Classifier
 
     step = Classifier.training_step
 
     def interrupted(self, batch, batch_idx):
         if self.global_step == updates:
-            raise Stop
+            raise how
         return step(self, batch, batch_idx)
 
     monkeypatch.setattr(Classifier, "training_step", interrupted)
@@ -110,7 +111,13 @@ class Harm:
 
 def damage(path, how):
     held = state(path)
-    if how == "truncated":
+    if how == "gone":
+        path.unlink()
+    elif how == "flipped":
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content)
+    elif how == "truncated":
         path.write_bytes(path.read_bytes()[:2000])
     elif how == "empty":
         path.write_bytes(b"")
@@ -126,82 +133,133 @@ def damage(path, how):
         torch.save(held, path)
 
 
-@pytest.mark.parametrize(
-    "how", ["truncated", "empty", "code", "architecture", "other", "loops", "callbacks", "optimizer_states"]
-)
-@pytest.mark.parametrize("previous", ["gone", "damaged too"])
-def test_a_damaged_checkpoint_is_one_line_on_how_to_start_over(moved, again, monkeypatch, tmp_path, how, previous):
+DAMAGES = ["truncated", "empty", "code", "architecture", "other", "flipped", "loops", "callbacks", "optimizer_states"]
+
+
+@pytest.mark.parametrize("how", DAMAGES)
+def test_without_the_one_before_a_damaged_checkpoint_is_one_line(moved, again, monkeypatch, tmp_path, how):
     monkeypatch.chdir(tmp_path)
     damage(moved / NAME / "last.ckpt", how)
-    if previous == "gone":
-        (moved / NAME / "previous.ckpt").unlink()
-    else:
-        damage(moved / NAME / "previous.ckpt", how)
-    with pytest.raises(UserError, match=f"(last|previous).ckpt .*delete {moved / NAME} to start over"):
+    (moved / NAME / "previous.ckpt").unlink()
+    with pytest.raises(UserError, match=f"last.ckpt .*delete {moved / NAME} to start over"):
         again(moved)
     assert not (tmp_path / "harmed").exists()
 
 
-@pytest.mark.parametrize("how", ["truncated", "empty", "code", "architecture", "other", "loops", "gone"])
-def test_a_damaged_checkpoint_falls_back_to_the_one_before_and_says_so(moved, whole, again, capsys, how):
-    """The best network on disk is then newer than what is continued from; it comes out the same all the same."""
-    run = moved / NAME
-    assert state(run / "last.ckpt")["global_step"] == 20 and state(run / "previous.ckpt")["global_step"] == 10
-    (run / "last.ckpt").unlink() if how == "gone" else damage(run / "last.ckpt", how)
-    again(moved)
-    said = [line for line in capsys.readouterr().err.splitlines() if "last.ckpt" in line]
-    assert len(said) == 1 and "going on from the one before it, at update 10" in said[0]
-    ours, theirs = state(run / "best.ckpt"), state(whole / "best.ckpt")
-    assert ours["global_step"] == theirs["global_step"]
-    assert all(torch.equal(value, theirs["state_dict"][key]) for key, value in ours["state_dict"].items())
-    assert (run / "rows.csv").read_bytes() == (whole / "rows.csv").read_bytes()
-    assert not (run / "previous.ckpt").exists()
-
-
-@pytest.mark.parametrize(("stop", "workers"), [(1, 0), (10, 0), (11, 0), (19, 0), (29, 0), (10, 4), (25, 4)])
-def test_interrupted_at_any_update_and_repeated_ends_with_the_same_weights(
-    tmp_path, whole, again, monkeypatch, stop, workers
-):
-    with monkeypatch.context() as patch, pytest.raises(Stop):
-        interrupt_after(patch, stop)
-        again(tmp_path, f"trainer.workers={workers}")
-    again(tmp_path, f"trainer.workers={workers}")
+def same(ours, theirs):
+    one, other = state(ours / "best.ckpt"), state(theirs / "best.ckpt")
+    assert one["global_step"] == other["global_step"]
     for name in ("best.ckpt", "last.ckpt"):
-        ours, theirs = state(tmp_path / NAME / name), state(whole / name)
-        assert all(torch.equal(value, theirs["state_dict"][key]) for key, value in ours["state_dict"].items())
+        one, other = state(ours / name)["state_dict"], state(theirs / name)["state_dict"]
+        assert one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
+    assert (ours / "rows.csv").read_bytes() == (theirs / "rows.csv").read_bytes()
+    assert not (ours / "previous.ckpt").exists() and not list(ours.glob(".*.tmp"))
 
 
-@pytest.mark.parametrize("moment", ["link", "replace", "fsync"])
-def test_killed_between_two_checkpoints_leaves_one_that_serves(tmp_path, monkeypatch, moment):
-    """A kill at each call that moves a file: what is there afterwards is whole, and is the newer or the older state."""
-    writer = AtomicCheckpointIO()
-    for number in (1, 2):
-        writer.save_checkpoint({"number": number}, tmp_path / "last.ckpt")
-    real, left = getattr(os, moment), 0
+@pytest.mark.parametrize("how", ["gone", *DAMAGES])
+def test_a_damaged_checkpoint_gives_way_to_the_one_before_and_says_so(moved, whole, again, how, capfd):
+    damage(moved / NAME / "last.ckpt", how)
+    again(moved)
+    [line] = [line for line in capfd.readouterr().err.splitlines() if "last.ckpt" in line]
+    assert line.endswith("continuing from update 10, the checkpoint before")
+    same(moved / NAME, whole)
 
-    def killed(*arguments):
-        nonlocal left
-        left -= 1
-        if left == 0:
-            raise Stop
-        return real(*arguments)
 
-    for stop_at in range(1, 5):
-        left = stop_at
-        with monkeypatch.context() as patch:
-            patch.setattr(os, moment, killed)
-            with contextlib.suppress(Stop):
-                writer.save_checkpoint({"number": 3}, tmp_path / "last.ckpt")
-        assert state(tmp_path / "last.ckpt")["number"] in (2, 3)
-        assert state(tmp_path / "previous.ckpt")["number"] in (1, 2, 3)
+def test_both_damaged_is_one_line(moved, again):
+    damage(moved / NAME / "last.ckpt", "truncated")
+    damage(moved / NAME / "previous.ckpt", "flipped")
+    before = {path.name: path.read_bytes() for path in (moved / NAME).glob("*.ckpt")}
+    with pytest.raises(UserError, match=f"last.ckpt is damaged; delete {moved / NAME} to start over"):
+        again(moved)
+    assert {path.name: path.read_bytes() for path in (moved / NAME).glob("*.ckpt")} == before
+
+
+@pytest.mark.parametrize("how", ["gone", "truncated", "flipped"])
+def test_a_damaged_best_network_that_was_written_since_is_written_again(moved, whole, again, how, capfd):
+    assert state(moved / NAME / "best.ckpt")["global_step"] == 20
+    damage(moved / NAME / "best.ckpt", how)
+    again(moved)
+    [line] = [line for line in capfd.readouterr().err.splitlines() if "best.ckpt" in line]
+    assert line.endswith("continuing from update 10, the checkpoint before")
+    same(moved / NAME, whole)
 
 
 @pytest.mark.parametrize("how", ["gone", "truncated"])
-def test_a_best_network_gone_or_damaged_before_the_end_is_one_line(moved, again, how):
-    best = moved / NAME / "best.ckpt"
-    best.unlink() if how == "gone" else damage(best, how)
+def test_a_damaged_best_network_that_no_checkpoint_leads_to_is_one_line(moved, again, how):
+    shutil.copy(moved / NAME / "last.ckpt", moved / NAME / "previous.ckpt")
+    damage(moved / NAME / "best.ckpt", how)
     with pytest.raises(UserError, match=f"best.ckpt.*delete {moved / NAME} to start over"):
         again(moved)
+
+
+@pytest.mark.parametrize(("updates", "workers"), [(0, 0), (9, 4), (10, 0), (19, 4), (29, 0)])
+def test_interrupted_at_any_update_and_continued_is_the_same_to_the_bit(tmp_path, whole, again, updates, workers):
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        interrupt_after(patch, updates, KeyboardInterrupt)
+        again(tmp_path, f"trainer.workers={workers}")
+    again(tmp_path, f"trainer.workers={4 - workers}")
+    same(tmp_path / NAME, whole)
+
+
+def test_a_signal_while_a_checkpoint_is_written_is_an_interruption(tmp_path):
+    class Loud:
+        def __reduce__(self):
+            signal.raise_signal(signal.SIGINT)
+            return (int, (1,))
+
+    with pytest.raises(KeyboardInterrupt):
+        AtomicCheckpointIO().save_checkpoint({"w": torch.zeros(100_000), "loud": Loud()}, tmp_path / "last.ckpt")
+    assert not list(tmp_path.iterdir())
+
+
+class Killed(BaseException):
+    """The end of the process, at a moment of our choosing."""
+
+
+@pytest.mark.parametrize("operation", range(12))
+def test_killed_while_files_change_places(tmp_path, whole, again, operation, monkeypatch):
+    done = 0
+
+    def fragile(call):
+        def called(*arguments, **named):
+            nonlocal done
+            if not any("ckpt" in str(argument) for argument in arguments):
+                return call(*arguments, **named)
+            done += 1
+            if done > operation:  # a process that was killed does not clean up either
+                raise Killed
+            return call(*arguments, **named)
+
+        return called
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        for name in ("link", "replace"):
+            patch.setattr("os." + name, fragile(getattr(os, name)))
+        patch.setattr(Path, "unlink", fragile(Path.unlink))
+        again(tmp_path)
+    folder = tmp_path / NAME
+    saved = [state(path)["global_step"] for path in folder.glob("*.ckpt") if path.name != "best.ckpt"]
+    assert len(saved) == len(set(saved))
+    again(tmp_path)
+    same(folder, whole)
+
+
+def test_without_hard_links_one_of_the_two_is_always_there(tmp_path, whole, again, monkeypatch):
+    def refuse(*_):
+        raise PermissionError(errno.EPERM, "no hard links here")
+
+    replace, both = os.replace, []
+
+    def watched(source, target):
+        replace(source, target)
+        both.append([(tmp_path / NAME / name).exists() for name in ("last.ckpt", "previous.ckpt")])
+
+    monkeypatch.setattr(os, "link", refuse)
+    monkeypatch.setattr(os, "replace", watched)
+    again(tmp_path)
+    begun = both.index([True, False])
+    assert [False, True] in both and all(any(pair) for pair in both[begun:])
+    same(tmp_path / NAME, whole)
 
 
 def test_a_run_trained_to_its_end_is_only_evaluated(whole, tmp_path, again, recwarn, monkeypatch):
@@ -214,7 +272,9 @@ def test_a_run_trained_to_its_end_is_only_evaluated(whole, tmp_path, again, recw
     assert not [w for w in recwarn if "zero" in str(w.message)]
 
 
-def test_a_full_disk_under_a_checkpoint_is_one_line(tmp_path):
+def test_a_full_disk_under_a_checkpoint_is_one_line_and_loses_nothing(tmp_path):
+    (tmp_path / "last.ckpt").write_text("20")
+    (tmp_path / "previous.ckpt").write_text("10")
     # a file-size limit stands for the disk: the same refusal, at a moment of our choosing
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
@@ -223,7 +283,7 @@ def test_a_full_disk_under_a_checkpoint_is_one_line(tmp_path):
             AtomicCheckpointIO().save_checkpoint({"w": torch.zeros(100_000)}, tmp_path / "last.ckpt")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert not list(tmp_path.iterdir())
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"last.ckpt": "20", "previous.ckpt": "10"}
 
 
 def test_divergence_before_any_checkpoint_may_be_mended_in_the_same_place(tmp_path, again):

@@ -15,6 +15,7 @@ import torch
 
 from invariance.errors import UserError
 from invariance.modules.classifier import Classifier, load_classifier, rate_factor
+from invariance.train import train
 
 TRANSFORM = {"_target_": "invariance.transforms.rotation.Rotation", "name": "rotation", "range": 20, "angles": [-5, 5]}
 MODEL = {
@@ -155,25 +156,39 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     return torch.load(path, weights_only=True)["state_dict"]
 
 
+def helpers(pid: int) -> list[Path]:
+    return [Path("/proc") / child for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def lives(process: Path) -> bool:
+    try:
+        return (process / "stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
 @pytest.mark.parametrize(
-    ("end", "workers"),
-    [(signal.SIGKILL, 0), (signal.SIGKILL, 4), (signal.SIGTERM, 0), (signal.SIGUSR1, 0), (signal.SIGINT, 0)],
+    ("end", "workers"), [(signal.SIGKILL, 4), (signal.SIGTERM, 0), (signal.SIGUSR1, 4), (signal.SIGINT, 4)]
 )
-def test_killed_anywhere_and_repeated_gives_the_same_to_the_bit(tmp_path, end, workers, undisturbed):
+def test_killed_anywhere_and_repeated_gives_the_same_to_the_bit(tmp_path, end, workers, undisturbed, compose):
     process = subprocess.Popen(
-        [*command(tmp_path), f"trainer.workers={workers}"], env=environment(), stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+        [*command(tmp_path), f"trainer.workers={workers}"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+        env={**environment(), "SLURM_JOB_ID": "1", "PYTHONWARNINGS": "ignore"}, text=True, start_new_session=True,
+    )  # fmt: skip
     started = time.monotonic()
-    while not list(tmp_path.glob("runs/train/*/*/*/last.ckpt")):
+    while not list(tmp_path.glob("runs/train/*/*/*/last.ckpt")) or len(helpers(process.pid)) < workers:
         assert process.poll() is None and time.monotonic() - started < 120
         time.sleep(0.01)
-    process.send_signal(end)
-    assert process.wait(60) == (130 if end not in (signal.SIGKILL, signal.SIGINT) else process.returncode) != 0
+    loaders = helpers(process.pid)
+    os.killpg(process.pid, end) if end != signal.SIGKILL else process.kill()  # as schedulers and terminals do
+    said = process.communicate(timeout=60)[1]
+    assert process.returncode == (-9 if end == signal.SIGKILL else 130)
+    assert end == signal.SIGKILL or [line[:18] for line in said.splitlines()] == ["error: interrupted"], said
+    time.sleep(0.5)
+    assert not [loader for loader in loaders if lives(loader)]
     assert not list(tmp_path.glob("runs/**/done.json"))
 
-    again = subprocess.run(command(tmp_path), env=environment(), capture_output=True, text=True)
-    assert again.returncode == 0, again.stderr
+    train(compose("train", *QUICK, f"runs={tmp_path}/runs", f"prepared={tmp_path}/prepared"))
     ours, theirs = weights(tmp_path), weights(undisturbed)
     assert ours.keys() == theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in ours)
     name = "runs/train/digits/noise_20/seed0/rows.csv"

@@ -1,5 +1,7 @@
 """Batches of prepared data in an exact order, any of which can be reached directly."""
 
+import os
+
 import numpy as np
 import pytorch_lightning as pl
 import torch
@@ -9,6 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from invariance.data.prepared import Prepared, Split
 from invariance.errors import UserError
+from invariance.runs.processes import live_under
 from invariance.seeds import derive
 
 Batch = tuple[Tensor, Tensor]
@@ -83,6 +86,16 @@ class _InOrder(Dataset[Batch]):
         return gather(self.split, np.arange(first, min(first + self.batch_size, len(self.split))))
 
 
+class _Helper:
+    """What a loader's process does first, in a form that travels to it."""
+
+    def __init__(self, parent: int) -> None:
+        self.parent = parent
+
+    def __call__(self, _worker: int) -> None:
+        live_under(self.parent)
+
+
 class PreparedData(pl.LightningDataModule):
     """Prepared data for a Lightning trainer; batches are (x uint8 (B, C, H, W), y int64 (B,)).
 
@@ -140,5 +153,5 @@ class PreparedData(pl.LightningDataModule):
         # a loader draws a seed for its workers when it starts: from a generator of its own, not from the global one
         return DataLoader(
             batches, batch_size=None, num_workers=self.workers, pin_memory=torch.cuda.is_available(),
-            generator=torch.Generator(),
+            generator=torch.Generator(), worker_init_fn=_Helper(os.getpid()) if self.workers else None,
         )

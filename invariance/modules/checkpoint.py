@@ -1,7 +1,8 @@
 """Checkpoints that are whole or absent, the callbacks that write them, and reading them without running code."""
 
-import os
 import pickle
+import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,41 +17,34 @@ from invariance.runs.files import atomic_path
 from invariance.runs.run import BEST, LAST, PREVIOUS
 
 # what torch.load raises for files that are cut off, scrambled, or hold more than tensors and plain containers
-_DAMAGE = (pickle.UnpicklingError, RuntimeError, EOFError, LookupError, ValueError, AttributeError, TypeError, OSError)
+_DAMAGE = (
+    pickle.UnpicklingError, RuntimeError, EOFError, LookupError, ValueError, AttributeError, TypeError, OSError,
+    zipfile.BadZipFile, zlib.error, NotImplementedError,
+)  # fmt: skip
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Lightning's checkpoint files, written beside their target, flushed and renamed; read without running code."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:  # noqa: ANN401
-        """Write one checkpoint, whole or not at all; the last one before it is kept as the previous.
+        """Write one checkpoint, whole or not at all; the last one before it is kept as `previous.ckpt`.
 
         Raises:
             UserError: if the disk is full, read-only or forbidden.
         """
-        with atomic_path(Path(path)) as temporary, open(temporary, "wb") as file:
+        target = Path(path)
+        aside = target.with_name(PREVIOUS) if target.name == LAST else None
+        with atomic_path(target, aside) as temporary, open(temporary, "wb") as file:
             try:
                 torch.save(checkpoint, file)
-            except RuntimeError as error:  # torch closes its archive after a refusal of the disk, and fails again
-                raise _refusal(error) or error from error
-            file.flush()
-            if Path(path).name == LAST:
-                _keep_previous(Path(path))
+            except RuntimeError as error:  # torch closes its archive after what ended the writing, and fails again
+                raise _first_cause(error) or error from error
 
 
-def _keep_previous(last: Path) -> None:
-    """Give the last checkpoint a second name, so that it outlives its replacement."""
-    if last.exists():
-        beside = last.with_name(f".{PREVIOUS}.tmp")
-        beside.unlink(missing_ok=True)
-        os.link(last, beside)
-        os.replace(beside, last.with_name(PREVIOUS))
-
-
-def _refusal(error: BaseException) -> OSError | None:
-    """The operating system's error from which another one came."""
+def _first_cause(error: BaseException) -> BaseException | None:
+    """The operating system's error, or the signal, from which another error came."""
     cause: BaseException | None = error
-    while cause is not None and not isinstance(cause, OSError):
+    while cause is not None and not isinstance(cause, OSError | KeyboardInterrupt):
         cause = cause.__cause__ or cause.__context__
     return cause
 
@@ -91,11 +85,15 @@ def read_checkpoint(path: Path, remedy: str) -> Mapping[str, Any]:
         remedy: what the user is to do if it cannot serve, for the error's last words.
 
     Raises:
-        UserError: if the file is absent, truncated, holds code, or was not written by a training.
+        UserError: if the file is absent, cut off, altered, holds code, or was not written by a training.
     """
     if not path.is_file():
         raise UserError(f"no checkpoint at {path}; {remedy}")
     try:
+        if zipfile.is_zipfile(path):  # torch does not look at the checksums that it writes
+            with zipfile.ZipFile(path) as archive:
+                if archive.testzip() is not None:
+                    raise ValueError("a checksum is wrong")
         held = torch.load(path, map_location="cpu", weights_only=True)
     except _DAMAGE as error:
         code = isinstance(error, pickle.UnpicklingError) and "nsupported" in str(error)

@@ -51,27 +51,57 @@ def disk_refusal(error: OSError, path: Path | None = None) -> str | None:
 
 
 @contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
+def atomic_path(path: Path, aside: Path | None = None) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it is flushed and renamed to `path`, on an error removed.
 
     A reader sees the old file or the new one, never a part. The temporary file stands in the target's own folder, so
     that the rename never crosses a file system.
 
+    Args:
+        path: the target.
+        aside: in the same folder, where the file that stood at `path` goes; None: nowhere. At every moment a whole
+            file is at one of the two.
+
     Raises:
         UserError: if the disk is full, read-only or forbidden.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = _temporary(path)
     try:
         with disk_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             yield temporary
             with open(temporary, "rb+") as file:
                 os.fsync(file.fileno())
-            os.replace(temporary, path)
+            _replace(temporary, path, aside)
             sync_folder(path.parent)
     finally:
         with suppress(NotADirectoryError):
             temporary.unlink(missing_ok=True)
+
+
+def _replace(temporary: Path, path: Path, aside: Path | None) -> None:
+    if aside is None or not path.exists():
+        os.replace(temporary, path)
+        return
+    held = _temporary(aside)
+    try:
+        os.link(path, held)
+    except OSError:  # a file system without hard links
+        os.replace(path, aside)
+        os.replace(temporary, path)
+    else:  # what stands at `aside` is given up last, so that no kill leaves one file alone
+        os.replace(temporary, path)
+        os.replace(held, aside)
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+
+def remove_temporaries(folder: Path) -> None:
+    """Remove what processes that were killed left half-written in `folder`; none may be writing there now."""
+    for path in folder.glob(".*.tmp"):
+        path.unlink(missing_ok=True)
 
 
 def sync_folder(folder: Path) -> None:

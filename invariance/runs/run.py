@@ -20,12 +20,12 @@ import yaml
 
 from invariance import __version__
 from invariance.errors import UserError
-from invariance.runs.files import disk_errors, write_text
+from invariance.runs.files import disk_errors, remove_temporaries, write_text
 from invariance.runs.rows import read_rows, write_rows
 
 CONFIG, PROVENANCE, ROWS, DONE = "config.yaml", "provenance.json", "rows.csv", "done.json"
 BEST, LAST, PREVIOUS = "best.ckpt", "last.ckpt", "previous.ckpt"
-"""A training run's checkpoints: the best on the validation split, where it stands, and where it stood before."""
+"""A training run's checkpoints: the best on the validation split, where it stands, and where it stood before that."""
 
 _PACKAGES = ("torch", "torchvision", "pytorch-lightning", "hydra-core", "kornia", "numpy")
 
@@ -163,6 +163,8 @@ class Run:
             self._lock = None
             raise UserError(f"{self.directory} is being worked on by another process; wait for it to end") from error
         try:
+            with disk_errors(self.directory):
+                remove_temporaries(self.directory)
             if self._holds_work:
                 self._refuse_other()
             else:

@@ -1,0 +1,94 @@
+"""Where an interrupted training continues: at its last checkpoint, or at the one before where that cannot serve."""
+
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import ModelCheckpoint
+
+from invariance.errors import UserError
+from invariance.modules.checkpoint import read_checkpoint
+from invariance.modules.classifier import Classifier, check_architecture, load_classifier
+from invariance.runs.run import BEST, LAST, PREVIOUS
+
+
+def resume_point(directory: Path, classifier: Classifier, trainer: pl.Trainer) -> tuple[Path | None, int]:
+    """The checkpoint from which a training continues, and its update; None and 0 where there is none.
+
+    Training is deterministic, so what is repeated from the checkpoint before the last one gives the same scores, and
+    the same best network again. That it is used is said in one line on standard error.
+
+    Args:
+        directory: the run's folder.
+        classifier: the network to be trained.
+        trainer: its trainer, with the callbacks that wrote the checkpoints.
+
+    Raises:
+        UserError: if there are checkpoints and none can serve.
+    """
+    last, previous, remedy = directory / LAST, directory / PREVIOUS, f"delete {directory} to start over"
+    if not last.exists() and not previous.exists():
+        return None, 0
+    held: Mapping[str, Any] | None = None
+    try:
+        held = _whole(last, classifier, trainer, remedy)
+        load_classifier(directory / BEST, remedy)
+    except UserError as error:
+        before = _before(directory, held, classifier, trainer)
+        if before is None:
+            raise
+        why = str(error).removesuffix(f"; {remedy}")
+        print(f"{why}; continuing from update {before['global_step']}, the checkpoint before", file=sys.stderr)
+        if held is not None:  # the last one stays until the best network is written again
+            return previous, before["global_step"]
+        os.replace(previous, last)
+        return last, before["global_step"]
+    return last, held["global_step"]
+
+
+def _before(
+    directory: Path, last: Mapping[str, Any] | None, classifier: Classifier, trainer: pl.Trainer
+) -> Mapping[str, Any] | None:
+    """The checkpoint before the last one, if it can serve.
+
+    Args:
+        directory: the run's folder.
+        last: the last checkpoint where that is whole: then it is the best network that cannot be read.
+        classifier: the network to be trained.
+        trainer: its trainer.
+    """
+    try:
+        held = _whole(directory / PREVIOUS, classifier, trainer, "")
+        if last is None:
+            load_classifier(directory / BEST)
+        elif not _best_score(held, trainer) < _best_score(last, trainer):  # written earlier, so never written again
+            return None
+    except (UserError, LookupError, TypeError):
+        return None
+    return held
+
+
+def _best_score(held: Mapping[str, Any], trainer: pl.Trainer) -> float:
+    [key] = [one.state_key for one in trainer.checkpoint_callbacks if isinstance(one, ModelCheckpoint) and one.monitor]
+    return float(held["callbacks"][key]["best_model_score"])
+
+
+def _whole(path: Path, classifier: Classifier, trainer: pl.Trainer, remedy: str) -> Mapping[str, Any]:
+    """What a checkpoint holds, if it is whole and of this training.
+
+    Raises:
+        UserError: if it is absent or cannot serve.
+    """
+    held = read_checkpoint(path, remedy)
+    check_architecture(path, held["state_dict"], classifier, remedy)
+    if not {"loops", "optimizer_states", "lr_schedulers", "callbacks"} <= set(held) or not all(
+        callback.state_key in held["callbacks"] for callback in trainer.checkpoint_callbacks
+    ):  # Lightning would go on without, and forget the best score so far
+        raise UserError(f"checkpoint {path} is not whole, or of another version; {remedy}")
+    done = held["global_step"]
+    if isinstance(done, bool) or not isinstance(done, int) or done < 1:
+        raise UserError(f"checkpoint {path} is damaged (global_step={done!r}); {remedy}")
+    return held
