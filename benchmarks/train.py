@@ -35,7 +35,10 @@ from invariance.modules.classifier import Classifier
 from invariance.train import build_trainer
 from invariance.transforms import build
 
-RECIPE = {"rate": 1e-4, "momentum": 0.9, "weight_decay": 5e-4, "step": 100_000}
+RECIPE = {
+    "rate": 1e-4, "momentum": 0.9, "weight_decay": 5e-4, "schedule": "step", "step": 100_000, "warmup": 0,
+    "label_smoothing": 0.0, "nesterov": False,
+}  # fmt: skip
 
 
 def now(device: torch.device) -> float:
@@ -51,6 +54,7 @@ class Bare:
     def __init__(self, classifier: Classifier, given: argparse.Namespace) -> None:
         self.device, self.precision = torch.device(given.device), given.precision
         self.classifier = copy.deepcopy(classifier).to(self.device).train()
+        self.classifier.speed_up(given.channels_last, given.compile)
         self.optimizer = self.classifier.configure_optimizers()["optimizer"]
         self.x = torch.randn(given.batch, 3, given.size, given.size, device=self.device)
         if given.channels_last:
@@ -99,12 +103,8 @@ def compare(family: str, prepared: Prepared, where: Path, given: argparse.Namesp
         {**model, "input_size": given.size}, family_at_its_largest(family), RECIPE, [str(n) for n in range(1000)],
         prepared.channels, prepared.mean, seed=0,
     )
-    if given.channels_last:
-        classifier = classifier.to(memory_format=torch.channels_last)
+    classifier.speed_up(given.channels_last, given.compile)
     rounds = Rounds(Bare(classifier, given), given.updates)
-    if given.compile:
-        classifier.network.compile()
-        rounds.bare.classifier.network.compile()
     settings = OmegaConf.load(conf_dir() / "trainer" / ("gpu.yaml" if given.device == "cuda" else "cpu.yaml"))
     settings = OmegaConf.merge(settings, {"precision": given.precision})
     updates = (given.rounds + 1) * (given.updates + 1)

@@ -2,20 +2,17 @@
 
 import os
 import re
-import signal
 import sys
-import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import FrameType
-from typing import Any, NoReturn
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from invariance.conf import conf_dir, family_sweep
 from invariance.errors import UserError, nearest
 from invariance.runs.files import disk_refusal
+from invariance.runs.processes import signals_interrupt
 
 Job = Callable[[dict[str, Any]], None]
 MISTAKE, INTERRUPTED = 2, 130
@@ -59,7 +56,7 @@ def command(page: str, job: Job) -> None:
     task.__module__ = f"invariance.{page}"
     sys.argv[1:] = flags_last(sys.argv[1:])
     try:
-        with schedulers_interrupt():
+        with signals_interrupt():
             hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=page)(task)()
     except (HydraException, OmegaConfBaseException, OSError) as error:
         line = one_line(error, page)
@@ -93,25 +90,6 @@ def flags_last(arguments: list[str]) -> list[str]:
         if argument in _WITH_VALUE:
             flags += [value for value in [next(rest, None)] if value is not None]
     return overrides + flags
-
-
-@contextmanager
-def schedulers_interrupt() -> Iterator[None]:
-    """Let SIGTERM and SIGUSR1, which schedulers send, end a command as Ctrl-C does: files whole, one line."""
-    if threading.current_thread() is not threading.main_thread():  # where Python handles no signals
-        yield
-        return
-
-    def interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
-        raise KeyboardInterrupt
-
-    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name)]
-    held = {number: signal.signal(number, interrupt) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in held.items():
-            signal.signal(number, handler)
 
 
 def one_line(error: Exception, page: str) -> str | None:

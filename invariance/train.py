@@ -233,6 +233,7 @@ def fit(
     from pytorch_lightning.loggers import CSVLogger, WandbLogger
 
     from invariance.modules.resume import resume_point
+    from invariance.runs.processes import gently
 
     checkpoint, done = resume_point(run.directory, classifier, trainer)
     if done >= config["recipe"]["updates"]:
@@ -241,7 +242,7 @@ def fit(
         CSVLogger(run.directory, name="curves") if tracker.run is None else WandbLogger(experiment=tracker.run)
     )
     try:
-        with ranks.running(fit_as_rank, config, prepared, run, checkpoint):
+        with gently(), ranks.running(fit_as_rank, config, prepared, run, checkpoint):
             trainer.fit(classifier, datamodule=data_of(config, prepared), ckpt_path=checkpoint, weights_only=True)
     except SystemExit as error:  # how Lightning ends on SIGINT, and on SIGTERM even with status 0
         raise KeyboardInterrupt from error

@@ -81,7 +81,7 @@ def test_channels_last_changes_rounding_alone_and_no_file():
     losses = []
     for module in (plain, other):
         module.log = lambda *_, **__: None
-        module._trainer = SimpleNamespace(global_step=0, global_rank=0, world_size=1)
+        module._trainer = SimpleNamespace(global_step=3, global_rank=0, world_size=1)
         losses.append(module.training_step((x, y), 0).item())
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 

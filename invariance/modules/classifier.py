@@ -15,6 +15,7 @@ from torch.nn import functional
 from invariance.errors import UserError
 from invariance.models import build_model
 from invariance.modules.checkpoint import read_checkpoint
+from invariance.runs.processes import heed_signals, raise_if_interrupted
 from invariance.seeds import derive, generator
 from invariance.transforms import build as build_transform
 
@@ -26,7 +27,7 @@ def rate_factor(recipe: Mapping[str, Any], update: int) -> float:
     if update < recipe["warmup"]:
         return float((update + 1) / recipe["warmup"])
     if recipe["schedule"] == "step":
-        return float(0.1 ** (update // recipe["step"]))
+        return float(10.0 ** -(update // recipe["step"]))
     progress = (update - recipe["warmup"]) / max(1, recipe["updates"] - recipe["warmup"])
     return 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
 
@@ -74,7 +75,7 @@ class Classifier(pl.LightningModule):
             self.memory_format = torch.channels_last
             self.network.to(memory_format=torch.channels_last)
         if compiled:
-            self.network.compile()
+            self.network.compile(dynamic=False)  # so that no smaller batch makes it compile anew
 
     def normalise(self, x: Tensor) -> Tensor:
         """Images (B, C, H, W) in [0, 255] as the network takes them: (x − mean) / 255."""
@@ -88,6 +89,7 @@ class Classifier(pl.LightningModule):
     def on_train_start(self) -> None:
         """Note that a checkpoint, if there was one, has been taken up."""
         self.started = True
+        heed_signals()  # Lightning's own handler of SIGTERM waits for other devices, which may wait for this one
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """Mean cross-entropy of a batch (x uint8 (B, C, H, W), y (B,)), each image under its own g.
@@ -110,12 +112,21 @@ class Classifier(pl.LightningModule):
         self.log("train/loss", loss, prog_bar=True)
         return loss
 
+    def on_train_batch_end(self, *_: object) -> None:
+        """End here if a signal came."""
+        raise_if_interrupted()
+
+    def on_validation_batch_end(self, *_: object) -> None:
+        """End here if a signal came."""
+        raise_if_interrupted()
+
     def on_train_epoch_end(self) -> None:
         """Look once more before the span's checkpoint is written."""
         self._refuse_divergence()
 
     def _refuse_divergence(self) -> None:
-        if self.diverged:
+        strategy, mine = self.trainer.strategy, bool(self.diverged)
+        if strategy.reduce_boolean_decision(mine, all=False):  # all devices end together
             raise UserError(
                 f"training diverged: the loss was no longer finite by update {self.global_step}; "
                 f"lower recipe.rate (it is {self.recipe['rate']}) and repeat, with another name=… or after "

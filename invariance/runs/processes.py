@@ -1,11 +1,77 @@
-"""Processes that help a run: they heed no signal of their own and never outlive the process they help."""
+"""What ends a run's processes: signals of users and schedulers, and the end of the process that they help."""
 
 import ctypes
 import os
 import signal
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
 
 _PR_SET_PDEATHSIG = 1
+_NUMBERS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
+_interrupted, _gently = threading.Event(), threading.Event()
+_chosen: dict[int, Any] = {}
+
+
+@contextmanager
+def signals_interrupt() -> Iterator[None]:
+    """Let SIGTERM, and the SIGUSR1 that schedulers send before a job's limit, end a command as Ctrl-C does."""
+    if threading.current_thread() is not threading.main_thread():  # where Python handles no signals
+        yield
+        return
+
+    def interrupt(_number: int, _frame: FrameType | None) -> None:
+        again = _interrupted.is_set()
+        _interrupted.set()
+        if again or not _gently.is_set():
+            raise KeyboardInterrupt
+
+    _interrupted.clear()
+    held = {number: signal.signal(number, interrupt) for number in _NUMBERS}
+    _chosen.update(dict.fromkeys(_NUMBERS, interrupt))
+    try:
+        yield
+    finally:
+        _chosen.clear()
+        for number, handler in held.items():
+            signal.signal(number, handler)
+
+
+def heed_signals() -> None:
+    """Put the handlers back that a library has replaced by its own since."""
+    if threading.current_thread() is threading.main_thread():
+        for number, handler in _chosen.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def gently() -> Iterator[None]:
+    """Let the first signal wait for the next `raise_if_interrupted`; a second one ends at once.
+
+    Raised anywhere, an interruption can strike where Python ignores exceptions, as in a destructor, and be lost.
+
+    Raises:
+        KeyboardInterrupt: at the end, if a signal came that nothing heeded.
+    """
+    _gently.set()
+    try:
+        yield
+        raise_if_interrupted()
+    finally:
+        _gently.clear()
+
+
+def raise_if_interrupted() -> None:
+    """End here if a signal came.
+
+    Raises:
+        KeyboardInterrupt: if one did since the command began.
+    """
+    if _interrupted.is_set():
+        raise KeyboardInterrupt
 
 
 def live_under(parent: int) -> None:
@@ -17,7 +83,9 @@ def live_under(parent: int) -> None:
     Args:
         parent: process id of the one helped.
     """
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+    _interrupted.clear()
+    _chosen.update(dict.fromkeys(_NUMBERS, signal.SIG_IGN))
+    for number in _NUMBERS:
         signal.signal(number, signal.SIG_IGN)
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
