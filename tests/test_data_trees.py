@@ -174,6 +174,16 @@ def test_members_beyond_the_cap_are_refused(tmp_path, monkeypatch):
     refused(packed(tmp_path, "tar"), "more than 5 files")
 
 
+def test_a_folder_that_may_not_be_read_is_told(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise PermissionError(13, "Permission denied")
+
+    tree = open_tree(packed(tmp_path, "folder"))
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(UserError, match="files/a cannot be read .Permission denied"):
+        tree.inside("a")
+
+
 def test_a_file_that_is_no_archive(tmp_path):
     for name, data in (("text", b"hello"), ("empty", b""), ("zeros", bytes(2000)), ("gz", b"\x1f\x8bnothing")):
         (tmp_path / name).write_bytes(data)

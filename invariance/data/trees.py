@@ -162,17 +162,24 @@ class FolderTree(Tree):
         """A folder needs none."""
 
     def inside(self, folder: str) -> Inside:
-        """See `Tree`."""
+        """See `Tree`.
+
+        Raises:
+            UserError: if the folder cannot be read.
+        """
         found = Inside()
-        with os.scandir(self.path / folder) as entries:
-            for entry in sorted(entries, key=lambda entry: entry.name):
-                if entry.is_dir():
-                    found.folders.append(entry.name)
-                elif entry.is_file():
-                    status = entry.stat()
-                    found.files[entry.name] = (status.st_size, status.st_mtime_ns)
-                else:
-                    found.others.append(entry.name)
+        try:
+            with os.scandir(self.path / folder) as entries:
+                for entry in sorted(entries, key=lambda entry: entry.name):
+                    if entry.is_dir():
+                        found.folders.append(entry.name)
+                    elif entry.is_file():
+                        status = entry.stat()
+                        found.files[entry.name] = (status.st_size, status.st_mtime_ns)
+                    else:
+                        found.others.append(entry.name)
+        except OSError as error:
+            raise UserError(f"{self.where(folder)} cannot be read ({error.strerror or error})") from error
         return found
 
     def stamp(self, name: str) -> Stamp | None:

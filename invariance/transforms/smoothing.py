@@ -47,7 +47,12 @@ def matrix(sigma: Tensor, size: int, border: str, dtype: torch.dtype) -> tuple[T
     rows = F.pad(weights, (size - 1, size - 1)).unfold(1, span, 1)
     if border == "zero":
         return rows[:, :, radius : radius + size].flip(1), radius
-    place = torch.arange(-radius, size + radius) % (2 * size)
+    if radius <= size:
+        folded = rows[:, :, radius : radius + size].flip(1)
+        folded[:, :, :radius] += rows[:, :, :radius].flip(1, 2)
+        folded[:, :, size - radius :] += rows[:, :, size + radius :].flip(1, 2)
+        return folded, radius
+    place = torch.arange(-radius, size + radius) % (2 * size)  # about both edges, more than once
     place = torch.where(place < size, place, 2 * size - 1 - place)
     return weights.new_zeros(len(sigma), size, size).index_add_(2, place, rows.flip(1)), radius
 
@@ -62,18 +67,16 @@ def smooth(x: Tensor, sigma: Tensor, border: str = "zero") -> Tensor:
     across, radius = matrix(sigma, width, border, x.dtype)
     down = across if height == width else matrix(sigma, height, border, x.dtype)[0]
     across, down = across.to(x.device).mT.expand(batch, -1, -1), down.to(x.device)
-    # one matrix is read by all products; one per image is repeated for the image's channels
-    images = batch * channels
-    down = down.expand(images, -1, -1) if len(down) == 1 else down.repeat_interleave(channels, dim=0)
     # reduced precision in mixed-precision training is for the network, not for its input
     with torch.autocast(x.device.type, enabled=False):
         source, rows = x.reshape(batch, channels * height, width), x.new_empty(batch, channels * height, width)
         for block, band in _blocks(width, radius):
             rows[:, :, block] = torch.bmm(source[:, :, band], across[:, band, block])
-        rows, out = rows.view(images, height, width), x.new_empty(images, height, width)
+        rows, out = rows.view(batch, channels, height, width), x.new_empty(batch, channels, height, width)
         for block, band in _blocks(height, radius):
-            out[:, block] = torch.bmm(down[:, block, band], rows[:, band])
-    return out.view(x.shape)
+            for channel in range(channels):  # a matrix repeated for the channels would be copied for each
+                out[:, channel, block] = torch.bmm(down[:, block, band].expand(batch, -1, -1), rows[:, channel, band])
+    return out
 
 
 def _blocks(size: int, radius: int) -> Iterator[tuple[slice, slice]]:
