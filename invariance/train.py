@@ -53,7 +53,7 @@ def train(config: dict[str, Any]) -> None:
     size = build_transform(config["transform"]).source_size(config["model"]["input_size"])
     prepared = prepare(config["data"], size, folder(config["prepared"], "prepared"), progress=config["progress"])
     identity = {key: config[key] for key in ("name", "seed", "model", "transform", "recipe")}
-    identity["precision"] = config["trainer"]["precision"]
+    identity |= {key: config["trainer"][key] for key in ("precision", "compile")}  # what changes more than rounding
     identity["data"] = {"name": prepared.name, "sha256": prepared.sha256}
     run = Run(
         folder(config["runs"], "runs"), f"train/{prepared.name}/{config['name']}/seed{config['seed']}", identity

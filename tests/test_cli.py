@@ -14,6 +14,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from invariance.cli import command, find_plugins, flags_last, folder
 from invariance.conf import families, family_sweep
 from invariance.errors import UserError
+from invariance.runs.processes import raise_if_interrupted
 
 QUICK = ["model=tiny", "recipe=smoke", "logger=csv", "trainer=cpu", "progress=false"]
 
@@ -238,6 +239,7 @@ def test_a_schedulers_signal_anywhere_is_the_line_that_says_interrupted(number, 
         command("train", lambda _config: signal.raise_signal(number))
     assert end.value.code == 130 and signal.getsignal(number) is before
     assert capfd.readouterr().err.startswith("error: interrupted")
+    raise_if_interrupted()  # what is run next in the same process is not interrupted
 
 
 def test_a_mistake_in_one_job_of_a_sweep_leaves_the_others(tmp_path):

@@ -239,6 +239,13 @@ def test_wrong_lines_of_labels_are_told(pages, line, match):
     refused(RVLCDIP(str(pages)), match)
 
 
+def test_lists_of_another_systems_line_ends_and_mark_are_read(pages):
+    path = pages / "labels" / "val.txt"
+    names = RVLCDIP(str(pages)).splits().listings["val"].names
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n"))
+    assert RVLCDIP(str(pages)).splits().listings["val"].names == names
+
+
 def test_mistakes_in_rvl_cdip_are_told(pages, tmp_path):
     archive = packed_pages(pages, tmp_path / "packed")
     found = RVLCDIP(str(archive)).splits()

@@ -100,7 +100,7 @@ class RVLCDIP(Official):
         """
         where, data = self._list_of(split)
         names, labels = [], []
-        for number, line in enumerate(data.decode("utf-8", "surrogateescape").splitlines(), 1):
+        for number, line in enumerate(data.decode("utf-8-sig", "surrogateescape").splitlines(), 1):
             here = f"{where} line {number}"
             path, _, label = line.rpartition(" ")
             if not path or not label.isdecimal():

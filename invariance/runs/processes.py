@@ -36,6 +36,7 @@ def signals_interrupt() -> Iterator[None]:
         yield
     finally:
         _chosen.clear()
+        _interrupted.clear()
         for number, handler in held.items():
             signal.signal(number, handler)
 
