@@ -1,6 +1,7 @@
 """What official data sets have in common: archives and folders of known names below one root."""
 
 import hashlib
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ LONGEST_TEXT = 1 << 28
 _PIECE = 1 << 22
 
 
-class Official:
+class Official(ABC):
     """A data set whose parts are archives or folders of known names below one root."""
 
     title = ""
@@ -57,9 +58,9 @@ class Official:
             raise UserError(f"{self.root} holds both {there[0].name} and {there[1].name} as {what}; leave one")
         return there[0] if there else None
 
+    @abstractmethod
     def _trees(self) -> Iterable[Tree]:
         """The archives and folders the data set is made of."""
-        raise NotImplementedError
 
     def stamps(self) -> dict[str, Stamp] | None:
         """The archives' sizes and times, and those of all files that lie in folders; None if the root is not there."""
@@ -94,8 +95,9 @@ class Official:
         return self._splits
 
     @property
+    @abstractmethod
     def _splits(self) -> Splits:
-        raise NotImplementedError
+        """The classes and the splits, the archives being listed."""
 
 
 def md5(path: Path, progress: bool) -> str:
