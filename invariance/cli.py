@@ -3,7 +3,7 @@
 import os
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -176,3 +176,31 @@ def folder(value: object, key: str) -> Path:
     if any(0xD800 <= ord(c) <= 0xDFFF for c in str(path)):  # how Python holds bytes that are no text
         raise UserError(f"{key}={value!r}: its name is not UTF-8; choose another folder")
     return path
+
+
+def check_metrics(chosen: object, known: Sequence[str]) -> None:
+    """Refuse metrics that there are not.
+
+    Raises:
+        UserError: naming those there are.
+    """
+    for metric in chosen if isinstance(chosen, list) and chosen else [chosen]:
+        if metric not in known:
+            there = ", ".join(known)
+            raise UserError(f"metrics={metric}{nearest(str(metric), known)}: give a list, as [{known[0]}], of {there}")
+
+
+def check_numbers(config: Mapping[str, Any], least: Mapping[str, float]) -> None:
+    """Refuse numbers that are none, or too small.
+
+    Args:
+        config: the configuration.
+        least: the smallest value of each key.
+
+    Raises:
+        UserError: naming the key.
+    """
+    for key, low in least.items():
+        value = config[key]
+        if isinstance(value, bool) or not isinstance(value, int | float) or not value >= low:
+            raise UserError(f"{key}={value!r}: give a number from {low}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from invariance.cli import command, folder, say_error
+from invariance.cli import check_metrics, check_numbers, command, folder, say_error
 from invariance.errors import UserError
 
 METRICS = ("error_rate", "l2_distance")
@@ -20,8 +20,9 @@ def measure(config: dict[str, Any]) -> None:
         UserError: for anything the user can mend.
     """
     check(config)
+    from invariance.fits import fits_of
     from invariance.grids import grids_for
-    from invariance.measurement import fits_of, measure_grid
+    from invariance.measurement import measure_grid
     from invariance.memory import keep_freed
     from invariance.network import Network
     from invariance.runs.find import find_runs
@@ -56,13 +57,8 @@ def check(config: dict[str, Any]) -> None:
     from invariance.tracking import check_logger
 
     check_logger(config["logger"])
-    for metric in config["metrics"] or ["nothing"]:
-        if metric not in METRICS:
-            raise UserError(f"metrics={metric}: choose from {', '.join(METRICS)}")
-    for key, least in (("batch", 1), ("memory_gb", 0.01)):
-        value = config[key]
-        if isinstance(value, bool) or not isinstance(value, int | float) or not value >= least:
-            raise UserError(f"{key}={value!r}: give a number from {least}")
+    check_metrics(config["metrics"], METRICS)
+    check_numbers(config, {"batch": 1, "memory_gb": 0.01})
 
 
 def main() -> None:

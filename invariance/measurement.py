@@ -4,7 +4,7 @@ import hashlib
 import json
 import math
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -21,8 +21,9 @@ from torch import Tensor
 from invariance.data.prepared import Prepared, Split
 from invariance.errors import UserError
 from invariance.features import extract
+from invariance.fits import Fit
 from invariance.grids import Grid
-from invariance.maps import SOLVERS_OF, FittedMaps, Solver, solver_from_config
+from invariance.maps import FittedMaps
 from invariance.metrics import bootstrap, errors_per_image, l2_distance_per_image, rms
 from invariance.network import Network
 from invariance.precision import full_float32
@@ -38,54 +39,6 @@ FITS = "g,status,error,reference,strength\n"
 """Columns of `fits.csv`: mean squared error over the fit images, the identity's, and the strength ridge chose."""
 
 _CHUNK = 2048
-
-
-@dataclass(frozen=True)
-class Fit:
-    """One way of taking φ(gx) back to φ(x).
-
-    Attributes:
-        map: identity, residual or mlp.
-        solver: name of the solver; empty for the identity.
-        settings: settings of the solver; None for the identity.
-    """
-
-    map: str
-    solver: str = ""
-    settings: Solver | None = None
-
-    @property
-    def name(self) -> str:
-        """Name of its run directory."""
-        return f"{self.map}_{self.solver}" if self.solver else self.map
-
-
-def fits_of(maps: Mapping[str, Any], solvers: Mapping[str, Any]) -> list[Fit]:
-    """Every map with every solver that fits it.
-
-    A map with one solver only is fitted by it, with its default settings, though the configuration does not choose it.
-
-    Args:
-        maps: the `map` part of the configuration, by name.
-        solvers: the `solver` part: name → settings.
-
-    Raises:
-        UserError: for settings that make no sense, or a map without a solver that fits it.
-    """
-    chosen = {name: solver_from_config(name, settings or {}) for name, settings in solvers.items()}
-    fits = []
-    for kind in maps:
-        able = SOLVERS_OF[kind]
-        if not able:
-            fits.append(Fit(kind))
-            continue
-        usable = {name: chosen[name] for name in able if name in chosen}
-        if not usable and len(able) == 1:
-            usable = {able[0]: solver_from_config(able[0], {})}
-        if not usable:
-            raise UserError(f"map={kind} needs a solver: choose solver=[{','.join(able)}] or one of them")
-        fits += [Fit(kind, name, solver) for name, solver in usable.items()]
-    return fits
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """What is measured on each image, and its mean over images with a bootstrap interval (Sec. 3.3)."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -59,13 +60,13 @@ def errors_per_image(logits: Tensor, labels: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Interval:
-    """Means over images with bootstrap intervals, one for each of K rows of values.
+    """Means over images with bootstrap intervals, one for each of K rows of values or combinations of rows.
 
     Attributes:
         mean: (K,) mean over the images that are not NaN; NaN if all are.
         low: (K,) lower end of the percentile interval.
         high: (K,) upper end.
-        n_used: (K,) images that are not NaN.
+        n_used: (K,) images that are not NaN; of a combination the fewest that one of its rows has.
     """
 
     mean: NDArray[np.float64]
@@ -75,15 +76,18 @@ class Interval:
 
 
 def bootstrap(
-    values: NDArray[np.floating] | Tensor, n_resamples: int = 1000, seed: int = 0, level: float = 0.95
+    values: NDArray[np.floating] | Tensor, n_resamples: int = 1000, seed: int = 0, level: float = 0.95, *,
+    combine: Sequence[Sequence[float]] | None = None,
 ) -> Interval:
     """Mean of each row of values over images, with a percentile bootstrap interval that resamples images.
 
-    All rows share the resamples, so differences between rows of one call are resampled together. A NaN is an image left
+    All rows share the resamples, so what `combine` makes of several rows is resampled together. A NaN is an image left
     out: a resample's mean is over those of its draws that are not NaN.
 
     Args:
-        values: (K, n), or (n,) for one row.
+        values: (R, n), or (n,) for one row.
+        combine: (K, R) what to give of the rows' means instead of each: linear combinations of them, as [[0.5, 0.5],
+            [1, -1]] for the average and the difference of two.
         n_resamples: bootstrap resamples.
         seed: seed of the resampling.
         level: of the interval.
@@ -95,12 +99,15 @@ def bootstrap(
     used = ~np.isnan(table)
     filled = np.where(used, table, 0.0)
     n_used = used.sum(1)
+    weights = np.eye(len(table)) if combine is None else np.asarray(combine, dtype=np.float64)
+    fewest = np.array([n_used[row != 0].min() for row in weights])
     n = table.shape[1]
     # Means are taken about each row's own, so that a constant row comes out exactly constant.
     with np.errstate(invalid="ignore", divide="ignore"):
         mean = np.where(n_used > 0, filled.sum(1) / n_used, np.nan)
+    combined = _combined(mean[None], weights)[0]
     if n == 0:
-        return Interval(mean, mean.copy(), mean.copy(), n_used)
+        return Interval(combined, combined.copy(), combined.copy(), fewest)
     about = np.where(used, filled - np.nan_to_num(mean)[:, None], 0.0).T
     everywhere = bool(used.all())
     rng = np.random.default_rng(seed)
@@ -111,9 +118,16 @@ def bootstrap(
         drawn = n if everywhere else counts @ used.T.astype(np.float64)
         with np.errstate(invalid="ignore", divide="ignore"):
             shifts[start : start + len(counts)] = (counts @ about) / drawn
+    shifts = _combined(shifts, weights)
     tail = (1 - level) / 2
     low, high = _quantiles(shifts, tail), _quantiles(shifts, 1 - tail)
-    return Interval(mean, mean + low, mean + high, n_used)
+    return Interval(combined, combined + low, combined + high, fewest)
+
+
+def _combined(table: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Combinations (…, K) of the columns of a table (…, R); a NaN is felt only where its weight is not 0."""
+    parts = [table[:, row != 0] @ row[row != 0] for row in weights]
+    return np.stack(parts, axis=1)
 
 
 def _draw_counts(rng: np.random.Generator, resamples: int, n: int) -> NDArray[np.float64]:

@@ -76,6 +76,11 @@ class Network:
         """φ and C."""
         return Representation(self.classifier.network, self.layer)
 
+    def forget(self) -> None:
+        """Give up the network's memory; it is read again when it is needed."""
+        self.__dict__.pop("classifier", None)
+        self.__dict__.pop("phi", None)
+
     def data(self, size: int, root: Path, progress: bool) -> Prepared:
         """The network's data set at a size in pixels.
 

@@ -6,19 +6,20 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "invariance"
-PAGES = {"prepare", "train", "measure", "report"}
+PAGES = {"prepare", "train", "measure", "distance", "report"}
 LEVELS = [
     {"errors", "seeds", "progress", "precision", "memory"},
     {"runs", "conf", "ranks"},
-    {"transforms", "models", "maps", "metrics"},
+    {"transforms", "models", "maps", "metrics", "indices"},
     {"data"},
-    {"features", "modules", "reporting", "plugins", "tracking", "grids"},
+    {"features", "modules", "reporting", "plugins", "tracking", "grids", "fits"},
     {"network"},
-    {"measurement", "cli"},
+    {"representations"},
+    {"measurement", "pairs", "cli"},
     PAGES,
 ]
 LEVEL = {name: number for number, names in enumerate(LEVELS) for name in names}
-GROUND = {"transforms", "models", "maps", "metrics"}
+GROUND = {"transforms", "models", "maps", "metrics", "indices"}
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 

@@ -19,6 +19,8 @@ _LOG_EVERY = 20
 _CHUNK = 4096
 Features = Tensor | Sequence[Tensor]
 """J sets of features of the same N images: (J, N, D), or J tensors (N, D), which are never copied together."""
+Targets = Tensor | Sequence[Tensor]
+"""Targets of the same N images: (N, D_out), or K tensors (N, D_out / K), stacked a block at a time."""
 
 
 class MapFit(pl.LightningModule):
@@ -85,26 +87,29 @@ class BlockSampler(Sampler[Tensor]):
 class PairedFeatures(Dataset[tuple[Tensor, Tensor]]):
     """Blocks (r (J, B, D_in), t (1, B, D_out)) gathered from features that stay where they are."""
 
-    def __init__(self, features: Features, targets: Tensor) -> None:
+    def __init__(self, features: Features, targets: Sequence[Tensor]) -> None:
         self.features, self.targets = features, targets
 
     def __getitem__(self, index: Tensor) -> tuple[Tensor, Tensor]:
         r = torch.stack([one[index] for one in self.features])
-        return r.to(torch.float32), self.targets[index].unsqueeze(0).to(torch.float32)
+        t = torch.cat([one[index] for one in self.targets], dim=1)
+        return r.to(torch.float32), t.unsqueeze(0).to(torch.float32)
 
 
 def fit_maps(
-    features: Features, targets: Tensor, map: str, solver: Solver | None, *, stacked: int = 1,
+    features: Features, targets: Targets, map: str, solver: Solver | None, *, stacked: int | None = None,
     device: torch.device | str = "cpu", progress: bool | Progress = False,
 ) -> FittedMaps:
     """Fit map(features[j]) ≈ targets for every j, all in one go.
 
     Args:
         features: (J, N, D_in), or J tensors (N, D_in), of the fit images; on any device, float.
-        targets: (N, D_out), shared by all j; several targets side by side if `stacked` says so.
+        targets: (N, D_out), shared by all j, several targets side by side if `stacked` says so; or K tensors (N, D),
+            which are never copied together.
         map: identity, residual, linear or mlp.
         solver: settings of a solver that can fit it; None for the identity.
-        stacked: K targets side by side in `targets`. Fit j of target k is number j · K + k in what is returned.
+        stacked: K, how many targets stand side by side in a tensor; None: 1, or as many as there are tensors. Fit j of
+            target k is number j · K + k in what is returned.
         device: where to fit.
         progress: whether to show a bar of its own, or the display to which to add one.
 
@@ -114,50 +119,61 @@ def fit_maps(
     Raises:
         UserError: if the solver cannot fit that kind of map.
     """
-    images = _check_shapes(features, targets)
+    if isinstance(targets, Tensor):
+        each: Sequence[Tensor] = targets.chunk(stacked or 1, dim=1)
+    elif stacked is None or stacked == len(targets):
+        each = targets
+    else:
+        raise ValueError(f"stacked={stacked}, but there are {len(targets)} targets")
+    stacked = len(each)
+    images = _check_shapes(features, each)
     if map == "identity" or solver is None:
         parameters: dict[str, Tensor] = {}
         label, strengths = "", []
     else:
-        module = MapFit(solver, map, features[0].shape[1], targets.shape[1], images, len(features), stacked)
+        outputs = sum(one.shape[1] for one in each)
+        module = MapFit(solver, map, features[0].shape[1], outputs, images, len(features), stacked)
         sampler = BlockSampler(images, module.fit.block, solver.seed)
-        loader = DataLoader(PairedFeatures(features, targets), sampler=sampler, batch_size=None)
+        loader = DataLoader(PairedFeatures(features, each), sampler=sampler, batch_size=None)
         _train(module, loader, torch.device(device), progress)
         parameters = {
             name: torch.unflatten(value, 1, (stacked, -1)).flatten(0, 1).cpu() for name, value in module.fitted.items()
         }
         label, fit = solver.label, module.fit
         strengths = [one for row in fit.strengths for one in row] if isinstance(fit, RidgeFit) else []
-    return _judge(features, targets, map, label, parameters, strengths, stacked, torch.device(device))
+    return _judge(features, each, map, label, parameters, strengths, torch.device(device))
 
 
-def _check_shapes(features: Features, targets: Tensor) -> int:
-    shapes = {tuple(one.shape) for one in features}
-    if len(shapes) != 1 or len(next(iter(shapes))) != 2 or next(iter(shapes))[0] != len(targets) or not len(targets):
-        raise ValueError(f"features {sorted(shapes)} and targets {tuple(targets.shape)} are not of the same images")
-    return len(targets)
+def _check_shapes(features: Features, targets: Sequence[Tensor]) -> int:
+    """N, if all are two-dimensional and of the same N images, the features alike and the targets alike."""
+    shapes, wanted = {tuple(one.shape) for one in features}, {tuple(one.shape) for one in targets}
+    both = shapes | wanted
+    alike = len(shapes) == len(wanted) == 1 and {len(shape) for shape in both} == {2}
+    if not alike or len({shape[0] for shape in both}) != 1 or not len(targets[0]):
+        raise ValueError(f"features {sorted(shapes)} and targets {sorted(wanted)} are not of the same images")
+    return len(targets[0])
 
 
 @torch.no_grad()
 def _judge(
-    features: Features, targets: Tensor, kind: str, label: str, parameters: dict[str, Tensor], strengths: list[float],
-    stacked: int, device: torch.device,
+    features: Features, targets: Sequence[Tensor], kind: str, label: str, parameters: dict[str, Tensor],
+    strengths: list[float], device: torch.device,
 ) -> FittedMaps:
     """Run every map over the fit images once and say how it did."""
-    count = len(features) * stacked
+    count, images = len(features) * len(targets), len(targets[0])
     unjudged = FittedMaps(kind, label, parameters, ["ok"] * count, torch.zeros(count), torch.zeros(count))
     error, reference, scale = (torch.zeros(count, dtype=torch.float64) for _ in range(3))
-    centre = targets.mean(0, dtype=torch.float64).float().to(device)
     for f in range(count):
-        j, k = divmod(f, stacked)
+        j, k = divmod(f, len(targets))
         module = unjudged.module(f).to(device)
-        for start in range(0, len(targets), _CHUNK):
+        parts = [part.sum(0, dtype=torch.float64) for part in torch.split(targets[k], _CHUNK)]
+        centre = torch.stack(parts).sum(0) / images
+        for start in range(0, images, _CHUNK):
             rows = slice(start, start + _CHUNK)
-            r = features[j][rows].to(device, torch.float32)
-            t = targets[rows].chunk(stacked, dim=1)[k].to(device, torch.float32)
-            plain = centre.chunk(stacked)[k] if kind == "linear" else r
+            r, t = (one[rows].to(device, torch.float32) for one in (features[j], targets[k]))
+            plain = centre.to(r) if kind == "linear" else r
             for total, difference in ((error, module(r) - t), (reference, plain - t), (scale, t)):
-                total[f] += torch.linalg.vector_norm(difference, dim=1).double().square().sum().cpu() / len(targets)
+                total[f] += torch.linalg.vector_norm(difference, dim=1).double().square().sum().cpu() / images
     status = fit_status(error, reference, scale)
     return FittedMaps(kind, label, parameters, status, error, reference, strengths)
 

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
@@ -47,7 +48,13 @@ def _same(one: object, other: object) -> bool:
 
 
 def provenance() -> dict[str, Any]:
-    """What made a run: commit and whether files differ from it, versions, machine, command."""
+    """What made a run: commit and whether files differ from it, versions, machine, command; and when it began."""
+    return {**_made_by(), "started": datetime.now(UTC).isoformat(timespec="seconds")}
+
+
+@cache
+def _made_by() -> dict[str, Any]:
+    """What does not change while a command runs; asking git takes longer than writing a small run."""
     root = Path(__file__).parents[2]
     commit, dirty = None, None
     if (root / ".git").exists():
@@ -63,7 +70,6 @@ def provenance() -> dict[str, Any]:
         "platform": platform.platform(),
         "cpus": os.cpu_count(),
         "command": " ".join(Path(part).name if i == 0 else part for i, part in enumerate(sys.argv)),
-        "started": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 
 
@@ -146,6 +152,11 @@ class Run:
                     f"{self.directory} holds another configuration: {key} is {there} there and {here} here; "
                     "choose another folder with runs=… or delete that one"
                 )
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """The configuration that this run is, as its directory holds it."""
+        return dict(self._config)
 
     @property
     def done(self) -> bool:

@@ -1,0 +1,61 @@
+"""Measure how far apart the representations of networks are (Sec. 5.3, 6.2, B.3): `python -m invariance.distance`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from invariance.cli import check_metrics, check_numbers, command, folder
+
+METRICS = ("l2_distance", "cka", "procrustes", "r2")
+
+
+def distance(config: dict[str, Any]) -> None:
+    """Every pair of the chosen networks: features once, maps to all targets of a source fitted together, rows.
+
+    Args:
+        config: the configuration of `conf/distance.yaml`, plain and resolved.
+
+    Raises:
+        UserError: for anything the user can mend.
+    """
+    check(config)
+    from invariance.fits import fits_of
+    from invariance.memory import keep_freed
+    from invariance.network import Network
+    from invariance.pairs import measure_distances
+    from invariance.runs.find import find_runs
+
+    keep_freed()
+    runs = folder(config["runs"], "runs")
+    fits = fits_of({"linear": {}}, config["solver"]) if "l2_distance" in config["metrics"] else []
+    networks = [
+        Network(
+            runs, directory, layer=config["layer"], accelerator=config["trainer"]["accelerator"],
+            fit=config["fit"], report=config["report"],
+        )
+        for directory in find_runs(runs / "train", config["networks"])
+    ]
+    measure_distances(networks, fits, config)
+
+
+def check(config: dict[str, Any]) -> None:
+    """Refuse what can be refused before a network is loaded.
+
+    Raises:
+        UserError: for an unknown metric, a batch or a memory bound that makes no sense, an unknown logger.
+    """
+    from invariance.tracking import check_logger
+
+    check_logger(config["logger"])
+    check_metrics(config["metrics"], METRICS)
+    check_numbers(config, {"batch": 1, "memory_gb": 0.01})
+    folder(config["features"], "features")
+
+
+def main() -> None:
+    """The command `invariance-distance`."""
+    command("distance", distance)
+
+
+if __name__ == "__main__":
+    main()

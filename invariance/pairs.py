@@ -1,0 +1,577 @@
+"""How far apart networks are (Sec. 5.3, 6.2, B.3): every ordered pair of a set, in units that survive interruptions.
+
+A unit is one source network, a group of targets that fit into memory together, and one way of comparing: a solver,
+whose maps to all these targets are one stacked fit, or the indices. Which units there are is planned once and written
+down, so that a command given again after an interruption does exactly what is left. A pair is a run: its rows appear
+when both of its directions are there.
+"""
+
+import hashlib
+import json
+import math
+import shutil
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from rich.progress import Progress
+from torch import Tensor
+
+from invariance.errors import UserError
+from invariance.fits import Fit
+from invariance.indices import Centred, Regression, centred, cross_product, linear_cka, procrustes_distance
+from invariance.maps import FittedMaps, Ridge
+from invariance.metrics import Interval, bootstrap, l2_distance_per_image
+from invariance.network import Network
+from invariance.precision import full_float32
+from invariance.progress import bar
+from invariance.representations import Features, Images, Store, images_of
+from invariance.runs.files import atomic_path, write_text
+from invariance.runs.rows import Row, to_frame
+from invariance.runs.run import Run
+from invariance.tracking import Tracker
+
+INDICES = "indices"
+"""Name of the runs that hold the indices of a pair."""
+
+FITS = "source,target,status,error,reference,strength\n"
+"""Columns of `fits.csv`: mean squared error over the fit images, that of the targets' mean, and ridge's strength."""
+
+_PLAN = "plan.json"
+_CHUNK = 4096
+_BYTES_OF_WEIGHT = {"online_sgd": 28, "ridge": 56, INDICES: 16}
+"""Memory that a way of comparing takes for every weight of a map, at its peak."""
+
+_GPU_SHARE = 0.8
+_Result = dict[str, Any]
+"""What a unit came to: arrays by name, one entry a target; or one target's part of it."""
+
+
+@dataclass(frozen=True)
+class Member:
+    """A network of the set.
+
+    Attributes:
+        network: the trained network.
+        images: which images its features are of.
+    """
+
+    network: Network
+    images: Images
+
+    @property
+    def label(self) -> str:
+        """Its name among the networks of its data set, as `rotation_20/seed0`."""
+        return self.network.name.split("/", 1)[1]
+
+    @property
+    def slug(self) -> str:
+        """The label as a part of a folder's name."""
+        return self.label.replace("/", "-")
+
+
+@dataclass(frozen=True)
+class Unit:
+    """What is computed at once and kept as one file.
+
+    Attributes:
+        kind: name of a fit, or `INDICES`.
+        source: label of the network whose features are mapped.
+        targets: labels of the networks whose features are predicted.
+    """
+
+    kind: str
+    source: str
+    targets: tuple[str, ...]
+
+
+def measure_distances(networks: Sequence[Network], fits: Sequence[Fit], config: dict[str, Any]) -> None:
+    """Compare every pair of networks and write the rows of every pair that has none yet.
+
+    Args:
+        networks: two or more trained networks.
+        fits: the maps and solvers.
+        config: the configuration of `conf/distance.yaml`.
+
+    Raises:
+        UserError: for networks that cannot be compared, and for anything else the user can mend.
+    """
+    root = Path(config["prepared"]).expanduser()
+    _one_data_set(networks)
+    members = [Member(network, images_of(network, root, config["progress"])) for network in networks]
+    _same_images(members)
+    _Study(sorted(members, key=lambda member: member.label), fits, config).run()
+
+
+def _one_data_set(networks: Sequence[Network]) -> None:
+    """Refuse what cannot be compared before any data are opened."""
+    if len(networks) < 2:
+        names = "".join(f" ({network.name} alone)" for network in networks)
+        raise UserError(f"a distance needs two finished networks or more{names}; choose them with networks=…")
+    by_data: dict[str, list[str]] = {}
+    for network in networks:
+        by_data.setdefault(network.name.split("/", 1)[0], []).append(network.name)
+    if len(by_data) > 1:
+        told = ", ".join(f"{len(names)} of {data}" for data, names in by_data.items())
+        raise UserError(
+            f"networks of different data sets cannot be compared ({told}); choose one set, as "
+            f"networks={next(iter(by_data))}"
+        )
+
+
+def _same_images(members: Sequence[Member]) -> None:
+    """Refuse networks that do not see the same images, in the same order, of the same classes: by their manifests."""
+    first = members[0]
+    for member in members[1:]:
+        for key, value in first.images.identity.items():
+            other = member.images.identity[key]
+            if other == value:
+                continue
+            told = f" ({value} and {other})" if key in ("data set", "fit split", "report split") else ""
+            raise UserError(
+                f"{first.network.name} and {member.network.name} cannot be compared: the {key} of their data "
+                f"differ{told}; image by image they must be the same"
+            )
+
+
+class _Held:
+    """Features in memory: those of the unit that is worked on, and nothing else."""
+
+    def __init__(self, features: dict[str, Features], device: torch.device) -> None:
+        self._features, self._device = features, device
+        self._sides: dict[tuple[str, str], Tensor] = {}
+        self._centred: dict[str, Centred] = {}
+
+    def keep(self, labels: set[str]) -> None:
+        """Give up what is not among these networks."""
+        self._sides = {key: value for key, value in self._sides.items() if key[0] in labels}
+
+    def side(self, label: str, side: str) -> Tensor:
+        """A network's features of a side, (N, D): those to fit on where fits run, the others in host memory."""
+        if (label, side) not in self._sides:
+            loaded = self._features[label].load(side)
+            self._sides[label, side] = loaded.to(self._device) if side == "fit" else loaded
+        return self._sides[label, side]
+
+    def fit(self, label: str) -> Tensor:
+        """The features to fit on."""
+        return self.side(label, "fit")
+
+    def about_mean(self, label: str) -> Centred:
+        """The report features about their mean; small, and kept for all networks."""
+        if label not in self._centred:
+            self._centred[label] = centred(self.side(label, "report").to(self._device))
+        return self._centred[label]
+
+
+class _Study:
+    """The work on one set of networks.
+
+    Args:
+        members: the networks, sorted by label.
+        fits: the maps and solvers.
+        config: the configuration.
+    """
+
+    def __init__(self, members: list[Member], fits: Sequence[Fit], config: dict[str, Any]) -> None:
+        self.members = {member.label: member for member in members}
+        self.config = config
+        chosen = config["metrics"]
+        self.kinds: dict[str, Fit | None] = {fit.name: fit for fit in fits} if "l2_distance" in chosen else {}
+        self.indices = [name for name in ("cka", "procrustes", "r2") if name in chosen]
+        if self.indices:
+            self.kinds[INDICES] = None
+        first = members[0]
+        self.runs, self.data = first.network.runs, first.network.name.split("/", 1)[0]
+        self.device, self.layer = first.network.device, first.network.layer
+        self.folder = self.runs / "distance" / self.data
+        self.store = Store(Path(config["features"]).expanduser(), self.layer, int(config["batch"]))
+        self.pairs = {
+            (a.label, b.label): {kind: self._pair_run(a, b, kind) for kind in self.kinds}
+            for a, b in combinations(members, 2)
+        }
+        self.features: dict[str, Features] = {}
+
+    def _pair_run(self, a: Member, b: Member, kind: str) -> Run:
+        fit = self.kinds[kind]
+        images = json.dumps(a.images.identity, sort_keys=True)
+        identity = {
+            "networks": {member.label: member.network.weights for member in (a, b)},
+            "data": {
+                "name": a.images.prepared.name, "fit": a.network.settings["fit"], "report": a.images.report_split,
+                "images": hashlib.sha256(images.encode()).hexdigest(),
+            },
+            "layer": self.layer,
+        }  # fmt: skip
+        if fit is None:
+            identity["metrics"] = self.indices
+        else:
+            identity["map"] = fit.map
+            identity["solver"] = {"name": fit.solver, **(asdict(fit.settings) if fit.settings else {})}
+        return Run(self.runs, f"distance/{self.data}/{a.slug}+{b.slug}/{kind}", identity)
+
+    def missing(self) -> list[tuple[str, str, str]]:
+        """(kind, a, b) of every pair that has no rows yet."""
+        return [(kind, a, b) for (a, b), runs in self.pairs.items() for kind, run in runs.items() if not run.done]
+
+    def run(self) -> None:
+        """Everything: features, fits, rows."""
+        work = self._work()
+        if not self.missing():
+            shutil.rmtree(work.directory, ignore_errors=True)
+            print(f"finished already: {len(self.pairs)} pairs of {len(self.members)} networks in {self.folder}")
+            return
+        with work, bar(self.config["progress"]) as progress:
+            work.record({"device": str(self.device)})
+            self._extract(progress)
+            self._finish_flawed()
+            units = self._plan(work.directory / _PLAN)
+            task = progress.add_task("pairs", total=sum(len(unit.targets) for unit in units))
+            self._work_through(units, work.directory, progress, lambda n: progress.advance(task, n))
+            if left := self.missing():
+                kind, a, b = left[0]
+                raise UserError(
+                    f"{len(left)} comparisons are not finished ({kind} of {a} and {b} the first): delete "
+                    f"{work.directory} and repeat"
+                )
+            shutil.rmtree(work.directory)
+        with Tracker(
+            self.config["logger"], self.folder, name=f"{self.data}/{len(self.members)} networks", stage="distance",
+            group=self.data, config={"networks": list(self.members)}, tags=[self.data],
+        ) as tracker:
+            tracker.table("rows", pd.concat(
+                [run.rows() for runs in self.pairs.values() for run in runs.values()], ignore_index=True
+            ))  # fmt: skip
+        held = sum(one.bytes for one in self.features.values())
+        print(f"compared {len(self.members)} networks, {len(self.pairs)} pairs: {self.folder}")
+        print(f"their features are kept for further networks: {self.store.root} ({held / 1e9:.2g} GB)")
+
+    def _work(self) -> Run:
+        """The run directory of unfinished work, of exactly these networks and settings; removed at the end."""
+        identity = {
+            "pairs": {run.name: run.identity for runs in self.pairs.values() for run in runs.values()},
+            "memory_gb": self.config["memory_gb"], "batch": self.config["batch"],
+        }  # fmt: skip
+        key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
+        about = {"networks": list(self.members), "kinds": list(self.kinds), "memory_gb": self.config["memory_gb"]}
+        return Run(self.runs, f"distance/{self.data}/unfinished-{key}", about, progress=(_PLAN,))
+
+    def _extract(self, progress: Progress) -> None:
+        """Features of every network, those that are kept and those that are not yet."""
+        found = {label: self.store.find(one.network, one.images) for label, one in self.members.items()}
+        absent = [label for label, features in found.items() if features is None]
+        images = self.members[next(iter(self.members))].images
+        count = len(images.fit_indices) + len(images.prepared.split(images.report_split))
+        task = progress.add_task("φ", total=count * len(absent))
+        for label, features in found.items():
+            member = self.members[label]
+            try:
+                self.features[label] = features or self.store.make(member.network, member.images, progress, task)
+            except UserError as error:
+                raise UserError(f"{member.network.name}: {error}") from error
+            member.network.forget()
+        progress.remove_task(task)
+        for label, features in self.features.items():
+            if features.flaw:
+                why = "the same for all fit images" if features.flaw == "constant" else "not all finite numbers"
+                print(f"{label}: φ is {why}; the rows of its pairs say so and hold no number", file=sys.stderr)
+
+    def _plan(self, path: Path) -> list[Unit]:
+        """What is to be computed, in order; what was planned before an interruption is what is done after it."""
+        if path.exists():
+            try:
+                return [Unit(kind, source, tuple(targets)) for kind, source, targets in json.loads(path.read_bytes())]
+            except (ValueError, TypeError) as error:
+                raise UserError(f"{path} is damaged; delete {path.parent} and repeat") from error
+        missing = set(self.missing())
+        units = [
+            Unit(kind, source, targets)
+            for group in self._groups() for source in self.members for kind in self.kinds
+            if (targets := tuple(t for t in group if (kind, *sorted((source, t))) in missing))
+        ]
+        write_text(path, json.dumps([[unit.kind, unit.source, unit.targets] for unit in units]) + "\n")
+        return units
+
+    def _groups(self) -> Iterator[list[str]]:
+        """Targets that are held in memory together: all of one D, as many as the bound allows, and at least one."""
+        by_dim: dict[int, list[str]] = {}
+        for label, features in self.features.items():
+            if not features.flaw:
+                by_dim.setdefault(features.dim, []).append(label)
+        for dim, labels in sorted(by_dim.items()):
+            size = group_size(
+                dim, max(by_dim), *self._counts(), fits=[fit for fit in self.kinds.values() if fit],
+                memory=float(self.config["memory_gb"]) * 1e9, device=self.device,
+            )
+            yield from (labels[start : start + size] for start in range(0, len(labels), size))
+
+    def _counts(self) -> tuple[int, int]:
+        features = next(iter(self.features.values()))
+        return features.n_fit, features.n_report
+
+    def _work_through(
+        self, units: list[Unit], folder: Path, progress: Progress, advance: Callable[[int], None]
+    ) -> None:
+        """Compute what no file holds yet; write the rows of a pair as soon as both of its directions are there."""
+        place = {(unit.kind, unit.source, target): k for k, unit in enumerate(units) for target in unit.targets}
+        held = _Held(self.features, self.device)
+        for k, unit in enumerate(units):
+            path = _file(folder, k)
+            result = _read(path, unit)
+            if result is None:
+                held.keep({unit.source, *unit.targets})
+                fit = self.kinds[unit.kind]
+                result = self._indices(unit, held) if fit is None else self._fit(unit, fit, held, progress)
+                _write(path, result)
+            advance(len(unit.targets))
+            ready = [target for target in unit.targets if place[unit.kind, target, unit.source] < k]
+            if any(not self._run_of(unit.kind, unit.source, target).done for target in ready):
+                back = {t: place[unit.kind, t, unit.source] for t in ready}
+                other = {t: _of(_read(_file(folder, j), units[j]), units[j], unit.source) for t, j in back.items()}
+                self._finish(unit, {t: (_of(result, unit, t), other[t]) for t in ready})
+
+    def _run_of(self, kind: str, one: str, other: str) -> Run:
+        a, b = sorted((one, other))
+        return self.pairs[a, b][kind]
+
+    def _fit(self, unit: Unit, fit: Fit, held: _Held, progress: Progress) -> _Result:
+        """E of one source to all targets of a unit in one stacked fit, and L_L2 of every image."""
+        from invariance.modules.map_fit import fit_maps  # Lightning, which a finished set need not wait for
+
+        fitted = fit_maps(
+            [held.fit(unit.source)], [held.fit(target) for target in unit.targets], fit.map, fit.settings,
+            device=self.device, progress=progress if self.config["progress"] else False,
+        )
+        result: _Result = {
+            "status": np.array(list(fitted.status)), "error": fitted.error.numpy(),
+            "reference": fitted.reference.numpy(),
+            "strength": np.array(list(fitted.strength) or [math.nan] * len(fitted)),
+        }  # fmt: skip
+        for side in ("fit", "report"):
+            r = held.side(unit.source, side)
+            result[side] = np.stack([
+                self._distances(fitted, k, r, held.side(target, side), self.features[target].alive)
+                for k, target in enumerate(unit.targets)
+            ])  # fmt: skip
+        return result
+
+    def _distances(self, fitted: FittedMaps, k: int, r: Tensor, wanted: Tensor, alive: Tensor) -> NDArray[np.float32]:
+        """‖E φ_i(x) − φ_j(x)‖ / ‖φ_j(x)‖ of every image, (n,)."""
+        module, parts = fitted.module(k).to(self.device), []
+        scale = alive.double().to(self.device)  # the features are normalised; what is left is which units count
+        with torch.no_grad(), full_float32(self.device):
+            for part, target in zip(torch.split(r, _CHUNK), torch.split(wanted, _CHUNK), strict=True):
+                back = module(part.to(self.device))
+                parts.append(l2_distance_per_image(back, target.to(self.device), scale).float().cpu())
+        return torch.cat(parts).numpy()
+
+    def _indices(self, unit: Unit, held: _Held) -> _Result:
+        """The indices of one source with every target over the report images; the symmetric ones in one direction."""
+        result: _Result = {name: np.full(len(unit.targets), math.nan) for name in self.indices}
+        x, own = held.side(unit.source, "report").to(self.device), held.about_mean(unit.source)
+        regression = Regression(x) if "r2" in self.indices else None
+        for k, target in enumerate(unit.targets):
+            if target < unit.source and regression is None:
+                continue
+            cross, other = cross_product(x, held.side(target, "report").to(self.device)), held.about_mean(target)
+            if regression is not None:
+                result["r2"][k] = regression.r2(other, cross)
+            if unit.source < target and "cka" in self.indices:
+                result["cka"][k] = linear_cka(own, other, cross)
+            if unit.source < target and "procrustes" in self.indices:
+                result["procrustes"][k] = procrustes_distance(own, other, cross)
+        return result
+
+    def _finish(self, unit: Unit, both: dict[str, tuple[_Result, _Result]]) -> None:
+        """Write the rows of every pair of which this unit was the second direction.
+
+        All of them are resampled together, those too that were written before an interruption.
+        """
+        ordered = {}
+        for target, (there, back) in both.items():
+            pair = (unit.source, target) if unit.source < target else (target, unit.source)
+            ordered[pair] = (there, back) if unit.source < target else (back, there)
+        fit = self.kinds[unit.kind]
+        rows = self._index_rows(ordered) if fit is None else self._distance_rows(unit.kind, fit, ordered)
+        for pair, of_pair in rows.items():
+            run = self.pairs[pair][unit.kind]
+            if run.done:
+                continue
+            with run:
+                self._record(run, pair)
+                if fit is not None:
+                    write_text(run.directory / "fits.csv", FITS + _account(pair, ordered[pair]))
+                run.finish(to_frame(of_pair))
+
+    def _record(self, run: Run, pair: tuple[str, str]) -> None:
+        networks = [self.members[label].network for label in pair]
+        run.record({
+            "device": str(self.device),
+            "upstream": {network.directory.as_posix(): network.weights for network in networks},
+            "dimensions": {label: self.features[label].dim for label in pair},
+            "dead": {label: int((~self.features[label].alive).sum()) for label in pair},
+        })  # fmt: skip
+
+    def _distance_rows(
+        self, kind: str, fit: Fit, ordered: dict[tuple[str, str], tuple[_Result, _Result]]
+    ) -> dict[tuple[str, str], list[Row]]:
+        """One-way distances in both directions, their mean (Eq. 4) and their difference (Eq. 9), over both splits."""
+        rows: dict[tuple[str, str], list[Row]] = {pair: [] for pair in ordered}
+        n = len(ordered)
+        # the rows of values are a→b and b→a of every pair in turn
+        combine = np.concatenate([np.eye(2 * n), np.kron(np.eye(n), [[0.5, 0.5]]), np.kron(np.eye(n), [[1.0, -1.0]])])
+        for side in ("fit", "report"):
+            values = np.stack([
+                np.where(one["status"] == "ok", one[side].astype(np.float64), math.nan)
+                for both in ordered.values() for one in both
+            ])  # fmt: skip
+            ends = bootstrap(values, combine=combine.tolist())
+            for p, (pair, both) in enumerate(ordered.items()):
+                there, back = (str(one["status"]) for one in both)
+                worse = there if there != "ok" else back
+                for k, metric, status, ends_of in (
+                    (2 * p, "l2_distance", there, pair), (2 * p + 1, "l2_distance", back, pair[::-1]),
+                    (2 * n + p, "l2_distance_mean", worse, pair),
+                    (3 * n + p, "l2_distance_difference", worse, pair),
+                ):  # fmt: skip
+                    rows[pair].append(self._row(
+                        ends_of, kind, fit, side, metric, status, _interval(ends, k), values.shape[1]
+                    ))  # fmt: skip
+        return rows
+
+    def _index_rows(
+        self, ordered: dict[tuple[str, str], tuple[_Result, _Result]]
+    ) -> dict[tuple[str, str], list[Row]]:
+        """The indices over the report split; they have no intervals."""
+        rows = {}
+        for pair, (there, back) in ordered.items():
+            found = [(pair, name, float(there[name])) for name in self.indices]
+            found += [(pair[::-1], "r2", float(back["r2"]))] if "r2" in self.indices else []
+            rows[pair] = [
+                self._row(
+                    ends, INDICES, None, "report", name, "ok" if math.isfinite(score) else "undefined",
+                    (score, math.nan, math.nan, self._counts()[1]), self._counts()[1],
+                )
+                for ends, name, score in found
+            ]  # fmt: skip
+        return rows
+
+    def _row(
+        self, ends: tuple[str, str], kind: str, fit: Fit | None, side: str, metric: str, status: str,
+        numbers: tuple[float, float, float, int], images: int,
+    ) -> Row:
+        source, target = (self.members[label] for label in ends)
+        trained, trusted = source.network.config, status == "ok"
+        score, low, high, used = numbers
+        return Row(
+            stage="distance", data=source.images.prepared.name, network=trained["name"],
+            family=trained["transform"]["name"], range=_text(trained["transform"].get("range")), seed=trained["seed"],
+            layer=self.layer, g=f"network:{target.label}",
+            split=source.images.fit_split if side == "fit" else source.images.report_split,
+            map=fit.map if fit else "", solver=fit.settings.label if fit and fit.settings else "", metric=metric,
+            score=score if trusted else math.nan, low=low if trusted else math.nan, high=high if trusted else math.nan,
+            n_images=used if trusted else images, status=status, run=self._run_of(kind, *ends).name,
+        )  # fmt: skip
+
+    def _finish_flawed(self) -> None:
+        """The rows of pairs of which nothing can be said."""
+        nothing = (math.nan, math.nan, math.nan, 0)
+        for kind, *pair in self.missing():
+            flaw = next((self.features[label].flaw for label in pair if self.features[label].flaw), "")
+            if not flaw:
+                continue
+            fit, (a, b) = self.kinds[kind], pair
+            ways = ((a, b), (b, a))
+            named = [("l2_distance", ways), ("l2_distance_mean", ways[:1]), ("l2_distance_difference", ways[:1])]
+            if fit is None:
+                named = [(name, ways if name == "r2" else ways[:1]) for name in self.indices]
+            counts = dict(zip(("fit", "report"), self._counts(), strict=True))
+            rows = [
+                self._row(way, kind, fit, side, metric, flaw, nothing, counts[side])
+                for side in (("report",) if fit is None else ("fit", "report"))
+                for metric, of in named for way in of
+            ]
+            with self.pairs[a, b][kind] as run:
+                self._record(run, (a, b))
+                run.finish(to_frame(rows))
+
+
+def group_size(
+    dim: int, largest: int, n_fit: int, n_report: int, *, fits: Sequence[Fit], memory: float, device: torch.device
+) -> int:
+    """How many targets of D dimensions fit into memory together, and at least one.
+
+    Args:
+        dim: D of the targets.
+        largest: D of the largest source.
+        n_fit: fit images.
+        n_report: report images.
+        fits: what is fitted.
+        memory: bound in bytes on features and maps in host memory.
+        device: where fits run; on a GPU its free memory bounds the group too.
+    """
+    weights = largest * dim * max((_BYTES_OF_WEIGHT[fit.solver] for fit in fits), default=_BYTES_OF_WEIGHT[INDICES])
+    held_out = max((fit.settings.held_out for fit in fits if isinstance(fit.settings, Ridge)), default=0.0)
+    of_target = 4 * dim * (n_fit * (1 + 2 * held_out) + n_report) + weights
+    of_source = 4 * largest * (n_fit * (1 + 2 * held_out) + n_report) + 40 * largest * largest
+    size = (memory - of_source) // of_target
+    if device.type == "cuda":
+        free = _GPU_SHARE * torch.cuda.mem_get_info(device)[0]
+        size = min(size, (free - of_source) // of_target)
+    return max(1, int(size))
+
+
+def _file(folder: Path, k: int) -> Path:
+    return folder / "units" / f"{k:06d}.npz"
+
+
+def _write(path: Path, result: _Result) -> None:
+    with atomic_path(path) as temporary, open(temporary, "wb") as file:
+        np.savez(file, **result)
+
+
+def _read(path: Path, unit: Unit) -> _Result | None:
+    """What a unit came to, if it was computed; a damaged file is computed again."""
+    if not path.exists():
+        return None
+    try:
+        with np.load(path, allow_pickle=False) as held:
+            result = {name: held[name] for name in held.files}
+    except (OSError, ValueError, KeyError, EOFError):
+        return None
+    whole = bool(result) and all(len(values) == len(unit.targets) for values in result.values())
+    return result if whole else None
+
+
+def _of(result: _Result | None, unit: Unit, target: str) -> _Result:
+    """One target's part of what a unit came to."""
+    if result is None:
+        raise UserError(f"what was computed of {unit.source} is damaged; repeat the command")
+    k = unit.targets.index(target)
+    return {name: values[k] for name, values in result.items()}
+
+
+def _interval(ends: Interval, k: int) -> tuple[float, float, float, int]:
+    return float(ends.mean[k]), float(ends.low[k]), float(ends.high[k]), int(ends.n_used[k])
+
+
+def _account(pair: tuple[str, str], both: tuple[_Result, _Result]) -> str:
+    """How the fits of a pair ended: lines of `fits.csv`."""
+    lines = []
+    for (source, target), one in zip((pair, pair[::-1]), both, strict=True):
+        strength = "" if math.isnan(one["strength"]) else f"{one['strength']:g}"
+        lines.append(
+            f"{source},{target},{one['status']},{one['error']:.9g},{one['reference']:.9g},{strength}\n"
+        )
+    return "".join(lines)
+
+
+def _text(value: object) -> str:
+    return "" if value is None else str(value)

@@ -1,0 +1,215 @@
+"""φ of a network's untouched images, kept on disk: what any number of comparisons read and none computes again."""
+
+import hashlib
+import json
+import shutil
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.progress import Progress, TaskID
+from torch import Tensor
+
+from invariance.data.prepared import Prepared
+from invariance.errors import UserError
+from invariance.features import extract
+from invariance.metrics import rms
+from invariance.network import Network, files_of
+from invariance.runs.files import atomic_path, disk_errors, write_text
+from invariance.transforms import build
+from invariance.transforms.base import UNTOUCHED
+
+FORMAT = 1
+"""Raised when the same network and images give other features."""
+
+FACTS = "features.json"
+_CHUNK = 4096
+
+
+@dataclass(frozen=True)
+class Images:
+    """Which images a network's features are of.
+
+    Attributes:
+        prepared: the data at the network's size.
+        fit_split: the split that maps are fitted on.
+        fit_indices: which images of it.
+    """
+
+    prepared: Prepared
+    fit_split: str
+    fit_indices: np.ndarray
+
+    @property
+    def report_split(self) -> str:
+        """The split that results are reported on, all of it."""
+        return self.prepared.report
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """What two networks' images must have in common for row i of the one to be the image of row i of the other."""
+        files = files_of(self.prepared)
+        return {
+            "data set": self.prepared.name,
+            "classes": self.prepared.classes,
+            "splits": self.prepared.splits,
+            "fit split": self.fit_split,
+            "fit images": hashlib.sha256(self.fit_indices.tobytes()).hexdigest(),
+            "report split": self.report_split,
+            "files of the fit split": files[self.fit_split],
+            "files of the report split": files[self.report_split],
+        }
+
+
+def images_of(network: Network, root: Path, progress: bool) -> Images:
+    """The images of a network, prepared at the size that its family needs.
+
+    Args:
+        network: the network.
+        root: folder of prepared data.
+        progress: whether to show a bar while they are prepared.
+
+    Raises:
+        UserError: if the data are not those the network was trained on, or a split is not there.
+    """
+    size = build(network.transform).source_size(network.input_size)
+    prepared, fit = network.data(size, root, progress), network.settings["fit"]
+    return Images(prepared, prepared.fit_split(fit), prepared.fit_indices(fit))
+
+
+class Features:
+    """φ of the fit and the report images of one network, every dimension divided by its RMS over the fit images.
+
+    A dimension that is 0 for all fit images cannot be normalised: it is 0 throughout, and not `alive`.
+
+    Attributes:
+        directory: the folder.
+        dim: D.
+        n_fit: fit images.
+        n_report: report images.
+        alive: (D,) which dimensions are not 0 for all fit images.
+        flaw: why nothing can be said of these features, as rows give it: "constant" (the same for all fit images),
+            "not_finite" (some number is none), or nothing.
+        bytes: size on disk.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        """Open features that `extract_features` wrote.
+
+        Raises:
+            UserError: if they are damaged.
+        """
+        self.directory = directory
+        try:
+            facts = json.loads((directory / FACTS).read_text(encoding="utf-8"))
+            self.dim, self.flaw = int(facts["dim"]), str(facts["flaw"])
+            self.n_fit, self.n_report = int(facts["fit"]), int(facts["report"])
+            self.alive = torch.from_numpy(np.load(directory / "scale.npy", allow_pickle=False)) > 0
+            held = [np.load(self._file(side), mmap_mode="r", allow_pickle=False).shape for side in ("fit", "report")]
+            if held != [(self.n_fit, self.dim), (self.n_report, self.dim)] or len(self.alive) != self.dim:
+                raise ValueError(f"arrays of {held}")
+        except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
+            why = " ".join(str(error).split())
+            raise UserError(f"the features in {directory} are damaged ({why}); delete it and repeat") from error
+        self.bytes = 4 * self.dim * (self.n_fit + self.n_report)
+
+    def load(self, side: str) -> Tensor:
+        """The features of a side ("fit" or "report"), float32 (N, D), read into memory."""
+        return torch.from_numpy(np.load(self._file(side), allow_pickle=False))
+
+    def _file(self, side: str) -> Path:
+        return self.directory / f"{side}.npy"
+
+
+class Store:
+    """A folder of features, found again by what they were made from.
+
+    Args:
+        root: the folder.
+        layer: where φ ends.
+        batch: images a forward pass.
+    """
+
+    def __init__(self, root: Path, layer: str, batch: int) -> None:
+        self.root, self.layer, self.batch = root, layer, batch
+
+    def directory(self, network: Network, images: Images) -> Path:
+        """Where a network's features are, or will be."""
+        made_from = {
+            "format": FORMAT, "weights": network.weights, "data": images.prepared.sha256, "layer": self.layer,
+            "transform": network.transform, "images": images.identity,
+        }
+        key = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:16]
+        return self.root / network.name / f"{self.layer}-{key}"
+
+    def find(self, network: Network, images: Images) -> Features | None:
+        """A network's features, if they are there."""
+        directory = self.directory(network, images)
+        return Features(directory) if (directory / FACTS).exists() else None
+
+    def make(self, network: Network, images: Images, progress: Progress, task: TaskID) -> Features:
+        """Extract a network's features; they appear whole or not at all.
+
+        Raises:
+            UserError: if the disk has no room for them.
+        """
+        directory = self.directory(network, images)
+        transform = build(network.transform)
+        untouched = next(point for point in transform.grid() if point.label == UNTOUCHED)
+        chosen = {"fit": (images.fit_split, images.fit_indices)}
+        report = images.prepared.split(images.report_split)
+        chosen["report"] = (images.report_split, np.arange(len(report)))
+        with disk_errors(directory):
+            directory.mkdir(parents=True, exist_ok=True)
+        scale: Tensor | None = None
+        facts: dict[str, Any] = {"network": network.name, "layer": self.layer, "weights": network.weights, "flaw": ""}
+        for side, (split, indices) in chosen.items():
+            r = extract(
+                network.phi, network.classifier.normalise, images.prepared.split(split).images, indices, transform,
+                untouched.params, device=network.device, batch=self.batch,
+                advance=lambda n: progress.advance(task, n),
+            )
+            if scale is None:
+                scale = rms(r)
+                facts |= {"dim": r.shape[1], "alive": int((scale > 0).sum())}
+                facts["flaw"] = "constant" if _constant(r, scale) else ""
+                self._require_room(directory, 4 * r.shape[1] * sum(len(i) for _, i in chosen.values()))
+            if not all(bool(torch.isfinite(part).all()) for part in torch.split(r, _CHUNK)):
+                facts["flaw"] = "not_finite"
+            facts[side] = len(indices)
+            _save(directory / f"{side}.npy", _normalised(r, scale))
+        assert scale is not None
+        _save(directory / "scale.npy", scale)
+        write_text(directory / FACTS, json.dumps(facts, indent=1) + "\n")
+        return Features(directory)
+
+    def _require_room(self, directory: Path, wanted: int) -> None:
+        free = shutil.disk_usage(directory).free
+        if free < wanted:
+            raise UserError(
+                f"{self.root} needs {wanted / 1e9:.2f} GB for these features and has {free / 1e9:.2f} GB free; make "
+                "room or choose another place with features=…"
+            )
+
+
+def _normalised(r: Tensor, scale: Tensor) -> Tensor:
+    """Features (N, D) with every dimension divided by its scale, in place; 0 where the scale is 0."""
+    factor = torch.where(scale > 0, 1 / scale, 0.0)
+    for part in torch.split(r, _CHUNK):
+        part.copy_((part.double() * factor).float())
+        part[:, scale == 0] = 0  # a unit that is infinite on a report image alone
+    return r
+
+
+def _constant(r: Tensor, scale: Tensor) -> bool:
+    """Whether every dimension has one value over all images, to rounding."""
+    spread = (r.amax(0) - r.amin(0)).double()
+    return bool((spread <= 1e-6 * scale).all())
+
+
+def _save(path: Path, values: Tensor) -> None:
+    with atomic_path(path) as temporary, open(temporary, "wb") as file:
+        np.save(file, values.numpy())
