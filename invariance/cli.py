@@ -184,10 +184,10 @@ def check_metrics(chosen: object, known: Sequence[str]) -> None:
     Raises:
         UserError: naming those there are.
     """
-    for metric in chosen if isinstance(chosen, list) and chosen else [chosen]:
-        if metric not in known:
-            there = ", ".join(known)
-            raise UserError(f"metrics={metric}{nearest(str(metric), known)}: give a list, as [{known[0]}], of {there}")
+    odd = [metric for metric in chosen if metric not in known] if isinstance(chosen, list) else []
+    if odd or not isinstance(chosen, list) or not chosen:
+        hint, there = nearest(str(odd[0]), known) if odd else "", ", ".join(known)
+        raise UserError(f"metrics={odd[0] if odd else chosen}{hint}: give a list, as [{known[0]}], of {there}")
 
 
 def check_numbers(config: Mapping[str, Any], least: Mapping[str, float]) -> None:

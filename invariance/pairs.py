@@ -11,11 +11,13 @@ import json
 import math
 import shutil
 import sys
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import pandas as pd
@@ -544,7 +546,7 @@ def _read(path: Path, unit: Unit) -> _Result | None:
     try:
         with np.load(path, allow_pickle=False) as held:
             result = {name: held[name] for name in held.files}
-    except (OSError, ValueError, KeyError, EOFError):
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile, zlib.error):
         return None
     whole = bool(result) and all(len(values) == len(unit.targets) for values in result.values())
     return result if whole else None
