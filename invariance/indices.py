@@ -3,8 +3,8 @@
 All three compare representations X (N, D_x) and Y (N, D_y) of the same N images, each dimension first taken about its
 mean over them, and follow from one product XᵀY. They are computed in float64.
 
-- `linear_cka`: a symmetric similarity, at most 1 and about 0 for unrelated representations; rotation, reflection, offset
-  and one scale of either change nothing.
+- `linear_cka`: a symmetric similarity, at most 1 and about 0 for unrelated representations; rotation, reflection,
+  offset and one scale of either change nothing.
 - `procrustes_distance`: a metric from 0 to √2; the same changes nothing.
 - `Regression.r2`: a similarity with a direction, Y from X, at most 1 and about 0 for unrelated representations; no
   invertible affine map of X changes it, and of Y none of the above.

@@ -99,7 +99,9 @@ def least_squares(r, t, strength):
 
 
 @pytest.mark.parametrize("solver", ["online_sgd", "ridge"])
-@pytest.mark.parametrize(("one", "other"), [("baseline/seed0", "rotation_20/seed0"), ("narrow/seed2", "baseline/seed1")])
+@pytest.mark.parametrize(
+    ("one", "other"), [("baseline/seed0", "rotation_20/seed0"), ("narrow/seed2", "baseline/seed1")]
+)
 def test_rows_are_the_papers_definitions(undisturbed, solver, one, other):
     sides, alive = zip(*(literal_features(undisturbed, label) for label in (one, other)), strict=True)
     assert {side.shape[1] for side in sides[0]} <= {96, 256}
@@ -247,7 +249,8 @@ def test_a_network_of_which_nothing_can_be_said_is_marked(place, compose, capsys
     folder, places = place
     silence(folder, "rotation_20/seed0", lambda w: w.fill_(0 if flaw == "constant" else math.nan), lambda b: b.fill_(1))
     distance(compose("distance", *places, *QUICK, "networks=[baseline,rotation_20]"))
-    assert f"rotation_20/seed0: φ is {'the same' if flaw == 'constant' else 'not all finite'}" in capsys.readouterr().err
+    why = "the same" if flaw == "constant" else "not all finite"
+    assert f"rotation_20/seed0: φ is {why}" in capsys.readouterr().err
     for unit, count in (("linear_ridge", 8), ("linear_online_sgd", 8), ("indices", 4)):
         rows = pair_rows(folder, "baseline/seed0", "rotation_20/seed0", unit)
         assert set(rows["status"]) == {flaw} and rows[["score", "low", "high"]].isna().all().all()

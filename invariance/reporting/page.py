@@ -9,9 +9,10 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from invariance import __version__
-from invariance.reporting import figures, gallery, tables
+from invariance.reporting import distance_figures, distance_tables, figures, gallery, tables
 from invariance.reporting.collect import Collected, RunFacts, collect
 from invariance.reporting.curves import BASELINE, IDENTITY, Family, counts, families, fit_title, gaps, words
+from invariance.reporting.distances import Distances, distances
 from invariance.reporting.plots import Plot, against_baseline, ranges_compared
 from invariance.reporting.tables import Table
 from invariance.runs.files import atomic_path, write_text
@@ -52,6 +53,30 @@ class Section:
     gaps: list[str]
 
 
+@dataclass(frozen=True)
+class ShownDrawing:
+    """A drawing as the page shows it: its panels as SVG elements."""
+
+    name: str
+    title: str
+    caption: str
+    panels: list[Markup]
+    telling: bool = False
+
+
+@dataclass(frozen=True)
+class DistanceSection:
+    """The networks of one data set, and how far apart they are."""
+
+    anchor: str
+    data: str
+    about: str
+    drawings: list[ShownDrawing]
+    claims: Table | None
+    tables: list[Table]
+    gaps: list[str]
+
+
 def make_report(runs: Path, out: Path, *, data: str | None = None) -> Path:
     """Make the report of all finished runs: `rows.csv`, `tables/`, `figures/` and the page.
 
@@ -78,7 +103,12 @@ def make_report(runs: Path, out: Path, *, data: str | None = None) -> Path:
         section, files = _section(collected, family, slug)
         sections.append(section)
         made.update(files)
-    page = _page(collected, accuracy, sections)
+    apart = []
+    for found in distances(collected):
+        shown, files = _distance_section(found)
+        apart.append(shown)
+        made.update(files)
+    page = _page(collected, accuracy, sections, apart)
     write_rows(out / "rows.csv", collected.rows[COLUMNS])
     for name, content in made.items():
         with atomic_path(out / name) as temporary:
@@ -161,7 +191,46 @@ def _about(collected: Collected, family: Family) -> str:
     return " ".join(said)
 
 
-def _page(collected: Collected, accuracy: Table | None, sections: list[Section]) -> str:
+def _distance_section(found: Distances) -> tuple[DistanceSection, dict[str, bytes]]:
+    """The part of the page on distances between networks, and its files."""
+    slug = f"{found.data}-{found.layer.replace('/', '_')}"
+    made: dict[str, bytes] = {}
+    shown = []
+    for drawing in distance_figures.drawings(found, slug):
+        made.update(drawing.files())
+        panels = [Markup(panel) for panel in drawing.inline()]
+        shown.append(ShownDrawing(drawing.name, drawing.title, drawing.caption, panels))
+    for k, solver in enumerate(found.mean):
+        drawing = distance_figures.heat_map(found, solver, slug)
+        made.update(drawing.files())
+        telling = [Markup(distance_figures.telling_map(found, solver))]
+        shown.insert(k, ShownDrawing(drawing.name, drawing.title, drawing.caption, telling, telling=True))
+    numbers = distance_tables.tables(found, slug)
+    for table in numbers:
+        made.update(table.files())
+    claims = next((table for table in numbers if table.name.endswith("-claims")), None)
+    ways = [*(f"linear map, {words(solver)}" for solver in found.mean), *found.indices]
+    pairs = len(found.nodes) * (len(found.nodes) - 1)  # ordered
+    about = (
+        f"{len(found.nodes)} networks, {pairs // 2} pairs; φ ends at {found.layer}. The distance of two networks is "
+        "the mean of two one-way distances L_L2, each left by a map E fitted from the one's features to the other's "
+        f"(Eq. 4). Compared through: {'; '.join(words(way) for way in ways)}."
+    )
+    lacking = [
+        f"{words(way)}: {count} numbers withheld ({words(status)})"
+        for way, reasons in found.statuses.items() for status, count in reasons.items()
+    ]
+    for solver, one_way in found.one_way.items():
+        absent = pairs - int((one_way.score == one_way.score).sum()) - sum(found.statuses.get(solver, {}).values())
+        if absent:
+            lacking.append(f"{words(solver)}: {absent} one-way distances are not there yet")
+    others = [table for table in numbers if table is not claims]
+    return DistanceSection(f"{slug}-distances", found.data, about, shown, claims, others, lacking), made
+
+
+def _page(
+    collected: Collected, accuracy: Table | None, sections: list[Section], apart: list[DistanceSection]
+) -> str:
     source = package_files("invariance.reporting").joinpath("page.html.j2").read_text(encoding="utf-8")
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["words"] = words
@@ -173,6 +242,7 @@ def _page(collected: Collected, accuracy: Table | None, sections: list[Section])
             overview=_overview(collected),
             accuracy=accuracy,
             by_data=by_data,
+            apart=apart,
             notes=_notes(collected),
             unfinished=collected.unfinished,
             provenance=[_made_by(run) for run in collected.runs.values()],
