@@ -2,12 +2,12 @@
 
     python benchmarks/distance.py --threads 2 --json distance.json
 
-Maps E of every ordered pair of n networks are fitted by online SGD, on made-up features: for each source one fit to all
-targets stacked (what `invariance.distance` does), then each pair by itself with the same solver. Both go through
-`fit_maps`, with Lightning and the judging of every fit. Both are timed over all pairs. `torch.optim.SGD`, stepping after
-every image, is timed over `--torch-updates` updates of one pair and extrapolated to the same number of updates of all
-pairs. The limit is what the two matrix products of every block take alone, in the stacked shape. The ways take turns,
-and the median round counts. `--device cuda` has not been run yet.
+Maps E of every ordered pair of n networks are fitted by online SGD, on made-up features: for each source one fit to
+all targets stacked (what `invariance.distance` does), then each pair by itself with the same solver. Both go through
+`fit_maps`, with Lightning and the judging of every fit. Both are timed over all pairs. `torch.optim.SGD`, stepping
+after every image, is timed over `--torch-updates` updates of one pair and extrapolated to the same number of updates of
+all pairs. The limit is what the two matrix products of every block take alone, in the stacked shape. The ways take
+turns, and the median round counts. `--device cuda` has not been run yet.
 """
 
 import argparse

@@ -30,21 +30,16 @@ from invariance.errors import UserError
 from invariance.fits import Fit
 from invariance.indices import Centred, Regression, centred, cross_product, linear_cka, procrustes_distance
 from invariance.maps import FittedMaps, Ridge
-from invariance.metrics import Interval, bootstrap, l2_distance_per_image
+from invariance.metrics import l2_distance_per_image
 from invariance.network import Network
+from invariance.pair_rows import INDICES, Member, Pair, PairRows, Result, account, run_name
 from invariance.precision import full_float32
 from invariance.progress import bar
-from invariance.representations import Features, Images, Store, images_of
+from invariance.representations import Features, Store, images_of
 from invariance.runs.files import atomic_path, write_text
 from invariance.runs.rows import Row, to_frame
 from invariance.runs.run import Run
 from invariance.tracking import Tracker
-
-INDICES = "indices"
-"""Name of the runs that hold the indices of a pair."""
-
-FITS = "source,target,status,error,reference,strength\n"
-"""Columns of `fits.csv`: mean squared error over the fit images, that of the targets' mean, and ridge's strength."""
 
 _PLAN = "plan.json"
 _CHUNK = 4096
@@ -52,31 +47,6 @@ _BYTES_OF_WEIGHT = {"online_sgd": 28, "ridge": 56, INDICES: 16}
 """Memory that a way of comparing takes for every weight of a map, at its peak."""
 
 _GPU_SHARE = 0.8
-_Result = dict[str, Any]
-"""What a unit came to: arrays by name, one entry a target; or one target's part of it."""
-
-
-@dataclass(frozen=True)
-class Member:
-    """A network of the set.
-
-    Attributes:
-        network: the trained network.
-        images: which images its features are of.
-    """
-
-    network: Network
-    images: Images
-
-    @property
-    def label(self) -> str:
-        """Its name among the networks of its data set, as `rotation_20/seed0`."""
-        return self.network.name.split("/", 1)[1]
-
-    @property
-    def slug(self) -> str:
-        """The label as a part of a folder's name."""
-        return self.label.replace("/", "-")
 
 
 @dataclass(frozen=True)
@@ -217,7 +187,7 @@ class _Study:
         else:
             identity["map"] = fit.map
             identity["solver"] = {"name": fit.solver, **(asdict(fit.settings) if fit.settings else {})}
-        return Run(self.runs, f"distance/{self.data}/{a.slug}+{b.slug}/{kind}", identity)
+        return Run(self.runs, run_name(a, b, kind), identity)
 
     def missing(self) -> list[tuple[str, str, str]]:
         """(kind, a, b) of every pair that has no rows yet."""
@@ -233,6 +203,7 @@ class _Study:
         with work, bar(self.config["progress"]) as progress:
             work.record({"device": str(self.device)})
             self._extract(progress)
+            self.rows = PairRows(self.members, self.layer, self._counts(), self.indices)
             self._finish_flawed()
             units = self._plan(work.directory / _PLAN)
             task = progress.add_task("pairs", total=sum(len(unit.targets) for unit in units))
@@ -343,7 +314,7 @@ class _Study:
         a, b = sorted((one, other))
         return self.pairs[a, b][kind]
 
-    def _fit(self, unit: Unit, fit: Fit, held: _Held, progress: Progress) -> _Result:
+    def _fit(self, unit: Unit, fit: Fit, held: _Held, progress: Progress) -> Result:
         """E of one source to all targets of a unit in one stacked fit, and L_L2 of every image."""
         from invariance.modules.map_fit import fit_maps  # Lightning, which a finished set need not wait for
 
@@ -351,7 +322,7 @@ class _Study:
             [held.fit(unit.source)], [held.fit(target) for target in unit.targets], fit.map, fit.settings,
             device=self.device, progress=progress if self.config["progress"] else False,
         )
-        result: _Result = {
+        result: Result = {
             "status": np.array(list(fitted.status)), "error": fitted.error.numpy(),
             "reference": fitted.reference.numpy(),
             "strength": np.array(list(fitted.strength) or [math.nan] * len(fitted)),
@@ -374,9 +345,9 @@ class _Study:
                 parts.append(l2_distance_per_image(back, target.to(self.device), scale).float().cpu())
         return torch.cat(parts).numpy()
 
-    def _indices(self, unit: Unit, held: _Held) -> _Result:
+    def _indices(self, unit: Unit, held: _Held) -> Result:
         """The indices of one source with every target over the report images; the symmetric ones in one direction."""
-        result: _Result = {name: np.full(len(unit.targets), math.nan) for name in self.indices}
+        result: Result = {name: np.full(len(unit.targets), math.nan) for name in self.indices}
         x, own = held.side(unit.source, "report").to(self.device), held.about_mean(unit.source)
         regression = Regression(x) if "r2" in self.indices else None
         for k, target in enumerate(unit.targets):
@@ -391,28 +362,39 @@ class _Study:
                 result["procrustes"][k] = procrustes_distance(own, other, cross)
         return result
 
-    def _finish(self, unit: Unit, both: dict[str, tuple[_Result, _Result]]) -> None:
+    def _finish(self, unit: Unit, both: dict[str, tuple[Result, Result]]) -> None:
         """Write the rows of every pair of which this unit was the second direction.
 
         All of them are resampled together, those too that were written before an interruption.
         """
-        ordered = {}
+        computed: dict[Pair, tuple[Result, Result]] = {}
         for target, (there, back) in both.items():
-            pair = (unit.source, target) if unit.source < target else (target, unit.source)
-            ordered[pair] = (there, back) if unit.source < target else (back, there)
+            if unit.source < target:
+                computed[unit.source, target] = there, back
+            else:
+                computed[target, unit.source] = back, there
         fit = self.kinds[unit.kind]
-        rows = self._index_rows(ordered) if fit is None else self._distance_rows(unit.kind, fit, ordered)
+        rows = self.rows.of_indices(computed) if fit is None else self.rows.of_fit(fit, computed)
         for pair, of_pair in rows.items():
-            run = self.pairs[pair][unit.kind]
-            if run.done:
-                continue
-            with run:
-                self._record(run, pair)
-                if fit is not None:
-                    write_text(run.directory / "fits.csv", FITS + _account(pair, ordered[pair]))
-                run.finish(to_frame(of_pair))
+            if not self.pairs[pair][unit.kind].done:
+                self._write(pair, unit.kind, of_pair, "" if fit is None else account(pair, computed[pair]))
 
-    def _record(self, run: Run, pair: tuple[str, str]) -> None:
+    def _finish_flawed(self) -> None:
+        """Write the rows of the pairs of which nothing can be said."""
+        for kind, a, b in self.missing():
+            flaw = self.features[a].flaw or self.features[b].flaw
+            if flaw:
+                self._write((a, b), kind, self.rows.of_flawed((a, b), self.kinds[kind], flaw))
+
+    def _write(self, pair: Pair, kind: str, rows: list[Row], fits: str = "") -> None:
+        """Finish the run of a pair."""
+        with self.pairs[pair][kind] as run:
+            self._record(run, pair)
+            if fits:
+                write_text(run.directory / "fits.csv", fits)
+            run.finish(to_frame(rows))
+
+    def _record(self, run: Run, pair: Pair) -> None:
         networks = [self.members[label].network for label in pair]
         run.record({
             "device": str(self.device),
@@ -420,89 +402,6 @@ class _Study:
             "dimensions": {label: self.features[label].dim for label in pair},
             "dead": {label: int((~self.features[label].alive).sum()) for label in pair},
         })  # fmt: skip
-
-    def _distance_rows(
-        self, kind: str, fit: Fit, ordered: dict[tuple[str, str], tuple[_Result, _Result]]
-    ) -> dict[tuple[str, str], list[Row]]:
-        """One-way distances in both directions, their mean (Eq. 4) and their difference (Eq. 9), over both splits."""
-        rows: dict[tuple[str, str], list[Row]] = {pair: [] for pair in ordered}
-        n = len(ordered)
-        # the rows of values are a→b and b→a of every pair in turn
-        combine = np.concatenate([np.eye(2 * n), np.kron(np.eye(n), [[0.5, 0.5]]), np.kron(np.eye(n), [[1.0, -1.0]])])
-        for side in ("fit", "report"):
-            values = np.stack([
-                np.where(one["status"] == "ok", one[side].astype(np.float64), math.nan)
-                for both in ordered.values() for one in both
-            ])  # fmt: skip
-            ends = bootstrap(values, combine=combine.tolist())
-            for p, (pair, both) in enumerate(ordered.items()):
-                there, back = (str(one["status"]) for one in both)
-                worse = there if there != "ok" else back
-                for k, metric, status, ends_of in (
-                    (2 * p, "l2_distance", there, pair), (2 * p + 1, "l2_distance", back, pair[::-1]),
-                    (2 * n + p, "l2_distance_mean", worse, pair),
-                    (3 * n + p, "l2_distance_difference", worse, pair),
-                ):  # fmt: skip
-                    rows[pair].append(self._row(
-                        ends_of, kind, fit, side, metric, status, _interval(ends, k), values.shape[1]
-                    ))  # fmt: skip
-        return rows
-
-    def _index_rows(
-        self, ordered: dict[tuple[str, str], tuple[_Result, _Result]]
-    ) -> dict[tuple[str, str], list[Row]]:
-        """The indices over the report split; they have no intervals."""
-        rows = {}
-        for pair, (there, back) in ordered.items():
-            found = [(pair, name, float(there[name])) for name in self.indices]
-            found += [(pair[::-1], "r2", float(back["r2"]))] if "r2" in self.indices else []
-            rows[pair] = [
-                self._row(
-                    ends, INDICES, None, "report", name, "ok" if math.isfinite(score) else "undefined",
-                    (score, math.nan, math.nan, self._counts()[1]), self._counts()[1],
-                )
-                for ends, name, score in found
-            ]  # fmt: skip
-        return rows
-
-    def _row(
-        self, ends: tuple[str, str], kind: str, fit: Fit | None, side: str, metric: str, status: str,
-        numbers: tuple[float, float, float, int], images: int,
-    ) -> Row:
-        source, target = (self.members[label] for label in ends)
-        trained, trusted = source.network.config, status == "ok"
-        score, low, high, used = numbers
-        return Row(
-            stage="distance", data=source.images.prepared.name, network=trained["name"],
-            family=trained["transform"]["name"], range=_text(trained["transform"].get("range")), seed=trained["seed"],
-            layer=self.layer, g=f"network:{target.label}",
-            split=source.images.fit_split if side == "fit" else source.images.report_split,
-            map=fit.map if fit else "", solver=fit.settings.label if fit and fit.settings else "", metric=metric,
-            score=score if trusted else math.nan, low=low if trusted else math.nan, high=high if trusted else math.nan,
-            n_images=used if trusted else images, status=status, run=self._run_of(kind, *ends).name,
-        )  # fmt: skip
-
-    def _finish_flawed(self) -> None:
-        """The rows of pairs of which nothing can be said."""
-        nothing = (math.nan, math.nan, math.nan, 0)
-        for kind, *pair in self.missing():
-            flaw = next((self.features[label].flaw for label in pair if self.features[label].flaw), "")
-            if not flaw:
-                continue
-            fit, (a, b) = self.kinds[kind], pair
-            ways = ((a, b), (b, a))
-            named = [("l2_distance", ways), ("l2_distance_mean", ways[:1]), ("l2_distance_difference", ways[:1])]
-            if fit is None:
-                named = [(name, ways if name == "r2" else ways[:1]) for name in self.indices]
-            counts = dict(zip(("fit", "report"), self._counts(), strict=True))
-            rows = [
-                self._row(way, kind, fit, side, metric, flaw, nothing, counts[side])
-                for side in (("report",) if fit is None else ("fit", "report"))
-                for metric, of in named for way in of
-            ]
-            with self.pairs[a, b][kind] as run:
-                self._record(run, (a, b))
-                run.finish(to_frame(rows))
 
 
 def group_size(
@@ -534,12 +433,12 @@ def _file(folder: Path, k: int) -> Path:
     return folder / "units" / f"{k:06d}.npz"
 
 
-def _write(path: Path, result: _Result) -> None:
+def _write(path: Path, result: Result) -> None:
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
         np.savez(file, **result)
 
 
-def _read(path: Path, unit: Unit) -> _Result | None:
+def _read(path: Path, unit: Unit) -> Result | None:
     """What a unit came to, if it was computed; a damaged file is computed again."""
     if not path.exists():
         return None
@@ -552,28 +451,9 @@ def _read(path: Path, unit: Unit) -> _Result | None:
     return result if whole else None
 
 
-def _of(result: _Result | None, unit: Unit, target: str) -> _Result:
+def _of(result: Result | None, unit: Unit, target: str) -> Result:
     """One target's part of what a unit came to."""
     if result is None:
         raise UserError(f"what was computed of {unit.source} is damaged; repeat the command")
     k = unit.targets.index(target)
     return {name: values[k] for name, values in result.items()}
-
-
-def _interval(ends: Interval, k: int) -> tuple[float, float, float, int]:
-    return float(ends.mean[k]), float(ends.low[k]), float(ends.high[k]), int(ends.n_used[k])
-
-
-def _account(pair: tuple[str, str], both: tuple[_Result, _Result]) -> str:
-    """How the fits of a pair ended: lines of `fits.csv`."""
-    lines = []
-    for (source, target), one in zip((pair, pair[::-1]), both, strict=True):
-        strength = "" if math.isnan(one["strength"]) else f"{one['strength']:g}"
-        lines.append(
-            f"{source},{target},{one['status']},{one['error']:.9g},{one['reference']:.9g},{strength}\n"
-        )
-    return "".join(lines)
-
-
-def _text(value: object) -> str:
-    return "" if value is None else str(value)

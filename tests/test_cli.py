@@ -162,6 +162,11 @@ def test_the_sweep_of_all_families_is_table_threes_networks():
         ("measure", ["memory_gb=nan"], "memory_gb=nan"),
         ("measure", ["solver.online_sgd.rate=-1"], "rate"),
         ("measure", ["solver=newton"], "newton"),
+        ("distance", [], "run invariance-train first"),
+        ("distance", ["metrics=[ckaa]"], "did you mean"),
+        ("distance", ["memory_gb=0"], "memory_gb=0"),
+        ("distance", ["solver=newton"], "newton"),
+        ("distance", ["netwroks=a"], "networks"),
         ("report", [], "no finished run"),
         ("report", ["dataset=digits"], "no finished run"),
     ],
@@ -249,7 +254,7 @@ def test_a_mistake_in_one_job_of_a_sweep_leaves_the_others(tmp_path):
     assert json.loads((tmp_path / "runs/train/digits/rotation_5/seed0/done.json").read_text())["rows"] == 2
 
 
-@pytest.mark.parametrize("page", ["prepare", "train", "measure", "report"])
+@pytest.mark.parametrize("page", ["prepare", "train", "measure", "distance", "report"])
 def test_help_is_for_newcomers_and_loads_no_torch(page, tmp_path):
     code = (
         f"import atexit, sys; sys.argv = ['invariance-{page}', '--help']; "

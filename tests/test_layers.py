@@ -15,6 +15,7 @@ LEVELS = [
     {"features", "modules", "reporting", "plugins", "tracking", "grids", "fits"},
     {"network"},
     {"representations"},
+    {"pair_rows"},
     {"measurement", "pairs", "cli"},
     PAGES,
 ]
