@@ -10,7 +10,7 @@ PAGES = {"prepare", "train", "measure", "distance", "report"}
 LEVELS = [
     {"errors", "seeds", "progress", "precision", "memory"},
     {"runs", "conf", "ranks"},
-    {"transforms", "models", "maps", "metrics", "indices"},
+    {"transforms", "models", "maps", "metrics", "indices", "joint"},
     {"data"},
     {"features", "modules", "reporting", "plugins", "tracking", "grids", "fits"},
     {"network"},
@@ -20,7 +20,7 @@ LEVELS = [
     PAGES,
 ]
 LEVEL = {name: number for number, names in enumerate(LEVELS) for name in names}
-GROUND = {"transforms", "models", "maps", "metrics", "indices"}
+GROUND = {"transforms", "models", "maps", "metrics", "indices", "joint"}
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 
