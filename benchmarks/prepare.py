@@ -4,7 +4,7 @@
 
 Images are made in ILSVRC's official form: a training tar of a tar for each class, a validation tar in wnid folders.
 One run is undisturbed; another one gets SIGKILL when half of the images are done and is started again. Printed are the
-times of listing and preparing, the rate, and how many images were decoded twice.
+times of listing and preparing, the rate, and how many images were left to decode after the kill.
 """
 
 import argparse
@@ -75,7 +75,10 @@ def killed_at_half(root: Path, size: int, store: Path, total: int) -> int:
         time.sleep(0.2)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    return _lines(next(store.glob("ilsvrc/.*.tmp/journal"))) - 1
+    journals = list(store.glob("ilsvrc/.*.tmp/journal"))
+    if not journals:
+        raise SystemExit("error: preparing ended before it could be killed; give more --images")
+    return _lines(journals[0]) - 1
 
 
 def _lines(path: Path) -> int:

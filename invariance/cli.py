@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from invariance.conf import conf_dir, family_sweep
 from invariance.errors import UserError, nearest
 from invariance.runs.files import disk_refusal
-from invariance.runs.processes import signals_interrupt
+from invariance.runs.processes import signals_interrupt, was_interrupted
 
 Job = Callable[[dict[str, Any]], None]
 MISTAKE, INTERRUPTED = 2, 130
@@ -57,7 +57,12 @@ def command(page: str, job: Job) -> None:
     sys.argv[1:] = flags_last(sys.argv[1:])
     try:
         with signals_interrupt():
-            hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=page)(task)()
+            try:
+                hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=page)(task)()
+            except Exception as error:  # in the middle of an import an interruption can come out as anything
+                if was_interrupted():
+                    raise KeyboardInterrupt from error
+                raise
     except (HydraException, OmegaConfBaseException, OSError) as error:
         line = one_line(error, page)
         if tracebacks or line is None:

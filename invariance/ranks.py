@@ -38,7 +38,7 @@ class Ranks:
     """
 
     def __init__(self, world: int) -> None:
-        self.world, self._port = world, _free_port()
+        self.world, self._port = world, _free_port() if world > 1 else 0
         self._others: list[BaseProcess] = []
         self._over = threading.Event()
 
@@ -97,7 +97,10 @@ class Ranks:
         return [rank for rank, process in enumerate(self._others, 1) if process.exitcode]
 
     def _message(self) -> str:
-        return f"rank {self._dead()[0]} of {self.world} ended early; its error stands above. Repeat to go on"
+        rank = self._dead()[0]
+        code = self._others[rank - 1].exitcode or 0
+        why = f"by signal {-code}, as for want of memory" if code < 0 else f"with status {code}; its error stands above"
+        return f"rank {rank} of {self.world} ended early, {why}. Repeat to go on"
 
     def _watch(self) -> None:
         """End this process where another rank is dead and a collective waits for it forever."""

@@ -52,6 +52,8 @@ def train(config: dict[str, Any]) -> None:
     keep_freed()
     size = build_transform(config["transform"]).source_size(config["model"]["input_size"])
     prepared = prepare(config["data"], size, folder(config["prepared"], "prepared"), progress=config["progress"])
+    if "train" not in prepared.splits or not prepared.classes:
+        raise UserError(f"{prepared.name} has no labelled images to train on; it is for measuring other networks")
     identity = {key: config[key] for key in ("name", "seed", "model", "transform", "recipe")}
     identity |= {key: config["trainer"][key] for key in ("precision", "compile")}  # what changes more than rounding
     identity["data"] = {"name": prepared.name, "sha256": prepared.sha256}

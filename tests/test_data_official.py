@@ -102,7 +102,8 @@ def test_archives_and_trees_of_ilsvrc_give_the_same_data(flat, archives, shared_
     assert len(from_tree.split("train")) == 5 * len(from_tree.classes)
     kept = [n for n in (*range(1, 11), 7942) if wnids[n] in from_tree.classes]
     assert [from_tree.classes[label] for label in from_tree.split("val").labels] == [wnids[n] for n in kept]
-    assert f"{11 - len(kept)} validation images of classes that train does not hold" in from_tree.remarks[0]
+    assert from_tree.remarks[0] == f"train holds {len(from_tree.classes)} of 1,000 classes"
+    assert f"{11 - len(kept)} validation images of classes that train does not hold" in from_tree.remarks[1]
     assert from_tree.report == "val" and from_tree.fit_split({"split": "train"}) == "train"
 
 
@@ -143,7 +144,9 @@ def test_mistakes_in_ilsvrc_are_told(imagenet, archives, tmp_path):
 
 
 @pytest.mark.parametrize("change,match", [
-    (lambda lines: lines[:5], "00000006.JPEG has no line"),
+    (lambda lines: lines[:5], "has 5 lines, not 50,000; extract the devkit again"),
+    (lambda lines: lines[1:], "has 49,999 lines, not 50,000"),
+    (lambda lines: [*lines, "1"], "has 50,001 lines, not 50,000"),
     (lambda lines: [*lines[:2], "1001", *lines[3:]], "line 3: '1001' is no class from 1 to 1000"),
     (lambda lines: [*lines[:2], "cat", *lines[3:]], "line 3: 'cat'"),
     (lambda lines: [*lines[:2], "", *lines[3:]], "line 3: ''"),
@@ -225,7 +228,7 @@ def test_the_broken_page_of_rvl_cdip_is_known_and_another_one_counts(pages, tmp_
     ("imagesa/a/a/a/x.tif 16", "val.txt line 4: class 16 is beyond 0 to 15"),
     ("imagesa/a/a/a/x.tif -1", "val.txt line 4: 'imagesa/a/a/a/x.tif -1' is not «path class»"),
     ("imagesa/a/a/a/x.tif", "line 4.*is not «path class»"),
-    ("", "line 4: '' is not"),
+    ("", "line 4 is empty"),
     ("../../etc/x.tif 1", "unsafe path '../../etc/x.tif'"),
     ("/etc/x.tif 1", "unsafe path"),
     (None, "val.txt line 4: .* stands in train.txt line 1 already"),
@@ -290,3 +293,21 @@ def test_a_zip_of_classes_serves_as_a_folder(shared_data, tmp_path):
     settings = {**yaml.safe_load((CONF / "folder.yaml").read_text()), "root": str(archive)}
     data = prepare(settings, 16, tmp_path, progress=False)
     assert data.name == "historical_s128" and len(data.classes) == 9 and data.splits == ["train", "val", "test"]
+
+
+def test_files_that_are_none_of_the_data_sets_own_change_nothing(pages, tmp_path, capsys):
+    before = prepared("rvl_cdip", pages, tmp_path / "store")
+    (pages / "images" / ".DS_Store").write_bytes(b"x")
+    (pages / "labels" / "notes.txt").write_text("x")
+    assert prepared("rvl_cdip", pages, tmp_path / "store").directory == before.directory
+    assert "again" not in capsys.readouterr().err
+
+
+def test_a_train_folder_that_is_extracted_in_part_is_told(imagenet):
+    (imagenet / "train" / "n99999999.tar").write_bytes(b"x")
+    refused(ILSVRC(str(imagenet)), "mixes folders .* and archives that are still packed .n99999999.tar")
+
+
+def test_lists_that_are_shorter_than_the_official_ones_are_remarked(pages):
+    remarks = RVLCDIP(str(pages)).splits().remarks
+    assert any("labels/val.txt names 32 images, not the official 40,000" in line for line in remarks)

@@ -169,7 +169,10 @@ def test_members_beyond_the_cap_are_refused(tmp_path, monkeypatch):
         tree = open_tree(packed(tmp_path, kind))
         with pytest.raises(BrokenImage, match="600"):
             tree.read("a/x/1.png")
-    refused(packed(tmp_path, "tar.gz"), "more than 600")
+    tree = open_tree(packed(tmp_path, "tar.gz"))
+    read = dict(tree.stream())  # the last one alone can still be read, but a cap is told before reading
+    with pytest.raises(BrokenImage, match="more than 600"):
+        read["a/x/1.png"]()
     monkeypatch.setattr(trees, "MAX_MEMBERS", 5)
     refused(packed(tmp_path, "tar"), "more than 5 files")
 
@@ -188,3 +191,28 @@ def test_a_file_that_is_no_archive(tmp_path):
     for name, data in (("text", b"hello"), ("empty", b""), ("zeros", bytes(2000)), ("gz", b"\x1f\x8bnothing")):
         (tmp_path / name).write_bytes(data)
         refused(tmp_path / name, "neither a folder nor|damaged or cut off")
+
+
+def test_a_file_beyond_the_cap_in_a_folder_is_not_read(tmp_path):
+    with open(tmp_path / "large.jpg", "wb") as file:
+        file.truncate(1 << 41)  # a hole: no room is taken
+    with pytest.raises(BrokenImage, match="more than"):
+        open_tree(tmp_path).read("large.jpg")
+
+
+def test_what_a_mac_adds_to_a_zip_is_not_there(tmp_path):
+    path = tmp_path / "mac.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in ("pets/cat/1.png", "__MACOSX/pets/cat/._1.png", "__MACOSX/._pets"):
+            archive.writestr(name, b"x")
+    assert open_tree(path).folders() == ["pets"]
+
+
+def test_the_texts_that_a_compressed_tar_keeps_have_a_cap_together(tmp_path, monkeypatch):
+    monkeypatch.setattr(trees, "_ALL_TEXTS", 25)
+    path = tmp_path / "texts.tar.gz"
+    with tarfile.open(path, "w:gz") as archive:
+        for k in range(4):
+            add(archive, f"{k}.txt", b"0123456789")
+    tree = open_tree(path)
+    assert tree.read("3.txt") == b"0123456789" and len(tree._texts) == 2

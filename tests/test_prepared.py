@@ -109,7 +109,7 @@ def test_broken_images_within_the_limit_are_skipped_counted_and_named(pets, stor
     (pets / "dog" / "005.png").write_text("no image")
     message = refused("dog/005.png is not an image", pets, store, max_broken=0.02)
     assert message.startswith("3 of the first") and "data.max_broken=" in message
-    assert os.listdir(store / "pets") == []
+    assert not (store / "pets").exists()
     limit = float(message.rsplit("=", 1)[1])
     prepared = made(pets, store, max_broken=limit)
     assert sorted(line.split(": ")[1].split()[0] for line in prepared.skipped) == [
@@ -139,7 +139,7 @@ def test_a_class_whose_images_are_all_broken_is_refused(pets, store):
     for path in (pets / "fox").iterdir():
         path.write_bytes(b"x")
     refused("every image of class 'fox' in train is broken", pets, store, max_broken=0.1)
-    assert os.listdir(store / "pets") == []
+    assert not (store / "pets").exists()
 
 
 @pytest.mark.parametrize("change,match", [
@@ -291,7 +291,7 @@ def test_interrupted_at_any_moment_and_repeated_gives_the_same_data(pets, store,
         return moment
 
     with monkeypatch.context() as patch:
-        for method in ("sync", "cut", "fill_gaps"):
+        for method in ("sync", "shorten", "cut", "fill_gaps"):
             patch.setattr(stored.StoredArray, method, counted(getattr(stored.StoredArray, method)))
         patch.setattr(building, "write_text", counted(building.write_text))
         patch.setattr(building, "_SYNC_EVERY", 10.0)
@@ -352,7 +352,7 @@ def test_no_room_on_the_disk_is_told_before_anything_is_decoded(pets, store):
     code = SLOW.replace("time.sleep(0.01)", "raise SystemExit('decoded')")
     result = _limited(code, pets, store)
     assert "UserError: cannot write" in result.stderr and "larger than allowed" in result.stderr
-    assert os.listdir(store / "pets") == []
+    assert not (store / "pets").exists()
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a small disk")
@@ -380,7 +380,7 @@ def test_a_full_disk_while_writing_leaves_nothing(pets, store, monkeypatch):
 
     monkeypatch.setattr(building.os, "pwrite", full)
     refused("its disk is full", pets, store)
-    assert os.listdir(store / "pets") == []
+    assert not (store / "pets").exists()
 
 
 def test_official_split_folders(shared_data, store):
@@ -424,3 +424,79 @@ def test_a_size_that_is_none_is_refused(tmp_path, compose, size):
     with pytest.raises(UserError, match="size=.*whole number of pixels"):
         prepare(compose("train")["data"], size, tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_disk_that_fills_up_loses_nothing_that_was_decoded(pets, store, monkeypatch):
+    real, decoded = building.decode, []
+    with monkeypatch.context() as patch:
+        patch.setattr(building, "_CHUNK", 8)
+        put = stored.StoredArray.put
+
+        def full(self, i, pixels):
+            decoded.append(1)
+            if len(decoded) > 60:
+                raise OSError(28, "No space left on device")
+            put(self, i, pixels)
+
+        patch.setattr(stored.StoredArray, "put", full)
+        refused("its disk is full", pets, store, workers=1)
+    decoded.clear()
+    monkeypatch.setattr(building, "decode", lambda *arguments: decoded.append(1) or real(*arguments))
+    assert len(made(pets, store, workers=1).split("train")) and 0 < len(decoded) < 100
+
+
+def test_what_a_kill_left_of_a_source_that_has_changed_is_removed(pets, store, monkeypatch):
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(building, "write_text", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        made(pets, store)
+    [left] = store.glob("pets/.*.tmp")
+    left.with_suffix(".lock").touch()  # what SIGKILL leaves
+    (pets / "cat" / "000.png").unlink()
+    prepared = made(pets, store)
+    assert os.listdir(store / "pets") == [prepared.directory.name]
+
+
+def test_a_source_that_changes_while_it_is_prepared_is_told(pets, store, tmp_path, monkeypatch):
+    archive = shutil.make_archive(str(tmp_path / "packed"), "tar", pets)
+    real = building._decode_all
+
+    def meanwhile(*arguments):
+        decoded = real(*arguments)
+        os.utime(archive, (7, 7))
+        return decoded
+
+    with monkeypatch.context() as patch:
+        patch.setattr(building, "_decode_all", meanwhile)
+        refused("the source of packed changed while it was prepared; repeat", archive, store)
+    assert not (store / "packed").exists()
+    assert len(made(archive, store).splits) == 3
+
+
+@pytest.mark.parametrize("renew", [False, True])
+def test_whole_data_that_were_not_renamed_yet_are_taken_as_they_are(pets, store, monkeypatch, renew):
+    if renew:
+        made(pets, store)
+    real = os.rename
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        def stopped(source, target):
+            if str(source).endswith(".tmp"):
+                raise KeyboardInterrupt
+            real(source, target)
+
+        patch.setattr("invariance.data.prepared.os.rename", stopped)
+        made(pets, store, renew=renew)
+    monkeypatch.setattr(building, "decode", None)
+    prepared = made(pets, store)
+    assert len(prepared.split("train")) and os.listdir(store / "pets") == [prepared.directory.name]
+
+
+def test_the_second_of_two_preparers_says_that_it_waits(pets, store, capfd):
+    first = subprocess.Popen([sys.executable, "-c", SLOW, pets, store], cwd=Path(__file__).parents[1])
+    try:
+        while not list(store.glob("pets/.*.tmp/val.images.npy")):
+            assert first.poll() is None
+            time.sleep(0.01)
+        made(pets, store)
+    finally:
+        first.wait(timeout=60)
+    assert "waiting for another process that prepares pets" in capfd.readouterr().err

@@ -273,3 +273,18 @@ def test_a_checkpoint_of_another_architecture_is_named(checkpoint):
         load_classifier(checkpoint)
     with pytest.raises(UserError, match="no checkpoint at"):
         load_classifier(checkpoint.with_name("absent.ckpt"))
+
+
+def test_images_without_labels_are_refused_before_a_run_begins(tmp_path, compose):
+    from PIL import Image
+
+    for k in range(4):
+        (tmp_path / "old").mkdir(exist_ok=True)
+        Image.new("L", (9, 9), 60 * k).save(tmp_path / "old" / f"{k}.png")
+    config = compose(
+        "train", f"runs={tmp_path}/runs", f"prepared={tmp_path}/prepared", "logger=csv", "trainer=cpu",
+        "progress=false", "data=historical", f"data.root={tmp_path}/old", "recipe=smoke", "model=tiny",
+    )  # fmt: skip
+    with pytest.raises(UserError, match="no labelled images to train on"):
+        train(config)
+    assert not (tmp_path / "runs").exists()

@@ -53,7 +53,7 @@ class Digits:
         """None to watch."""
         return {}
 
-    def digest(self, name: str) -> str:
+    def digest(self, name: str, progress: bool = False) -> str:
         """There are no files to ask for."""
         raise KeyError(name)
 
@@ -100,7 +100,7 @@ class _TrainTest:
         """None to watch."""
         return {}
 
-    def digest(self, name: str) -> str:
+    def digest(self, name: str, progress: bool = False) -> str:
         """There are no files to ask for."""
         raise KeyError(name)
 

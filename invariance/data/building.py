@@ -1,10 +1,12 @@
 """Building prepared data: every image of a source decoded once, into arrays that can be memory-mapped."""
 
 import csv
+import errno
 import hashlib
 import json
 import math
 import os
+import shutil
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
@@ -18,10 +20,10 @@ import numpy as np
 import PIL
 from numpy.typing import NDArray
 
-from invariance.data.decode import COLOURS, BrokenImage, Pixels, decode, large_images
+from invariance.data.decode import COLOURS, BrokenImage, decode, large_images
 from invariance.data.sources import DataConfig, Listing, Splits, content_hash
 from invariance.data.stored import Entry, Journal, StoredArray
-from invariance.data.trees import Stamp
+from invariance.data.trees import Stamp, Tree
 from invariance.errors import UserError
 from invariance.progress import bar
 from invariance.runs.files import atomic_path, sha256, write_text
@@ -33,6 +35,8 @@ _JOURNAL = "journal"
 _CHUNK, _BLOCK = 64, 1 << 24  # images, and bytes, that are handled at once
 _SYNC_EVERY = 5.0  # seconds of decoding that a kill may cost
 _NAMED, _IGNORED_NAMED = 5, 100
+BYTES_OF_LISTS = 600
+"""Room that the labels, names, hashes and the journal of one image take, at most."""
 
 
 @dataclass
@@ -61,7 +65,7 @@ class _Job:
     split: str
     listing: Listing
     indices: list[int]
-    read: list[bytes | Pixels] | None = None
+    read: list[bytes | BrokenImage] | None = None
 
 
 def workers_here() -> int:
@@ -70,9 +74,10 @@ def workers_here() -> int:
 
 
 def build(
-    directory: Path, config: DataConfig, size: int, settings: dict[str, Any], progress: bool, workers: int
+    directory: Path, config: DataConfig, size: int, settings: dict[str, Any], now: Mapping[str, Stamp], progress: bool,
+    workers: int,
 ) -> None:
-    """Decode a whole source into a folder and flush it to the disk; the manifest is written last.
+    """Decode a whole source into a folder and flush it to the disk; the manifest, written last, says that it is whole.
 
     A folder that an earlier call left when it was killed is taken up: what its journal names is not decoded again.
 
@@ -81,13 +86,16 @@ def build(
         config: the data set.
         size: side of the prepared images in pixels.
         settings: what identifies these prepared data; recorded in the manifest.
+        now: size and time of the source's files when their decoding began.
         progress: whether to show a progress bar.
         workers: threads that decode; Pillow lets them run side by side.
 
     Raises:
-        UserError: if the source cannot serve or more of its images are broken than allowed.
+        UserError: if the source cannot serve, changes meanwhile, or more of its images are broken than allowed.
         OSError: if the disk is full or refuses.
     """
+    if (directory / MANIFEST).exists():  # whole, and stopped just before it was renamed
+        return
     found = config.source.splits(progress)
     with ExitStack() as stack:
         arrays = _arrays(directory, found, (COLOURS[config.colour], size, size), stack)
@@ -95,10 +103,26 @@ def build(
         order = {split: arrays[split].fill_gaps(decoded[split].broken) for split in arrays}
         for array in arrays.values():
             array.sync()
-        _write(directory, config, settings, found, order, decoded)
+        if (config.source.stamps() or {}) != now:
+            raise UserError(f"the source of {config.name} changed while it was prepared; repeat the command")
+        about = _write_lists(directory, config, found, order, decoded, now, progress)
         for split, array in arrays.items():
-            array.cut(len(order[split]))
+            array.shorten(len(order[split]))
+        _write_manifest(directory, config, settings, found, order, decoded, about)
+        for array in arrays.values():
+            array.cut()
     (directory / _JOURNAL).unlink()
+
+
+def begun(directory: Path) -> bool:
+    """Whether a folder holds decoded images that a later call can take up."""
+    if (directory / MANIFEST).exists():
+        return True
+    try:
+        with open(directory / _JOURNAL, "rb") as file:
+            return bool(file.readline() and file.readline())
+    except OSError:
+        return False
 
 
 def _arrays(directory: Path, found: Splits, image: tuple[int, ...], stack: ExitStack) -> dict[str, StoredArray]:
@@ -113,10 +137,13 @@ def _arrays(directory: Path, found: Splits, image: tuple[int, ...], stack: ExitS
             }
             break
         except ValueError:
+            stack.close()
             for path in directory.iterdir():
                 path.unlink()
     for array in arrays.values():
         array.reserve()
+    if shutil.disk_usage(directory).free < BYTES_OF_LISTS * sum(map(len, found.listings.values())):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     return arrays
 
 
@@ -207,23 +234,29 @@ def _stamp(listing: Listing, i: int) -> Stamp | None:
 def _jobs(work: _Work, decoded: Mapping[str, _Decoded]) -> Iterator[_Job]:
     """The images that are not done, some at a time: by name, or as they come in an archive with an order of its own."""
     chunk = max(1, min(_CHUNK, _BLOCK // (COLOURS[work.config.colour] * work.size**2)))
-    streamed: dict[str, tuple[str, int]] = {}
-    archive = None
+    streamed: dict[Path, tuple[Tree, dict[str, tuple[str, int]]]] = {}
     for split, listing in work.found.listings.items():
         todo = np.flatnonzero(~decoded[split].done).tolist()
         if listing.archive is None:
             for start in range(0, len(todo), chunk):
                 yield _Job(split, listing, todo[start : start + chunk])
         else:
-            archive = listing.archive
-            streamed |= {listing.names[i]: (split, i) for i in todo}
-    if archive is not None and streamed:
-        for name, read in archive.stream():
-            if (place := streamed.pop(name, None)) is not None:
+            _, wanted = streamed.setdefault(listing.archive.path, (listing.archive, {}))
+            wanted |= {listing.names[i]: (split, i) for i in todo}
+    for archive, wanted in streamed.values():
+        for name, read in archive.stream() if wanted else ():
+            if (place := wanted.pop(name, None)) is not None:
                 split, i = place
-                yield _Job(split, work.found.listings[split], [i], [read()])
-        for name, (split, i) in streamed.items():  # named by a list of labels, but not there
+                yield _Job(split, work.found.listings[split], [i], [_bytes_or_why(read)])
+        for name, (split, i) in wanted.items():  # named by a list of labels, but not there
             yield _Job(split, _absent(name, archive.path), [i])
+
+
+def _bytes_or_why(read: Callable[[], bytes]) -> bytes | BrokenImage:
+    try:
+        return read()
+    except BrokenImage as error:
+        return error
 
 
 def _absent(name: str, archive: Path) -> Listing:
@@ -240,6 +273,8 @@ def _decode_some(work: _Work, job: _Job) -> list[Entry]:
         digest, reason, sums = "", None, (0,)
         try:
             data = job.listing.read(i) if job.read is None else job.read[place]
+            if isinstance(data, BrokenImage):
+                raise data
             digest = content_hash(data)
             pixels = decode(data, work.size, colour)
             sums = tuple(pixels.sum(axis=(1, 2), dtype=np.int64).tolist())
@@ -272,11 +307,11 @@ def _check_broken(work: _Work, decoded: Mapping[str, _Decoded], total: int) -> N
     )
 
 
-def _write(
-    directory: Path, config: DataConfig, settings: dict[str, Any], found: Splits, order: Mapping[str, list[int]],
-    decoded: Mapping[str, _Decoded],
-) -> None:
-    """Write labels, lists of files and the manifest; `order` says which image stands where."""
+def _write_lists(
+    directory: Path, config: DataConfig, found: Splits, order: Mapping[str, list[int]],
+    decoded: Mapping[str, _Decoded], now: Mapping[str, Stamp], progress: bool,
+) -> dict[str, Any]:
+    """Write labels and lists of files, and give what the manifest says of them; `order`: which image stands where."""
     about: dict[str, Any] = {}
     for split, listing in found.listings.items():
         part, kept = decoded[split], np.array(order[split], dtype=np.int64)
@@ -293,10 +328,18 @@ def _write(
                 for i, why in sorted(part.broken.items())
             ],
         }  # fmt: skip
-    write_stamps(directory / STAMPS, _stamps(config, found, decoded))
+    write_stamps(directory / STAMPS, _stamps(config, found, decoded, now, progress))
     for path in directory.iterdir():
         with open(path, "rb") as file:
             os.fsync(file.fileno())
+    return about
+
+
+def _write_manifest(
+    directory: Path, config: DataConfig, settings: dict[str, Any], found: Splits, order: Mapping[str, list[int]],
+    decoded: Mapping[str, _Decoded], about: dict[str, Any],
+) -> None:
+    """Write what says that everything else is whole."""
     manifest = {
         "format": FORMAT, "name": config.name, "size": settings["size"], "colour": config.colour,
         "classes": found.classes, "channels": COLOURS[config.colour],
@@ -318,17 +361,16 @@ def _check_classes(found: Splits, split: str, kept: NDArray[np.int64]) -> None:
 
 
 def _stamps(
-    config: DataConfig, found: Splits, decoded: Mapping[str, _Decoded]
+    config: DataConfig, found: Splits, decoded: Mapping[str, _Decoded], now: Mapping[str, Stamp], progress: bool
 ) -> list[tuple[str, int, int, str]]:
     """Name, size, time and hash of every file that the source was made of."""
     hashes = {
         listing.names[i]: digest for split, listing in found.listings.items()
         for i, digest in enumerate(decoded[split].hashes)
     }
-    hashes |= found.digests
     return sorted(
-        (name, *stamp, hashes[name] if name in hashes else config.source.digest(name))
-        for name, stamp in (config.source.stamps() or {}).items()
+        (name, *stamp, hashes[name] if name in hashes else config.source.digest(name, progress))
+        for name, stamp in now.items()
     )
 
 

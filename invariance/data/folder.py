@@ -97,9 +97,9 @@ class Folder:
         """The images' sizes and times, or the archive's; None if the root is not there."""
         return tree_stamps(self._tree, self.splits) if self.root.exists() else None
 
-    def digest(self, name: str) -> str:
+    def digest(self, name: str, progress: bool = False) -> str:
         """Hash of an image, or of the archive, as it is now."""
-        return tree_digest(self._tree, name)
+        return tree_digest(self._tree, name, progress)
 
     def splits(self, progress: bool = False) -> Splits:
         """The classes, the splits, and the files left out.

@@ -8,8 +8,8 @@ from pathlib import PurePosixPath
 import numpy as np
 
 from invariance.data.folder import is_image
-from invariance.data.official import Official, md5, small_file
-from invariance.data.sources import Listing, Splits
+from invariance.data.official import Official, small_file
+from invariance.data.sources import Listing, Splits, file_hash
 from invariance.data.trees import FolderTree, Stamp, Tree, open_tree
 from invariance.errors import UserError
 
@@ -37,7 +37,8 @@ class ILSVRC(Official):
         "n13037406_4650"
     ).split()
     """Training images in four colours (list: github.com/cytsai/ilsvrc-cmyk-image-list); `PNG` is a PNG."""
-    VALIDATION = 50_000
+    TRAINING, VALIDATION = 1_281_167, 50_000
+    _lists = ("meta.mat", "ILSVRC2012_validation_ground_truth.txt")
 
     def splits(self, progress: bool = False) -> Splits:
         """The classes, train and val.
@@ -47,7 +48,7 @@ class ILSVRC(Official):
         """
         if self.verify:
             for name, known in self.MD5.items():
-                if (path := self.root / name).is_file() and (found := md5(path, progress)) != known:
+                if (path := self.root / name).is_file() and (found := file_hash(path, "md5", progress)) != known:
                     raise UserError(
                         f"{path} has MD5 {found}, not {known}: download it again, or give data.verify=false to take it "
                         "as it is"
@@ -88,7 +89,12 @@ class ILSVRC(Official):
                 "with the devkit, or in wnid folders"
             )
         val, left = self._in_folders(classes, folders) if folders else self._flat(classes, flat)
-        if len(classes) == len(self._known()) and len(val) < self.VALIDATION:
+        if known := len(self._known()):
+            if len(classes) < known:
+                remarks.append(f"train holds {len(classes):,} of {known:,} classes")
+            elif len(train) < self.TRAINING:
+                remarks.append(f"train holds {len(train):,} images of {self.TRAINING:,}")
+        if len(classes) == known and len(val) < self.VALIDATION:
             remarks.append(f"validation holds {len(val):,} images of {self.VALIDATION:,}")
         if left:
             remarks.append(f"{len(left):,} validation images of classes that train does not hold are left out")
@@ -101,6 +107,12 @@ class ILSVRC(Official):
     def _training(self) -> tuple[list[str], Listing, list[str]]:
         tree, known = self._train, self._known()
         classes = tree.folders()
+        packed = [name for name in tree.inside("").files if name.endswith(".tar")]
+        if packed and classes:
+            raise UserError(
+                f"{tree.path} mixes folders ({classes[0]}) and archives that are still packed ({packed[0]}); extract "
+                "them all, or use ILSVRC2012_img_train.tar as it is"
+            )
         if len(classes) < 2:
             raise UserError(f"{tree.path} holds {len(classes)} class folders; two or more <wnid>/ are expected")
         for name in classes:
@@ -210,6 +222,8 @@ class ILSVRC(Official):
             if not text.isdecimal() or int(text) not in self._synsets:
                 raise UserError(f"{where} line {number}: {line[:40]!r} is no class from 1 to {len(self._synsets)}")
             wnids.append(self._synsets[int(text)])
+        if len(wnids) != self.VALIDATION:
+            raise UserError(f"{where} has {len(wnids):,} lines, not {self.VALIDATION:,}; extract the devkit again")
         return wnids
 
     def _devkit_file(self, name: str) -> tuple[str, bytes]:

@@ -1,27 +1,26 @@
 """What official data sets have in common: archives and folders of known names below one root."""
 
-import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from invariance.data.decode import BrokenImage
+from invariance.data.folder import is_image
 from invariance.data.sources import Splits, existing_root, tree_digest
 from invariance.data.trees import Stamp, Tree
 from invariance.errors import UserError
-from invariance.progress import bar
 from invariance.runs.files import sha256
 
 LONGEST_TEXT = 1 << 28
-_PIECE = 1 << 22
 
 
 class Official(ABC):
     """A data set whose parts are archives or folders of known names below one root."""
 
-    title = ""
     _what = ""
+    _lists: tuple[str, ...] = ()
+    """Names of the lists that are read beside the images."""
 
     def __init__(self, root: str | None, verify: bool = True) -> None:
         """Check the arguments; the files are looked for when they are prepared.
@@ -63,7 +62,7 @@ class Official(ABC):
         """The archives and folders the data set is made of."""
 
     def stamps(self) -> dict[str, Stamp] | None:
-        """The archives' sizes and times, and those of all files that lie in folders; None if the root is not there."""
+        """The archives' sizes and times, and those of images and lists in folders; None if the root is not there."""
         if not self.root.is_dir():
             return None
         found: dict[str, Stamp] = {}
@@ -71,14 +70,17 @@ class Official(ABC):
             if tree.stamps is not None:
                 found |= tree.stamps
             else:
-                found |= {f"{tree.path.name}/{name}": stamp for name, stamp in tree.walk()}
+                found |= {
+                    f"{tree.path.name}/{name}": stamp for name, stamp in tree.walk()
+                    if is_image(name) or name.rpartition("/")[2] in self._lists
+                }
         return found
 
-    def digest(self, name: str) -> str:
-        """Hash of an archive, or of an image in a folder, as it is now."""
+    def digest(self, name: str, progress: bool = False) -> str:
+        """Hash of an archive, or of a file in a folder, as it is now."""
         for tree in self._trees():
             if tree.stamps is not None and name in tree.stamps:
-                return tree_digest(tree, name)
+                return tree_digest(tree, name, progress)
         try:
             return sha256(self.root / name)
         except OSError:
@@ -98,17 +100,6 @@ class Official(ABC):
     @abstractmethod
     def _splits(self) -> Splits:
         """The classes and the splits, the archives being listed."""
-
-
-def md5(path: Path, progress: bool) -> str:
-    """Hexadecimal MD5 of a file, read with a bar."""
-    digest = hashlib.md5(usedforsecurity=False)
-    with open(path, "rb") as file, bar(progress, of_bytes=True) as shown:
-        task = shown.add_task(f"checking {path.name}", total=path.stat().st_size)
-        while data := file.read(_PIECE):
-            digest.update(data)
-            shown.advance(task, len(data))
-    return digest.hexdigest()
 
 
 def small_file(tree: Tree, path: str) -> bytes:

@@ -10,7 +10,7 @@ import shutil
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from invariance.data.building import FORMAT, MANIFEST, STAMPS, allowed, build, workers_here, write_stamps
+from invariance.data.building import FORMAT, MANIFEST, STAMPS, allowed, begun, build, workers_here, write_stamps
 from invariance.data.sources import SPLITS, DataConfig, check_fit, data_config
 from invariance.data.trees import Stamp
 from invariance.errors import UserError
@@ -204,7 +204,7 @@ def prepare(
             found.directory.parent.mkdir(parents=True, exist_ok=True)
             with _locked(found.directory.with_name(f".{found.directory.name}.lock")):
                 if not found.directory.is_dir() or renew:
-                    _build(found.directory, data, settings, progress, workers or workers_here())
+                    _build(found.directory, data, settings, found.now, progress, workers or workers_here())
     prepared = Prepared(found.directory, data.report)
     _check_broken(prepared, data.max_broken)
     return prepared
@@ -231,11 +231,13 @@ class _Found:
     Attributes:
         directory: the folder.
         there: whether it is there, and of the source as it is now.
+        now: size and time of the source's files.
         changed: what differs between the source and what was prepared of it last, if that is so.
     """
 
     directory: Path
     there: bool
+    now: Mapping[str, Stamp] = field(default_factory=dict)
     changed: str = ""
 
 
@@ -256,10 +258,10 @@ def _find(parent: Path, data: DataConfig, settings: Mapping[str, Any]) -> _Found
     for directory in held:
         difference = _difference(directory, data, now)
         if not difference:
-            return _Found(directory, there=True)
+            return _Found(directory, there=True, now=now)
         changed = changed or f"the source of {directory} has changed since it was prepared: {difference}"
     listing = "".join(f"{name}\0{size}\0{time}\n" for name, (size, time) in sorted(now.items()))
-    return _Found(parent / f"{prefix}-{_short_hash(listing)}", there=False, changed=changed)
+    return _Found(parent / f"{prefix}-{_short_hash(listing)}", there=False, now=now, changed=changed)
 
 
 def _short_hash(text: str) -> str:
@@ -292,34 +294,47 @@ def _difference(directory: Path, data: DataConfig, now: Mapping[str, Stamp]) -> 
 
 
 def _build(
-    directory: Path, data: DataConfig, settings: dict[str, Any], progress: bool, workers: int
+    directory: Path, data: DataConfig, settings: dict[str, Any], now: Mapping[str, Stamp], progress: bool, workers: int
 ) -> None:
     """Build beside the target and rename; the caller holds the lock, so what lies there is of a dead process.
 
-    What a kill or an interruption leaves is taken up by the next call; an error leaves nothing.
+    What a kill, an interruption or a full disk leaves is taken up by the next call; a source that cannot serve leaves
+    nothing.
     """
     temporary, old = directory.with_name(f".{directory.name}.tmp"), directory.with_name(f".{directory.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
+    _sweep(directory)
     try:
         temporary.mkdir(exist_ok=True)
-        build(temporary, data, int(settings["size"]), settings, progress, workers)
-        if directory.is_dir():
-            os.rename(directory, old)
-        os.rename(temporary, directory)
-        sync_folder(directory.parent)
-    except Exception:
-        shutil.rmtree(temporary, ignore_errors=True)
+        build(temporary, data, int(settings["size"]), settings, now, progress, workers)
+    except Exception as error:
+        if isinstance(error, UserError) or not begun(temporary):
+            shutil.rmtree(temporary, ignore_errors=True)
         raise
+    if directory.is_dir():
+        shutil.rmtree(old, ignore_errors=True)
+        os.rename(directory, old)
+    os.rename(temporary, directory)
+    sync_folder(directory.parent)
     shutil.rmtree(old, ignore_errors=True)
-    _sweep(directory)
 
 
 def _sweep(directory: Path) -> None:
-    """Remove what kills left of the same settings over a source that has changed since."""
+    """Remove what kills left of the same settings over a source that has changed since, unless it is worked on."""
     prefix = directory.name.rpartition("-")[0]
     for left in directory.parent.glob(f".{glob.escape(prefix)}-*.tmp"):
-        if not left.with_suffix(".lock").exists():
+        lock = left.with_suffix(".lock")
+        if lock.stem == f".{directory.name}":
+            continue
+        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            continue
+        else:
             shutil.rmtree(left, ignore_errors=True)
+            lock.unlink(missing_ok=True)
+        finally:
+            os.close(descriptor)
 
 
 @contextmanager
@@ -327,7 +342,11 @@ def _locked(path: Path) -> Iterator[None]:
     """Hold a lock file, waiting for it; it is removed afterwards."""
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"waiting for another process that prepares {path.parent.name}", file=sys.stderr)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
         try:
             current = os.stat(path).st_ino == os.fstat(descriptor).st_ino
         except FileNotFoundError:
@@ -340,6 +359,8 @@ def _locked(path: Path) -> Iterator[None]:
     finally:
         path.unlink(missing_ok=True)
         os.close(descriptor)
+        with suppress(OSError):  # empty where a mistake was found before anything was decoded
+            path.parent.rmdir()
 
 
 def _check_broken(prepared: Prepared, max_broken: float) -> None:

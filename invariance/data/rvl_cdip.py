@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from invariance.data.official import Official, md5, small_file
-from invariance.data.sources import Listing, Splits
+from invariance.data.official import Official, small_file
+from invariance.data.sources import Listing, Splits, file_hash
 from invariance.data.trees import FolderTree, Tree, open_tree, safe_path
 from invariance.errors import UserError
 
@@ -32,6 +32,8 @@ class RVLCDIP(Official):
         "specification", "file folder", "news article", "budget", "invoice", "presentation", "questionnaire", "resume",
         "memo",
     ]  # fmt: skip
+    SIZES = {"train": 320_000, "val": 40_000, "test": 40_000}
+    _lists = ("train.txt", "val.txt", "test.txt")
     BROKEN = "imagese/e/j/e/eje42e00/2500126531_2500126536.tif"
     REMARK = (
         "about 12 % of RVL-CDIP's labels are wrong, and many pages stand in more than one split as (near) duplicates"
@@ -45,7 +47,7 @@ class RVLCDIP(Official):
         """
         odd = []
         for name, known in self.MD5.items() if self.verify else ():
-            if (path := self.root / name).is_file() and (digest := md5(path, progress)) != known:
+            if (path := self.root / name).is_file() and (digest := file_hash(path, "md5", progress)) != known:
                 odd.append(f"{name} has MD5 {digest}, not {known} as others report")
         found = super().splits(progress)
         return replace(found, remarks=[*odd, *found.remarks])
@@ -84,8 +86,12 @@ class RVLCDIP(Official):
         for label, name in enumerate(self.CLASSES):
             if not (listings["train"].labels == label).any():
                 raise UserError(f"labels/train.txt has no image of class {label} ({name})")
+        short = [
+            f"labels/{split}.txt names {len(listings[split]):,} images, not the official {count:,}"
+            for split, count in self.SIZES.items() if len(listings[split]) != count
+        ]
         known = frozenset({prefix + self.BROKEN, f"images/{self.BROKEN}"})
-        return Splits(self.CLASSES, listings, remarks=[self.REMARK], known_broken=known)
+        return Splits(self.CLASSES, listings, remarks=[self.REMARK, *short], known_broken=known)
 
     def _folders(self) -> Iterator[str]:
         for name in self._images.folders():
@@ -102,6 +108,8 @@ class RVLCDIP(Official):
         names, labels = [], []
         for number, line in enumerate(data.decode("utf-8-sig", "surrogateescape").splitlines(), 1):
             here = f"{where} line {number}"
+            if not line:
+                raise UserError(f"{here} is empty")
             path, _, label = line.rpartition(" ")
             if not path or not label.isdecimal():
                 raise UserError(f"{here}: {line[:80]!r} is not «path class»")

@@ -16,13 +16,14 @@ from numpy.typing import NDArray
 from invariance.data.decode import COLOURS, BrokenImage, Pixels
 from invariance.data.trees import Stamp, Tree
 from invariance.errors import UserError, nearest, nearest_word
-from invariance.runs.files import sha256
+from invariance.progress import bar
 from invariance.seeds import derive
 
 SPLITS = ("train", "val", "test")
 # what a data set's yaml holds beside the arguments of its source
 _COMMON = ("_target_", "name", "colour", "input_size", "mean", "max_broken", "fit", "report")
 _FIT = ("split", "images", "seed")
+_PIECE = 1 << 22
 _DEFAULTS: dict[str, Any] = {"name": None, "mean": None, "max_broken": 0.001, "fit": {}, "report": None}
 
 
@@ -73,7 +74,6 @@ class Splits:
         ignored: names of files left out.
         remarks: what a user of the data should know, a line each.
         known_broken: names of images that are known to be broken, and do not count as such.
-        digests: hashes of archives, by file name, as "md5:…".
     """
 
     classes: list[str]
@@ -81,7 +81,6 @@ class Splits:
     ignored: list[str] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
     known_broken: frozenset[str] = frozenset()
-    digests: dict[str, str] = field(default_factory=dict)
 
 
 def content_hash(data: bytes | Pixels) -> str:
@@ -89,12 +88,35 @@ def content_hash(data: bytes | Pixels) -> str:
     return hashlib.sha256(data if isinstance(data, bytes) else data.tobytes()).hexdigest()
 
 
-def tree_digest(tree: Tree, name: str) -> str:
+def tree_digest(tree: Tree, name: str, progress: bool = False) -> str:
     """Hash of a watched file: of the archive itself, or of a file in a folder; empty if it cannot be read."""
     try:
-        return sha256(tree.path) if tree.stamps is not None else content_hash(tree.read(name))
-    except (OSError, BrokenImage):
+        return file_hash(tree.path, "sha256", progress) if tree.stamps is not None else content_hash(tree.read(name))
+    except (OSError, UserError, BrokenImage):
         return ""
+
+
+def file_hash(path: Path, kind: str, progress: bool) -> str:
+    """Hexadecimal hash of a file that may be large, read with a bar.
+
+    Args:
+        path: the file.
+        kind: md5 or sha256.
+        progress: whether to show the bar.
+
+    Raises:
+        UserError: if the file cannot be read.
+    """
+    digest = hashlib.new(kind, usedforsecurity=False)
+    try:
+        with open(path, "rb") as file, bar(progress, of_bytes=True) as shown:
+            task = shown.add_task(f"checking {path.name}", total=path.stat().st_size)
+            while data := file.read(_PIECE):
+                digest.update(data)
+                shown.advance(task, len(data))
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror or error}); see to it and repeat") from error
+    return digest.hexdigest()
 
 
 def tree_stamps(tree: Tree, splits: Callable[[], Splits]) -> dict[str, Stamp]:
@@ -124,8 +146,8 @@ class Source(Protocol):
     def stamps(self) -> dict[str, Stamp] | None:
         """Size and time of every file it is made of, by name: none for arrays; None if its files are not there."""
 
-    def digest(self, name: str) -> str:
-        """Hash of one of these files as it is now; empty if it cannot be read."""
+    def digest(self, name: str, progress: bool = False) -> str:
+        """Hash of one of these files as it is now, with a bar for a large one; empty if it cannot be read."""
 
     def splits(self, progress: bool = False) -> Splits:
         """What there is; archives are listed here, with a bar if `progress` asks for one.

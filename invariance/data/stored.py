@@ -79,14 +79,18 @@ class StoredArray:
             self.put(gap, os.pread(self._file, self._image, self._start + mover * self._image))
         return order
 
-    def cut(self, images: int) -> None:
-        """Keep the first `images` only."""
+    def shorten(self, images: int) -> None:
+        """Let the header say the first `images` only; the file keeps its size, so it can still be taken up."""
         if images < self.shape[0]:
             self.shape = (images, *self.shape[1:])
             if self._header(self.shape) != self._start:
                 raise RuntimeError("a shorter array's header changed its length")
-            os.ftruncate(self._file, self._start + images * self._image)
             self.sync()
+
+    def cut(self) -> None:
+        """Give up the room behind what the header says."""
+        os.ftruncate(self._file, self._start + self.shape[0] * self._image)
+        self.sync()
 
     def sync(self) -> None:
         """Flush to the disk."""

@@ -26,9 +26,9 @@ Advance = Callable[[int], None]
 """Told how many more bytes of an archive were read."""
 
 MAX_MEMBERS = 50_000_000
-_TEXTS, _LARGEST_TEXT = (".txt", ".mat"), 1 << 26
+_TEXTS, _LARGEST_TEXT, _ALL_TEXTS = (".txt", ".mat"), 1 << 26, 1 << 28
 _BLOCK = tarfile.BLOCKSIZE
-_TAR_DAMAGE = (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError, ValueError)
+_TAR_DAMAGE = (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError, ValueError, OverflowError)
 _ZIP_DAMAGE = (zipfile.BadZipFile, EOFError, OSError, zlib.error, lzma.LZMAError, RuntimeError, NotImplementedError)
 _COMPRESSED = {b"\x1f\x8b": "gz", b"BZh": "bz2", b"\xfd7zXZ\x00": "xz"}
 
@@ -99,7 +99,10 @@ class Tree(ABC):
     @property
     def stamps(self) -> dict[str, Stamp] | None:
         """The archive file's own stamp, by its name; None for a folder, whose files have stamps of their own."""
-        status = self.path.stat()
+        try:
+            status = self.path.stat()
+        except OSError as error:
+            raise UserError(f"{self.path} cannot be read ({error.strerror or error}); see to it and repeat") from error
         return {self.path.name: (status.st_size, status.st_mtime_ns)}
 
     def walk(self) -> Iterator[tuple[str, Stamp]]:
@@ -193,9 +196,13 @@ class FolderTree(Tree):
     def read(self, name: str) -> bytes:
         """See `Tree`."""
         try:
-            return (self.path / name).read_bytes()
+            with open(self.path / name, "rb") as file:
+                data = file.read(MAX_BYTES + 1) if os.fstat(file.fileno()).st_size <= MAX_BYTES else None
         except OSError as error:
             raise BrokenImage(f"cannot be read ({error.strerror or error})") from error
+        if data is None or len(data) > MAX_BYTES:
+            raise BrokenImage(f"has more than {MAX_BYTES:,} bytes")
+        return data
 
     @property
     def stamps(self) -> None:
@@ -375,7 +382,10 @@ class TarTree(_Archive):
         if size > MAX_BYTES:
             raise BrokenImage(f"has {size:,} bytes, more than {MAX_BYTES:,}")
         assert self._file is not None
-        data = os.pread(self._file.fileno(), size, place)
+        try:
+            data = os.pread(self._file.fileno(), size, place)
+        except OSError as error:
+            raise BrokenImage(f"cannot be read from {self.path.name} ({error.strerror or error})") from error
         if len(data) < size:
             raise BrokenImage(f"is cut off in {self.path.name}")
         return data
@@ -389,6 +399,7 @@ class CompressedTarTree(_Archive):
     def __init__(self, path: Path) -> None:
         super().__init__(path)
         self._texts: dict[str, bytes] = {}
+        self._room = _ALL_TEXTS
 
     def _members_of(self, advance: Advance) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]:
         with _told(self.path), open(self.path, "rb") as file, _decompressed(file) as plain:
@@ -397,10 +408,6 @@ class CompressedTarTree(_Archive):
                 while (member := tar.next()) is not None:
                     tar.members = []  # type: ignore[attr-defined]
                     if _checked(self.path, member):
-                        if member.size > MAX_BYTES:
-                            raise UserError(
-                                f"{self.path} holds {member.name!r} of {member.size:,} bytes, more than {MAX_BYTES:,}"
-                            )
                         yield tar, member
                     advance(file.tell() - at)
                     at = file.tell()
@@ -410,8 +417,9 @@ class CompressedTarTree(_Archive):
     def _list(self, advance: Advance) -> None:
         for tar, member in self._members_of(advance):
             path = self._add(member.name, (member.size, int(member.mtime * 1e9)))
-            if path.endswith(_TEXTS) and member.size <= _LARGEST_TEXT:
+            if path.endswith(_TEXTS) and member.size <= min(_LARGEST_TEXT, self._room):
                 self._texts[path] = _member_bytes(tar, member)
+                self._room -= member.size
 
     def read(self, name: str) -> bytes:
         """A text that listing kept, or any other file by a pass over the archive up to it."""
@@ -439,6 +447,8 @@ def _decompressed(file: IO[bytes]) -> IO[bytes]:
 
 
 def _member_bytes(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    if member.size > MAX_BYTES:
+        raise BrokenImage(f"has {member.size:,} bytes, more than {MAX_BYTES:,}")
     file = tar.extractfile(member)
     assert file is not None
     return file.read()
@@ -456,6 +466,8 @@ class ZipTree(_Archive):
         with _told(self.path):
             self._zip = zipfile.ZipFile(self.path)
             for info in self._zip.infolist():
+                if info.filename.startswith("__MACOSX/"):  # what a Mac adds to every zip: no files of the archive's
+                    continue
                 kind = (info.external_attr >> 16) & 0o170000
                 if info.is_dir():
                     safe_path(self.path, info.filename + ".x")

@@ -65,6 +65,11 @@ def gently() -> Iterator[None]:
         _gently.clear()
 
 
+def was_interrupted() -> bool:
+    """Whether a signal came since the command began."""
+    return _interrupted.is_set()
+
+
 def raise_if_interrupted() -> None:
     """End here if a signal came.
 
