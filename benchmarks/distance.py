@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from invariance.maps import OnlineSGD
+from invariance.memory import keep_freed
 from invariance.modules.map_fit import fit_maps
 
 
@@ -96,8 +97,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--networks", type=int, default=12, help="n (default 12)")
     parser.add_argument("--dim", type=int, default=1024, help="D (default 1024)")
-    parser.add_argument("--images", type=int, default=2560, help="fit images (default 2560)")
-    parser.add_argument("--epochs", type=int, default=1, help="passes over them (default 1)")
+    parser.add_argument("--images", type=int, default=512, help="fit images (default 512)")
+    parser.add_argument("--epochs", type=int, default=5, help="passes over them (default 5)")
     parser.add_argument("--torch-updates", type=int, default=300, help="timed updates of torch.optim.SGD (default 300)")
     parser.add_argument("--rounds", type=int, default=3, help="timed rounds (default 3)")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="CPU threads")
@@ -105,6 +106,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the figures here as one flat object")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
+    keep_freed()  # as the command does
     settings = OnlineSGD(epochs=args.epochs)
     r = features(args.networks, args.images, args.dim, args.device)
     one, other = stacked(r, settings, args.device), pairwise(r, settings, args.device)  # warms up, too

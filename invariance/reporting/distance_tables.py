@@ -39,8 +39,11 @@ def _claims(found: Distances, slug: str) -> Table | None:
         same = np.array(families)[:, None] == np.array(families)[None, :]
         upper = np.triu(np.ones_like(matrix, dtype=bool), 1) & np.isfinite(matrix)
         means = [float(matrix[upper & mask].mean()) if (upper & mask).any() else np.nan for mask in (same, ~same)]
-        record: dict[str, object] = {"way": way, "same_family": means[0], "other_families": means[1]}
-        row = [way, *(f"{value:.3f}" if np.isfinite(value) else GAP for value in means)]
+        known = f"{int(upper.sum())} of {len(families) * (len(families) - 1) // 2}"
+        record: dict[str, object] = {
+            "way": way, "pairs": int(upper.sum()), "same_family": means[0], "other_families": means[1],
+        }  # fmt: skip
+        row = [way, known, *(f"{value:.3f}" if np.isfinite(value) else GAP for value in means)]
         if near is None:
             row += [GAP, GAP, GAP]
         else:
@@ -57,7 +60,7 @@ def _claims(found: Distances, slug: str) -> Table | None:
     if not cells:
         return None
     header = [
-        "way of comparing", "same family, mean", "different families, mean",
+        "way of comparing", "pairs with a distance", "same family, mean", "different families, mean",
         f"same-family pairs within {_NEAR} neighbours", "by chance", "p",
         *(", ".join(words(name) for name in group) for group in GROUPS),
     ]  # fmt: skip
