@@ -1,5 +1,6 @@
 """The edge to the command line: Hydra composes, a page runs, a mistake becomes one line."""
 
+import math
 import os
 import re
 import sys
@@ -207,5 +208,5 @@ def check_numbers(config: Mapping[str, Any], least: Mapping[str, float]) -> None
     """
     for key, low in least.items():
         value = config[key]
-        if isinstance(value, bool) or not isinstance(value, int | float) or not value >= low:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value < math.inf:
             raise UserError(f"{key}={value!r}: give a number from {low}")

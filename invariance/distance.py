@@ -6,7 +6,7 @@ from typing import Any
 
 from invariance.cli import check_metrics, check_numbers, command, folder
 
-METRICS = ("l2_distance", "cka", "procrustes", "r2")
+METRICS = ("l2_distance", "indices")
 
 
 def distance(config: dict[str, Any]) -> None:

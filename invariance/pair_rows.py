@@ -1,7 +1,6 @@
 """From what was computed of pairs of networks to their rows (Sec. 5.3; Eq. 4, 9)."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +17,9 @@ FITS = "source,target,status,error,reference,strength\n"
 
 INDICES = "indices"
 """Name of the runs that hold the indices of a pair."""
+
+INDEX_NAMES = ("cka", "procrustes", "r2")
+"""The indices, as rows name them."""
 
 Result = dict[str, Any]
 """What was computed from one source: arrays by name, one entry a target; or one target's part of it.
@@ -66,13 +68,10 @@ class PairRows:
         members: the networks by label.
         layer: where φ ends.
         counts: how many fit and report images there are.
-        indices: names of the indices that were computed.
     """
 
-    def __init__(
-        self, members: dict[str, Member], layer: str, counts: tuple[int, int], indices: Sequence[str]
-    ) -> None:
-        self.members, self.layer, self.indices = members, layer, list(indices)
+    def __init__(self, members: dict[str, Member], layer: str, counts: tuple[int, int]) -> None:
+        self.members, self.layer = members, layer
         self.counts = dict(zip(("fit", "report"), counts, strict=True))
 
     def of_fit(self, fit: Fit, computed: dict[Pair, tuple[Result, Result]]) -> dict[Pair, list[Row]]:
@@ -110,8 +109,8 @@ class PairRows:
         """
         rows = {}
         for pair, (there, back) in computed.items():
-            found = [(pair, name, float(there[name])) for name in self.indices]
-            found += [(pair[::-1], "r2", float(back["r2"]))] if "r2" in self.indices else []
+            found = [(pair, name, float(there[name])) for name in INDEX_NAMES]
+            found.append((pair[::-1], "r2", float(back["r2"])))
             rows[pair] = [
                 self._row(way, None, "report", name, "ok" if math.isfinite(score) else "undefined", score)
                 for way, name, score in found
@@ -129,7 +128,7 @@ class PairRows:
         ways = (pair, pair[::-1])
         named = [("l2_distance", ways), ("l2_distance_mean", ways[:1]), ("l2_distance_difference", ways[:1])]
         if fit is None:
-            named = [(name, ways if name == "r2" else ways[:1]) for name in self.indices]
+            named = [(name, ways if name == "r2" else ways[:1]) for name in INDEX_NAMES]
         return [
             self._row(way, fit, side, metric, flaw)
             for side in (("report",) if fit is None else ("fit", "report")) for metric, of in named for way in of

@@ -32,13 +32,13 @@ from invariance.indices import Centred, Regression, centred, cross_product, line
 from invariance.maps import FittedMaps, Ridge
 from invariance.metrics import l2_distance_per_image
 from invariance.network import Network
-from invariance.pair_rows import INDICES, Member, Pair, PairRows, Result, account, run_name
+from invariance.pair_rows import INDEX_NAMES, INDICES, Member, Pair, PairRows, Result, account, run_name
 from invariance.precision import full_float32
 from invariance.progress import bar
 from invariance.representations import Features, Store, images_of
 from invariance.runs.files import atomic_path, write_text
 from invariance.runs.rows import Row, to_frame
-from invariance.runs.run import Run
+from invariance.runs.run import CONFIG, DONE, Run, read_config
 from invariance.tracking import Tracker
 
 _PLAN = "plan.json"
@@ -78,6 +78,13 @@ def measure_distances(networks: Sequence[Network], fits: Sequence[Fit], config: 
     root = Path(config["prepared"]).expanduser()
     _one_data_set(networks)
     members = [Member(network, images_of(network, root, config["progress"])) for network in networks]
+    for member in members:
+        own = f"{member.network.config['name']}/seed{member.network.config['seed']}"
+        if member.label != own:  # rows name networks as their training did
+            raise UserError(
+                f"{member.network.directory} holds the network {own}; a copied or renamed run cannot be compared: give "
+                "it its own name back, or leave it out with networks=…"
+            )
     _same_images(members)
     _Study(sorted(members, key=lambda member: member.label), fits, config).run()
 
@@ -157,8 +164,7 @@ class _Study:
         self.config = config
         chosen = config["metrics"]
         self.kinds: dict[str, Fit | None] = {fit.name: fit for fit in fits} if "l2_distance" in chosen else {}
-        self.indices = [name for name in ("cka", "procrustes", "r2") if name in chosen]
-        if self.indices:
+        if INDICES in chosen:
             self.kinds[INDICES] = None
         first = members[0]
         self.runs, self.data = first.network.runs, first.network.name.split("/", 1)[0]
@@ -177,14 +183,12 @@ class _Study:
         identity = {
             "networks": {member.label: member.network.weights for member in (a, b)},
             "data": {
-                "name": a.images.prepared.name, "fit": a.network.settings["fit"], "report": a.images.report_split,
+                "name": a.images.prepared.name, "report": a.images.report_split,
                 "images": hashlib.sha256(images.encode()).hexdigest(),
             },
             "layer": self.layer,
         }  # fmt: skip
-        if fit is None:
-            identity["metrics"] = self.indices
-        else:
+        if fit is not None:
             identity["map"] = fit.map
             identity["solver"] = {"name": fit.solver, **(asdict(fit.settings) if fit.settings else {})}
         return Run(self.runs, run_name(a, b, kind), identity)
@@ -195,15 +199,34 @@ class _Study:
 
     def run(self) -> None:
         """Everything: features, fits, rows."""
-        work = self._work()
-        if not self.missing():
-            shutil.rmtree(work.directory, ignore_errors=True)
+        unfinished = self.folder / self._work_name()
+        if self.missing():
+            self._compute()
+        elif not unfinished.exists():
             print(f"finished already: {len(self.pairs)} pairs of {len(self.members)} networks in {self.folder}")
             return
+        with Tracker(
+            self.config["logger"], self.folder, name=f"{self.data}/{len(self.members)} networks", stage="distance",
+            group=self.data, config={"networks": list(self.members)}, tags=[self.data],
+        ) as tracker:
+            tracker.table("rows", pd.concat(
+                [run.rows() for runs in self.pairs.values() for run in runs.values()], ignore_index=True
+            ))  # fmt: skip
+        _remove(unfinished)
+        self._remove_superseded()
+        print(f"compared {len(self.members)} networks, {len(self.pairs)} pairs: {self.folder}")
+        if held := sum(one.bytes for one in self.features.values()):
+            print(f"their features are kept for further networks: {self.store.root} ({held / 1e9:.2g} GB)")
+
+    def _compute(self) -> None:
+        """Whatever is missing."""
+        with bar(self.config["progress"]) as progress:
+            self._extract(progress)  # before the run is entered: a mistake leaves no directory
+        about = {"networks": list(self.members), "kinds": list(self.kinds), "memory_gb": self.config["memory_gb"]}
+        work = Run(self.runs, f"distance/{self.data}/{self._work_name()}", about, progress=(_PLAN,))
         with work, bar(self.config["progress"]) as progress:
             work.record({"device": str(self.device)})
-            self._extract(progress)
-            self.rows = PairRows(self.members, self.layer, self._counts(), self.indices)
+            self.rows = PairRows(self.members, self.layer, self._counts())
             self._finish_flawed()
             units = self._plan(work.directory / _PLAN)
             task = progress.add_task("pairs", total=sum(len(unit.targets) for unit in units))
@@ -214,27 +237,23 @@ class _Study:
                     f"{len(left)} comparisons are not finished ({kind} of {a} and {b} the first): delete "
                     f"{work.directory} and repeat"
                 )
-            shutil.rmtree(work.directory)
-        with Tracker(
-            self.config["logger"], self.folder, name=f"{self.data}/{len(self.members)} networks", stage="distance",
-            group=self.data, config={"networks": list(self.members)}, tags=[self.data],
-        ) as tracker:
-            tracker.table("rows", pd.concat(
-                [run.rows() for runs in self.pairs.values() for run in runs.values()], ignore_index=True
-            ))  # fmt: skip
-        held = sum(one.bytes for one in self.features.values())
-        print(f"compared {len(self.members)} networks, {len(self.pairs)} pairs: {self.folder}")
-        print(f"their features are kept for further networks: {self.store.root} ({held / 1e9:.2g} GB)")
 
-    def _work(self) -> Run:
-        """The run directory of unfinished work, of exactly these networks and settings; removed at the end."""
+    def _remove_superseded(self) -> None:
+        """Remove what interrupted commands left whose pairs have all been finished by others since."""
+        for left in self.folder.glob(f"unfinished-*/{CONFIG}"):
+            about = read_config(left.parent)
+            names = [str(label).replace("/", "-") for label in about.get("networks", ())]
+            ends = [f"{a}+{b}/{kind}" for a, b in combinations(names, 2) for kind in about.get("kinds", ())]
+            if all((self.folder / end / DONE).exists() for end in ends):
+                _remove(left.parent)
+
+    def _work_name(self) -> str:
+        """Folder of unfinished work on exactly these networks with these settings; removed at the end."""
         identity = {
             "pairs": {run.name: run.identity for runs in self.pairs.values() for run in runs.values()},
-            "memory_gb": self.config["memory_gb"], "batch": self.config["batch"],
+            "memory_gb": self.config["memory_gb"],
         }  # fmt: skip
-        key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
-        about = {"networks": list(self.members), "kinds": list(self.kinds), "memory_gb": self.config["memory_gb"]}
-        return Run(self.runs, f"distance/{self.data}/unfinished-{key}", about, progress=(_PLAN,))
+        return "unfinished-" + hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
 
     def _extract(self, progress: Progress) -> None:
         """Features of every network, those that are kept and those that are not yet."""
@@ -269,6 +288,7 @@ class _Study:
             for group in self._groups() for source in self.members for kind in self.kinds
             if (targets := tuple(t for t in group if (kind, *sorted((source, t))) in missing))
         ]
+        shutil.rmtree(_file(path.parent, 0).parent, ignore_errors=True)  # of a plan whose removal was cut short
         write_text(path, json.dumps([[unit.kind, unit.source, unit.targets] for unit in units]) + "\n")
         return units
 
@@ -347,18 +367,14 @@ class _Study:
 
     def _indices(self, unit: Unit, held: _Held) -> Result:
         """The indices of one source with every target over the report images; the symmetric ones in one direction."""
-        result: Result = {name: np.full(len(unit.targets), math.nan) for name in self.indices}
+        result: Result = {name: np.full(len(unit.targets), math.nan) for name in INDEX_NAMES}
         x, own = held.side(unit.source, "report").to(self.device), held.about_mean(unit.source)
-        regression = Regression(x) if "r2" in self.indices else None
+        regression = Regression(x)
         for k, target in enumerate(unit.targets):
-            if target < unit.source and regression is None:
-                continue
             cross, other = cross_product(x, held.side(target, "report").to(self.device)), held.about_mean(target)
-            if regression is not None:
-                result["r2"][k] = regression.r2(other, cross)
-            if unit.source < target and "cka" in self.indices:
+            result["r2"][k] = regression.r2(other, cross)
+            if unit.source < target:
                 result["cka"][k] = linear_cka(own, other, cross)
-            if unit.source < target and "procrustes" in self.indices:
                 result["procrustes"][k] = procrustes_distance(own, other, cross)
         return result
 
@@ -429,6 +445,12 @@ def group_size(
     return max(1, int(size))
 
 
+def _remove(folder: Path) -> None:
+    """Remove a folder of unfinished work; the plan first, so that what a kill leaves of it is no work."""
+    (folder / _PLAN).unlink(missing_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
 def _file(folder: Path, k: int) -> Path:
     return folder / "units" / f"{k:06d}.npz"
 
@@ -456,4 +478,4 @@ def _of(result: Result | None, unit: Unit, target: str) -> Result:
     if result is None:
         raise UserError(f"what was computed of {unit.source} is damaged; repeat the command")
     k = unit.targets.index(target)
-    return {name: values[k] for name, values in result.items()}
+    return {name: values[k].copy() for name, values in result.items()}  # a view would keep all targets' in memory

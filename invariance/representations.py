@@ -1,7 +1,9 @@
 """φ of a network's untouched images, kept on disk: what any number of comparisons read and none computes again."""
 
+import fcntl
 import hashlib
 import json
+import os
 import shutil
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,7 +20,7 @@ from invariance.errors import UserError
 from invariance.features import extract
 from invariance.metrics import rms
 from invariance.network import Network, files_of
-from invariance.runs.files import atomic_path, disk_errors, write_text
+from invariance.runs.files import atomic_path, disk_errors, remove_temporaries, write_text
 from invariance.transforms import build
 from invariance.transforms.base import UNTOUCHED
 
@@ -157,13 +159,26 @@ class Store:
             UserError: if the disk has no room for them.
         """
         directory = self.directory(network, images)
-        transform = build(network.transform)
-        untouched = next(point for point in transform.grid() if point.label == UNTOUCHED)
         chosen = {"fit": (images.fit_split, images.fit_indices)}
         report = images.prepared.split(images.report_split)
         chosen["report"] = (images.report_split, np.arange(len(report)))
         with disk_errors(directory):
             directory.mkdir(parents=True, exist_ok=True)
+            lock = os.open(directory / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # another process may be at the same network
+            remove_temporaries(directory)
+            found = self.find(network, images)
+            return found if found is not None else self._extract(network, images, directory, chosen, progress, task)
+        finally:
+            os.close(lock)
+
+    def _extract(
+        self, network: Network, images: Images, directory: Path, chosen: dict[str, tuple[str, np.ndarray]],
+        progress: Progress, task: TaskID,
+    ) -> Features:
+        transform = build(network.transform)
+        untouched = next(point for point in transform.grid() if point.label == UNTOUCHED)
         scale: Tensor | None = None
         facts: dict[str, Any] = {"network": network.name, "layer": self.layer, "weights": network.weights, "flaw": ""}
         for side, (split, indices) in chosen.items():

@@ -181,6 +181,35 @@ def test_interrupted_at_any_moment_and_repeated_gives_the_same_rows(place, undis
     assert not list((folder / "runs/distance/digits").glob("unfinished-*"))
 
 
+def test_killed_while_the_work_is_tidied_away(place, undisturbed, compose, monkeypatch, capsys):
+    folder, places = place
+    config = compose("distance", *places, *QUICK)
+
+    def killed(path, **_):
+        (path / "config.yaml").unlink()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(invariance.pairs.shutil, "rmtree", killed)
+        distance(config)
+    distance(config)
+    assert everything(folder) == everything(undisturbed)
+    assert not list((folder / "runs/distance/digits").glob("unfinished-*"))
+    distance(config)
+    assert "finished already" in capsys.readouterr().out
+
+
+def test_work_whose_pairs_others_have_finished_is_removed(place, compose, monkeypatch):
+    folder, places = place
+    some = compose("distance", *places, *QUICK, "networks=[baseline,rotation_20]")
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(invariance.pairs._Study, "_finish", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        distance(some)
+    assert len(list((folder / "runs/distance/digits").glob("unfinished-*"))) == 1
+    distance(compose("distance", *places, *QUICK))
+    assert not list((folder / "runs/distance/digits").glob("unfinished-*"))
+
+
 def test_a_damaged_unit_is_computed_again(place, undisturbed, compose, monkeypatch):
     folder, places = place
     config = compose("distance", *places, *QUICK)
@@ -280,6 +309,12 @@ def test_a_run_that_is_not_finished_is_left_out_by_name(place, compose, capsys):
     assert "no run" in said
 
 
+def test_a_copied_run_is_refused_by_name(place, compose):
+    folder, places = place
+    shutil.copytree(folder / "runs/train/digits/rotation_20/seed0", folder / "runs/train/digits/rotation_20/copy")
+    assert "rotation_20/copy holds the network rotation_20/seed0" in refused(compose("distance", *places))
+
+
 def test_networks_of_different_data_sets_are_refused(place, compose):
     folder, places = place
     shutil.copytree(folder / "runs/train/digits", folder / "runs/train/letters")
@@ -353,7 +388,8 @@ def test_damaged_features_and_full_disks_are_told(place, compose, monkeypatch):
 @pytest.mark.parametrize(
     ("argument", "said"),
     [
-        ("metrics=[ckaa]", "did you mean"), ("metrics=cka", "give a list"), ("metrics=[]", "metrics="),
+        ("metrics=[indicies]", "did you mean"), ("metrics=indices", "give a list"), ("metrics=[]", "metrics="),
+        ("memory_gb=1e400", "memory_gb"),
         ("memory_gb=-1", "memory_gb=-1"), ("memory_gb=nan", "memory_gb=nan"), ("batch=0", "batch=0"),
         ("layer=relu9", "relu9"), ("features=null", "features=None"), ("report=vall", "vall"),
         ("fit={split: test}", "reported on"), ("networks=nothing", "no run"),

@@ -205,6 +205,15 @@ def test_withheld_and_missing_distances_are_gaps(tmp_path):
     assert math.isnan(found.mean["online_sgd"].score[0, 1]) and "no number" in telling_map(found, "online_sgd")
 
 
+def test_ways_of_comparing_may_cover_different_networks(tmp_path):
+    for network, family, reach, seed in NETWORKS:
+        trained(tmp_path / "runs", "made_up", network, family, reach or None, seed)
+    pair_runs(tmp_path / "runs", diverged=((2, 4), (3, 5), (1, 5)))
+    make_report(tmp_path / "runs", tmp_path / "report")
+    page = (tmp_path / "report/index.html").read_text()
+    assert "ridge, 6 networks: p" in page and "online SGD: neighbours, t-SNE and dendrogram are without" in page
+
+
 def test_a_network_compared_by_cka_alone_is_known_by_its_own_rows(tmp_path):
     for network, family, reach, seed in NETWORKS[:3]:
         trained(tmp_path, "made_up", network, family, reach or None, seed)

@@ -97,7 +97,8 @@ class PairedFeatures(Dataset[tuple[Tensor, Tensor]]):
         else:  # each gathered to its place: what is stacked may be a hundred times as much as r
             first = self.targets[0]
             t = first.new_empty(len(index), sum(one.shape[1] for one in self.targets))
-            for place, one in zip(t.split([one.shape[1] for one in self.targets], dim=1), self.targets, strict=True):
+            widths = [one.shape[1] for one in self.targets]
+            for place, one in zip(torch.split(t, widths, dim=1), self.targets, strict=True):
                 torch.index_select(one, 0, index.to(one.device), out=place)
         return r.to(torch.float32), t.unsqueeze(0).to(torch.float32)
 

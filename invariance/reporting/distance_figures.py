@@ -121,21 +121,21 @@ def _neighbours(found: Distances, slug: str) -> Drawing | None:
     if not ways:
         return None
     panels = tuple(
-        Panel(f"{way}: p = {one.p:.2g}", (3.7, 3.1), _knn_axes(one, _paper(found, one))) for way, one in ways.items()
+        Panel(f"{way}, {one.networks} networks: p = {one.p:.2g}", (3.7, 3.1), _knn_axes(one, _paper(found, one)))
+        for way, one in ways.items()
     )
-    first = next(iter(ways.values()))
+    most = max(one.pairs for one in ways.values())
     caption = (
-        f"Of the {first.pairs} ordered pairs (i, j) of networks trained with one family, among {first.networks} "
-        "networks, the share in which j is one of the K networks nearest to i, by the mean of the two one-way "
-        "distances (Eq. 4), and by indices. Dashed: random neighbours, K/(n − 1). Gray: the middle 95 % when the "
-        "families are dealt out anew; p: how often the mean over all K is then as large. Two networks of one family "
-        f"are of different ranges, baselines of different seeds; {_over(found)}."
+        f"Of the ordered pairs (i, j) of networks trained with one family (up to {most}), the share in which j is one "
+        "of the K networks nearest to i, by the mean of the two one-way distances (Eq. 4), and by indices. Dashed: "
+        "random neighbours, K/(n − 1). Gray: the middle 95 % when the families are dealt out anew; p: how often the "
+        "mean over all K is then as large. Two networks of one family are of different ranges, baselines of "
+        f"different seeds; {_over(found)}."
     )
     if any(_paper(found, one) for one in ways.values()):
         caption += " Diamonds: the paper's networks."
-    k = min(5, first.networks - 1)
     alt = "Share of same-family pairs among the K nearest: " + "; ".join(
-        f"{way} {one.share[min(k, one.networks - 1) - 1]:.2f} at K = {k}, by chance {one.chance[k - 1]:.2f}"
+        f"{way} {one.share[one.near - 1]:.2f} at K = {one.near}, by chance {one.chance[one.near - 1]:.2f}"
         for way, one in ways.items()
     )
     return Drawing(f"{slug}-neighbours", "Networks of one family among nearest neighbours", caption, alt, panels)
@@ -253,7 +253,7 @@ def _embeddings(found: Distances, slug: str) -> list[Drawing | None]:
         )
         made.append(Drawing(
             f"{slug}-tsne-{solver}", f"t-SNE of distances, {words(solver)}", caption,
-            f"t-SNE of {len(found.nodes)} networks for {len(maps)} seeds", tuple(panels),
+            f"t-SNE of {len(maps[0][1][0])} networks for {len(maps)} seeds", tuple(panels),
         ))  # fmt: skip
     return made
 
@@ -314,7 +314,8 @@ def _trees(found: Distances, slug: str) -> Drawing | None:
 
     panels = tuple(Panel(words(s), (4.6, height), branches(*one)) for s, one in trees.items())
     caption = f"Networks joined by average linkage of their distances (Eq. 4); {_over(found)}."
-    return Drawing(f"{slug}-tree", "Dendrogram", caption, f"Dendrogram of {len(found.nodes)} networks", panels)
+    alt = "Dendrogram: " + ", ".join(f"{words(s)}, {len(kept)} networks" for s, (kept, _) in trees.items())
+    return Drawing(f"{slug}-tree", "Dendrogram", caption, alt, panels)
 
 
 def heat_map(found: Distances, solver: str, slug: str) -> Drawing:
@@ -323,7 +324,7 @@ def heat_map(found: Distances, solver: str, slug: str) -> Drawing:
     labels = [node.label for node in found.nodes]
     caption = (
         f"Distance (Eq. 4) of every two networks, {words(solver)}; dark is near. Point at a cell for the pair and all "
-        f"its numbers; {_over(found)}."
+        f"its numbers, which are in the table of pairs too; {_over(found)}."
     )
     panel = Panel(words(solver), (side + 1.0, side), _heat(labels, found.mean[solver].score))
     title = f"All distances, {words(solver)}"

@@ -16,8 +16,6 @@ from invariance.reporting.distances import (
 )
 from invariance.reporting.tables import GAP, Table, plain
 
-_NEAR = 5
-
 
 def tables(found: Distances, slug: str) -> list[Table]:
     """Every table of a set of networks.
@@ -47,9 +45,9 @@ def _claims(found: Distances, slug: str) -> Table | None:
         if near is None:
             row += [GAP, GAP, GAP]
         else:
-            k = min(_NEAR, near.networks - 1)
+            k = near.near
             record |= {"k": k, "share": near.share[k - 1], "chance": near.chance[k - 1], "p": near.p}
-            row += [f"{near.share[k - 1]:.2f}", f"{near.chance[k - 1]:.2f}", f"{near.p:.2g}"]
+            row += [f"{near.share[k - 1]:.2f} (K = {k})", f"{near.chance[k - 1]:.2f}", f"{near.p:.2g}"]
         for group in GROUPS:
             rank = group_rank(matrix, families, group)
             name = "_".join(group)
@@ -61,7 +59,7 @@ def _claims(found: Distances, slug: str) -> Table | None:
         return None
     header = [
         "way of comparing", "pairs with a distance", "same family, mean", "different families, mean",
-        f"same-family pairs within {_NEAR} neighbours", "by chance", "p",
+        "same-family pairs within K neighbours", "by chance", "p",
         *(", ".join(words(name) for name in group) for group in GROUPS),
     ]  # fmt: skip
     caption = (

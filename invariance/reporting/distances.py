@@ -202,6 +202,11 @@ class Neighbours:
     pairs: int
     networks: int
 
+    @property
+    def near(self) -> int:
+        """The K that summaries give: 5, or as many neighbours as there are."""
+        return min(5, self.networks - 1)
+
 
 def neighbours(matrix: Floats, families: list[str]) -> Neighbours | None:
     """The K-NN analysis of Sec. 6.2; None where no two networks are of one family, or all are.

@@ -12,7 +12,7 @@ from invariance import __version__
 from invariance.reporting import distance_figures, distance_tables, figures, gallery, tables
 from invariance.reporting.collect import Collected, RunFacts, collect
 from invariance.reporting.curves import BASELINE, IDENTITY, Family, counts, families, fit_title, gaps, words
-from invariance.reporting.distances import Distances, distances
+from invariance.reporting.distances import Distances, complete, distances
 from invariance.reporting.plots import Plot, against_baseline, ranges_compared
 from invariance.reporting.tables import Table
 from invariance.runs.files import atomic_path, write_text
@@ -224,6 +224,10 @@ def _distance_section(found: Distances) -> tuple[DistanceSection, dict[str, byte
         absent = pairs - int((one_way.score == one_way.score).sum()) - sum(found.statuses.get(solver, {}).values())
         if absent:
             lacking.append(f"{words(solver)}: {absent} one-way distances are not there yet")
+        kept = complete(found.mean[solver].score)
+        left = [node.label for k, node in enumerate(found.nodes) if k not in kept]
+        if left:
+            lacking.append(f"{words(solver)}: neighbours, t-SNE and dendrogram are without {', '.join(left)}")
     others = [table for table in numbers if table is not claims]
     return DistanceSection(f"{slug}-distances", found.data, about, shown, claims, others, lacking), made
 
