@@ -32,7 +32,7 @@ from invariance.data.module import PreparedData
 from invariance.data.prepared import Prepared
 from invariance.memory import keep_freed
 from invariance.modules.classifier import Classifier
-from invariance.train import build_trainer
+from invariance.training import build_trainer
 from invariance.transforms import build
 
 RECIPE = {

@@ -1,11 +1,38 @@
 """What is fitted: every map of a configuration with every solver that can fit it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from invariance.errors import UserError
-from invariance.maps import SOLVERS_OF, Solver, solver_from_config
+from invariance.maps import SOLVERS_OF, FittedMaps, Solver, solver_from_config
+
+JOINT = "joint"
+"""The solver, as rows name it, of maps that were learned together with their network."""
+
+
+@dataclass(frozen=True, eq=False)
+class Learned:
+    """Residual maps that were learned together with the network (Eq. 7), so that none is fitted.
+
+    Attributes:
+        parameters: weight (D, D) and bias (D,) of M_g by the label of g; the untouched has none, and its map is the
+            identity.
+    """
+
+    parameters: Mapping[str, tuple[Tensor, Tensor]]
+
+    def maps(self, labels: Sequence[str]) -> FittedMaps:
+        """The maps of some g."""
+        weight, bias = next(iter(self.parameters.values()))
+        none = (torch.zeros_like(weight), torch.zeros_like(bias))
+        chosen = [self.parameters.get(label, none) for label in labels]
+        unknown = torch.full((len(labels),), torch.nan)
+        stacked = {name: torch.stack([one[k] for one in chosen]) for k, name in enumerate(("weight", "bias"))}
+        return FittedMaps("residual", JOINT, stacked, ["ok"] * len(labels), unknown, unknown)
 
 
 @dataclass(frozen=True)
@@ -15,12 +42,19 @@ class Fit:
     Attributes:
         map: identity, residual, mlp or linear.
         solver: name of the solver; empty for the identity.
-        settings: settings of the solver; None for the identity.
+        settings: settings of the solver; None where nothing is fitted.
+        learned: the maps, where they are there already.
     """
 
     map: str
     solver: str = ""
     settings: Solver | None = None
+    learned: Learned | None = None
+
+    @property
+    def label(self) -> str:
+        """How rows name the solver."""
+        return self.settings.label if self.settings else self.solver
 
     @property
     def name(self) -> str:

@@ -1,7 +1,9 @@
 """The measured grids: which families there are, and the fixed transformations of each (Appendix A)."""
 
+import hashlib
+import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import product
 from typing import Any
@@ -20,7 +22,7 @@ class Grid:
     """A family's grid as a network is measured over it.
 
     Attributes:
-        name: the family's name, for Crop with the size of the network it serves: `crop_256`.
+        name: the family's name, for Crop with the size of the network it serves: `crop_256`; for a set G, with `_G`.
         family: the family.
         settings: the family's configuration, from which `transform` is built.
         own: whether the network was trained with this family, at the range in `settings`.
@@ -39,6 +41,11 @@ class Grid:
     def covered(self, point: GridPoint) -> bool:
         """Whether the network's training could have drawn this g."""
         return point.covered and (self.own or point.label == UNTOUCHED)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What a measurement over this grid is of."""
+        return {"name": self.name, **{key: value for key, value in self.settings.items() if key != "joint"}}
 
 
 def _configured(family: str, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -71,6 +78,65 @@ def _grids_of_family(family: str, settings: Mapping[str, Any]) -> Iterator[Grid]
             yield Grid(name, family, _configured(family, {**settings, "range": kept}))
 
 
+def _own(trained: Mapping[str, Any], settings: Mapping[str, Any]) -> Grid:
+    """The grid of a network's own family."""
+    family = str(trained["name"])
+    return Grid(str(trained.get("grid", family)), family, {**trained, **settings}, own=True)
+
+
+def joint_grid(trained: Mapping[str, Any], wanted: Mapping[str, Mapping[str, Any] | None]) -> Grid:
+    """The set G of the joint loss (Eq. 6), as the grid of its family that holds nothing else but the untouched.
+
+    Args:
+        trained: the network's own transform configuration.
+        wanted: per family, settings of its grid that list G; what they do not name lists nothing. A family that is
+            absent, or without settings, has the G of its yaml (`joint`, Sec. 5.4). A baseline takes the one family
+            that is there.
+
+    Raises:
+        UserError: for an unknown family or key, values that the family does not take, another size than a Crop
+            network's own, or a G that is empty.
+    """
+    for family in wanted:
+        if family not in families():
+            there = ", ".join(families())
+            raise UserError(f"G.{family} is no family{nearest(family, families())} (there are: {there})")
+    family = str(trained["name"])
+    own = bool(family_sweep(family))
+    if not own:
+        if len(wanted) != 1:
+            raise UserError(
+                f"a {family} network has no family of its own: give one, as G={{rotation: {{angles: [-10, 10]}}}}"
+            )
+        family = next(iter(wanted))
+    config = family_config(family)
+    default = OmegaConf.to_container(config.get("joint", OmegaConf.create({})))
+    assert isinstance(default, dict)
+    given = dict(wanted.get(family) or {})
+    for key in given:
+        if key not in config:
+            raise UserError(f"G.{family}.{key} is no key of the family{nearest(key, [str(k) for k in config])}")
+    if own and str(given.get("range", trained.get("range"))) != str(trained.get("range")):
+        raise UserError(
+            f"G.{family}.range={given['range']}: this network was trained at {trained.get('range')}, and its images "
+            "are prepared for that; leave it out"
+        )
+    listed = {key: ([] if isinstance(value, list) else value) for key, value in default.items()} if given else default
+    settings = {str(key): value for key, value in {**listed, **given}.items()}
+    plain = _own(trained, settings) if own else Grid(family, family, _configured(family, settings))
+    mark = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:6] if given else ""
+    name = str(plain.settings.get("grid", plain.name))
+    grid = replace(plain, name=f"{name}_G{mark}")
+    try:
+        points = grid.transform.grid()
+    except UserError as error:
+        raise UserError(f"G of {family}: {error}") from error
+    if all(point.label == UNTOUCHED for point in points):
+        keys = ", ".join(str(key) for key in default) or "none of its grid's settings"
+        raise UserError(f"G of {family} is empty: it takes {keys}, and at least one g that is not the untouched image")
+    return grid
+
+
 def grids_for(trained: Mapping[str, Any], wanted: object, settings: Mapping[str, Mapping[str, Any]]) -> list[Grid]:
     """The grids a network is measured over.
 
@@ -87,8 +153,7 @@ def grids_for(trained: Mapping[str, Any], wanted: object, settings: Mapping[str,
             there = ", ".join(families())
             raise UserError(f"grid.{family} is no family{nearest(family, families())} (there are: {there})")
     own_family = str(trained["name"])
-    base = {**trained, **settings.get(own_family, {})}
-    own = Grid(str(trained.get("grid", own_family)), own_family, base, own=True)
+    own = _own(trained, settings.get(own_family, {}))
     if wanted == "own" and not family_sweep(own_family):
         wanted = "all"
     if wanted == "own":

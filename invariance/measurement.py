@@ -52,22 +52,25 @@ class _Side:
     labels: Tensor
 
 
-def measure_grid(network: Network, grid: Grid, fits: list[Fit], config: dict[str, Any]) -> None:
+def measure_grid(
+    network: Network, grid: Grid, fits: list[Fit], config: dict[str, Any], stage: str = "measure"
+) -> None:
     """Measure one network over one grid and write the rows of every fit that has none yet.
 
     Args:
         network: the trained network.
         grid: the transformations.
         fits: the maps and solvers.
-        config: the configuration of `conf/measure.yaml`.
+        config: the configuration: metrics, batch, memory_gb, prepared, logger and progress of `conf/measure.yaml`.
+        stage: what the measurement is a part of: "measure" or "finetune".
 
     Raises:
         UserError: for anything the user can mend.
     """
-    folder = network.runs / "measure" / network.name / grid.name
+    folder = network.runs / stage / network.name / grid.name
     size = grid.transform.source_size(network.input_size)
     prepared = network.data(size, Path(config["prepared"]).expanduser(), config["progress"])
-    runs = {fit: _open(network, grid, fit, prepared, config) for fit in fits}
+    runs = {fit: _open(network, grid, fit, prepared, config, stage) for fit in fits}
     todo = {fit: run for fit, run in runs.items() if not run.done}
     if not todo:
         print(f"finished already: {folder}")
@@ -76,39 +79,41 @@ def measure_grid(network: Network, grid: Grid, fits: list[Fit], config: dict[str
         for run in todo.values():
             held.enter_context(run)
             run.record({"upstream": {network.directory.as_posix(): network.weights}, "device": str(network.device)})
-        _Measurement(network, grid, prepared, config, progress).run(todo, folder)
+        _Measurement(network, grid, prepared, config, progress, stage).run(todo, folder)
     with Tracker(
-        config["logger"], folder, name=f"{network.name}/{grid.name}", stage="measure", group=prepared.name,
+        config["logger"], folder, name=f"{network.name}/{grid.name}", stage=stage, group=prepared.name,
         config={"network": network.name, "grid": grid.name}, tags=[grid.family, prepared.name],
     ) as tracker:
         tracker.table("rows", pd.concat([run.rows() for run in runs.values()], ignore_index=True))
     print(f"measured {network.name} over {len(grid.transform.grid())} g of {grid.name}: {folder}")
 
 
-def _open(network: Network, grid: Grid, fit: Fit, prepared: Prepared, config: dict[str, Any]) -> Run:
+def _open(
+    network: Network, grid: Grid, fit: Fit, prepared: Prepared, config: dict[str, Any], stage: str
+) -> Run:
     identity = {
         "network": network.name,
         "weights": network.weights,
         "data": {
             "name": prepared.name, "sha256": prepared.sha256, "fit": network.settings["fit"], "report": prepared.report,
         },
-        "grid": {"name": grid.name, **grid.settings},
+        "grid": grid.identity,
         "layer": network.layer,
         "metrics": list(config["metrics"]),
         "map": fit.map,
         "solver": {"name": fit.solver, **(asdict(fit.settings) if fit.settings else {})},
     }
-    return Run(network.runs, f"measure/{network.name}/{grid.name}/{fit.name}", identity)
+    return Run(network.runs, f"{stage}/{network.name}/{grid.name}/{fit.name}", identity)
 
 
 class _Measurement:
     """The work of `measure_grid`: everything that its fits share."""
 
     def __init__(
-        self, network: Network, grid: Grid, prepared: Prepared, config: dict[str, Any], progress: Progress
+        self, network: Network, grid: Grid, prepared: Prepared, config: dict[str, Any], progress: Progress, stage: str
     ) -> None:
         self.network, self.grid, self.prepared, self.config = network, grid, prepared, config
-        self.points = grid.transform.grid()
+        self.points, self.stage = grid.transform.grid(), stage
         self.progress = progress
         fit = network.settings["fit"]
         fit_name, report = prepared.fit_split(fit), prepared.split(prepared.report)
@@ -157,7 +162,7 @@ class _Measurement:
                 continue
             features = [[self._features(side.split, side.indices, point) for point in group] for side in self.sides]
             for fit in missing:
-                fitted = self._fit(fit, features[0])
+                fitted = self._fit(fit, group, features[0])
                 if fitted is not None:
                     write_text(parts[fit][k].with_suffix(".fits"), _account(group, fitted))
                 write_rows(parts[fit][k], to_frame(self._rows(fit, todo[fit], group, features, fitted)))
@@ -183,8 +188,10 @@ class _Measurement:
         }
         return len(held) == len(wanted) and set(zip(held["g"], held["split"], held["metric"], strict=True)) == wanted
 
-    def _fit(self, fit: Fit, features: list[Tensor]) -> FittedMaps | None:
+    def _fit(self, fit: Fit, group: list[GridPoint], features: list[Tensor]) -> FittedMaps | None:
         """The maps of a group, fitted together; None for the identity."""
+        if fit.learned is not None:
+            return fit.learned.maps([point.label for point in group])
         if fit.settings is None:
             return None
         from invariance.modules.map_fit import fit_maps  # Lightning, which a finished measurement need not wait for
@@ -221,11 +228,11 @@ class _Measurement:
         """What the rows of one g say alike."""
         trained = self.network.config
         return {
-            "stage": "measure", "data": self.prepared.name, "network": trained["name"],
+            "stage": self.stage, "data": self.prepared.name, "network": trained["name"],
             "family": trained["transform"]["name"], "range": _text(trained["transform"].get("range")),
             "seed": trained["seed"], "layer": self.network.layer, "g": f"{self.grid.name}:{point.label}",
             "value": point.value, "unit": self.grid.transform.unit, "split": side.name, "map": fit.map,
-            "solver": fit.settings.label if fit.settings else "", "run": run.name,
+            "solver": fit.label, "run": run.name,
         }
 
     def _score(self, side: _Side, r: Tensor, apply: Callable[[Tensor], Tensor]) -> list[Tensor]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from invariance.data.building import MANIFEST
@@ -25,7 +25,7 @@ class Network:
     """A trained network, cut at a layer, with the data it was trained on.
 
     Attributes:
-        name: its training run, as `<data>/<name>/seed<k>`.
+        name: its run below the stage's folder, as `<data>/<name>/seed<k>`.
         config: the configuration of that run.
         weights: hash of its checkpoint.
         settings: the configuration of its data, with the splits to fit and to report on.
@@ -40,7 +40,7 @@ class Network:
 
         Args:
             runs: the runs folder.
-            directory: the training run.
+            directory: the run that trained or finetuned it.
             layer: where φ ends.
             accelerator: where to run.
             fit: keys of the data's `fit` (which images maps are fitted on) to set otherwise.
@@ -50,7 +50,7 @@ class Network:
             UserError: if its configuration cannot be read, or the accelerator is not there.
         """
         self.runs, self.directory, self.layer = runs, directory, layer
-        self.name = directory.relative_to(runs / "train").as_posix()
+        self.name = PurePosixPath(*directory.relative_to(runs).parts[1:]).as_posix()
         self.config = read_config(directory)
         self.device = choose_device(accelerator)
         self.weights = sha256(directory / BEST) if (directory / BEST).is_file() else "absent"

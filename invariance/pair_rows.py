@@ -154,7 +154,7 @@ class PairRows:
             family=trained["transform"]["name"], range="" if reach is None else str(reach), seed=trained["seed"],
             layer=self.layer, g=f"network:{target.label}",
             split=source.images.fit_split if side == "fit" else source.images.report_split,
-            map=fit.map if fit else "", solver=fit.settings.label if fit and fit.settings else "", metric=metric,
+            map=fit.map if fit else "", solver=fit.label if fit else "", metric=metric,
             score=score, low=low, high=high, n_images=used, status=status,
             run=run_name(self.members[a], self.members[b], fit.name if fit else INDICES),
         )  # fmt: skip

@@ -6,21 +6,21 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "invariance"
-PAGES = {"prepare", "train", "measure", "distance", "report"}
+PAGES = {"prepare", "train", "measure", "distance", "finetune", "report"}
 LEVELS = [
     {"errors", "seeds", "progress", "precision", "memory"},
     {"runs", "conf", "ranks"},
-    {"transforms", "models", "maps", "metrics", "indices", "joint"},
+    {"transforms", "models", "maps", "metrics", "indices", "joint", "dropout"},
     {"data"},
     {"features", "modules", "reporting", "plugins", "tracking", "grids", "fits"},
     {"network"},
     {"representations"},
     {"pair_rows"},
-    {"measurement", "pairs", "cli"},
+    {"measurement", "pairs", "cli", "training"},
     PAGES,
 ]
 LEVEL = {name: number for number, names in enumerate(LEVELS) for name in names}
-GROUND = {"transforms", "models", "maps", "metrics", "indices", "joint"}
+GROUND = {"transforms", "models", "maps", "metrics", "indices", "joint", "dropout"}
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 

@@ -28,7 +28,8 @@ class Representation:
     """A network cut at a layer: φ maps images to representations (B, D), C maps representations to logits.
 
     `phi(x)` runs the network up to and including the layer and flattens its output; `classify(r)` runs the rest. Both
-    work in evaluation mode without gradients, on the network's device, and leave its training mode as it was.
+    work in evaluation mode without gradients, on the network's device, and leave its training mode as it was; `reach`
+    and `resume` are the same two for training, with gradients and in the network's own mode.
 
     Args:
         network: any module from images (B, C, H, W) to logits (B, K).
@@ -49,7 +50,7 @@ class Representation:
         self.layer = layer
         self._module = modules[layer]
         self._shape: torch.Size | None = None
-        self._rest: Callable[[Tensor], Tensor] | None = None
+        self._rest: dict[bool, Callable[[Tensor], Tensor]] = {}
 
     @torch.no_grad()
     def phi(self, x: Tensor) -> Tensor:
@@ -58,6 +59,16 @@ class Representation:
         Raises:
             UserError: if the layer was never run, ran more than once, or did not give one tensor a batch.
         """
+        training = self.network.training
+        self.network.eval()
+        try:
+            with full_float32(x.device):
+                return self.reach(x)
+        finally:
+            self.network.train(training)
+
+    def reach(self, x: Tensor) -> Tensor:
+        """φ(x) as `phi` has it, with its gradient, and in the mode the network is in."""
         caught: list[Tensor] = []
 
         def catch(_module: nn.Module, _inputs: object, output: object) -> None:
@@ -67,16 +78,12 @@ class Representation:
             raise _Reached
 
         handle = self._module.register_forward_hook(catch)
-        training = self.network.training
-        self.network.eval()
         try:
-            with full_float32(x.device):
-                self.network(x)
+            self.network(x)
         except _Reached:
             pass
         finally:
             handle.remove()
-            self.network.train(training)
         if not caught:
             raise UserError(f"layer={self.layer!r} is not run by the network's forward pass; choose another layer")
         self._shape = caught[0].shape[1:]
@@ -90,17 +97,22 @@ class Representation:
             UserError: if the logits depend on the image other than through the layer (a skip connection passes it by),
                 or the network's forward pass cannot be traced, so that its rest cannot be told from its beginning.
         """
-        if self._shape is None:
-            raise UserError("classify needs the layer's shape: call phi on a batch of images first")
         training = self.network.training
         self.network.eval()
         try:
-            if self._rest is None:  # traced in evaluation mode: a functional dropout keeps the mode it was traced in
-                self._rest = self._trace_rest()
             with full_float32(r.device):
-                return self._rest(r.reshape(-1, *self._shape).clone())  # the rest may begin with an in-place ReLU
+                return self.resume(r)
         finally:
             self.network.train(training)
+
+    def resume(self, r: Tensor) -> Tensor:
+        """C(r) as `classify` has it, with its gradient, and in the mode the network is in."""
+        if self._shape is None:
+            raise UserError("classify needs the layer's shape: call phi on a batch of images first")
+        mode = self.network.training
+        if mode not in self._rest:  # a functional dropout keeps the mode it was traced in
+            self._rest[mode] = self._trace_rest()
+        return self._rest[mode](r.reshape(-1, *self._shape).clone())  # the rest may begin with an in-place ReLU
 
     def _trace_rest(self) -> Callable[[Tensor], Tensor]:
         """The network behind the layer, as a graph whose only input is the layer's output."""

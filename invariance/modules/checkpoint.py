@@ -65,16 +65,17 @@ class _Checkpoints(ModelCheckpoint):
         super().load_state_dict({**state_dict, **paths, "dirpath": self.dirpath, "best_k_models": scores})
 
 
-def checkpoints(folder: Path) -> list[pl.Callback]:
-    """The best network on the validation split, and the whole state after every span, to continue from."""
+def checkpoints(folder: Path, *, best: bool = True) -> list[pl.Callback]:
+    """The whole state after every span, to continue from; if asked for, the best network on the validation split."""
     common: dict[str, Any] = {"dirpath": folder, "enable_version_counter": False, "save_on_train_epoch_end": True}
-    return [
-        _Checkpoints(
-            filename=BEST.removesuffix(".ckpt"), monitor="val/accuracy", mode="max", save_top_k=1,
-            save_weights_only=True, **common,
-        ),
-        _Checkpoints(filename=LAST.removesuffix(".ckpt"), save_top_k=1, **common),
-    ]
+    last = _Checkpoints(filename=LAST.removesuffix(".ckpt"), save_top_k=1, **common)
+    if not best:
+        return [last]
+    chosen = _Checkpoints(
+        filename=BEST.removesuffix(".ckpt"), monitor="val/accuracy", mode="max", save_top_k=1, save_weights_only=True,
+        **common,
+    )
+    return [chosen, last]
 
 
 def read_checkpoint(path: Path, remedy: str) -> Mapping[str, Any]:

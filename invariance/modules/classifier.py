@@ -1,7 +1,7 @@
 """Training a network under one family of transformations (Eq. 5)."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,19 @@ def rate_factor(recipe: Mapping[str, Any], update: int) -> float:
         return float(10.0 ** -(update // recipe["step"]))
     progress = (update - recipe["warmup"]) / max(1, recipe["updates"] - recipe["warmup"])
     return 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+
+
+def sgd(named: Sequence[tuple[str, nn.Parameter]], recipe: Mapping[str, Any]) -> torch.optim.SGD:
+    """SGD as in the released code: biases at twice the rate, without decay."""
+    weights = [p for name, p in named if not name.endswith("bias")]
+    biases = [p for name, p in named if name.endswith("bias")]
+    return torch.optim.SGD(
+        [
+            {"params": weights, "weight_decay": recipe["weight_decay"]},
+            {"params": biases, "weight_decay": 0.0, "lr": 2 * recipe["rate"]},
+        ],
+        lr=recipe["rate"], momentum=recipe["momentum"], nesterov=recipe["nesterov"],
+    )
 
 
 class Classifier(pl.LightningModule):
@@ -141,16 +154,8 @@ class Classifier(pl.LightningModule):
         self.log("val/loss", functional.cross_entropy(logits, y), batch_size=len(y))
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """SGD as in the released code: biases at twice the rate, without decay; the rate by the recipe's schedule."""
-        weights = [p for name, p in self.network.named_parameters() if not name.endswith("bias")]
-        biases = [p for name, p in self.network.named_parameters() if name.endswith("bias")]
-        optimizer = torch.optim.SGD(
-            [
-                {"params": weights, "weight_decay": self.recipe["weight_decay"]},
-                {"params": biases, "weight_decay": 0.0, "lr": 2 * self.recipe["rate"]},
-            ],
-            lr=self.recipe["rate"], momentum=self.recipe["momentum"], nesterov=self.recipe["nesterov"],
-        )
+        """SGD, the rate by the recipe's schedule."""
+        optimizer = sgd(list(self.network.named_parameters()), self.recipe)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, partial(rate_factor, self.recipe))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
@@ -175,13 +180,13 @@ def load_classifier(path: Path, remedy: str = "train the network again (delete i
     return classifier.eval()
 
 
-def check_architecture(path: Path, state: object, classifier: Classifier, remedy: str) -> None:
+def check_architecture(path: Path, state: object, module: nn.Module, remedy: str) -> None:
     """Refuse a checkpoint whose weights do not fit the network.
 
     Args:
         path: the checkpoint.
         state: what it holds as the network's state.
-        classifier: the network.
+        module: the network.
         remedy: what the user is to do, for the error's last words.
 
     Raises:
@@ -189,7 +194,7 @@ def check_architecture(path: Path, state: object, classifier: Classifier, remedy
     """
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
         raise UserError(f"checkpoint {path} is not one of invariance.train; {remedy}")
-    ours = {key: tuple(value.shape) for key, value in classifier.state_dict().items()}
+    ours = {key: tuple(value.shape) for key, value in module.state_dict().items()}
     theirs = {str(key): tuple(value.shape) for key, value in state.items()}
     for key in sorted(set(ours) | set(theirs)):
         if ours.get(key) != theirs.get(key):

@@ -11,11 +11,11 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 
 from invariance.errors import UserError
 from invariance.modules.checkpoint import read_checkpoint
-from invariance.modules.classifier import Classifier, check_architecture, load_classifier
+from invariance.modules.classifier import check_architecture, load_classifier
 from invariance.runs.run import BEST, LAST, PREVIOUS
 
 
-def resume_point(directory: Path, classifier: Classifier, trainer: pl.Trainer) -> tuple[Path | None, int]:
+def resume_point(directory: Path, module: pl.LightningModule, trainer: pl.Trainer) -> tuple[Path | None, int]:
     """The checkpoint from which a training continues, and its update; None and 0 where there is none.
 
     Training is deterministic, so what is repeated from the checkpoint before the last one gives the same scores, and
@@ -23,8 +23,9 @@ def resume_point(directory: Path, classifier: Classifier, trainer: pl.Trainer) -
 
     Args:
         directory: the run's folder.
-        classifier: the network to be trained.
-        trainer: its trainer, with the callbacks that wrote the checkpoints.
+        module: what is to be trained.
+        trainer: its trainer, with the callbacks that wrote the checkpoints; where one of them chooses the best network,
+            that network has to be whole, too.
 
     Raises:
         UserError: if there are checkpoints and none can serve.
@@ -34,10 +35,11 @@ def resume_point(directory: Path, classifier: Classifier, trainer: pl.Trainer) -
         return None, 0
     held: Mapping[str, Any] | None = None
     try:
-        held = _whole(last, classifier, trainer, remedy)
-        load_classifier(directory / BEST, remedy)
+        held = _whole(last, module, trainer, remedy)
+        if _chooses(trainer):
+            load_classifier(directory / BEST, remedy)
     except UserError as error:
-        before = _before(directory, held, classifier, trainer)
+        before = _before(directory, held, module, trainer)
         if before is None:
             raise
         why = str(error).removesuffix(f"; {remedy}")
@@ -50,20 +52,21 @@ def resume_point(directory: Path, classifier: Classifier, trainer: pl.Trainer) -
 
 
 def _before(
-    directory: Path, last: Mapping[str, Any] | None, classifier: Classifier, trainer: pl.Trainer
+    directory: Path, last: Mapping[str, Any] | None, module: pl.LightningModule, trainer: pl.Trainer
 ) -> Mapping[str, Any] | None:
     """The checkpoint before the last one, if it can serve.
 
     Args:
         directory: the run's folder.
         last: the last checkpoint where that is whole: then it is the best network that cannot be read.
-        classifier: the network to be trained.
+        module: what is to be trained.
         trainer: its trainer.
     """
     try:
-        held = _whole(directory / PREVIOUS, classifier, trainer, "")
+        held = _whole(directory / PREVIOUS, module, trainer, "")
         if last is None:
-            load_classifier(directory / BEST)
+            if _chooses(trainer):
+                load_classifier(directory / BEST)
         elif not _best_score(held, trainer) < _best_score(last, trainer):  # written earlier, so never written again
             return None
     except (UserError, LookupError, TypeError):
@@ -71,19 +74,24 @@ def _before(
     return held
 
 
+def _chooses(trainer: pl.Trainer) -> bool:
+    """Whether a callback keeps the network that does best on the validation split."""
+    return any(isinstance(one, ModelCheckpoint) and one.monitor for one in trainer.checkpoint_callbacks)
+
+
 def _best_score(held: Mapping[str, Any], trainer: pl.Trainer) -> float:
     [key] = [one.state_key for one in trainer.checkpoint_callbacks if isinstance(one, ModelCheckpoint) and one.monitor]
     return float(held["callbacks"][key]["best_model_score"])
 
 
-def _whole(path: Path, classifier: Classifier, trainer: pl.Trainer, remedy: str) -> Mapping[str, Any]:
+def _whole(path: Path, module: pl.LightningModule, trainer: pl.Trainer, remedy: str) -> Mapping[str, Any]:
     """What a checkpoint holds, if it is whole and of this training.
 
     Raises:
         UserError: if it is absent or cannot serve.
     """
     held = read_checkpoint(path, remedy)
-    check_architecture(path, held["state_dict"], classifier, remedy)
+    check_architecture(path, held["state_dict"], module, remedy)
     if not {"loops", "optimizer_states", "lr_schedulers", "callbacks"} <= set(held) or not all(
         callback.state_key in held["callbacks"] for callback in trainer.checkpoint_callbacks
     ):  # Lightning would go on without, and forget the best score so far

@@ -10,13 +10,13 @@ from invariance.transforms.base import FRAME, UNTOUCHED, GridPoint, Params, Tran
 
 __all__ = ["FRAME", "UNTOUCHED", "GridPoint", "Params", "Transform", "build"]
 
-_NOT_ARGUMENTS = ("_target_", "name", "label", "sweep", "grid")
+_NOT_ARGUMENTS = ("_target_", "name", "label", "sweep", "grid", "joint")
 
 
 def build(config: Mapping[str, Any]) -> Transform:
     """A family from its configuration (`conf/transform/`): the class `_target_` with the other keys as arguments.
 
-    `name`, `label`, `sweep` and `grid` are for the commands and are left out.
+    `name`, `label`, `sweep`, `grid` and `joint` are for the commands and are left out.
 
     Raises:
         UserError: for a target that is no family inside the package, or an argument that the family does not take.

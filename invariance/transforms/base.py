@@ -50,7 +50,7 @@ class Transform(ABC):
         uniforms: how many uniform numbers one image's parameters take.
     """
 
-    unit: ClassVar[str] = ""
+    unit: str = ""
     ordinal: ClassVar[bool] = False
     uniforms: ClassVar[int] = 0
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from invariance.errors import UserError
 from invariance.transforms.base import FRAME, UNTOUCHED, GridPoint, Params, Transform, check_batch
-from invariance.transforms.checks import needed_range, one_range, whole
+from invariance.transforms.checks import flag, needed_range, one_range, whole
 
 
 class Crop(Transform):
@@ -23,6 +23,7 @@ class Crop(Transform):
         range: side in pixels, for an input of 227, to which images are resized before cutting: a whole number above
             227, at most 2270. None lists the grid only.
         windows: measured windows along each side, an odd number.
+        corners: measure only the windows in the four corners, and the middle.
 
     Raises:
         UserError: for a range or a number of windows that is not such a number.
@@ -32,12 +33,13 @@ class Crop(Transform):
     ordinal = True
     uniforms = 2
 
-    def __init__(self, range: int | None = None, windows: int = 1) -> None:
+    def __init__(self, range: int | None = None, windows: int = 1, corners: bool = False) -> None:
         one_range("crop", range, "range=256")
         self.range = None if range is None else whole("crop", "range", range, FRAME + 1, 10 * FRAME)
         self.windows = whole("crop", "windows", windows, 1, 99)
         if windows % 2 == 0:
             raise UserError(f"crop: windows={windows} has no window in the middle; take an odd number, as 5")
+        self.corners = flag("crop", "corners", corners)
 
     def params_of(self, uniforms: Tensor) -> Params:
         """`place` (n, 2) ~ U[0, 1), down and right: the window starts at pixel ⌊place · (slack + 1)⌋."""
@@ -45,15 +47,31 @@ class Crop(Transform):
         return {"place": uniforms}
 
     def grid(self) -> list[GridPoint]:
-        """windows² windows in scan order, numbered from 1."""
+        """windows² windows in scan order, numbered from 1; or the corners ("upper left", …) around the middle."""
         places = _spaced(self.windows)
         middle = (self.windows**2 + 1) // 2
+        if self.corners:
+            return self._corners()
         points = []
         for number, (down, right) in enumerate(((a, b) for a in places for b in places), start=1):
             params = {"place": torch.tensor([[down, right]], dtype=torch.float64)}
             label = UNTOUCHED if number == middle else str(number)
             points.append(GridPoint(label, float(number), params, number == middle or self.range is not None))
         return points
+
+    def _corners(self) -> list[GridPoint]:
+        first, half, last = _spaced(3)
+        named = {
+            "upper left": (first, first), "upper right": (first, last), UNTOUCHED: (half, half),
+            "lower left": (last, first), "lower right": (last, last),
+        }  # fmt: skip
+        return [
+            GridPoint(
+                label, float(number), {"place": torch.tensor([place], dtype=torch.float64)},
+                label == UNTOUCHED or self.range is not None,
+            )
+            for number, (label, place) in enumerate(named.items(), start=1)
+        ]
 
     def apply(self, x: Tensor, params: Params) -> Tensor:
         """The windows at `place` of images prepared at `source_size`."""

@@ -1,10 +1,13 @@
 """Perspective (A.7): homographies given by where the corners of a square go."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
+from invariance.errors import UserError
 from invariance.transforms.base import GridPoint, Params, Transform, check_batch, frame_scale, line_grid
-from invariance.transforms.checks import choice, flag, needed_range, trained_range, whole
+from invariance.transforms.checks import choice, flag, grid_values, needed_range, trained_range, whole
 from invariance.transforms.counter import SEEDS, fixed_seed, normal_from
 from invariance.transforms.warp import warp_homography
 
@@ -19,7 +22,8 @@ class Perspective(Transform):
     """The homography that takes the corners of a square to corners moved at random, applied to the whole image.
 
     Training draws σ ~ U(0, range) for each image and moves every coordinate of the four corners by N(0, σ²). The
-    measured draw k moves every coordinate by a random sign times U(k, k+1)/5.
+    measured draw k moves every coordinate by a random sign times U(k, k+1)/5. If `moves` are given, each of them moves
+    every coordinate by that, with a random sign.
 
     The square is one pixel, (0, 0) … (1, 1), at the centre of the top-left pixel, and the unit of the range is 1e-4
     pixels: what the authors' released code does, and about as strong as Figure 6. The text of A.7 moves the corners of
@@ -30,6 +34,8 @@ class Perspective(Transform):
         range: largest trained σ, in 1e-4 pixels of a 227-pixel frame (1e-3 of the side for "image"), at most 100; None
             for measuring alone.
         draws: how many measured draws, of increasing magnitude.
+        moves: by how much every coordinate is moved in each measured transformation, in the unit of the range; instead
+            of draws.
         square: "pixel" or "image".
         scale_lengths: whether the frame scales with the images; if not, the pixel is their own.
         grid_seed: number that fixes the measured draws.
@@ -38,15 +44,18 @@ class Perspective(Transform):
         UserError: for arguments that are not such values.
     """
 
-    unit = "draw"
     uniforms = 9
 
     def __init__(
         self, range: float | None = None, draws: int = 0, square: str = "pixel", scale_lengths: bool = True,
-        grid_seed: int = 0,
+        grid_seed: int = 0, moves: Sequence[float] = (),
     ) -> None:
         self.range = trained_range("perspective", range, 0, 100, "units of 1e-4", "range=4")
         self.draws = whole("perspective", "draws", draws, 0, 100)
+        self.moves = grid_values("perspective", "moves", moves, 0, 100)
+        self.unit = "moved" if self.moves else "draw"
+        if self.draws and self.moves:
+            raise UserError(f"perspective: draws={draws} and moves={list(moves)} are two grids; set one to 0 or []")
         self.square = choice("perspective", "square", square, ("pixel", "image"))
         self.scale_lengths = flag("perspective", "scale_lengths", scale_lengths)
         self.grid_seed = whole("perspective", "grid_seed", grid_seed, 0, SEEDS)
@@ -60,7 +69,9 @@ class Perspective(Transform):
         return {"corners": (sigma * normal_from(uniforms[:, 1:])).view(-1, 4, 2)}
 
     def grid(self) -> list[GridPoint]:
-        """The fixed draws 1 … `draws`. Covered: a typical move, (k + ½)/5, is within the range of σ."""
+        """The fixed draws 1 … `draws`, or the moves. Covered: a typical move, (k + ½)/5, is within the range of σ."""
+        if self.moves:
+            return line_grid(self.moves, self._move, lambda size: self.range is not None and size <= self.range)
         return line_grid(
             range(1, self.draws + 1),
             self._draw,
@@ -96,6 +107,11 @@ class Perspective(Transform):
         generator = torch.Generator().manual_seed(fixed_seed("perspective", self.grid_seed, k))
         size, side = torch.rand(2, 1, 4, 2, generator=generator, dtype=torch.float64)
         return {"corners": GRID_STEP * (k + size) * torch.where(side < 0.5, -1.0, 1.0)}
+
+    def _move(self, size: float) -> Params:
+        generator = torch.Generator().manual_seed(fixed_seed("perspective", self.grid_seed, "move", size))
+        side = torch.rand(1, 4, 2, generator=generator, dtype=torch.float64)
+        return {"corners": size * torch.where(side < 0.5, -1.0, 1.0)}
 
 
 def square_to(corners: Tensor) -> Tensor:

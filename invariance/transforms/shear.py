@@ -1,11 +1,12 @@
 """Shear about the centre (A.9)."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from invariance.transforms.base import GridPoint, Params, Transform, check_batch, line_grid
+from invariance.transforms.base import UNTOUCHED, GridPoint, Params, Transform, check_batch, line_grid
 from invariance.transforms.checks import grid_values, needed_range, trained_range
 from invariance.transforms.warp import warp_homography
 
@@ -18,11 +19,12 @@ class Shear(Transform):
     Convention: a horizontal shear slides rows, and positive θ moves the top to the right: (x, y) → (x − y tan θ, y), y
     down. A vertical shear slides columns, and positive θ moves the right side up: (x, y) → (x, y − x tan θ).
 
-    Training draws the way, each with probability 1/2, and the angle; the grid is horizontal.
+    Training draws the way, each with probability 1/2, and the angle.
 
     Args:
         range: trained angles are θ ~ U(−range, range), in degrees, at most 89; None for measuring alone.
-        angles: measured θ in degrees.
+        angles: measured θ of horizontal shears, in degrees.
+        vertical: measured θ of vertical shears, in degrees.
 
     Raises:
         UserError: for arguments that are not such numbers.
@@ -31,9 +33,12 @@ class Shear(Transform):
     unit = "°"
     uniforms = 2
 
-    def __init__(self, range: float | None = None, angles: Sequence[float] = ()) -> None:
+    def __init__(
+        self, range: float | None = None, angles: Sequence[float] = (), vertical: Sequence[float] = ()
+    ) -> None:
         self.range = trained_range("shear", range, 0, STEEPEST, "degrees", "range=20")
         self.angles = grid_values("shear", "angles", angles, -STEEPEST, STEEPEST)
+        self.vertical = grid_values("shear", "vertical", vertical, -STEEPEST, STEEPEST)
 
     def params_of(self, uniforms: Tensor) -> Params:
         """`angle` (n,) ~ U(−range, range), in degrees, and `vertical` (n,), 0 or 1, each with probability 1/2."""
@@ -41,10 +46,14 @@ class Shear(Transform):
         return {"angle": angle, "vertical": (uniforms[:, 1] < 0.5).to(torch.int64)}
 
     def grid(self) -> list[GridPoint]:
-        """The measured angles, horizontal."""
+        """The measured angles, horizontal, and after them those of vertical shears ("vertical 15")."""
+        vertical = [point for point in self._ways(self.vertical, 1) if point.label != UNTOUCHED]
+        return self._ways(self.angles, 0) + [replace(point, label=f"vertical {point.label}") for point in vertical]
+
+    def _ways(self, angles: Sequence[float], vertical: int) -> list[GridPoint]:
         return line_grid(
-            self.angles,
-            lambda angle: {"angle": torch.tensor([angle], dtype=torch.float64), "vertical": torch.tensor([0])},
+            angles,
+            lambda angle: {"angle": torch.tensor([angle], dtype=torch.float64), "vertical": torch.tensor([vertical])},
             lambda angle: self.range is not None and abs(angle) <= self.range,
         )
 

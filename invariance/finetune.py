@@ -1,0 +1,274 @@
+"""Raise equivariance with the joint loss (Sec. 5.4, 6.3): `python -m invariance.finetune networks=rotation_20`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from invariance.cli import check_metrics, check_numbers, command, folder, say_error
+from invariance.errors import UserError
+
+if TYPE_CHECKING:  # torch takes seconds to import, and --help must not wait for it
+    from pathlib import Path
+
+    from invariance.fits import Fit, Learned
+    from invariance.grids import Grid
+    from invariance.joint import JointWeights
+    from invariance.modules.joint import JointFinetune
+    from invariance.network import Network
+    from invariance.runs.run import Run
+
+METRICS = ("error_rate", "l2_distance")
+PRECISIONS = ("32-true", "bf16-mixed")
+
+
+def finetune(config: dict[str, Any]) -> None:
+    """Every chosen network: measured, finetuned with its maps, and measured again in the same way.
+
+    Args:
+        config: the configuration of `conf/finetune.yaml`, plain and resolved.
+
+    Raises:
+        UserError: for anything the user can mend.
+    """
+    check(config)
+    from invariance.fits import fits_of
+    from invariance.memory import keep_freed
+    from invariance.runs.find import find_runs
+
+    keep_freed()
+    runs = folder(config["runs"], "runs")
+    fits = fits_of(config["map"], config["solver"])
+    found, failed = find_runs(runs / "train", config["networks"]), 0
+    for directory in found:
+        try:
+            finetune_one(runs, directory, fits, config)
+        except UserError as error:  # the other networks are finetuned all the same
+            if len(found) == 1:
+                raise
+            say_error(f"{directory.relative_to(runs)}: {error}")
+            failed += 1
+    if failed:
+        raise UserError(f"{failed} of {len(found)} networks could not be finetuned, for the reasons above")
+
+
+def check(config: dict[str, Any]) -> None:
+    """Refuse what can be refused before a network is loaded.
+
+    Raises:
+        UserError: for a value that makes no sense, an unknown metric or logger, a trainer that cannot serve.
+    """
+    from invariance.tracking import check_logger
+    from invariance.training import check_devices, check_name, check_recipe, check_trainer
+
+    check_logger(config["logger"])
+    check_metrics(config["metrics"], METRICS)
+    check_numbers(config, {"batch": 1, "memory_gb": 0.01})
+    check_recipe(config["recipe"])
+    check_trainer(config["trainer"])
+    check_devices(config)
+    check_name(config["name"])
+    weights_of(config, 1)
+    if config["recipe"]["label_smoothing"]:
+        raise UserError("recipe.label_smoothing: the joint loss (Eq. 5) has none; set it to 0")
+    if config["trainer"]["devices"] != 1:
+        raise UserError("trainer.devices: finetuning runs on one device; set it to 1")
+    if config["trainer"]["compile"]:
+        raise UserError("trainer.compile: finetuning runs uncompiled; set it to false")
+    if config["trainer"]["precision"] not in PRECISIONS:
+        there = " or ".join(PRECISIONS)
+        raise UserError(f"trainer.precision={config['trainer']['precision']}: finetuning takes {there}")
+    copies = config["copies"]
+    if copies is not None and (isinstance(copies, bool) or not isinstance(copies, int) or copies < 1):
+        raise UserError(f"copies={copies!r}: give a whole number from 1, or null for all at once")
+    wanted = config["G"]
+    if wanted is not None and not (
+        isinstance(wanted, dict) and all(isinstance(one, dict | None) for one in wanted.values())
+    ):
+        raise UserError(f"G={wanted!r}: give a family's grid settings, as G={{rotation: {{angles: [-10, 10]}}}}")
+
+
+def weights_of(config: dict[str, Any], dim: int) -> JointWeights:
+    """λ1, λ2 and λ3 for D features.
+
+    Raises:
+        UserError: for what is no number from 0.
+    """
+    from invariance.joint import JointWeights
+
+    given = config["joint"]
+    for key, value in given.items():
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0):
+            raise UserError(f"joint.{key}={value!r}: give a number from 0")
+    if given["lambda3"] is None:
+        raise UserError("joint.lambda3 is not set: give a number from 0; the paper's is 0.3")
+    own = JointWeights.of(dim)
+    return JointWeights(
+        own.recovery if given["lambda1"] is None else float(given["lambda1"]),
+        own.invariance if given["lambda2"] is None else float(given["lambda2"]),
+        float(given["lambda3"]),
+    )
+
+
+def finetune_one(runs: Path, directory: Path, fits: list[Fit], config: dict[str, Any]) -> None:
+    """One network: before, the finetuning itself, and after.
+
+    Raises:
+        UserError: for anything the user can mend.
+    """
+    from invariance.fits import JOINT, Fit
+    from invariance.grids import grids_for, joint_grid
+    from invariance.measurement import measure_grid
+    from invariance.network import Network
+
+    options = {
+        "layer": config["layer"], "accelerator": config["trainer"]["accelerator"], "fit": config["fit"],
+        "report": config["report"],
+    }  # fmt: skip
+    original = Network(runs, directory, **options)
+    grid = joint_grid(original.transform, config["G"] or {})
+    beyond = [point.label for point in grid.transform.grid() if not grid.covered(point)]
+    if beyond and grid.own:
+        print(f"{original.name}: G has {', '.join(beyond)}, which training did not cover")
+    own = config["grids"] == "own" and not grid.own
+    grids = [grid, *grids_for(original.transform, grid.family if own else config["grids"], {})]
+    for one in grids:
+        measure_grid(original, one, fits, config, stage="finetune")
+    run = train_jointly(original, grid, config)
+    finetuned = Network(runs, run.directory, **options)
+    learned = Fit("residual", JOINT, learned=learned_maps(run.directory, grid))
+    for one in grids:
+        measure_grid(finetuned, one, [*fits, learned] if one is grid else fits, config, stage="finetune")
+
+
+def train_jointly(original: Network, grid: Grid, config: dict[str, Any]) -> Run:
+    """Finetune one network with one map for every g of G (Eq. 7): its run, finished.
+
+    Raises:
+        UserError: for anything the user can mend.
+    """
+    from invariance.modules.resume import resume_point
+    from invariance.runs.processes import gently
+    from invariance.runs.run import PREVIOUS, Run, read_provenance
+    from invariance.tracking import Tracker
+    from invariance.training import data_of, evaluate, fit, trainer_of
+    from invariance.transforms import build as build_transform
+
+    trained = original.config
+    name, seed = f"{trained['name']}+{config['name']}", trained["seed"]
+    identity = {
+        "name": name, "seed": seed, "model": trained["model"], "transform": trained["transform"],
+        "data": trained["data"], "recipe": config["recipe"], "joint": config["joint"], "G": grid.identity,
+        "network": {"name": original.name, "weights": original.weights}, "layer": original.layer,
+        "precision": config["trainer"]["precision"],
+    }  # fmt: skip
+    data_name = original.name.split("/")[0]
+    run = Run(original.runs, f"finetune/{data_name}/{name}/seed{seed}", identity)
+    if run.done:
+        print(f"finished already: {run.directory}")
+        return run
+    root, sizes = folder(config["prepared"], "prepared"), [grid.transform, build_transform(original.transform)]
+    size, own_size = (one.source_size(original.input_size) for one in sizes)
+    prepared, untouched = (original.data(one, root, config["progress"]) for one in (size, own_size))
+    module = build(original, grid, (prepared.channels, size, size), config)
+    trainer = trainer_of(config, run, best=False)
+    with run:
+        weights = module.weights
+        run.record({
+            "data": read_provenance(original.directory)["data"], "prepared": str(prepared.directory),
+            "trainer": config["trainer"], "upstream": {original.directory.as_posix(): original.weights},
+            "joint": {
+                "network": original.name, "grid": grid.name, "family": grid.family,
+                "g": [point.label for point in module.points], "lambda1": weights.recovery,
+                "lambda2": weights.invariance, "lambda3": weights.equivariance, "name": config["name"],
+            },
+        })  # fmt: skip
+        with Tracker(
+            config["logger"], run.directory, name=f"{name}/seed{seed}", stage="finetune", group=data_name,
+            config=identity, tags=[grid.family, data_name],
+        ) as tracker:
+            checkpoint, done = resume_point(run.directory, module, trainer)
+            if done < config["recipe"]["updates"]:
+                fit(module, trainer, data_of(config, prepared, seed), run, tracker, checkpoint)
+            with gently():
+                save_network(original, run)
+            (run.directory / PREVIOUS).unlink(missing_ok=True)
+            about = {
+                "stage": "finetune", "network": name, "family": trained["transform"]["name"],
+                "range": str(trained["transform"].get("range") or ""), "seed": seed, "layer": original.layer,
+            }
+            rows = evaluate(config, about, untouched, run, tracker)
+            tracker.table("rows", rows)
+            run.finish(rows)
+    last = rows.iloc[-1]
+    print(f"{run.name}: error {last['score']:.2%} on {last['n_images']} images of {last['split']}; {run.directory}")
+    return run
+
+
+def build(original: Network, grid: Grid, image_shape: tuple[int, int, int], config: dict[str, Any]) -> JointFinetune:
+    """The network with its trained weights, and its maps, to be finetuned.
+
+    Raises:
+        UserError: if the network's checkpoint cannot be read, or the layer cannot be cut at.
+    """
+    from invariance.modules.classifier import load_classifier
+    from invariance.modules.joint import JointFinetune
+    from invariance.runs.run import BEST
+
+    classifier = load_classifier(original.directory / BEST).to(original.device)
+    module = JointFinetune(
+        classifier.network, classifier.normalise, layer=original.layer, transform=grid.transform,
+        recipe=config["recipe"], seed=classifier.seed, image_shape=image_shape, copies=config["copies"],
+    )
+    module.weights = weights_of(config, module.dim)
+    module.speed_up(config["trainer"]["channels_last"])
+    return module.train()
+
+
+def save_network(original: Network, run: Run) -> None:
+    """Write the finetuned network as training writes one, from the last checkpoint of its finetuning."""
+    import torch
+
+    from invariance.modules.checkpoint import read_checkpoint
+    from invariance.modules.classifier import load_classifier
+    from invariance.runs.files import atomic_path
+    from invariance.runs.run import BEST, LAST
+
+    held = read_checkpoint(run.directory / LAST, f"delete {run.directory} to start over")
+    classifier = load_classifier(original.directory / BEST)
+    prefix = "network."
+    classifier.network.load_state_dict(
+        {key.removeprefix(prefix): value for key, value in held["state_dict"].items() if key.startswith(prefix)}
+    )
+    content = {
+        "state_dict": classifier.state_dict(), "hyper_parameters": dict(classifier.hparams),
+        "global_step": held["global_step"],
+    }  # fmt: skip
+    with atomic_path(run.directory / BEST) as temporary:
+        torch.save(content, temporary)
+
+
+def learned_maps(directory: Path, grid: Grid) -> Learned:
+    """M_g of every g of G, as the last checkpoint of a finetuning holds them.
+
+    Raises:
+        UserError: if the checkpoint cannot be read.
+    """
+    from invariance.fits import Learned
+    from invariance.modules.checkpoint import read_checkpoint
+    from invariance.runs.run import LAST
+    from invariance.transforms.base import UNTOUCHED
+
+    state = read_checkpoint(directory / LAST, f"delete {directory} and repeat")["state_dict"]
+    labels = [point.label for point in grid.transform.grid() if point.label != UNTOUCHED]
+    return Learned({
+        label: (state[f"maps.{k}.weight"], state[f"maps.{k}.bias"]) for k, label in enumerate(labels)
+    })  # fmt: skip
+
+
+def main() -> None:
+    """The command `invariance-finetune`."""
+    command("finetune", finetune)
+
+
+if __name__ == "__main__":
+    main()

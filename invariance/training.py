@@ -1,0 +1,264 @@
+"""What training and finetuning share: their checks, Lightning's trainer, going on after an interruption, the end."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Any
+
+from invariance.errors import UserError, nearest
+
+if TYPE_CHECKING:  # torch takes seconds to import, and --help must not wait for it
+    from pathlib import Path
+
+    import pandas as pd
+    import pytorch_lightning as pl
+
+    from invariance.data.module import PreparedData
+    from invariance.data.prepared import Prepared
+    from invariance.modules.classifier import Classifier
+    from invariance.modules.joint import JointFinetune
+    from invariance.runs.run import Run
+    from invariance.tracking import Tracker
+
+
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
+SCHEDULES = ("step", "cosine")
+RECIPE = (
+    "rate", "momentum", "weight_decay", "batch", "updates", "schedule", "step", "warmup", "label_smoothing", "nesterov",
+    "val_every",
+)  # fmt: skip
+
+
+def check_trainer(trainer: Mapping[str, Any]) -> None:
+    """Refuse a trainer's settings that make no sense, or that this machine has not.
+
+    Raises:
+        UserError: naming the key.
+    """
+    from invariance.features import choose_device
+
+    choose_device(trainer["accelerator"])
+    if trainer["precision"] not in PRECISIONS:
+        raise UserError(f"trainer.precision={trainer['precision']!r}: choose one of {', '.join(PRECISIONS)}")
+    workers = trainer["workers"]
+    if isinstance(workers, bool) or not isinstance(workers, int) or workers < 0:
+        raise UserError(f"trainer.workers={workers!r}: give a whole number from 0")
+    for key in ("channels_last", "compile"):
+        if not isinstance(trainer[key], bool):
+            raise UserError(f"trainer.{key}={trainer[key]!r}: give true or false")
+
+
+def check_name(name: object) -> None:
+    """Refuse a name that cannot be a folder's.
+
+    Raises:
+        UserError: for anything that is not a plain text.
+    """
+    text = name if isinstance(name, str) else ""
+    if not text or text.startswith(".") or set(text) & set("/\\ \0"):
+        raise UserError(f"name={name!r} cannot name a folder; give a text of letters, digits and . _ -")
+
+
+def check_devices(config: dict[str, Any]) -> None:
+    """Refuse a number of devices that is none, that is not there, or that does not divide a batch.
+
+    Raises:
+        UserError: naming the number.
+    """
+    import torch
+
+    from invariance.features import choose_device
+
+    devices, batch = config["trainer"]["devices"], config["recipe"]["batch"]
+    if isinstance(devices, bool) or not isinstance(devices, int) or devices < 1:
+        raise UserError(f"trainer.devices={devices!r}: give a whole number from 1")
+    if choose_device(config["trainer"]["accelerator"]).type == "cuda" and devices > torch.cuda.device_count():
+        raise UserError(f"trainer.devices={devices}: this machine has {torch.cuda.device_count()} GPUs")
+    if devices > 1 and isinstance(batch, int) and batch % devices:
+        raise UserError(
+            f"trainer.devices={devices}: recipe.batch={batch} cannot be cut into as many equal parts; choose another"
+        )
+
+
+def check_recipe(recipe: Mapping[str, Any]) -> None:
+    """Refuse a recipe that lacks something, has what is unknown, or makes no sense.
+
+    Raises:
+        UserError: naming the key.
+    """
+    for key in recipe:
+        if key not in RECIPE:
+            raise UserError(f"unknown key recipe.{key}{nearest(key, RECIPE)} (there are: {', '.join(RECIPE)})")
+    for key in RECIPE:
+        if key not in recipe:
+            raise UserError(f"recipe.{key} is missing; the files in conf/recipe/ show what a recipe holds")
+    if recipe["schedule"] not in SCHEDULES:
+        raise UserError(f"recipe.schedule={recipe['schedule']!r}: choose {' or '.join(SCHEDULES)}")
+    least = {"batch": 1, "updates": 1, "val_every": 1, "warmup": 0}
+    if recipe["schedule"] == "step":
+        least["step"] = 1
+    for key, lowest in least.items():
+        value = recipe[key]
+        if isinstance(value, bool) or not isinstance(value, int) or value < lowest:
+            raise UserError(f"recipe.{key}={value!r}: give a whole number from {lowest}")
+    for key, most in (("rate", math.inf), ("momentum", 1.0), ("weight_decay", math.inf), ("label_smoothing", 1.0)):
+        value = recipe[key]
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < most:
+            raise UserError(f"recipe.{key}={value!r}: give a number from 0" + (", less than 1" if most == 1 else ""))
+    if not isinstance(recipe["nesterov"], bool) or (recipe["nesterov"] and not recipe["momentum"]):
+        raise UserError(f"recipe.nesterov={recipe['nesterov']!r}: give true (with momentum above 0) or false")
+
+
+def build_trainer(config: dict[str, Any], plugins: Sequence[Any] = (), **settings: Any) -> pl.Trainer:  # noqa: ANN401
+    """Lightning's trainer from the `trainer` part of the configuration.
+
+    Raises:
+        UserError: if the machine has no such device.
+    """
+    import pytorch_lightning as pl
+    from lightning_fabric.plugins.environments.lightning import LightningEnvironment
+    from lightning_fabric.utilities.exceptions import MisconfigurationException
+
+    from invariance.features import choose_device
+    from invariance.modules import quieten_lightning
+
+    quieten_lightning()
+    device = choose_device(config["trainer"]["accelerator"])
+    devices, precision = config["trainer"]["devices"], config["trainer"]["precision"]
+    asked = {"accelerator": device.type, "devices": devices, "precision": precision}
+    strategy = "ddp" if devices > 1 else "auto"
+    try:
+        return pl.Trainer(
+            **asked, enable_progress_bar=bool(config["progress"]), enable_model_summary=False, num_sanity_val_steps=0,
+            # whatever scheduler this runs under: it is the launcher's business, and Lightning would requeue by itself
+            plugins=[LightningEnvironment(), *plugins], strategy=strategy, use_distributed_sampler=False, **settings,
+        )
+    except (MisconfigurationException, ValueError, RuntimeError) as error:
+        wish = ", ".join(f"{key}={value}" for key, value in asked.items())
+        why = str(error).splitlines()[0]
+        raise UserError(f"trainer: {wish} cannot be had on this machine ({why}); try trainer=auto") from error
+
+
+def trainer_of(config: dict[str, Any], run: Run, *, best: bool) -> pl.Trainer:
+    """The trainer of a run, which saves the whole state after every span.
+
+    Args:
+        config: the configuration.
+        run: the run.
+        best: whether the network that does best on the validation split is saved, too.
+
+    Raises:
+        UserError: if the trainer cannot be had as configured.
+    """
+    from invariance.modules.checkpoint import AtomicCheckpointIO, checkpoints
+
+    recipe = config["recipe"]
+    # max_steps stays unset: with it Lightning counts a checkpoint at a span's end as one in its middle
+    return build_trainer(
+        config, max_epochs=math.ceil(recipe["updates"] / recipe["val_every"]), logger=False,
+        callbacks=checkpoints(run.directory, best=best), plugins=[AtomicCheckpointIO()],
+        log_every_n_steps=min(50, recipe["val_every"]), reload_dataloaders_every_n_epochs=1,
+    )
+
+
+def data_of(config: dict[str, Any], prepared: Prepared, seed: int) -> PreparedData:
+    """The batches of a training."""
+    from invariance.data.module import PreparedData
+
+    recipe = config["recipe"]
+    return PreparedData(
+        prepared, batch_size=recipe["batch"], updates=recipe["updates"], val_every=recipe["val_every"], seed=seed,
+        workers=config["trainer"]["workers"],
+    )
+
+
+def fit(
+    module: Classifier | JointFinetune, trainer: pl.Trainer, data: PreparedData, run: Run, tracker: Tracker,
+    checkpoint: Path | None, beside: AbstractContextManager[None] | None = None,
+) -> None:
+    """Train to the end, from a checkpoint if there is one.
+
+    Args:
+        module: what is trained.
+        trainer: its trainer.
+        data: its batches.
+        run: the run.
+        tracker: where curves go.
+        checkpoint: where `resume_point` says that training goes on; None at the beginning.
+        beside: what runs along, as other ranks do.
+
+    Raises:
+        UserError: if the checkpoint cannot serve.
+    """
+    from pytorch_lightning.loggers import CSVLogger, WandbLogger
+
+    from invariance.runs.processes import gently
+
+    trainer.logger = (
+        CSVLogger(run.directory, name="curves") if tracker.run is None else WandbLogger(experiment=tracker.run)
+    )
+    try:
+        with gently(), beside or nullcontext():
+            trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+    except SystemExit as error:  # how Lightning ends on SIGINT, and on SIGTERM even with status 0
+        raise KeyboardInterrupt from error
+    except (LookupError, TypeError, AttributeError, ValueError) as error:
+        if checkpoint is None or module.started or isinstance(error, UserError):
+            raise
+        remedy = f"delete {run.directory} to start over"
+        raise UserError(f"checkpoint {checkpoint} is damaged ({error!r}); {remedy}") from error
+
+
+def evaluate(
+    config: dict[str, Any], about: Mapping[str, Any], prepared: Prepared, run: Run, tracker: Tracker
+) -> pd.DataFrame:
+    """Error of a run's network on the validation and the report split, untouched (Table 3).
+
+    Args:
+        config: the configuration.
+        about: what the rows say of the network: stage, network, family, range and seed.
+        prepared: the data.
+        run: the run, whose `best.ckpt` is evaluated.
+        tracker: where the results go, too.
+    """
+    import numpy as np
+    import pandas as pd
+    import torch
+
+    from invariance.features import choose_device, extract
+    from invariance.metrics import bootstrap, errors_per_image
+    from invariance.models.representation import Representation
+    from invariance.modules.classifier import load_classifier
+    from invariance.runs.files import sha256, write_text
+    from invariance.runs.rows import Row, to_frame
+    from invariance.runs.run import BEST
+
+    classifier = load_classifier(run.directory / BEST)
+    device = choose_device(config["trainer"]["accelerator"])
+    classifier.to(device)
+    run.record({"weights_sha256": sha256(run.directory / BEST), "device": str(device)})
+    everything = Representation(classifier.network, [name for name, _ in classifier.network.named_children()][-1])
+    rows = []
+    for name in dict.fromkeys(["val", prepared.report]):
+        split = prepared.split(name)
+        logits = extract(
+            everything, classifier.normalise, split.images, np.arange(len(split.labels)), classifier.transform,
+            classifier.untouched, device=device,
+        )
+        labels = torch.from_numpy(np.asarray(split.labels))
+        interval = bootstrap(errors_per_image(logits, labels))
+        error, low, high = (float(end[0]) for end in (interval.mean, interval.low, interval.high))
+        rows.append(Row(
+            **about, data=prepared.name, split=name, metric="error_rate", score=error, low=low, high=high,
+            n_images=len(labels), run=run.name,
+        ))
+        tracker.summarise({f"{name}/accuracy": 1 - error})
+        predicted = logits.argmax(1)
+        tracker.confusion(f"{name}/confusion", labels.tolist(), predicted.tolist(), prepared.classes)
+        confusion = pd.crosstab(labels.numpy(), predicted.numpy()).reindex(
+            index=range(len(prepared.classes)), columns=range(len(prepared.classes)), fill_value=0
+        )
+        write_text(run.directory / f"confusion_{name}.csv", confusion.to_csv())
+    return to_frame(rows)
