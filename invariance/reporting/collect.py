@@ -104,12 +104,14 @@ class Collected:
         runs: the finished runs, by name.
         unfinished: names of the runs that were begun and are not finished.
         grids: the measured grids.
+        finetuned: the grids that were measured around a finetuning.
     """
 
     rows: pd.DataFrame
     runs: dict[str, RunFacts]
     unfinished: list[str]
     grids: dict[GridKey, GridFacts]
+    finetuned: dict[GridKey, GridFacts]
 
     def reported(self, stage: str) -> pd.DataFrame:
         """Rows of a stage over the split that results are reported on."""
@@ -150,7 +152,8 @@ def collect(root: Path, data: str | None = None) -> Collected:
         if name in named
     }
     unfinished = [name for name in found if name not in finished and (data is None or data in name.split("/")[1:2])]
-    return Collected(rows, runs, unfinished, _grids(finished, rows))
+    grids, finetuned = (_grids(finished, rows, stage) for stage in ("measure", "finetune"))
+    return Collected(rows, runs, unfinished, grids, finetuned)
 
 
 def examples(facts: GridFacts) -> NDArray[np.uint8] | None:
@@ -212,8 +215,8 @@ def _only(rows: pd.DataFrame, data: str) -> pd.DataFrame:
     return rows[rows["data"] == data].reset_index(drop=True)
 
 
-def _grids(finished: dict[str, Path], rows: pd.DataFrame) -> dict[GridKey, GridFacts]:
-    measured = rows[rows["stage"] == "measure"]
+def _grids(finished: dict[str, Path], rows: pd.DataFrame, stage: str) -> dict[GridKey, GridFacts]:
+    measured = rows[(rows["stage"] == stage) & (rows["g"] != "")]
     measured = measured.assign(grid=grid_name(measured["g"]))[["run", "data", "network", "seed", "grid"]]
     grids: dict[GridKey, GridFacts] = {}
     for run, *rest in measured.drop_duplicates().itertuples(index=False, name=None):

@@ -1,7 +1,6 @@
 """Drawing distances between networks: Fig. 3, 11 and 12, a dendrogram, and a heat map that tells its numbers."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from html import escape
 
 import matplotlib as mpl
@@ -9,7 +8,6 @@ import numpy as np
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.colors import Colormap, ListedColormap, Normalize, to_hex
-from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from scipy.cluster.hierarchy import dendrogram
@@ -25,9 +23,8 @@ from invariance.reporting.distances import (
     sizes,
     tree,
 )
-from invariance.reporting.figures import canvas, rendered
-from invariance.reporting.plots import BLUE, GREEN, INK
-from invariance.reporting.vector import embedded, style, svg
+from invariance.reporting.drawing import Drawing, Panel
+from invariance.reporting.plots import BLUE, GREEN
 
 _SEEDS = (0, 1, 2, 3)
 _MARKERS = "osD^vP*Xhp<>"
@@ -38,64 +35,6 @@ _PAPER = {"rvl_cdip": ((5, 0.724), (6, 0.806)), "ilsvrc": ((10, 0.776),)}
 _PAPER_NETWORKS = 36
 _LARGE = 20
 """Networks from which on labels are set smaller."""
-
-
-@dataclass(frozen=True)
-class Panel:
-    """One set of axes: its heading, its size in inches, and what draws on it."""
-
-    title: str
-    size: tuple[float, float]
-    draw: Callable[[Axes], None]
-
-
-@dataclass(frozen=True)
-class Drawing:
-    """A figure.
-
-    Attributes:
-        name: name of its files.
-        title: its heading.
-        caption: what is drawn.
-        alt: what it shows, for those who do not see it.
-        panels: its axes, side by side.
-    """
-
-    name: str
-    title: str
-    caption: str
-    alt: str
-    panels: tuple[Panel, ...]
-
-    def files(self) -> dict[str, bytes]:
-        """The figure's files, by path in the report."""
-        return rendered(self._whole, self.name, self.title)
-
-    def inline(self) -> list[str]:
-        """The panels as SVG elements for a page."""
-        shown = []
-        with style(INK):
-            for k, panel in enumerate(self.panels):
-                figure = canvas(panel.size)
-                _on(figure.add_subplot(), panel)
-                label = f"{self.title}; {panel.title}" if k else self.alt
-                shown.append(embedded(svg(figure), f"{self.name}-{k}-", label))
-        return shown
-
-    def _whole(self) -> Figure:
-        widths = [panel.size[0] for panel in self.panels]
-        figure = canvas((sum(widths), max(panel.size[1] for panel in self.panels) + 0.4))
-        figure.suptitle(self.title, fontsize=11, fontweight="bold")
-        for axes, panel in zip(
-            figure.subplots(1, len(widths), squeeze=False, width_ratios=widths)[0], self.panels, strict=True
-        ):
-            _on(axes, panel)
-        return figure
-
-
-def _on(axes: Axes, panel: Panel) -> None:
-    panel.draw(axes)
-    axes.set_title(panel.title, loc="left")
 
 
 def drawings(found: Distances, slug: str) -> list[Drawing]:

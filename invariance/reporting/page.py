@@ -9,10 +9,19 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from invariance import __version__
-from invariance.reporting import distance_figures, distance_tables, figures, gallery, tables
+from invariance.reporting import (
+    distance_figures,
+    distance_tables,
+    figures,
+    finetuned_figures,
+    finetuned_tables,
+    gallery,
+    tables,
+)  # fmt: skip
 from invariance.reporting.collect import Collected, RunFacts, collect
 from invariance.reporting.curves import BASELINE, IDENTITY, Family, counts, families, fit_title, gaps, words
 from invariance.reporting.distances import Distances, complete, distances
+from invariance.reporting.finetuned import Study, studies
 from invariance.reporting.plots import Plot, against_baseline, ranges_compared
 from invariance.reporting.tables import Table
 from invariance.runs.files import atomic_path, write_text
@@ -65,15 +74,15 @@ class ShownDrawing:
 
 
 @dataclass(frozen=True)
-class DistanceSection:
-    """The networks of one data set, and how far apart they are."""
+class StudySection:
+    """A study of several networks of one data set: how far apart they are, or what finetuning did to them."""
 
     anchor: str
-    data: str
+    title: str
     about: str
     drawings: list[ShownDrawing]
     claims: Table | None
-    tables: list[Table]
+    tables: list[tuple[str, Table]]
     gaps: list[str]
 
 
@@ -106,6 +115,10 @@ def make_report(runs: Path, out: Path, *, data: str | None = None) -> Path:
     apart = []
     for found in distances(collected):
         shown, files = _distance_section(found)
+        apart.append(shown)
+        made.update(files)
+    for study in studies(collected):
+        shown, files = _finetuned_section(study)
         apart.append(shown)
         made.update(files)
     page = _page(collected, accuracy, sections, apart)
@@ -191,7 +204,7 @@ def _about(collected: Collected, family: Family) -> str:
     return " ".join(said)
 
 
-def _distance_section(found: Distances) -> tuple[DistanceSection, dict[str, bytes]]:
+def _distance_section(found: Distances) -> tuple[StudySection, dict[str, bytes]]:
     """The part of the page on distances between networks, and its files."""
     slug = f"{found.data}-{found.layer.replace('/', '_')}"
     made: dict[str, bytes] = {}
@@ -228,12 +241,38 @@ def _distance_section(found: Distances) -> tuple[DistanceSection, dict[str, byte
         left = [node.label for k, node in enumerate(found.nodes) if k not in kept]
         if left:
             lacking.append(f"{words(solver)}: neighbours, t-SNE and dendrogram are without {', '.join(left)}")
-    others = [table for table in numbers if table is not claims]
-    return DistanceSection(f"{slug}-distances", found.data, about, shown, claims, others, lacking), made
+    others = [
+        ("Every pair" if table.name.endswith("-pairs") else f"Families, {words(table.name.rpartition('-')[2])}", table)
+        for table in numbers if table is not claims
+    ]
+    title = f"{found.data}: distances between networks"
+    return StudySection(f"{slug}-distances", title, about, shown, claims, others, lacking), made
+
+
+def _finetuned_section(study: Study) -> tuple[StudySection, dict[str, bytes]]:
+    """The part of the page on finetuning with the joint loss, and its files."""
+    slug = f"{study.data}-{study.layer.replace('/', '_')}-finetuned"
+    made: dict[str, bytes] = {}
+    shown = []
+    for drawing in finetuned_figures.drawings(study, slug):
+        made.update(drawing.files())
+        panels = [Markup(panel) for panel in drawing.inline()]
+        shown.append(ShownDrawing(drawing.name, drawing.title, drawing.caption, panels))
+    changes, *others = finetuned_tables.tables(study, slug)
+    for table in (changes, *others):
+        made.update(table.files())
+    networks = list(dict.fromkeys(one.network for one in study.all))
+    about = (
+        f"{len(study.all)} finetunings of {', '.join(networks)} with the joint loss (Eq. 7), each network together "
+        f"with one map M_g for every g of a set G; φ ends at {study.layer}. Measured before and after alike."
+    )
+    named = [(f"Accuracies before and after, {table.name.removeprefix(f'{slug}-')}", table) for table in others]
+    title = f"{study.data}: finetuned for equivariance"
+    return StudySection(slug, title, about, shown, changes, named, finetuned_tables.gaps(study)), made
 
 
 def _page(
-    collected: Collected, accuracy: Table | None, sections: list[Section], apart: list[DistanceSection]
+    collected: Collected, accuracy: Table | None, sections: list[Section], apart: list[StudySection]
 ) -> str:
     source = package_files("invariance.reporting").joinpath("page.html.j2").read_text(encoding="utf-8")
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)

@@ -1,0 +1,159 @@
+"""From rows to what finetuning did (Sec. 6.3, B.4): accuracies before and after, over G and over the family's grid."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from invariance.reporting.collect import Collected, GridFacts, GridKey, grid_label, grid_name
+from invariance.reporting.curves import Fit, fit_title, natural
+from invariance.transforms.base import UNTOUCHED
+
+NO_MAP: Fit = ("identity", "")
+LEARNED: Fit = ("residual", "joint")
+
+
+@dataclass(frozen=True)
+class Finetuning:
+    """One network that was finetuned.
+
+    Attributes:
+        network: its name before.
+        finetuned: its name after.
+        name: what the finetuning is called.
+        family: the family of G.
+        grid: name of G's grid.
+        seed: the network's seed.
+        lambda3: λ3.
+        run: its run.
+    """
+
+    network: str
+    finetuned: str
+    name: str
+    family: str
+    grid: str
+    seed: int
+    lambda3: float
+    run: str
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A number over seeds: NaN where a seed has none.
+
+    Attributes:
+        mean: the mean.
+        sd: the sample standard deviation; NaN for a single seed.
+        n: how many seeds.
+    """
+
+    mean: float
+    sd: float
+    n: int
+
+    @classmethod
+    def of(cls, values: Iterable[float]) -> "Spread":
+        """Of one value a seed."""
+        held = np.array(list(values), dtype=np.float64)
+        sd = float(held.std(ddof=1)) if len(held) > 1 else float("nan")
+        return cls(float(held.mean()) if len(held) else float("nan"), sd, len(held))
+
+
+@dataclass(frozen=True)
+class Study:
+    """Every network of a data set that was finetuned at one layer.
+
+    Attributes:
+        data: name of the data set.
+        layer: where φ ends.
+        images: how many images the numbers are over.
+        split: of which split.
+        all: the finetunings.
+        fits: the maps that were measured through, no map first.
+        grids: the grids, by data, network, seed and name.
+    """
+
+    data: str
+    layer: str
+    images: int
+    split: str
+    all: tuple[Finetuning, ...]
+    fits: tuple[Fit, ...]
+    grids: dict[GridKey, GridFacts]
+    scores: dict[tuple[str, int, str, str, Fit], float]
+
+    def groups(self) -> list[tuple[str, str, list[Finetuning]]]:
+        """Finetunings of one name and one network, over its seeds: (name, network, those)."""
+        keys = sorted({(one.name, one.family, one.network) for one in self.all}, key=lambda k: (natural(k[0]), k[1:]))
+        return [
+            (name, network, [one for one in self.all if (one.name, one.family, one.network) == (name, family, network)])
+            for name, family, network in keys
+        ]
+
+    def accuracy(self, one: Finetuning, after: bool, grid: str, label: str, fit: Fit) -> float:
+        """Accuracy in percent of a network before or after; NaN where it is missing or not to be trusted."""
+        network = one.finetuned if after else one.network
+        return self.scores.get((network, one.seed, grid, label, fit), float("nan"))
+
+    def untouched(self, one: Finetuning, after: bool) -> float:
+        """Accuracy on untouched images, in percent."""
+        return self.accuracy(one, after, one.grid, UNTOUCHED, NO_MAP)
+
+    def labels(self, one: Finetuning) -> list[str]:
+        """G."""
+        facts = self.grids[GridKey(self.data, one.network, one.seed, one.grid)]
+        return [point.label for point in facts.points if point.label != UNTOUCHED]
+
+    def over_g(self, one: Finetuning, after: bool, fit: Fit) -> float:
+        """Mean accuracy over G through a map, in percent; NaN where any g has none."""
+        return float(np.mean([self.accuracy(one, after, one.grid, label, fit) for label in self.labels(one)]))
+
+    def whole_grid(self, one: Finetuning) -> GridFacts | None:
+        """The family's grid, if it was measured before and after."""
+        for key, facts in self.grids.items():
+            own = key.network == one.network and key.seed == one.seed and facts.family == one.family
+            if own and key.grid != one.grid and "_G" not in key.grid:
+                if GridKey(self.data, one.finetuned, one.seed, key.grid) in self.grids:
+                    return facts
+        return None
+
+
+def studies(collected: Collected) -> list[Study]:
+    """What was finetuned, one entry a data set and layer."""
+    rows = collected.reported("finetune")
+    rows = rows[rows["metric"] == "error_rate"]
+    found = []
+    for (data, layer), group in rows.groupby(["data", "layer"], sort=True):
+        trained = group[group["g"] == ""]
+        measured = group[(group["g"] != "") & (group["status"] == "ok") & group["score"].notna()]
+        everything = tuple(
+            Finetuning(
+                str(held["network"]).split("/")[1], str(network), str(held["name"]), str(held["family"]),
+                str(held["grid"]), int(seed), float(held["lambda3"]), str(run),
+            )
+            for network, seed, run in trained[["network", "seed", "run"]].itertuples(index=False, name=None)
+            if isinstance(held := collected.runs[run].provenance.get("joint"), dict)
+        )  # fmt: skip
+        if not everything or measured.empty:
+            continue
+        columns = [measured[name] for name in ("network", "seed", "map", "solver", "score")]
+        scores = {
+            (network, int(seed), grid, label, (kind, solver)): 100 * (1 - float(score))
+            for network, seed, kind, solver, score, grid, label in zip(
+                *columns, grid_name(measured["g"]), grid_label(measured["g"]), strict=True
+            )
+        }
+        fits = {key[-1] for key in scores} - {LEARNED}
+        grids = {key: facts for key, facts in collected.finetuned.items() if key.data == data}
+        found.append(Study(
+            str(data), str(layer), int(measured["n_images"].max()), str(measured["split"].iloc[0]),
+            tuple(sorted(everything, key=lambda one: (one.family, natural(one.finetuned), one.seed))),
+            tuple(sorted(fits, key=lambda fit: (fit != NO_MAP, fit))), grids, scores,
+        ))  # fmt: skip
+    return found
+
+
+def way(fit: Fit) -> str:
+    """Through what, for people."""
+    return "learned M_g" if fit == LEARNED else fit_title(fit).replace("residual map, ", "M_g, ")
