@@ -130,7 +130,7 @@ def joint_grid(trained: Mapping[str, Any], wanted: Mapping[str, Mapping[str, Any
     try:
         points = grid.transform.grid()
     except UserError as error:
-        raise UserError(f"G of {family}: {error}") from error
+        raise UserError(f"G: {error}") from error
     if all(point.label == UNTOUCHED for point in points):
         keys = ", ".join(str(key) for key in default) or "none of its grid's settings"
         raise UserError(f"G of {family} is empty: it takes {keys}, and at least one g that is not the untouched image")

@@ -331,3 +331,38 @@ def test_crop_without_a_range_says_so():
     for call in (lambda t: t.source_size(227), lambda t: t.apply(torch.zeros(1, 1, 9, 9), t.grid()[0].params)):
         with pytest.raises(UserError, match="range"):
             call(Crop(windows=3))
+
+
+def test_crop_measures_the_corners_of_non_square_images():
+    transform = Crop(range=320, corners=True)
+    starts = {p.label: transform.apply(ramp(80, 110), p.params)[0, :, 0, 0].tolist() for p in transform.grid()}
+    down, right = 80 - round(80 * 227 / 320), 110 - round(110 * 227 / 320)
+    assert starts["upper left"] == [0, 0] and starts["upper right"] == [0, right]
+    assert starts["lower left"] == [down, 0] and starts["lower right"] == [down, right]
+    assert abs(starts["untouched"][0] - down / 2) < 1 and abs(starts["untouched"][1] - right / 2) < 1
+    with pytest.raises(UserError, match="corners"):
+        Crop(range=320, corners="yes")
+
+
+def test_measured_vertical_shears_are_those_of_training():
+    transform = Shear(range=20, angles=[-10], vertical=[15, -5])
+    points = {point.label: point for point in transform.grid()}
+    assert list(points) == ["-10", "untouched", "vertical -5", "vertical 15"]
+    assert points["vertical 15"].covered and not Shear(range=10, vertical=[15]).grid()[1].covered
+    x = smooth_image()
+    alike = {"angle": torch.tensor([15.0], dtype=torch.float64), "vertical": torch.tensor([1])}
+    assert torch.equal(transform.apply(x, points["vertical 15"].params), transform.apply(x, alike))
+
+
+def test_given_perspectives_move_every_coordinate_by_that():
+    transform = Perspective(range=1, moves=[0.5, 1.5], grid_seed=3)
+    points = transform.grid()
+    assert [point.label for point in points] == ["untouched", "0.5", "1.5"] and transform.unit == "moved"
+    assert [point.covered for point in points] == [True, True, False]
+    for point in points[1:]:
+        corners = point.params["corners"]
+        assert torch.equal(corners.abs(), torch.full((1, 4, 2), point.value, dtype=torch.float64))
+        assert len(corners.unique()) == 2
+    assert not torch.equal(points[1].params["corners"].sign(), points[2].params["corners"].sign())
+    with pytest.raises(UserError, match="two grids"):
+        Perspective(draws=3, moves=[1])
