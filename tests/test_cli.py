@@ -89,6 +89,30 @@ def test_the_sweep_of_all_families_is_table_threes_networks():
     assert family_sweep("baseline") == {}
 
 
+TABLE_3 = {
+    "color_jitter": {5, 10, 15, 20}, "crop": {240, 256, 288, 320}, "noise": {5, 10, 15, 20}, "blur": {1.5, 3},
+    "elastic": {(5, 2), (10, 2), (5, 3), (10, 3)}, "mirror": {"horizontal", "vertical", "both"},
+    "perspective": {1, 2, 3, 4}, "rotation": {5, 10, 15, 20}, "shear": {5, 10, 15, 20}, "baseline": {0, 1, 2},
+}  # fmt: skip
+"""Family: range (elastic: α and σ; baselines: seed)."""
+
+
+def test_the_networks_by_name_are_table_threes(compose):
+    from invariance.conf import conf_dir
+
+    found = {}
+    for path in (conf_dir() / "network").glob("*.yaml"):
+        config = compose("train", f"network={path.stem}", "seed=7" if "baseline" not in path.stem else "range=null")
+        family, reach = config["transform"]["name"], config["range"]
+        if family == "baseline":
+            assert path.stem == f"baseline_{config['seed'] + 1}" and config["name"] == "baseline"
+            found.setdefault(family, set()).add(config["seed"])
+            continue
+        assert path.stem == config["name"] and config["seed"] == 7 and config["transform"]["range"] == reach
+        found.setdefault(family, set()).add((reach, config["transform"]["sigma"]) if family == "elastic" else reach)
+    assert found == TABLE_3 and sum(map(len, found.values())) == 36
+
+
 @pytest.mark.parametrize(
     ("page", "arguments", "said"),
     [
