@@ -64,7 +64,7 @@ def command(page: str, job: Job) -> None:
                 if was_interrupted():
                     raise KeyboardInterrupt from error
                 raise
-    except (HydraException, OmegaConfBaseException, OSError) as error:
+    except (UserError, HydraException, OmegaConfBaseException, OSError) as error:
         line = one_line(error, page)
         if tracebacks or line is None:
             raise

@@ -5,7 +5,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
@@ -78,6 +78,18 @@ def raise_if_interrupted() -> None:
     """
     if _interrupted.is_set():
         raise KeyboardInterrupt
+
+
+def die_with(parent: int) -> Callable[[], None]:
+    """What a new process does first so that the end of `parent`, however it comes, ends it in order (on Linux)."""
+
+    def first() -> None:
+        if sys.platform == "linux":
+            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != parent:  # it ended before the line above
+            os._exit(1)
+
+    return first
 
 
 def live_under(parent: int) -> None:
