@@ -9,14 +9,14 @@ PACKAGE = Path(__file__).parents[1] / "invariance"
 PAGES = {"prepare", "train", "measure", "distance", "finetune", "report"}
 LEVELS = [
     {"errors", "seeds", "progress", "precision", "memory"},
-    {"runs", "conf", "ranks"},
+    {"runs", "conf", "ranks", "launch"},
     {"transforms", "models", "maps", "metrics", "indices", "joint", "dropout"},
     {"data"},
     {"features", "modules", "reporting", "plugins", "tracking", "grids", "fits"},
     {"network"},
     {"representations"},
     {"pair_rows"},
-    {"measurement", "pairs", "cli", "training", "launch"},
+    {"measurement", "pairs", "cli", "training"},
     PAGES,
 ]
 LEVEL = {name: number for number, names in enumerate(LEVELS) for name in names}
