@@ -37,3 +37,17 @@ test: $(VENV)/installed
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+# the whole study, tiny, on digits: 36 networks, measured, compared, finetuned, reported (multirun_templates/smoke_*.yaml)
+SMOKE := smoke
+TEMPLATE := --config-dir multirun_templates --config-name
+SMOKE_ARGS = runs=$(SMOKE)/runs prepared=$(SMOKE)/prepared progress=false
+LAUNCHER := local
+
+smoke: $(VENV)/installed
+	$(BIN)/invariance-prepare data=digits $(SMOKE_ARGS)
+	$(BIN)/invariance-train -m $(TEMPLATE) smoke_networks hydra/launcher=$(LAUNCHER) $(SMOKE_ARGS)
+	$(BIN)/invariance-measure -m $(TEMPLATE) smoke_measure hydra/launcher=$(LAUNCHER) $(SMOKE_ARGS)
+	$(BIN)/invariance-distance $(TEMPLATE) smoke_distance features=$(SMOKE)/features $(SMOKE_ARGS)
+	$(BIN)/invariance-finetune -m $(TEMPLATE) smoke_finetune hydra/launcher=$(LAUNCHER) $(SMOKE_ARGS)
+	$(BIN)/invariance-report out=$(SMOKE)/report $(SMOKE_ARGS)

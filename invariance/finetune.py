@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
 
 from invariance.cli import check_metrics, check_numbers, command, folder, say_error
@@ -40,6 +41,9 @@ def finetune(config: dict[str, Any]) -> None:
     fits = fits_of(config["map"], config["solver"])
     found, failed = find_runs(runs / "train", config["networks"]), 0
     for directory in found:
+        if len(found) > 1 and not config["G"] and not has_family(directory):
+            print(f"left out, trained with no family; give G=…: {directory.relative_to(runs)}", file=sys.stderr)
+            continue
         try:
             finetune_one(runs, directory, fits, config)
         except UserError as error:  # the other networks are finetuned all the same
@@ -49,6 +53,14 @@ def finetune(config: dict[str, Any]) -> None:
             failed += 1
     if failed:
         raise UserError(f"{failed} of {len(found)} networks could not be finetuned, for the reasons above")
+
+
+def has_family(directory: Path) -> bool:
+    """Whether a network was trained with transformations, and so has a set G of its own."""
+    from invariance.conf import family_sweep
+    from invariance.runs.run import read_config
+
+    return bool(family_sweep(str(read_config(directory).get("transform", {}).get("name"))))
 
 
 def check(config: dict[str, Any]) -> None:

@@ -89,9 +89,9 @@ def joint_grid(trained: Mapping[str, Any], wanted: Mapping[str, Mapping[str, Any
 
     Args:
         trained: the network's own transform configuration.
-        wanted: per family, settings of its grid that list G; what they do not name lists nothing. A family that is
-            absent, or without settings, has the G of its yaml (`joint`, Sec. 5.4). A baseline takes the one family
-            that is there.
+        wanted: per family, settings of its grid that list G; what they do not name lists nothing. A family without
+            settings, and every family where none is named, has the G of its yaml (`joint`, Sec. 5.4). A baseline takes
+            the one family that is there.
 
     Raises:
         UserError: for an unknown family or key, values that the family does not take, another size than a Crop
@@ -109,6 +109,8 @@ def joint_grid(trained: Mapping[str, Any], wanted: Mapping[str, Mapping[str, Any
                 f"a {family} network has no family of its own: give one, as G={{rotation: {{angles: [-10, 10]}}}}"
             )
         family = next(iter(wanted))
+    if wanted and family not in wanted:
+        raise UserError(f"G names {', '.join(wanted)}; this network was trained with {family}: name that, or leave G out")
     config = family_config(family)
     default = OmegaConf.to_container(config.get("joint", OmegaConf.create({})))
     assert isinstance(default, dict)

@@ -349,6 +349,14 @@ def test_a_baseline_takes_the_family_that_is_given(place, compose):
     assert {g.partition(":")[2] for g in read_rows(rows)["g"]} >= {"untouched"}
 
 
+def test_among_several_networks_one_of_no_family_is_left_out(place, compose, monkeypatch, capsys):
+    folder, places = place
+    seen = []
+    monkeypatch.setattr(invariance.finetune, "finetune_one", lambda _, directory, *__: seen.append(directory.parent.name))
+    finetune(compose("finetune", *places))
+    assert seen == ["rotation_20"] and "left out, trained with no family" in capsys.readouterr().err
+
+
 def test_a_data_set_that_changed_is_refused(place, compose):
     folder, places = place
     config = folder / "runs/train/digits/rotation_20/seed0/config.yaml"
@@ -370,6 +378,7 @@ CROP = {"name": "crop", "grid": "crop_256", "_target_": "invariance.transforms.c
         (ROTATION, {"rotation": {"angles": []}}, "empty"), (ROTATION, {"rotation": {"angles": [0]}}, "untouched"),
         (ROTATION, {"rotation": {"angles": [400]}}, "400"), (ROTATION, {"rotation": {"angles": ["far"]}}, "far"),
         (ROTATION, {"rotation": {"angels": [5]}}, "did you mean 'angles'"),
+        (ROTATION, {"blur": {"sigmas": [1]}}, "G names blur; this network was trained with rotation"),
         (ROTATION, {"rotatoin": {}}, "did you mean 'rotation'"), (ROTATION, {"rotation": {"range": 10}}, "range=10"),
         (CROP, {"crop": {"range": 320}}, "G.crop.range=320: this network was trained at 256"),
         (CROP, {"crop": {"windows": 4}}, "windows=4"), ({"name": "baseline"}, {}, "no family of its own"),
