@@ -110,7 +110,8 @@ def joint_grid(trained: Mapping[str, Any], wanted: Mapping[str, Mapping[str, Any
             )
         family = next(iter(wanted))
     if wanted and family not in wanted:
-        raise UserError(f"G names {', '.join(wanted)}; this network was trained with {family}: name that, or leave G out")
+        named = ", ".join(wanted)
+        raise UserError(f"G names {named}; this network was trained with {family}: name that, or leave G out")
     config = family_config(family)
     default = OmegaConf.to_container(config.get("joint", OmegaConf.create({})))
     assert isinstance(default, dict)

@@ -352,7 +352,8 @@ def test_a_baseline_takes_the_family_that_is_given(place, compose):
 def test_among_several_networks_one_of_no_family_is_left_out(place, compose, monkeypatch, capsys):
     folder, places = place
     seen = []
-    monkeypatch.setattr(invariance.finetune, "finetune_one", lambda _, directory, *__: seen.append(directory.parent.name))
+    one = lambda _, directory, *__: seen.append(directory.parent.name)  # noqa: E731
+    monkeypatch.setattr(invariance.finetune, "finetune_one", one)
     finetune(compose("finetune", *places))
     assert seen == ["rotation_20"] and "left out, trained with no family" in capsys.readouterr().err
 
