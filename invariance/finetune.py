@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -94,7 +95,7 @@ def check(config: dict[str, Any]) -> None:
         raise UserError(f"copies={copies!r}: give a whole number from 1, or null for all at once")
     wanted = config["G"]
     if wanted is not None and not (
-        isinstance(wanted, dict) and all(isinstance(one, dict | None) for one in wanted.values())
+        isinstance(wanted, dict) and wanted and all(isinstance(one, dict | None) for one in wanted.values())
     ):
         raise UserError(f"G={wanted!r}: give a family's grid settings, as G={{rotation: {{angles: [-10, 10]}}}}")
 
@@ -143,27 +144,23 @@ def finetune_one(runs: Path, directory: Path, fits: list[Fit], config: dict[str,
         print(f"{original.name}: G has {', '.join(beyond)}, which training did not cover")
     own = config["grids"] == "own" and not grid.own
     grids = [grid, *grids_for(original.transform, grid.family if own else config["grids"], {})]
+    run = run_of(original, grid, config)  # before anything is measured: it may be another's
     for one in grids:
         measure_grid(original, one, fits, config, stage="finetune")
-    run = train_jointly(original, grid, config)
+    train_jointly(run, original, grid, config)
     finetuned = Network(runs, run.directory, **options)
     learned = Fit("residual", JOINT, learned=learned_maps(run.directory, grid))
     for one in grids:
         measure_grid(finetuned, one, [*fits, learned] if one is grid else fits, config, stage="finetune")
 
 
-def train_jointly(original: Network, grid: Grid, config: dict[str, Any]) -> Run:
-    """Finetune one network with one map for every g of G (Eq. 7): its run, finished.
+def run_of(original: Network, grid: Grid, config: dict[str, Any]) -> Run:
+    """The run of a finetuning.
 
     Raises:
-        UserError: for anything the user can mend.
+        UserError: if its folder holds another one.
     """
-    from invariance.modules.resume import resume_point
-    from invariance.runs.processes import gently
-    from invariance.runs.run import PREVIOUS, Run, read_provenance
-    from invariance.tracking import Tracker
-    from invariance.training import data_of, evaluate, fit, trainer_of
-    from invariance.transforms import build as build_transform
+    from invariance.runs.run import Run
 
     trained = original.config
     name, seed = f"{trained['name']}+{config['name']}", trained["seed"]
@@ -173,11 +170,30 @@ def train_jointly(original: Network, grid: Grid, config: dict[str, Any]) -> Run:
         "network": {"name": original.name, "weights": original.weights}, "layer": original.layer,
         "precision": config["trainer"]["precision"],
     }  # fmt: skip
-    data_name = original.name.split("/")[0]
-    run = Run(original.runs, f"finetune/{data_name}/{name}/seed{seed}", identity)
+    try:
+        return Run(original.runs, f"finetune/{original.name.split('/')[0]}/{name}/seed{seed}", identity)
+    except UserError as error:
+        raise UserError(f"{error}; or give this finetuning another name=…") from error
+
+
+def train_jointly(run: Run, original: Network, grid: Grid, config: dict[str, Any]) -> None:
+    """Finetune one network with one map for every g of G (Eq. 7), to the end.
+
+    Raises:
+        UserError: for anything the user can mend.
+    """
+    from invariance.modules.resume import resume_point
+    from invariance.runs.processes import gently
+    from invariance.runs.run import PREVIOUS, read_provenance
+    from invariance.tracking import Tracker
+    from invariance.training import data_of, evaluate, fit, trainer_of
+    from invariance.transforms import build as build_transform
+
     if run.done:
         print(f"finished already: {run.directory}")
-        return run
+        return
+    trained, identity, data_name = original.config, run.identity, original.name.split("/")[0]
+    name, seed = identity["name"], identity["seed"]
     root, sizes = folder(config["prepared"], "prepared"), [grid.transform, build_transform(original.transform)]
     size, own_size = (one.source_size(original.input_size) for one in sizes)
     prepared, untouched = (original.data(one, root, config["progress"]) for one in (size, own_size))
@@ -192,6 +208,7 @@ def train_jointly(original: Network, grid: Grid, config: dict[str, Any]) -> Run:
                 "network": original.name, "grid": grid.name, "family": grid.family,
                 "g": [point.label for point in module.points], "lambda1": weights.recovery,
                 "lambda2": weights.invariance, "lambda3": weights.equivariance, "name": config["name"],
+                "setting": json.dumps([config["recipe"], config["trainer"]["precision"]], sort_keys=True),
             },
         })  # fmt: skip
         with Tracker(
@@ -213,7 +230,6 @@ def train_jointly(original: Network, grid: Grid, config: dict[str, Any]) -> Run:
             run.finish(rows)
     last = rows.iloc[-1]
     print(f"{run.name}: error {last['score']:.2%} on {last['n_images']} images of {last['split']}; {run.directory}")
-    return run
 
 
 def build(original: Network, grid: Grid, image_shape: tuple[int, int, int], config: dict[str, Any]) -> JointFinetune:
@@ -238,11 +254,8 @@ def build(original: Network, grid: Grid, image_shape: tuple[int, int, int], conf
 
 def save_network(original: Network, run: Run) -> None:
     """Write the finetuned network as training writes one, from the last checkpoint of its finetuning."""
-    import torch
-
-    from invariance.modules.checkpoint import read_checkpoint
+    from invariance.modules.checkpoint import AtomicCheckpointIO, read_checkpoint
     from invariance.modules.classifier import load_classifier
-    from invariance.runs.files import atomic_path
     from invariance.runs.run import BEST, LAST
 
     held = read_checkpoint(run.directory / LAST, f"delete {run.directory} to start over")
@@ -255,8 +268,7 @@ def save_network(original: Network, run: Run) -> None:
         "state_dict": classifier.state_dict(), "hyper_parameters": dict(classifier.hparams),
         "global_step": held["global_step"],
     }  # fmt: skip
-    with atomic_path(run.directory / BEST) as temporary:
-        torch.save(content, temporary)
+    AtomicCheckpointIO().save_checkpoint(content, run.directory / BEST)
 
 
 def learned_maps(directory: Path, grid: Grid) -> Learned:

@@ -13,7 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from invariance.conf import families, family_config, family_sweep
 from invariance.errors import UserError, nearest
-from invariance.transforms import build
+from invariance.transforms import FRAME, build
 from invariance.transforms.base import UNTOUCHED, GridPoint, Transform
 
 
@@ -116,15 +116,17 @@ def joint_grid(trained: Mapping[str, Any], wanted: Mapping[str, Mapping[str, Any
     default = OmegaConf.to_container(config.get("joint", OmegaConf.create({})))
     assert isinstance(default, dict)
     given = dict(wanted.get(family) or {})
+    keys = [str(key) for key in config if key not in ("name", "label", "sweep", "joint", "grid", "_target_")]
     for key in given:
-        if key not in config:
-            raise UserError(f"G.{family}.{key} is no key of the family{nearest(key, [str(k) for k in config])}")
+        if key not in keys:
+            raise UserError(f"G.{family}.{key} is no key of the family's grid{nearest(str(key), keys)}")
     if own and str(given.get("range", trained.get("range"))) != str(trained.get("range")):
         raise UserError(
             f"G.{family}.range={given['range']}: this network was trained at {trained.get('range')}, and its images "
             "are prepared for that; leave it out"
         )
-    listed = {key: ([] if isinstance(value, list) else value) for key, value in default.items()} if given else default
+    nothing = {list: [], bool: False, int: 0}
+    listed = {key: nothing.get(type(value), value) for key, value in default.items()} if given else default
     settings = {str(key): value for key, value in {**listed, **given}.items()}
     plain = _own(trained, settings) if own else Grid(family, family, _configured(family, settings))
     mark = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:6] if given else ""
@@ -132,11 +134,12 @@ def joint_grid(trained: Mapping[str, Any], wanted: Mapping[str, Mapping[str, Any
     grid = replace(plain, name=f"{name}_G{mark}")
     try:
         points = grid.transform.grid()
+        grid.transform.source_size(FRAME)  # a Crop of no size has none
     except UserError as error:
         raise UserError(f"G: {error}") from error
     if all(point.label == UNTOUCHED for point in points):
-        keys = ", ".join(str(key) for key in default) or "none of its grid's settings"
-        raise UserError(f"G of {family} is empty: it takes {keys}, and at least one g that is not the untouched image")
+        takes = ", ".join(str(key) for key in default) or "none of its grid's settings"
+        raise UserError(f"G of {family} is empty: it takes {takes}, and at least one g that is not the untouched image")
     return grid
 
 

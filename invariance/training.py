@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
@@ -56,9 +57,8 @@ def check_name(name: object) -> None:
     Raises:
         UserError: for anything that is not a plain text.
     """
-    text = name if isinstance(name, str) else ""
-    if not text or text.startswith(".") or set(text) & set("/\\ \0"):
-        raise UserError(f"name={name!r} cannot name a folder; give a text of letters, digits and . _ -")
+    if not isinstance(name, str) or not re.fullmatch(r"[\w+-][\w.+-]{0,99}", name):
+        raise UserError(f"name={name!r} cannot name a folder; give up to 100 letters, digits and . _ + -")
 
 
 def check_devices(config: dict[str, Any]) -> None:

@@ -198,6 +198,8 @@ def test_the_networks_by_name_are_table_threes(compose):
         ("finetune", ["joint.lambda4=1"], "did you mean"),
         ("finetune", ["copies=0"], "copies=0"),
         ("finetune", ["G=rotation"], "G='rotation': give a family's grid settings"),
+        ("finetune", ["G={}"], "give a family's grid settings"),
+        ("finetune", ["name=" + "x" * 300], "cannot name a folder"),
         ("finetune", ["trainer.devices=2"], "runs on one device"),
         ("finetune", ["trainer.compile=true"], "runs uncompiled"),
         ("finetune", ["recipe=fashion_mnist_fast", "recipe.label_smoothing=0.1"], "recipe.label_smoothing"),

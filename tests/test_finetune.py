@@ -334,7 +334,7 @@ def test_what_is_finished_is_skipped(done, compose, capsys):
 
 def test_another_g_under_the_same_name_is_refused(done, compose):
     _, places = done
-    with pytest.raises(UserError, match="holds another configuration: G"):
+    with pytest.raises(UserError, match="holds another configuration: G.*another name="):
         finetune(compose("finetune", *places, *QUICK[:-1], "networks=rotation_20", "G={rotation: {angles: [5]}}"))
 
 
@@ -382,13 +382,37 @@ CROP = {"name": "crop", "grid": "crop_256", "_target_": "invariance.transforms.c
         (ROTATION, {"blur": {"sigmas": [1]}}, "G names blur; this network was trained with rotation"),
         (ROTATION, {"rotatoin": {}}, "did you mean 'rotation'"), (ROTATION, {"rotation": {"range": 10}}, "range=10"),
         (CROP, {"crop": {"range": 320}}, "G.crop.range=320: this network was trained at 256"),
-        (CROP, {"crop": {"windows": 4}}, "windows=4"), ({"name": "baseline"}, {}, "no family of its own"),
+        (CROP, {"crop": {"windows": 4}}, "windows=4"),
+        (CROP, {"crop": {"grid": "../x"}}, "no key of the family's grid"),
+        ({"name": "baseline"}, {"crop": {}}, "range"), ({"name": "baseline"}, {}, "no family of its own"),
     ],
 )  # fmt: skip
 def test_a_bad_g_is_one_line(trained, wanted, said):
     with pytest.raises(UserError) as caught:
         joint_grid(trained, wanted)
     assert said in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_what_a_g_does_not_name_is_not_in_it():
+    assert len(joint_grid(CROP, {"crop": {"windows": 3}}).transform.grid()) == 9
+    shear = {"name": "shear", "_target_": "invariance.transforms.shear.Shear", "range": 20, "angles": [5]}
+    labels = [point.label for point in joint_grid(shear, {"shear": {"vertical": [7]}}).transform.grid()]
+    assert labels == ["untouched", "vertical 7"]
+
+
+def test_the_report_does_without_the_measurement_before(done, tmp_path):
+    folder, _ = copied(done, tmp_path / "copy")
+    shutil.rmtree(folder / "runs/finetune/digits/rotation_20")
+    page = make_report(folder / "runs", tmp_path / "report").read_text()
+    assert "digits: finetuned for equivariance" in page and "before, no map: no number at" in page
+
+
+def test_the_finetuned_network_is_the_same_file_again(done, compose, tmp_path):
+    folder, places = copied(done, tmp_path / "copy")
+    before = (folder / "runs" / NAME / "best.ckpt").read_bytes()
+    (folder / "runs" / NAME / "done.json").unlink()
+    finetune(compose("finetune", *places, *QUICK, "networks=rotation_20"))
+    assert (folder / "runs" / NAME / "best.ckpt").read_bytes() == before
 
 
 def test_every_family_has_the_papers_g():
@@ -413,7 +437,7 @@ def test_the_report_shows_before_and_after(done, tmp_path):
     folder, _ = done
     page = make_report(folder / "runs", tmp_path).read_text()
     assert "digits: finetuned for equivariance" in page and "Trade-off over λ3" in page
-    table = (tmp_path / "tables/digits-relu7-finetuned-joint_0.3.md").read_text()
+    table = (tmp_path / "tables/digits-relu7-finetuned-accuracies-joint_0.3.md").read_text()
     line = next(line for line in table.splitlines() if line.startswith("| rotation_20: 15 "))
     cells = [cell.strip() for cell in line.strip("|").split("|")]
     rows = read_rows(next((folder / "runs" / NAME).rglob("residual_joint/rows.csv")))

@@ -216,7 +216,7 @@ class JointFinetune(pl.LightningModule):
             return
         names = [f"{name} ({_TERMS[name]})" for name, flag in zip(_TERMS, self.broken.tolist(), strict=True) if flag]
         raise UserError(
-            f"finetuning diverged: {', '.join(names)} was no longer finite by update {self.global_step}; lower "
+            f"finetuning diverged, no longer finite by update {self.global_step}: {', '.join(names)}; lower "
             f"recipe.rate (it is {self.recipe['rate']}) or the joint loss's weights, and repeat with another name=… or "
             "after deleting the run directory if it holds checkpoints"
         )

@@ -25,6 +25,9 @@ class Finetuning:
         grid: name of G's grid.
         seed: the network's seed.
         lambda3: λ3.
+        weights: λ1 and λ2.
+        labels: G.
+        setting: recipe and precision as text.
         run: its run.
     """
 
@@ -35,6 +38,9 @@ class Finetuning:
     grid: str
     seed: int
     lambda3: float
+    weights: tuple[float, float]
+    labels: tuple[str, ...]
+    setting: str
     run: str
 
 
@@ -91,6 +97,13 @@ class Study:
             for name, family, network in keys
         ]
 
+    def sweeps(self) -> list[list[Finetuning]]:
+        """Finetunings that differ in λ3 and the seed alone: of one network, one G, one recipe, one λ1 and λ2."""
+        found: dict[tuple[object, ...], list[Finetuning]] = {}
+        for one in self.all:
+            found.setdefault((one.network, one.grid, one.setting, one.weights), []).append(one)
+        return list(found.values())
+
     def accuracy(self, one: Finetuning, after: bool, grid: str, label: str, fit: Fit) -> float:
         """Accuracy in percent of a network before or after; NaN where it is missing or not to be trusted."""
         network = one.finetuned if after else one.network
@@ -100,14 +113,9 @@ class Study:
         """Accuracy on untouched images, in percent."""
         return self.accuracy(one, after, one.grid, UNTOUCHED, NO_MAP)
 
-    def labels(self, one: Finetuning) -> list[str]:
-        """G."""
-        facts = self.grids[GridKey(self.data, one.network, one.seed, one.grid)]
-        return [point.label for point in facts.points if point.label != UNTOUCHED]
-
     def over_g(self, one: Finetuning, after: bool, fit: Fit) -> float:
         """Mean accuracy over G through a map, in percent; NaN where any g has none."""
-        return float(np.mean([self.accuracy(one, after, one.grid, label, fit) for label in self.labels(one)]))
+        return float(np.mean([self.accuracy(one, after, one.grid, label, fit) for label in one.labels]))
 
     def whole_grid(self, one: Finetuning) -> GridFacts | None:
         """The family's grid, if it was measured before and after."""
@@ -130,7 +138,9 @@ def studies(collected: Collected) -> list[Study]:
         everything = tuple(
             Finetuning(
                 str(held["network"]).split("/")[1], str(network), str(held["name"]), str(held["family"]),
-                str(held["grid"]), int(seed), float(held["lambda3"]), str(run),
+                str(held["grid"]), int(seed), float(held["lambda3"]),
+                (float(held["lambda1"]), float(held["lambda2"])), tuple(str(label) for label in held["g"]),
+                str(held.get("setting", "")), str(run),
             )
             for network, seed, run in trained[["network", "seed", "run"]].itertuples(index=False, name=None)
             if isinstance(held := collected.runs[run].provenance.get("joint"), dict)

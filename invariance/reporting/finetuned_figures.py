@@ -28,9 +28,8 @@ def _over(study: Study) -> str:
 def _trade_off(study: Study, slug: str) -> Drawing | None:
     """Accuracy untouched against accuracy over G, along λ3, one panel a network; over the seeds that have every λ3."""
     panels, said = [], []
-    for network in dict.fromkeys(one.network for one in study.all):
-        ones = [one for one in study.all if one.network == network]
-        curves = _curves(study, ones)
+    for ones in study.sweeps():
+        network, curves = ones[0].network, _curves(study, ones)
         if curves:
             seeds, points, start = curves
             plural = "s" if len(seeds) > 1 else ""
@@ -53,9 +52,8 @@ Points = dict[Fit, dict[float, tuple[float, float]]]
 
 def _curves(study: Study, ones: list[Finetuning]) -> tuple[list[int], Points, dict[Fit, tuple[float, float]]] | None:
     """Seeds, (untouched, over G) by map and λ3, and the same before; None for fewer than two λ3."""
-    own = [one for one in ones if one.grid == ones[0].grid]
-    lambdas = sorted({one.lambda3 for one in own})
-    by_seed = {seed: {one.lambda3: one for one in own if one.seed == seed} for seed in {one.seed for one in own}}
+    lambdas = sorted({one.lambda3 for one in ones})
+    by_seed = {seed: {one.lambda3: one for one in ones if one.seed == seed} for seed in {one.seed for one in ones}}
     most = max(len(held) for held in by_seed.values())
     seeds = sorted(seed for seed, held in by_seed.items() if len(held) == most)
     lambdas = [value for value in lambdas if all(value in by_seed[seed] for seed in seeds)]
@@ -143,7 +141,7 @@ def _before_after(study: Study, ones: list[Finetuning], facts: GridFacts) -> Cal
                 ])  # fmt: skip
                 axes.plot(x, values.mean(axis=0), dashes, color=colour, marker="o", markersize=3, linewidth=1.4)
                 axes.fill_between(x, values.min(axis=0), values.max(axis=0), color=colour, alpha=0.15, linewidth=0)
-        chosen = set(study.labels(ones[0]))
+        chosen = set(ones[0].labels)
         for point in facts.points:
             if point.label in chosen:
                 axes.axvline(point.value, color=GRAY, linestyle=":", linewidth=0.8, zorder=0)

@@ -16,15 +16,15 @@ _TABLE = {"rvl_cdip": "Table 2", "ilsvrc": "Table 4"}
 def accuracies(study: Study, name: str, slug: str) -> Table:
     """Accuracy untouched and under every g of G, before and after, as in Tables 2 and 4, for one name of finetuning."""
     groups = [(network, ones) for of, network, ones in study.groups() if of == name]
-    printed = any(finetuned(study.data, ones[0].family) for _, ones in groups)
+    printed = any(finetuned(study.data, ones[0].network) for _, ones in groups)
     header = ["network and g", "seeds"]
     header += [f"{_TABLE[study.data]}, original", f"{_TABLE[study.data]}, finetuned"] if printed else []
     header += [f"{when}, {way(fit)}" for fit in study.fits for when in ("original", "finetuned")]
     header.append(f"finetuned, {way(LEARNED)}")
     cells, records = [], []
     for network, ones in groups:
-        paper = {one.label: one for one in finetuned(study.data, ones[0].family) if one.label}
-        for label in (UNTOUCHED, *study.labels(ones[0])):
+        paper = {one.label: one for one in finetuned(study.data, ones[0].network) if one.label}
+        for label in (UNTOUCHED, *ones[0].labels):
             row = [f"{network}: {label}", str(len(ones))]
             record: dict[str, object] = {"network": network, "g": label, "seeds": len(ones)}
             row += _printed(paper.get(label), printed, record)
@@ -38,7 +38,7 @@ def accuracies(study: Study, name: str, slug: str) -> Table:
                 row.append(_spread(values))
             cells.append(row)
             records.append(record)
-        for one in finetuned(study.data, ones[0].family):
+        for one in finetuned(study.data, ones[0].network):
             if not one.label:  # its g is printed without its parameters
                 record = {"network": network, "g": one.what, "seeds": 0}
                 row = [f"{network}: {one.what}", GAP, *_printed(one, printed, record)]
@@ -49,7 +49,7 @@ def accuracies(study: Study, name: str, slug: str) -> Table:
         f"({name}), φ at {study.layer}: mean ± standard deviation over seeds. M_g: fitted before and after alike; "
         f"learned M_g: the maps that were finetuned with the network. {GAP}: not measured, or diverged for a seed."
     )
-    return Table(f"{slug}-{name}", caption, header, cells, pd.DataFrame(records))
+    return Table(f"{slug}-accuracies-{name}", caption, header, cells, pd.DataFrame(records))
 
 
 def _printed(one: PrintedAccuracy | None, shown: bool, record: dict[str, object]) -> list[str]:
@@ -121,9 +121,14 @@ def gaps(study: Study) -> list[str]:
         for one in ones:
             for fit in (*study.fits, LEARNED):
                 for after in (False, True) if fit != LEARNED else (True,):
-                    lacking = [g for g in study.labels(one) if math.isnan(study.accuracy(one, after, one.grid, g, fit))]
+                    lacking = [g for g in one.labels if math.isnan(study.accuracy(one, after, one.grid, g, fit))]
                     if lacking:
                         when = f"finetuned ({name})" if after else "before"
                         where = f"{network} (seed {one.seed}), {when}, {way(fit)}"
                         found.append(f"{where}: no number at {', '.join(lacking)}")
+    for ones in study.sweeps():
+        each = {seed: {one.lambda3 for one in ones if one.seed == seed} for seed in sorted({one.seed for one in ones})}
+        lacking = [str(seed) for seed, held in each.items() if len(held) < max(map(len, each.values()))]
+        if lacking:
+            found.append(f"{ones[0].network}: the trade-off over λ3 is without seed {', '.join(lacking)}")
     return list(dict.fromkeys(found))

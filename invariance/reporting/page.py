@@ -266,7 +266,8 @@ def _finetuned_section(study: Study) -> tuple[StudySection, dict[str, bytes]]:
         f"{len(study.all)} finetunings of {', '.join(networks)} with the joint loss (Eq. 7), each network together "
         f"with one map M_g for every g of a set G; φ ends at {study.layer}. Measured before and after alike."
     )
-    named = [(f"Accuracies before and after, {table.name.removeprefix(f'{slug}-')}", table) for table in others]
+    names = [table.name.removeprefix(f"{slug}-accuracies-") for table in others]
+    named = [(f"Accuracies before and after, {name}", table) for name, table in zip(names, others, strict=True)]
     title = f"{study.data}: finetuned for equivariance"
     return StudySection(slug, title, about, shown, changes, named, finetuned_tables.gaps(study)), made
 
