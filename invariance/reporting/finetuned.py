@@ -119,12 +119,15 @@ class Study:
 
     def whole_grid(self, one: Finetuning) -> GridFacts | None:
         """The family's grid, if it was measured before and after."""
-        for key, facts in self.grids.items():
-            own = key.network == one.network and key.seed == one.seed and facts.family == one.family
-            if own and key.grid != one.grid and "_G" not in key.grid:
-                if GridKey(self.data, one.finetuned, one.seed, key.grid) in self.grids:
-                    return facts
-        return None
+        own = one.grid.rpartition("_G")[0]
+        if GridKey(self.data, one.finetuned, one.seed, own) not in self.grids:
+            return None
+        return self.grids.get(GridKey(self.data, one.network, one.seed, own))
+
+    def in_g(self, one: Finetuning) -> set[str]:
+        """Hashes of the parameters of G, by which its g are known in other grids."""
+        facts = self.grids.get(GridKey(self.data, one.finetuned, one.seed, one.grid))
+        return {point.params for point in facts.points if point.label in one.labels} if facts else set()
 
 
 def studies(collected: Collected) -> list[Study]:

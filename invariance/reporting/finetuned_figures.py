@@ -14,6 +14,8 @@ from invariance.reporting.plots import BLUE, GRAY, GREEN, RED
 
 _COLOURS = (GREEN, BLUE, RED, "#b0479a", "#d8921f")
 _SIZE = (3.7, 3.2)
+_PAPER = 0.3
+"""The paper's λ3."""
 
 
 def drawings(study: Study, slug: str) -> list[Drawing]:
@@ -108,9 +110,11 @@ def _along(points: Points, start: dict[Fit, tuple[float, float]]) -> Callable[[A
 def _grids(study: Study, slug: str) -> Drawing | None:
     """Accuracy along the family's whole grid before and after, one panel a network."""
     panels, names = [], []
-    for name, network, ones in study.groups():
+    drawn: set[tuple[str, str]] = set()
+    for name, network, ones in sorted(study.groups(), key=lambda group: abs(group[2][0].lambda3 - _PAPER)):
         facts = [one for one in (study.whole_grid(one) for one in ones) if one is not None]
-        if len(facts) == len(ones):
+        if len(facts) == len(ones) and (network, ones[0].family) not in drawn:
+            drawn.add((network, ones[0].family))
             panels.append(Panel(f"{words(network)}, {name}", _SIZE, _before_after(study, ones, facts[0])))
             names.append(f"{network} ({name})")
     if not panels:
@@ -118,7 +122,8 @@ def _grids(study: Study, slug: str) -> Drawing | None:
     through = f" and dashed through {way(_chosen(study))}" if _chosen(study) != NO_MAP else ""
     caption = (
         f"Accuracy along the family's grid before (gray) and after finetuning (blue): solid without a map{through}. "
-        "Mean over seeds, the band from the lowest to the highest; dotted: G. "
+        "Mean over seeds, the band from the lowest to the highest; dotted: G. Of several λ3 the one nearest to the "
+        "paper's 0.3. "
         f"{_over(study)[0].upper()}{_over(study)[1:]}."
     )
     alt = f"Accuracy along the grid before and after finetuning of {', '.join(names)}"
@@ -141,9 +146,9 @@ def _before_after(study: Study, ones: list[Finetuning], facts: GridFacts) -> Cal
                 ])  # fmt: skip
                 axes.plot(x, values.mean(axis=0), dashes, color=colour, marker="o", markersize=3, linewidth=1.4)
                 axes.fill_between(x, values.min(axis=0), values.max(axis=0), color=colour, alpha=0.15, linewidth=0)
-        chosen = set(ones[0].labels)
+        chosen = study.in_g(ones[0])
         for point in facts.points:
-            if point.label in chosen:
+            if point.params in chosen:
                 axes.axvline(point.value, color=GRAY, linestyle=":", linewidth=0.8, zorder=0)
         if facts.ordinal:
             axes.set_xticks(x, [point.label for point in facts.points], rotation=30 if len(x) < 8 else 90, fontsize=6.5)

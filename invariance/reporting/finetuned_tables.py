@@ -88,7 +88,8 @@ def changes(study: Study, slug: str) -> Table:
         records.append(record)
     caption = (
         "Accuracy after finetuning less accuracy before, in percentage points: mean ± standard deviation over seeds, "
-        "each compared with itself, and how many rose. Over G: the mean over all g of G. "
+        "each compared with itself, and how many rose. Over G: the mean over all g of G. The best M_g before: of the "
+        "fitted maps that have a number at every g for that seed, the one that is best on these images. "
         f"{GAP}: some g has no number for a seed."
     )
     return Table(f"{slug}-changes", caption, header, cells, pd.DataFrame(records))

@@ -26,7 +26,7 @@ _NAMES = {
     "elastic": (("α5 σ2.5", "σ = 2.5, α = 5"), ("α10 σ3", "σ = 3, α = 10")),
     "noise": (("8", "σ = 8"), ("16", "σ = 16")),
     "blur": (("1", "σ = 1"), ("2", "σ = 2")),
-    "mirror": (("horizontal", "horizontal"), ("both", "horizontal and vertical")),
+    "mirror": (("vertical", "Horz."), ("both", "Horz. + Vert.")),  # its Horz.: docs/transforms.md
     "perspective": (("", "the first homography"), ("", "the second homography")),
     "rotation": (("-10", "θ = −10"), ("15", "θ = 15")),
     "shear": (("-10", "horizontal, θ = −10"), ("vertical -15", "vertical, θ = −15")),
