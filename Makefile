@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 DEMO := demo
 DEMO_ARGS := runs=$(DEMO)/runs prepared=$(DEMO)/prepared
 
-.PHONY: demo test lint environment clean-demo
+.PHONY: demo test lint environment clean-demo smoke
 
 environment: $(VENV)/installed
 
