@@ -78,7 +78,7 @@ def slots_of(gpus: object, slots: object, cores: object, count_gpus: Callable[[]
     """The slots of this machine: one a GPU, or, where none is used, one for every `cores` CPU cores.
 
     Args:
-        gpus: numbers of the GPUs to use; None for all, [] for none.
+        gpus: numbers of the GPUs to use, or how many; None for all, [] for none.
         slots: how many where no GPU is used; None for as many as the cores allow.
         cores: CPU cores of a slot where no GPU is used.
         count_gpus: how many GPUs this process sees.
@@ -86,14 +86,20 @@ def slots_of(gpus: object, slots: object, cores: object, count_gpus: Callable[[]
     Raises:
         UserError: for GPUs that are not there, or numbers that make no sense.
     """
-    if gpus is not None and not isinstance(gpus, list):
-        raise UserError(f"hydra.launcher.gpus={gpus!r}: give a list of numbers, as [0,1], [] for none, or null for all")
+    counted = isinstance(gpus, int) and not isinstance(gpus, bool) and gpus > 0
+    if gpus is not None and not isinstance(gpus, list) and not counted:
+        raise UserError(
+            f"hydra.launcher.gpus={gpus!r}: give how many, or a list of numbers, as [0,1]; [] for none, null for all"
+        )
     for key, value in (("slots", slots), ("cores", cores)):
         absent = value is None and key == "slots"
         if not absent and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
             raise UserError(f"hydra.launcher.{key}={value!r}: give a whole number from 1")
     there = count_gpus() if gpus != [] else 0
-    chosen = list(range(there)) if gpus is None else gpus
+    if isinstance(gpus, int) and gpus > there:
+        raise UserError(f"hydra.launcher.gpus={gpus}: this machine has {there} GPUs")
+    chosen = list(range(there)) if gpus is None else list(range(gpus)) if isinstance(gpus, int) else gpus
+    assert isinstance(chosen, list)
     for gpu in chosen:
         if isinstance(gpu, bool) or not isinstance(gpu, int) or not 0 <= gpu < there:
             raise UserError(f"hydra.launcher.gpus={gpus}: this machine has {there} GPUs, numbered from 0; no {gpu!r}")

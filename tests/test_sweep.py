@@ -138,8 +138,8 @@ def test_a_job_that_another_process_works_at_is_put_off_until_that_is_done(tmp_p
 
 def test_two_launchers_at_one_sweep_share_it(tmp_path):
     command = [
-        sys.executable, "-m", "invariance.train", "-m", "transform=rotation", "model=tiny", "recipe=smoke", "logger=csv",
-        "trainer=cpu", "progress=false", f"prepared={tmp_path}/prepared", f"runs={tmp_path}/runs",
+        sys.executable, "-m", "invariance.train", "-m", "transform=rotation", "model=tiny", "recipe=smoke",
+        "logger=csv", "trainer=cpu", "progress=false", f"prepared={tmp_path}/prepared", f"runs={tmp_path}/runs",
         "hydra/launcher=local", "hydra.launcher.slots=1", "recipe.updates=300",
     ]  # fmt: skip
     with ThreadPoolExecutor(2) as both:

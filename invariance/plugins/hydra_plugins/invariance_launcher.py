@@ -17,12 +17,12 @@ class LocalLauncher(Launcher):
     """Runs every job as the command that a user would type for it alone.
 
     Args:
-        gpus: GPUs by number; None for all, empty for none.
+        gpus: how many GPUs, or which by number; None for all, empty for none.
         slots: jobs at once where no GPU is used; None for as many as the cores allow.
         cores: CPU cores of a slot where no GPU is used.
     """
 
-    def __init__(self, gpus: ListConfig | None = None, slots: int | None = None, cores: int = 1) -> None:
+    def __init__(self, gpus: ListConfig | int | None = None, slots: int | None = None, cores: int = 1) -> None:
         self.gpus = OmegaConf.to_container(gpus) if isinstance(gpus, ListConfig) else gpus
         self.slots, self.cores = slots, cores
         self.config: DictConfig | None = None
