@@ -193,9 +193,9 @@ def test_names(tmp_path):
 def test_photos_are_the_tiles_of_two_photographs():
     from sklearn.datasets import load_sample_images
 
-    found = source_from_config(config("photos", tile=100)).splits()
-    assert found.classes == [] and set(found.splits) == {"val", "test"}
-    tiles = {name: one.read(i) for one in found.splits.values() for i, name in enumerate(one.names)}
+    classes, splits, _ = splits_of("photos", tile=100)
+    assert classes == [] and set(splits) == {"val", "test"}
+    tiles = {name: one.read(i) for one in splits.values() for i, name in enumerate(one.names)}
     assert len(tiles) == 2 * 4 * 6  # 427 × 640
     second = np.asarray(load_sample_images().images[1])
     np.testing.assert_array_equal(tiles["photos/00031"], second[100:200, 100:200])  # 24 + one row of 6 + 1
