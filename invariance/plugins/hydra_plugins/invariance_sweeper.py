@@ -12,6 +12,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 
 from invariance.conf import family_sweep
+from invariance.errors import UserError
 from invariance.launch import options_of, shown
 from invariance.runs.sweep import SWEEP_VARIABLE, begin_sweep, sweep_folder
 
@@ -30,6 +31,9 @@ class FamilySweeper(BasicSweeper):
     def split_arguments(overrides: list[Override], max_batch_size: int | None) -> list[list[list[str]]]:
         """Every job's overrides: the product of all sweeps, a family's own ones included."""
         jobs = [job for part in _by_family(overrides) for job in BasicSweeper.split_arguments(part, None)[0]]
+        if not jobs:
+            told = " ".join(override.input_line or "" for override in overrides if override.is_sweep_override())
+            raise UserError(f"{told}: this names nothing, so there is no job to run")
         size = max_batch_size or len(jobs)
         return [jobs[i : i + size] for i in range(0, len(jobs), size)]
 
