@@ -199,3 +199,46 @@ def test_how_far_a_run_is_stands_in_its_folder_until_it_is_done(tmp_path):
         assert (held["done"], held["since"]) == (60, 40) and held["seconds"] >= 1
         run.finish(to_frame([]))
         assert not (run.directory / PROGRESS).exists()
+
+
+def test_what_another_process_measures_is_left_to_it_and_the_rest_is_done(trained, compose, tmp_path):
+    from shutil import copytree
+
+    from invariance.measure import measure
+
+    folder, places = trained
+    copytree(folder / "runs/train", tmp_path / "runs/train")
+    chosen = compose(
+        "measure", *places, f"runs={tmp_path}/runs", "networks=baseline", "grids=[rotation,mirror]", "map=identity"
+    )
+    [rotation, mirror] = (tmp_path / "runs/measure/digits/baseline/seed0" / name for name in ("rotation", "mirror"))
+    (rotation / "identity").mkdir(parents=True)
+    held = lock(rotation / "identity" / ".lock")
+    with pytest.raises(Busy, match="rotation/identity is being worked on by process"):
+        measure(chosen)
+    assert (mirror / "identity/done.json").exists() and not (rotation / "identity/done.json").exists()
+    os.close(held)
+    measure(chosen)
+    assert (rotation / "identity/done.json").exists()
+
+
+def test_what_another_process_finished_meanwhile_is_not_done_again(trained, compose, tmp_path, monkeypatch, capsys):
+    from shutil import copytree
+
+    from invariance.measure import measure
+    from invariance.train import train
+
+    folder, places = trained
+    copytree(folder / "runs/train", tmp_path / "runs/train")
+    places = [*places, f"runs={tmp_path}/runs"]
+    quick = ["model=tiny", "recipe=smoke", "recipe.updates=120", "recipe.val_every=60", "recipe.step=100"]
+    chosen = compose("measure", *places, "networks=baseline", "grids=[mirror]", "map=identity")
+    measure(chosen)
+    ends = {path: path.read_bytes() for path in (tmp_path / "runs").glob("**/done.json")}
+    # as if they were finished right after the first look, before the lock was taken
+    monkeypatch.setattr(Run, "done", property(lambda run: run._lock is not None and run.finished()))
+    capsys.readouterr()
+    train(compose("train", *places, *quick))
+    measure(chosen)
+    assert capsys.readouterr().out.count("finished already") == 2
+    assert {path: path.read_bytes() for path in (tmp_path / "runs").glob("**/done.json")} == ends
