@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 from invariance.cli import check_metrics, check_numbers, command, folder, say_error
@@ -29,13 +30,14 @@ def measure(config: dict[str, Any]) -> None:
 
     keep_freed()
     runs = folder(config["runs"], "runs")
+    config = {"data": None, **config, "metrics": metrics_of(config)}
     fits = fits_of(config["map"], config["solver"])
     found, failed, busy = find_runs(runs / "train", config["networks"]), 0, []
     for directory in found:
         try:
             network = Network(
                 runs, directory, layer=config["layer"], accelerator=config["trainer"]["accelerator"],
-                fit=config["fit"], report=config["report"],
+                fit=config["fit"], report=config["report"], data=config["data"],
             )
             for grid in grids_for(network.transform, config["grids"], config["grid"] or {}):
                 try:
@@ -64,6 +66,22 @@ def check(config: dict[str, Any]) -> None:
     check_logger(config["logger"])
     check_metrics(config["metrics"], METRICS)
     check_numbers(config, {"batch": 1, "memory_gb": 0.01})
+
+
+def metrics_of(config: dict[str, Any]) -> list[str]:
+    """The metrics that apply: on another data set than a network's own there are no labels to be right about.
+
+    Raises:
+        UserError: if none is left.
+    """
+    chosen = list(config["metrics"])
+    if config.get("data") is None or "error_rate" not in chosen:
+        return chosen
+    left = [metric for metric in chosen if metric != "error_rate"]
+    if not left:
+        raise UserError(f"metrics={chosen}: with data= there are no labels of the networks' own; give [l2_distance]")
+    print("error_rate is left out: with data= there are no labels of the networks' own (Sec. B.2)", file=sys.stderr)
+    return left
 
 
 def main() -> None:

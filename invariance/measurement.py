@@ -67,7 +67,7 @@ def measure_grid(
     Raises:
         UserError: for anything the user can mend.
     """
-    folder = network.runs / stage / network.name / grid.name
+    folder = network.runs / stage / network.place / grid.name
     size = grid.transform.source_size(network.input_size)
     prepared = network.data(size, Path(config["prepared"]).expanduser(), config["progress"])
     runs = {fit: _open(network, grid, fit, prepared, config, stage) for fit in fits}
@@ -83,14 +83,17 @@ def measure_grid(
             print(f"finished already: {folder}")
             return
         for run in todo.values():
-            run.record({"upstream": {network.directory.as_posix(): network.weights}, "device": str(network.device)})
+            run.record({
+                "upstream": {network.directory.as_posix(): network.weights}, "device": str(network.device),
+                "trained_on": network.trained_on,
+            })  # fmt: skip
         _Measurement(network, grid, prepared, config, progress, stage).run(todo, folder)
     with Tracker(
-        config["logger"], folder, name=f"{network.name}/{grid.name}", stage=stage, group=prepared.name,
-        config={"network": network.name, "grid": grid.name}, tags=[grid.family, prepared.name],
+        config["logger"], folder, name=f"{network.place}/{grid.name}", stage=stage, group=network.measured_on,
+        config={"network": network.name, "grid": grid.name}, tags=[grid.family, network.measured_on],
     ) as tracker:
         tracker.table("rows", pd.concat([run.rows() for run in runs.values()], ignore_index=True))
-    print(f"measured {network.name} over {len(grid.transform.grid())} g of {grid.name}: {folder}")
+    print(f"measured {network.place} over {len(grid.transform.grid())} g of {grid.name}: {folder}")
 
 
 def _open(
@@ -108,7 +111,7 @@ def _open(
         "map": fit.map,
         "solver": {"name": fit.solver, **(asdict(fit.settings) if fit.settings else {})},
     }
-    return Run(network.runs, f"{stage}/{network.name}/{grid.name}/{fit.name}", identity)
+    return Run(network.runs, f"{stage}/{network.place}/{grid.name}/{fit.name}", identity)
 
 
 class _Measurement:
@@ -235,7 +238,7 @@ class _Measurement:
         """What the rows of one g say alike."""
         trained = self.network.config
         return {
-            "stage": self.stage, "data": self.prepared.name, "network": trained["name"],
+            "stage": self.stage, "data": self.network.measured_on, "network": trained["name"],
             "family": trained["transform"]["name"], "range": _text(trained["transform"].get("range")),
             "seed": trained["seed"], "layer": self.network.layer, "g": f"{self.grid.name}:{point.label}",
             "value": point.value, "unit": self.grid.transform.unit, "split": side.name, "map": fit.map,
@@ -270,7 +273,7 @@ class _Measurement:
         write_text(folder / "grid.json", json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
         side = self.sides[-1]
         _, first = np.unique(np.asarray(side.split.labels), return_index=True)
-        chosen = np.sort(first[:EXAMPLES])
+        chosen = np.sort(first[:EXAMPLES]) if self.prepared.classes else np.arange(min(EXAMPLES, len(side.split)))
         x = torch.from_numpy(np.asarray(side.split.images[chosen])).float()
         images = [transform.apply(x, point.params).round().to(torch.uint8).numpy() for point in self.points]
         with atomic_path(folder / "examples.npz") as temporary, open(temporary, "wb") as file:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from invariance.data.building import MANIFEST
 from invariance.data.prepared import Prepared, prepare
@@ -26,6 +26,7 @@ class Network:
 
     Attributes:
         name: its run below the stage's folder, as `<data>/<name>/seed<k>`.
+        place: where measurements of it go: its name, with `<data>@<other>` where it is measured on another data set.
         config: the configuration of that run.
         weights: hash of its checkpoint.
         settings: the configuration of its data, with the splits to fit and to report on.
@@ -34,7 +35,8 @@ class Network:
     """
 
     def __init__(
-        self, runs: Path, directory: Path, *, layer: str, accelerator: str, fit: object = None, report: object = None
+        self, runs: Path, directory: Path, *, layer: str, accelerator: str, fit: object = None, report: object = None,
+        data: Mapping[str, Any] | None = None,
     ) -> None:
         """Open a finished training run; the checkpoint itself is read when it is needed.
 
@@ -45,9 +47,12 @@ class Network:
             accelerator: where to run.
             fit: keys of the data's `fit` (which images maps are fitted on) to set otherwise.
             report: the split to report on instead of the data's own.
+            data: another data set to measure it on (Sec. B.2), as a yaml of `conf/data/`; its images are prepared in
+                the colours that the network takes. None: its own.
 
         Raises:
-            UserError: if its configuration cannot be read, or the accelerator is not there.
+            UserError: if its configuration cannot be read, the accelerator is not there, or the other data set has the
+                name of its own.
         """
         self.runs, self.directory, self.layer = runs, directory, layer
         self.name = PurePosixPath(*directory.relative_to(runs).parts[1:]).as_posix()
@@ -55,14 +60,39 @@ class Network:
         self.device = choose_device(accelerator)
         self.weights = sha256(directory / BEST) if (directory / BEST).is_file() else "absent"
         try:
-            data, trained_on = read_provenance(directory)["data"], self.config["data"]["sha256"]
+            own, trained_on = read_provenance(directory)["data"], self.config["data"]["sha256"]
             self.transform, self.input_size = self.config["transform"], self.config["model"]["input_size"]
         except (KeyError, TypeError) as error:
             raise UserError(f"{directory} is not a training run of this version ({error}); train it again") from error
         if fit is not None and not isinstance(fit, Mapping):
             raise UserError(f"fit={fit!r}: give keys of data.fit, as fit={{split: train, images: 5000}}")
-        self.settings = {**data, "fit": {**data["fit"], **(fit or {})}, "report": report or data["report"]}
-        self._trained_on = trained_on
+        chosen = own if data is None else self._foreign(data, own)
+        self.settings = {**chosen, "fit": {**chosen["fit"], **(fit or {})}, "report": report or chosen["report"]}
+        self._trained_on = None if data is not None else trained_on
+        self.place = self.name if data is None else self.name.replace("/", f"@{chosen['name']}/", 1)
+
+    @property
+    def trained_on(self) -> str:
+        """Name of the data set that it was trained on."""
+        return self.name.split("/", 1)[0]
+
+    @property
+    def measured_on(self) -> str:
+        """How rows name the data: its own data set, or `<own>@<other>`."""
+        return self.place.split("/", 1)[0]
+
+    def _foreign(self, data: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+        """Another data set's configuration, in the colours that the network takes."""
+        from invariance.data.sources import data_config
+
+        name = data_config(data).name
+        if name == self.trained_on:
+            raise UserError(
+                f"data={name}: {self.name} was trained on {name}; leave data= out to measure it on that (fit= and "
+                "report= choose the splits), or name the other images, as data.name=others"
+            )
+        mean = data.get("mean") if data.get("colour") == own["colour"] else None  # prepared with, never subtracted
+        return {**data, "name": name, "colour": own["colour"], "mean": mean}
 
     @cached_property
     def classifier(self) -> Classifier:
@@ -82,12 +112,14 @@ class Network:
         self.__dict__.pop("phi", None)
 
     def data(self, size: int, root: Path, progress: bool) -> Prepared:
-        """The network's data set at a size in pixels.
+        """The data set that it is measured on, at a size in pixels.
 
         Raises:
-            UserError: if the data are not those the network was trained on.
+            UserError: if they are to be the data it was trained on, and are not.
         """
         prepared = prepare(self.settings, size, root, progress=progress)
+        if self._trained_on is None:
+            return prepared
         own_size = build(self.transform).source_size(self.input_size)
         trained = prepared if size == own_size else prepare(self.settings, own_size, root, progress=progress)
         if trained.sha256 != self._trained_on or files_of(prepared) != files_of(trained):

@@ -19,7 +19,7 @@ class Row:
 
     Attributes:
         stage: the page that made it: train, measure, distance, finetune.
-        data: name of the data set.
+        data: name of the data set; `<a>@<b>` for a network trained on a and measured on b (Sec. B.2).
         network: name of the trained network, as `rotation_20` or `baseline`.
         family: the family of transformations the network was trained with.
         range: the trained range as text ("20", "both"), empty for a baseline.
