@@ -106,6 +106,7 @@ def make_report(runs: Path, out: Path, *, data: str | None = None) -> Path:
     collected = collect(runs, data)
     accuracy = tables.accuracy(collected)
     made: dict[str, bytes] = accuracy.files() if accuracy else {}
+    made.update(tables.transformations().files())
     sections = []
     measured = families(collected)
     for family, slug in zip(measured, _slugs(measured), strict=True):
@@ -285,6 +286,7 @@ def _page(
         environment.from_string(source).render(
             overview=_overview(collected),
             accuracy=accuracy,
+            transformations=tables.transformations(),
             by_data=by_data,
             apart=apart,
             notes=_notes(collected),
