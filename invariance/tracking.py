@@ -120,13 +120,23 @@ class Tracker:
         self._lock: int | None = None
         if settings["kind"] != "wandb":
             return
-        import wandb
-
-        mode = mode_of(settings)
         with disk_errors(directory):
             directory.mkdir(parents=True, exist_ok=True)
             self._lock = os.open(directory / ".wandb.lock", os.O_RDWR | os.O_CREAT, 0o644)
             fcntl.flock(self._lock, fcntl.LOCK_EX)
+        try:
+            self._begin(settings, directory, name, about, identity)
+        except BaseException:
+            self._release()
+            raise
+
+    def _begin(
+        self, settings: Mapping[str, Any], directory: Path, name: str, about: Mapping[str, Any],
+        identity: Mapping[str, Any],
+    ) -> None:
+        import wandb
+
+        mode = mode_of(settings)
         os.environ.setdefault("WANDB_SILENT", "true")
         known = read_link(directory).get("id") or secrets.token_hex(8)
         write_text(directory / LINK, json.dumps({"id": known}) + "\n")
@@ -191,9 +201,14 @@ class Tracker:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """End the W&B run, as failed if an error ended it."""
-        if self.run is not None:
-            self.run.finish(exit_code=0 if error is None else 1)
+        try:
+            if self.run is not None:
+                self.run.finish(exit_code=0 if error is None else 1)
+        finally:
             self.run = None
+            self._release()
+
+    def _release(self) -> None:
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
