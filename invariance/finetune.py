@@ -155,7 +155,8 @@ def finetune_one(runs: Path, directory: Path, fits: list[Fit], config: dict[str,
     finetuned = Network(runs, run.directory, **options)
     learned = Fit("residual", JOINT, learned=learned_maps(run.directory, grid))
     for one in grids:
-        measure_grid(finetuned, one, [*fits, learned] if one is grid else fits, config, stage="finetune")
+        all_fits = [*fits, learned] if one is grid else fits
+        measure_grid(finetuned, one, all_fits, config, stage="finetune", before=original)
 
 
 def run_of(original: Network, grid: Grid, config: dict[str, Any]) -> Run:
@@ -186,6 +187,7 @@ def train_jointly(run: Run, original: Network, grid: Grid, config: dict[str, Any
     Raises:
         UserError: for anything the user can mend.
     """
+    from invariance.headlines import of_training
     from invariance.modules.resume import resume_point
     from invariance.runs.processes import gently
     from invariance.runs.run import PREVIOUS, read_provenance
@@ -219,9 +221,15 @@ def train_jointly(run: Run, original: Network, grid: Grid, config: dict[str, Any
             },
         })  # fmt: skip
         with Tracker(
-            config["logger"], run.directory, name=f"{name}/seed{seed}", stage="finetune", group=data_name,
-            config=identity, tags=[grid.family, data_name],
+            config["logger"], run.directory, name=f"{data_name}/{name}/seed{seed}",
+            about={
+                "stage": "finetune", "phase": "joint", "data": data_name, "network": name,
+                "family": trained["transform"]["name"], "range": trained["transform"].get("range"), "seed": seed,
+                "grid": grid.name, "layer": original.layer, "lambda3": weights.equivariance,
+            },
+            identity=identity,
         ) as tracker:
+            tracker.record_in(run)
             checkpoint, done = resume_point(run.directory, module, trainer)
             if done < config["recipe"]["updates"]:
                 fit(module, trainer, data_of(config, prepared, seed), run, tracker, checkpoint)
@@ -234,6 +242,7 @@ def train_jointly(run: Run, original: Network, grid: Grid, config: dict[str, Any
             }
             rows = evaluate(config, about, untouched, run, tracker)
             tracker.table("rows", rows)
+            tracker.summarise(of_training(rows))
             run.finish(rows)
     last = rows.iloc[-1]
     print(f"{run.name}: error {last['score']:.2%} on {last['n_images']} images of {last['split']}; {run.directory}")
