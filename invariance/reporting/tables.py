@@ -2,8 +2,8 @@
 
 import io
 import math
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from html import escape
 from typing import Any
 
@@ -42,6 +42,7 @@ class Table:
         header: names of the columns.
         cells: the rows as text; the first cell of each names the row.
         numbers: the numbers in full, for the CSV.
+        links: where on the page the cells at some (row, column) lead, as `#anchor`.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Table:
     header: list[str]
     cells: list[list[str]]
     numbers: pd.DataFrame
+    links: Mapping[tuple[int, int], str] = field(default_factory=dict)
 
     @property
     def text(self) -> list[bool]:
@@ -60,15 +62,24 @@ class Table:
 
         return [words_only([row[k] for row in self.cells]) for k in range(len(self.header))]
 
-    def html(self) -> str:
-        """The table as an HTML element."""
+    def html(self, page: str = "") -> str:
+        """The table as an HTML element.
+
+        Args:
+            page: the page that its links lead to, where that is another one.
+        """
         left = [' class="text"' if is_text else "" for is_text in self.text]
         head = "".join(f'<th scope="col"{at}>{escape(name)}</th>' for name, at in zip(self.header, left, strict=True))
+
+        def shown(place: tuple[int, int], cell: str) -> str:
+            link = self.links.get(place)
+            return f'<a href="{escape(page + link)}">{escape(cell)}</a>' if link else escape(cell)
+
         body = "\n".join(
-            f'<tr><th scope="row">{escape(row[0])}</th>'
-            + "".join(f"<td{at}>{escape(cell)}</td>" for cell, at in zip(row[1:], left[1:], strict=True))
+            f'<tr><th scope="row">{shown((n, 0), row[0])}</th>'
+            + "".join(f"<td{left[k]}>{shown((n, k), row[k])}</td>" for k in range(1, len(row)))
             + "</tr>"
-            for row in self.cells
+            for n, row in enumerate(self.cells)
         )
         return (
             f"<table>\n<caption><span>{escape(self.caption)}</span></caption>\n<thead><tr>{head}</tr></thead>\n"
@@ -102,7 +113,7 @@ class Table:
         buffer = io.StringIO()
         self.numbers.to_csv(buffer, index=False, lineterminator="\n")
         head = f'<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n<title>{escape(self.name)}</title>'
-        page = f"{head}\n{self.html()}</html>\n"
+        page = f"{head}\n{self.html('../index.html')}</html>\n"
         return {
             f"tables/{self.name}.html": page.encode(),
             f"tables/{self.name}.md": self.markdown().encode(),
