@@ -108,7 +108,7 @@ def test_verdicts():
 
 
 def test_every_claim_has_a_line_for_every_data_set_and_what_lacks_is_named(runs):
-    table = summary(found(runs), ["digits", "rvl_cdip"])
+    table = summary(found(runs), ["digits", "digits@photos", "rvl_cdip"])
     lines = {(row[0][1], row[1]) for row in table.cells}
     assert lines == {(letter, data) for letter in CLAIMS for data in ("digits", "rvl_cdip")}
     told = {(row[0][1], row[1]): row[3:] for row in table.cells}

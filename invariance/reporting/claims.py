@@ -284,7 +284,7 @@ def _raised(study: Study, anchor: str) -> list[Comparison]:
         told = f"{network} {there.mean():+.2f} points ({int((there > 0).sum())} of {len(there)} seeds up, {name})"
         spread = float(there.std(ddof=1)) if len(there) > 1 else np.nan
         made.append(Comparison(
-            "g", study.data, "learned M_g", f"{network}, {name}", says, float(there.mean()), spread, len(there),
+            "g", study.data, "learned maps", f"{network}, {name}", says, float(there.mean()), spread, len(there),
             len(ones), told, anchor,
         ))  # fmt: skip
     return made
@@ -309,6 +309,8 @@ def summary(found: Sequence[Comparison], data: Sequence[str]) -> Table:
     for letter, said in CLAIMS.items():
         for name in data:
             own = sorted((one for one in found if (one.claim, one.data) == (letter, name)), key=lambda one: one.way)
+            if not own and "@" in name:  # networks of another data set: not every claim is of them
+                continue
             for way, part in [(way, list(part)) for way, part in groupby(own, key=lambda one: one.way)] or [("", [])]:
                 counts = {what: sum(one.says == what for one in part) for what in (YES, NO, OPEN)}
                 told = _evidence(part) if part else f"lacks {_LACKS[letter]}"
