@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import shutil
@@ -102,22 +103,33 @@ class SlurmJob:
         """
         for repeated in (signal.SIGTERM, *_SUBMITITS):
             signal.signal(repeated, signal.SIG_IGN)
-        self._end_command(None)
+        self._end_command(math.inf)  # SLURM kills what takes too long
         number = job_id_here()
         if state_now(number) == "RUNNING":
             print(f"SLURM wants the place of job {number}: requeued", flush=True)
             _ask("scontrol", "requeue", number)
         sys.exit(_INTERRUPTED)
 
-    def _end_command(self, patience: float | None) -> None:
+    def _end_command(self, patience: float) -> None:
+        """End the command in order, or at once after some seconds. In a signal's handler a lock of `Popen` is held."""
         if self._process is None:
             return
-        self._process.terminate()
-        try:
-            self._process.wait(patience)  # without an end of ours: SLURM kills what takes too long
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        begun, told = time.monotonic(), False
+        while _lives(self._process.pid):
+            if not told:
+                os.kill(self._process.pid, signal.SIGTERM)
+                told = True
+            elif time.monotonic() - begun > patience:
+                os.kill(self._process.pid, signal.SIGKILL)
+            time.sleep(0.05)
+
+
+def _lives(child: int) -> bool:
+    """Whether a child lives; if not, it is left to be waited for."""
+    try:
+        return os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
+    except ChildProcessError:
+        return False
 
 
 def keep_log(log: Path) -> None:
@@ -319,7 +331,7 @@ def _outcome(number: str, handle: submitit.Job[int], watch: Watch) -> tuple[int 
         handle.paths.folder.chmod(handle.paths.folder.stat().st_mode)  # makes NFS look again
     gone = watch.gone(number)
     if not handle.paths.result_pickle.exists():
-        return (1, ended_as(number)) if gone > _GONE else (None, "")
+        return (1, ended_as(number, handle.paths.stderr)) if gone > _GONE else (None, "")
     error = handle.exception()
     if error is None:
         return handle.result(), ""
@@ -331,7 +343,7 @@ def _outcome(number: str, handle: submitit.Job[int], watch: Watch) -> tuple[int 
         if not gone:
             return None, ""
         if final_state(number) not in ("FAILED", "UNKNOWN"):
-            why = f"{why}; {ended_as(number)}"
+            why = f"{why}; {ended_as(number, handle.paths.stderr)}"
     return 1, why
 
 
@@ -394,10 +406,18 @@ def final_state(number: str) -> str:
     return states[-1] if states else state_now(number)
 
 
-def ended_as(number: str) -> str:
-    """How a job ended, in SLURM's words."""
+def ended_as(number: str, errors: Path) -> str:
+    """How a job ended, in SLURM's words.
+
+    Args:
+        number: its id.
+        errors: submitit's file of errors, to which SLURM's own daemon writes what it ended a job for.
+    """
     state = final_state(number)
-    sense = _SENSE.get(state.split()[0])
+    sense = _SENSE.get(state.split()[0], "")
+    if state == "FAILED" and errors.exists():
+        said = re.findall(r"^slurmstepd.*?: error: (.+)$", errors.read_text(errors="replace"), flags=re.MULTILINE)
+        sense = next((line for line in said if "memory" in line or "oom" in line), said[-1] if said else "")
     return f"SLURM job {number} ended as {state}" + (f" ({sense})" if sense else "")
 
 

@@ -3,9 +3,10 @@
 # a virtual machine, never on a machine that belongs to a cluster. Everything it writes is in one folder, it listens on
 # loopback alone, it needs neither systemd nor cgroups, and it leaves the system's own services and configuration alone.
 #
-#   tests/slurm_cluster.sh install        install what it needs from Debian's packages (apt-get)
-#   tests/slurm_cluster.sh start FOLDER   start it; then: export SLURM_CONF=FOLDER/slurm.conf
-#   tests/slurm_cluster.sh stop FOLDER    end what start started, and nothing else
+#   tests/slurm_cluster.sh install                  install what it needs from Debian's packages (apt-get)
+#   tests/slurm_cluster.sh start FOLDER [PROCESS]   start it, until PROCESS ends if one is named; then:
+#                                                   export SLURM_CONF=FOLDER/slurm.conf
+#   tests/slurm_cluster.sh stop FOLDER              end what start started, and nothing else
 #
 # Partitions: low (preemptible: its jobs are requeued when one of high needs their place; the default), grace (the same
 # with 15 s to end in order), high. SLURM looks at everything every second or so, so that a test takes a minute.
@@ -162,11 +163,16 @@ CONF
   daemon slurmd slurmd -D -N "$host"
   until_up 40 "$folder/slurmd.log" sh -c '[ "$(sinfo --noheader --format=%t --partition=low)" = idle ]'
   trap - EXIT
+  if [ -n "$1" ]; then setsid "$0" stop "$folder" "$1" "$(start_of "$1")" >/dev/null 2>&1 </dev/null & fi
   echo "export SLURM_CONF=$folder/slurm.conf"
 }
 
+# stop [PROCESS BEGAN]: stop the cluster, as soon as a process has ended
 stop() {
   local file pid began name
+  if [ -n "${1:-}" ]; then
+    while [ "$(start_of "$1")" = "$2" ]; do sleep 1; done
+  fi
   for name in slurmd slurmctld slurmdbd mariadbd munged; do
     file=$folder/$name.pid
     if [ ! -e "$file" ]; then continue; fi
@@ -186,9 +192,9 @@ stop() {
 case "${1:-}" in
   install) install ;;
   start | stop)
-    [ $# = 2 ] || die "name the cluster's folder: $0 $1 FOLDER"
+    [ $# -ge 2 ] || die "name the cluster's folder: $0 $1 FOLDER"
     folder=$(realpath -m "$2")
-    "$1"
+    "$1" "${3:-}" "${4:-}"
     ;;
-  *) sed -n '2,11s/^# \{0,1\}//p' "$0"; exit 2 ;;
+  *) sed -n '2,13s/^# \{0,1\}//p' "$0"; exit 2 ;;
 esac
