@@ -72,7 +72,7 @@ start() {
   mkdir -m 755 "$folder/ctld" "$folder/d" "$folder/socket"
   local host cpus memory controller database node
   host=$(hostname -s)
-  cpus=$(nproc)
+  cpus=$(env -u OMP_NUM_THREADS nproc)  # which would answer with that
   memory=$(awk '/MemTotal/ {print int($2 / 1024 * 0.9)}' /proc/meminfo)
   read -r controller database node <<<"$(free_ports 3)"
 

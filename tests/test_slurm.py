@@ -20,6 +20,7 @@ submitit = pytest.importorskip("submitit", reason="submitit is not installed: pi
 SCRIPT = Path(__file__).with_name("slurm_cluster.sh")
 PROGRAMS = ("munged", "mariadbd", "my_print_defaults", "slurmdbd", "slurmctld", "slurmd", "sbatch")
 QUICK = ["model=tiny", "recipe=smoke", "logger=csv", "trainer=cpu", "progress=false", "transform=rotation"]
+TWO = min(2, len(os.sched_getaffinity(0)))
 SMALL = {
     "gpus_per_node": None, "cpus_per_task": 1, "mem_gb": 1, "partition": "low", "timeout_min": 10,
     "signal_delay_s": 60, "max_num_timeout": 3, "array_parallelism": 8,
@@ -278,8 +279,8 @@ def wait_for_requeue(number):
 
 def high(seconds=2):
     """A job that needs the whole node at once."""
-    whole = f"--cpus-per-task={os.cpu_count()}"
-    return ask("sbatch", "--parsable", "--partition=high", whole, "--output=/dev/null", "--wrap", f"sleep {seconds}")
+    submitted = ask("sbatch", "--partition=high", "--exclusive", "--output=/dev/null", "--wrap", f"sleep {seconds}")
+    assert submitted.startswith("Submitted")
 
 
 def test_a_sweep_ends_as_in_one_process_and_a_preempted_job_goes_on(cluster, tmp_path):
@@ -314,12 +315,12 @@ def test_jobs_have_their_cpus_and_failures_their_causes(sweep):
     fine = "import os; print(os.environ['OMP_NUM_THREADS'], 'threads')"
     one = sweep(
         jobs={"wrong": [sys.executable, "-c", wrong], "fine": [sys.executable, "-c", fine]},
-        cpus_per_task=min(2, os.cpu_count()),
+        cpus_per_task=TWO,
     )
     assert one.failures() == {"wrong": "rate=-1: give a number from 0"}
-    assert (one.folder / "fine.log").read_text() == f"{min(2, os.cpu_count())} threads\n"
+    assert (one.folder / "fine.log").read_text() == f"{TWO} threads\n"
     rows = ask("sacct", "-n", "-P", "-o", "JobID,State,AllocCPUS", "-j", one.id("wrong"))
-    assert f"{one.id('wrong')}.0|FAILED|{min(2, os.cpu_count())}" in rows
+    assert f"{one.id('wrong')}.0|FAILED|{TWO}" in rows
     assert slurm.final_state(one.id("fine")) == "COMPLETED"
 
 
@@ -403,7 +404,7 @@ def test_runs_of_another_process_are_tried_again_later(sweep, tmp_path):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_the_same_command_again_finds_the_jobs_of_a_launcher_that_is_gone(sweep, number):
     one = sweep("a", "b", "c", array_parallelism=2)
-    until(lambda: sum(bool(one.said(name)) for name in "abc") == min(2, os.cpu_count()))
+    until(lambda: sum(bool(one.said(name)) for name in "abc") == TWO)
     os.kill(one.launcher.pid, number)
     out, _ = one.launcher.communicate(timeout=60)
     ids = {name: one.id(name) for name in "abc"}
