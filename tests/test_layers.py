@@ -9,7 +9,7 @@ PACKAGE = Path(__file__).parents[1] / "invariance"
 PAGES = {"prepare", "train", "measure", "distance", "finetune", "report", "status", "dashboard"}
 LEVELS = [
     {"errors", "seeds", "progress", "precision", "memory"},
-    {"runs", "conf", "ranks", "launch"},
+    {"runs", "conf", "ranks", "launch", "slurm"},
     {"transforms", "models", "maps", "metrics", "indices", "joint", "dropout"},
     {"data"},
     {"features", "modules", "reporting", "plugins", "tracking", "grids", "fits", "headlines", "boards"},
