@@ -5,15 +5,18 @@ import os
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from invariance.conf import conf_dir, family_sweep
-from invariance.errors import UserError, nearest
+from invariance.errors import Busy, UserError, nearest
+from invariance.launch import BUSY
 from invariance.runs.files import disk_refusal
 from invariance.runs.processes import signals_interrupt, was_interrupted
+from invariance.runs.sweep import JOB_VARIABLE, SWEEP_VARIABLE, Attempt
 
 Job = Callable[[dict[str, Any]], None]
 MISTAKE, INTERRUPTED = 2, 130
@@ -27,8 +30,8 @@ _INFO = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
 def command(page: str, job: Job) -> None:
     """Run one page as a Hydra command: `conf/<page>.yaml` and the command line, handed to `job` as plain data.
 
-    A `UserError` is printed as one line and the process exits with status 2; in a sweep the other jobs still run.
-    HYDRA_FULL_ERROR=1 shows every traceback.
+    A `UserError` is printed as one line and the process exits with status 2, or with 75 if nothing is wrong but that
+    another process works at the same; in a sweep the other jobs still run. HYDRA_FULL_ERROR=1 shows every traceback.
     """
     find_plugins()
     import hydra
@@ -38,20 +41,20 @@ def command(page: str, job: Job) -> None:
     tracebacks = "HYDRA_FULL_ERROR" in os.environ
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands its errors on instead of printing them over several lines
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
-    mistakes = 0
+    statuses = set()
 
     def task(config: DictConfig) -> None:
-        nonlocal mistakes
         try:
-            plain = OmegaConf.to_container(config, resolve=True)
-            assert isinstance(plain, dict)
-            job({str(key): value for key, value in plain.items()})
+            with attempt():
+                plain = OmegaConf.to_container(config, resolve=True)
+                assert isinstance(plain, dict)
+                job({str(key): value for key, value in plain.items()})
         except (UserError, OmegaConfBaseException, OSError) as error:
             line = one_line(error, page)
             if tracebacks or line is None:
                 raise
             # not handed on to Hydra, which would add lines of its own and end the sweep
-            mistakes += 1
+            statuses.add(BUSY if isinstance(error, Busy) else MISTAKE)
             say_error(line)
 
     task.__module__ = f"invariance.{page}"
@@ -76,8 +79,19 @@ def command(page: str, job: Job) -> None:
     finally:
         if not tracebacks:
             del os.environ["HYDRA_FULL_ERROR"]
-    if mistakes:
-        sys.exit(MISTAKE)
+    if statuses:
+        sys.exit(MISTAKE if MISTAKE in statuses else BUSY)
+
+
+def attempt() -> AbstractContextManager[object]:
+    """What tells those who watch a sweep that this process works at one of its jobs; nothing outside of a sweep."""
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    folder, number = os.environ.get(SWEEP_VARIABLE), os.environ.get(JOB_VARIABLE)
+    if number is None and HydraConfig.get().mode == RunMode.MULTIRUN:  # one job after another in this process
+        number = str(HydraConfig.get().job.num)
+    return Attempt(Path(folder), int(number)) if folder and number is not None else nullcontext()
 
 
 def flags_last(arguments: list[str]) -> list[str]:

@@ -15,6 +15,10 @@ class UserError(ValueError):
         super().__init__("".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text))
 
 
+class Busy(UserError):
+    """Another process is at the same work: nothing is wrong, and the same command later goes on or finds it done."""
+
+
 def nearest_word(word: str, known: Iterable[str]) -> str | None:
     """The known word nearest to `word`, or None where none is near."""
     near = difflib.get_close_matches(str(word), list(known), 1, 0.5)

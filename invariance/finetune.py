@@ -7,7 +7,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from invariance.cli import check_metrics, check_numbers, command, folder, say_error
-from invariance.errors import UserError
+from invariance.errors import Busy, UserError
 
 if TYPE_CHECKING:  # torch takes seconds to import, and --help must not wait for it
     from pathlib import Path
@@ -40,20 +40,24 @@ def finetune(config: dict[str, Any]) -> None:
     keep_freed()
     runs = folder(config["runs"], "runs")
     fits = fits_of(config["map"], config["solver"])
-    found, failed = find_runs(runs / "train", config["networks"]), 0
+    found, failed, busy = find_runs(runs / "train", config["networks"]), 0, []
     for directory in found:
         if len(found) > 1 and not config["G"] and not has_family(directory):
             print(f"left out, trained with no family; give G=…: {directory.relative_to(runs)}", file=sys.stderr)
             continue
         try:
             finetune_one(runs, directory, fits, config)
-        except UserError as error:  # the other networks are finetuned all the same
+        except Busy as error:  # the other networks are finetuned all the same
+            busy.append(error)
+        except UserError as error:
             if len(found) == 1:
                 raise
             say_error(f"{directory.relative_to(runs)}: {error}")
             failed += 1
     if failed:
         raise UserError(f"{failed} of {len(found)} networks could not be finetuned, for the reasons above")
+    if busy:
+        raise busy[0]
 
 
 def has_family(directory: Path) -> bool:
@@ -200,6 +204,9 @@ def train_jointly(run: Run, original: Network, grid: Grid, config: dict[str, Any
     module = build(original, grid, (prepared.channels, size, size), config)
     trainer = trainer_of(config, run, best=False)
     with run:
+        if run.finished():  # by another process, meanwhile
+            print(f"finished already: {run.directory}")
+            return
         weights = module.weights
         run.record({
             "data": read_provenance(original.directory)["data"], "prepared": str(prepared.directory),

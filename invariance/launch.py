@@ -1,22 +1,32 @@
 """The jobs of a sweep on one machine: each a process of its own, as many at once as there are slots."""
 
 import os
+import shlex
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from rich.progress import Progress, TaskID
 
 from invariance.errors import UserError
 from invariance.progress import bar
 from invariance.runs.processes import die_with
+from invariance.runs.sweep import JOB_VARIABLE, SWEEP_VARIABLE
 
 GRACE = 90.0
 """Seconds that jobs have to end in order after an interruption; a checkpoint of the full network takes a few."""
+
+BUSY = 75
+"""Exit status of a command whose runs another process works at; EX_TEMPFAIL in `sysexits.h`."""
+
+AGAIN = 15.0
+"""Seconds between two attempts at jobs that another process works at."""
 
 _LOOK_EVERY = 0.1
 
@@ -42,11 +52,13 @@ class Job:
         command: what is run.
         shown: the command as a user would type it.
         log: file for its output.
+        environment: variables that it needs besides those of its place.
     """
 
     command: Sequence[str]
     shown: str
     log: Path
+    environment: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -66,7 +78,7 @@ def slots_of(gpus: object, slots: object, cores: object, count_gpus: Callable[[]
     """The slots of this machine: one a GPU, or, where none is used, one for every `cores` CPU cores.
 
     Args:
-        gpus: numbers of the GPUs to use; None for all, [] for none.
+        gpus: numbers of the GPUs to use, or how many; None for all, [] for none.
         slots: how many where no GPU is used; None for as many as the cores allow.
         cores: CPU cores of a slot where no GPU is used.
         count_gpus: how many GPUs this process sees.
@@ -74,14 +86,20 @@ def slots_of(gpus: object, slots: object, cores: object, count_gpus: Callable[[]
     Raises:
         UserError: for GPUs that are not there, or numbers that make no sense.
     """
-    if gpus is not None and not isinstance(gpus, list):
-        raise UserError(f"hydra.launcher.gpus={gpus!r}: give a list of numbers, as [0,1], [] for none, or null for all")
+    counted = isinstance(gpus, int) and not isinstance(gpus, bool) and gpus > 0
+    if gpus is not None and not isinstance(gpus, list) and not counted:
+        raise UserError(
+            f"hydra.launcher.gpus={gpus!r}: give how many, or a list of numbers, as [0,1]; [] for none, null for all"
+        )
     for key, value in (("slots", slots), ("cores", cores)):
         absent = value is None and key == "slots"
         if not absent and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
             raise UserError(f"hydra.launcher.{key}={value!r}: give a whole number from 1")
     there = count_gpus() if gpus != [] else 0
-    chosen = list(range(there)) if gpus is None else gpus
+    if isinstance(gpus, int) and gpus > there:
+        raise UserError(f"hydra.launcher.gpus={gpus}: this machine has {there} GPUs")
+    chosen = list(range(there)) if gpus is None else list(range(gpus)) if isinstance(gpus, int) else gpus
+    assert isinstance(chosen, list)
     for gpu in chosen:
         if isinstance(gpu, bool) or not isinstance(gpu, int) or not 0 <= gpu < there:
             raise UserError(f"hydra.launcher.gpus={gpus}: this machine has {there} GPUs, numbered from 0; no {gpu!r}")
@@ -103,8 +121,65 @@ def slots_of(gpus: object, slots: object, cores: object, count_gpus: Callable[[]
     return [Slot(f"slot {k}", hidden) for k in range(count)]
 
 
+def jobs_of(
+    page: str, job_overrides: Sequence[Sequence[str]], options: Sequence[str], folder: Path, first: int = 0
+) -> list[Job]:
+    """The jobs of a sweep, each the command that a user would type for it alone.
+
+    Args:
+        page: the command.
+        job_overrides: the overrides of every job.
+        options: Hydra's flags that all of them need.
+        folder: the sweep's (`runs.sweep`); a log has the launcher's name in it, for two may share a sweep.
+        first: number of the first job.
+    """
+    mine = f"{socket.gethostname()}-{os.getpid()}"
+    jobs = []
+    for number, overrides in enumerate(job_overrides, start=first):
+        quiet = [] if any(one.startswith("progress=") for one in overrides) else ["progress=false"]
+        command = [sys.executable, "-m", f"invariance.{page}", *overrides, *quiet, *options]
+        environment = {SWEEP_VARIABLE: str(folder.absolute()), JOB_VARIABLE: str(number)}
+        log = folder / "logs" / f"{number}.{mine}.log"
+        jobs.append(Job(command, shown(page, overrides, options), log, environment))
+    return jobs
+
+
+def options_of(config: Any) -> list[str]:  # noqa: ANN401
+    """Hydra's flags that every job of a sweep needs: where a template is, and which.
+
+    Args:
+        config: the sweep's configuration, with Hydra's own.
+    """
+    options = []
+    for source in config.hydra.runtime.config_sources:
+        if source.provider == "command-line":
+            options += ["--config-dir", source.path]
+    if config.hydra.job.config_name not in (None, config.hydra.job.name):
+        options += ["--config-name", config.hydra.job.config_name]
+    return options
+
+
+def shown(page: str, overrides: Sequence[str], options: Sequence[str]) -> str:
+    """The command that runs one job alone, as a user would type it."""
+    return shlex.join([f"invariance-{page}", *overrides, *options])
+
+
+def tell(failures: Sequence[Failure], count: int) -> None:
+    """Say which jobs failed, why, and how to repeat each.
+
+    Raises:
+        UserError: if any failed.
+    """
+    for failure in failures:
+        print(f"failed: {failure.why}\n  again: {failure.job.shown}\n  log: {failure.job.log}", flush=True)
+    if failures:
+        raise UserError(f"{len(failures)} of {count} jobs failed, for the reasons above; the others are done")
+
+
 def run_jobs(jobs: Sequence[Job], slots: Sequence[Slot], *, progress: bool) -> list[Failure]:
     """Run jobs, in their order, each in the first slot that is free; a job that fails harms no other.
+
+    A job that another process works at is put off: it is tried again when the others are done, until it is done too.
 
     Interrupted, it passes the interruption on to the jobs that run, waits for them to end in order, and starts no
     other. If this process is killed, so are they told to end.
@@ -123,10 +198,14 @@ def run_jobs(jobs: Sequence[Job], slots: Sequence[Slot], *, progress: bool) -> l
     waiting, free = list(jobs), list(slots)
     running: list[tuple[Job, Slot, subprocess.Popen[bytes]]] = []
     failures: list[Failure] = []
+    put_off: list[Job] = []
+    again = 0.0
     with bar(progress) as shown:
         task = shown.add_task("jobs", total=len(jobs))
         try:
-            while waiting or running:
+            while waiting or running or put_off:
+                if put_off and not waiting and time.monotonic() > again:
+                    waiting, put_off = put_off, []
                 while waiting and free:
                     job, slot = waiting.pop(0), free.pop(0)
                     running.append((job, slot, _start(job, slot)))
@@ -134,9 +213,14 @@ def run_jobs(jobs: Sequence[Job], slots: Sequence[Slot], *, progress: bool) -> l
                 for one in list(running):
                     job, slot, process = one
                     status = process.poll()
-                    if status is not None:
-                        running.remove(one)
-                        free.append(slot)
+                    if status is None:
+                        continue
+                    running.remove(one)
+                    free.append(slot)
+                    if status == BUSY:
+                        put_off.append(job)
+                        again = time.monotonic() + AGAIN
+                    else:
                         _ended(job, status, failures, shown, task)
         except BaseException:
             _end([process for _, _, process in running])
@@ -151,23 +235,41 @@ def _start(job: Job, slot: Slot) -> subprocess.Popen[bytes]:
     with open(job.log, "wb") as log:
         return subprocess.Popen(
             list(job.command), stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
-            env={**inherited, **slot.environment}, start_new_session=True,  # a terminal's Ctrl-C comes to us alone
+            env={**inherited, **job.environment, **slot.environment},
+            start_new_session=True,  # a terminal's Ctrl-C comes to us alone
             preexec_fn=die_with(os.getpid()),
         )  # fmt: skip
 
 
 def _ended(job: Job, status: int, failures: list[Failure], shown: Progress, task: TaskID) -> None:
-    lines = [line for line in job.log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
-    last = lines[-1] if lines else ""
+    said = last_line(job.log)
     if status == 0:
-        shown.console.print(last or f"done: {job.shown}", highlight=False, markup=False, soft_wrap=True)
+        shown.console.print(said or f"done: {job.shown}", highlight=False, markup=False, soft_wrap=True)
     else:
-        why = next((line.removeprefix("error: ") for line in reversed(lines) if line.startswith("error: ")), last)
-        if status < 0:
-            why = f"killed by signal {-status} ({signal.Signals(-status).name})"
-        failures.append(Failure(job, why or f"ended with status {status}"))
+        why = cause(job.log, status)
+        failures.append(Failure(job, why))
         shown.console.print(f"failed: {job.shown}: {why}", highlight=False, markup=False, soft_wrap=True, style="red")
     shown.advance(task)
+
+
+def last_line(log: Path) -> str:
+    """The last line that a job printed, or nothing."""
+    lines = _lines(log)
+    return lines[-1] if lines else ""
+
+
+def cause(log: Path, status: int) -> str:
+    """Why a job failed, in a line: the error it printed last, else its last line, else how it ended."""
+    if status < 0:
+        return f"killed by signal {-status} ({signal.Signals(-status).name})"
+    lines = _lines(log)
+    errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+    return [f"ended with status {status}", *lines[-1:], *errors[-1:]][-1]
+
+
+def _lines(log: Path) -> list[str]:
+    text = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
+    return [line for line in text.splitlines() if line.strip()]
 
 
 def _end(processes: Sequence[subprocess.Popen[bytes]]) -> None:
@@ -181,8 +283,3 @@ def _end(processes: Sequence[subprocess.Popen[bytes]]) -> None:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-
-
-def python_module(page: str, overrides: Sequence[str], options: Sequence[str]) -> list[str]:
-    """The command that runs one job of a page."""
-    return [sys.executable, "-m", f"invariance.{page}", *overrides, *options]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from invariance.cli import check_metrics, check_numbers, command, folder, say_error
-from invariance.errors import UserError
+from invariance.errors import Busy, UserError
 
 METRICS = ("error_rate", "l2_distance")
 
@@ -30,7 +30,7 @@ def measure(config: dict[str, Any]) -> None:
     keep_freed()
     runs = folder(config["runs"], "runs")
     fits = fits_of(config["map"], config["solver"])
-    found, failed = find_runs(runs / "train", config["networks"]), 0
+    found, failed, busy = find_runs(runs / "train", config["networks"]), 0, []
     for directory in found:
         try:
             network = Network(
@@ -38,7 +38,10 @@ def measure(config: dict[str, Any]) -> None:
                 fit=config["fit"], report=config["report"],
             )
             for grid in grids_for(network.transform, config["grids"], config["grid"] or {}):
-                measure_grid(network, grid, fits, config)
+                try:
+                    measure_grid(network, grid, fits, config)
+                except Busy as error:  # the other grids are measured all the same
+                    busy.append(error)
         except UserError as error:  # the other networks are measured all the same
             if len(found) == 1:
                 raise
@@ -46,6 +49,8 @@ def measure(config: dict[str, Any]) -> None:
             failed += 1
     if failed:
         raise UserError(f"{failed} of {len(found)} networks could not be measured, for the reasons above")
+    if busy:
+        raise busy[0]
 
 
 def check(config: dict[str, Any]) -> None:

@@ -77,6 +77,11 @@ def measure_grid(
     with ExitStack() as held, bar(config["progress"]) as progress:
         for run in todo.values():
             held.enter_context(run)
+        todo = {fit: run for fit, run in todo.items() if not run.done}  # some by another process, meanwhile
+        if not todo:
+            print(f"finished already: {folder}")
+            return
+        for run in todo.values():
             run.record({"upstream": {network.directory.as_posix(): network.weights}, "device": str(network.device)})
         _Measurement(network, grid, prepared, config, progress, stage).run(todo, folder)
     with Tracker(
@@ -168,6 +173,8 @@ class _Measurement:
             fit: [run.directory / "parts" / f"{size}_{k}.csv" for k in range(len(groups))] for fit, run in todo.items()
         }
         for k, group in enumerate(groups):
+            for run in todo.values():
+                run.note(min(k * size, len(self.points)), len(self.points), "g")
             missing = [fit for fit in todo if not self._whole(parts[fit][k], group)]
             if not missing:
                 skipped = sum(point.label != UNTOUCHED for point in group)

@@ -230,7 +230,7 @@ class _Study:
             self._finish_flawed()
             units = self._plan(work.directory / _PLAN)
             task = progress.add_task("pairs", total=sum(len(unit.targets) for unit in units))
-            self._work_through(units, work.directory, progress, lambda n: progress.advance(task, n))
+            self._work_through(units, work, progress, lambda n: progress.advance(task, n))
             if left := self.missing():
                 kind, a, b = left[0]
                 raise UserError(
@@ -310,9 +310,10 @@ class _Study:
         return features.n_fit, features.n_report
 
     def _work_through(
-        self, units: list[Unit], folder: Path, progress: Progress, advance: Callable[[int], None]
+        self, units: list[Unit], work: Run, progress: Progress, advance: Callable[[int], None]
     ) -> None:
         """Compute what no file holds yet; write the rows of a pair as soon as both of its directions are there."""
+        folder = work.directory
         place = {(unit.kind, unit.source, target): k for k, unit in enumerate(units) for target in unit.targets}
         held = _Held(self.features, self.device)
         for k, unit in enumerate(units):
@@ -324,6 +325,7 @@ class _Study:
                 result = self._indices(unit, held) if fit is None else self._fit(unit, fit, held, progress)
                 _write(path, result)
             advance(len(unit.targets))
+            work.note(k + 1, len(units), "units")
             ready = [target for target in unit.targets if place[unit.kind, target, unit.source] < k]
             if any(not self._run_of(unit.kind, unit.source, target).done for target in ready):
                 back = {t: place[unit.kind, t, unit.source] for t in ready}
@@ -405,6 +407,8 @@ class _Study:
     def _write(self, pair: Pair, kind: str, rows: list[Row], fits: str = "") -> None:
         """Finish the run of a pair."""
         with self.pairs[pair][kind] as run:
+            if run.done:  # by a command on other networks, meanwhile
+                return
             self._record(run, pair)
             if fits:
                 write_text(run.directory / "fits.csv", fits)

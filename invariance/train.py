@@ -59,6 +59,9 @@ def train(config: dict[str, Any]) -> None:
     with ranks.environment():
         classifier, trainer = build(config, prepared, run)  # before the run is entered: a mistake leaves no directory
     with run:
+        if run.finished():  # by another process, meanwhile
+            print(f"finished already: {run.directory}")
+            return
         run.record({
             "data": config["data"], "prepared": str(prepared.directory), "trainer": config["trainer"],
             "remarks": prepared.remarks, "skipped": prepared.skipped,

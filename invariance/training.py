@@ -153,12 +153,14 @@ def trainer_of(config: dict[str, Any], run: Run, *, best: bool) -> pl.Trainer:
         UserError: if the trainer cannot be had as configured.
     """
     from invariance.modules.checkpoint import AtomicCheckpointIO, checkpoints
+    from invariance.modules.noting import noting
 
     recipe = config["recipe"]
+    callbacks = [*checkpoints(run.directory, best=best), noting(run, recipe["updates"])]
     # max_steps stays unset: with it Lightning counts a checkpoint at a span's end as one in its middle
     return build_trainer(
         config, max_epochs=math.ceil(recipe["updates"] / recipe["val_every"]), logger=False,
-        callbacks=checkpoints(run.directory, best=best), plugins=[AtomicCheckpointIO()],
+        callbacks=callbacks, plugins=[AtomicCheckpointIO()],
         log_every_n_steps=min(50, recipe["val_every"]), reload_dataloaders_every_n_epochs=1,
     )
 

@@ -190,6 +190,20 @@ def test_names(tmp_path):
         assert data_config(config(name)).name == name
 
 
+def test_photos_are_the_tiles_of_two_photographs():
+    from sklearn.datasets import load_sample_images
+
+    classes, splits, _ = splits_of("photos", tile=100)
+    assert classes == [] and set(splits) == {"val", "test"}
+    tiles = {name: one.read(i) for one in splits.values() for i, name in enumerate(one.names)}
+    assert len(tiles) == 2 * 4 * 6  # 427 × 640
+    second = np.asarray(load_sample_images().images[1])
+    np.testing.assert_array_equal(tiles["photos/00031"], second[100:200, 100:200])  # 24 + one row of 6 + 1
+    for tile in (7, 201, True, "32"):
+        with pytest.raises(UserError, match="data.tile"):
+            source_from_config(config("photos", tile=tile))
+
+
 def test_digits_are_all_there():
     classes, splits, ignored = splits_of("digits")
     assert classes == [str(i) for i in range(10)] and not ignored

@@ -97,6 +97,7 @@ def test_a_slot_is_a_gpu_or_some_cores(monkeypatch):
     assert [one.environment for one in slots_of(None, None, 3, lambda: 0)] == [
         {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "3"}
     ] * 2
+    assert [one.environment["CUDA_VISIBLE_DEVICES"] for one in slots_of(2, None, 1, lambda: 4)] == ["0", "1"]
     assert len(slots_of(None, 5, 1, lambda: 0)) == 5 and len(slots_of([], None, 1, lambda: 4)) == 8
     assert [one.environment["CUDA_VISIBLE_DEVICES"] for one in slots_of(None, None, 1, lambda: 4)] == list("0123")
     fourth = {"CUDA_VISIBLE_DEVICES": "3", "OMP_NUM_THREADS": "4"}
@@ -109,7 +110,9 @@ def test_a_slot_is_a_gpu_or_some_cores(monkeypatch):
     ("gpus", "count", "cores", "said"),
     [
         ([2], None, 1, "this machine has 2 GPUs, numbered from 0; no 2"), ([0, 0], None, 1, "twice"),
-        ("0", None, 1, "give a list"), (None, 3, 1, "one slot each"), ([], 0, 1, "slots=0"), ([], None, 0, "cores=0"),
+        (3, None, 1, "gpus=3: this machine has 2 GPUs"), (0, None, 1, "give how many"),
+        (True, None, 1, "give how many"),
+        ("0", None, 1, "give how many"), (None, 3, 1, "one slot each"), ([], 0, 1, "slots=0"), ([], None, 0, "cores=0"),
         ([], None, 1.5, "cores=1.5"), ([-1], None, 1, "no -1"),
     ],
 )  # fmt: skip

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "invariance"
-PAGES = {"prepare", "train", "measure", "distance", "finetune", "report"}
+PAGES = {"prepare", "train", "measure", "distance", "finetune", "report", "status"}
 LEVELS = [
     {"errors", "seeds", "progress", "precision", "memory"},
     {"runs", "conf", "ranks", "launch"},

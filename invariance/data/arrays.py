@@ -13,6 +13,7 @@ from invariance.data.decode import Pixels
 from invariance.data.sources import SPLITS, Listing, Splits, check_split_arguments, existing_root, stratified
 from invariance.data.trees import Stamp
 from invariance.errors import UserError
+from invariance.seeds import derive
 
 # what numpy's and torchvision's readers raise for files that are absent, cut off or scrambled
 _DAMAGE = (
@@ -68,6 +69,54 @@ class Digits:
         fractions = {"val": self.settings["val_fraction"], "test": self.settings["test_fraction"]}
         parts = stratified(everything.labels, classes, fractions, self.settings["split_seed"])
         return Splits(classes, {split: everything.take(indices) for split, indices in parts.items()})
+
+
+class Photos:
+    """Square tiles of the two photographs that are part of scikit-learn, without labels, for trying Sec. B.2 anywhere.
+
+    Args:
+        tile: side of a tile in pixels; tiles do not overlap.
+        split_seed: seed of the draw of val and test.
+        val_fraction: share of the tiles that maps are fitted on.
+
+    Raises:
+        UserError: if an argument makes no sense.
+    """
+
+    name = "photos"
+
+    def __init__(self, tile: int = 32, split_seed: int = 0, val_fraction: float = 0.5) -> None:
+        check_split_arguments(split_seed, val_fraction)
+        if isinstance(tile, bool) or not isinstance(tile, int) or not 8 <= tile <= 200:
+            raise UserError(f"data.tile={tile!r}: give a whole number of pixels from 8 to 200")
+        self.settings: dict[str, Any] = {"tile": tile, "split_seed": split_seed, "val_fraction": val_fraction}
+
+    def stamps(self) -> dict[str, Stamp]:
+        """None to watch."""
+        return {}
+
+    def digest(self, name: str, progress: bool = False) -> str:
+        """There are no files to ask for."""
+        raise KeyError(name)
+
+    def splits(self, progress: bool = False) -> Splits:
+        """No classes, and the splits val and test."""
+        from sklearn.datasets import load_sample_images
+
+        tile = self.settings["tile"]
+        tiles = np.concatenate([_tiles(np.asarray(photo), tile) for photo in load_sample_images().images])
+        everything = _listing("photos", tiles, np.full(len(tiles), -1, np.int64))
+        drawn = np.random.default_rng(derive(self.settings["split_seed"], "split", "all")).permutation(len(tiles))
+        count = min(max(1, round(self.settings["val_fraction"] * len(tiles))), len(tiles) - 1)
+        parts = {"val": np.sort(drawn[:count]), "test": np.sort(drawn[count:])}
+        return Splits([], {split: everything.take(part) for split, part in parts.items()})
+
+
+def _tiles(photo: Pixels, side: int) -> Pixels:
+    """All whole tiles of a photograph (H, W, 3), in scan order: (n, side, side, 3)."""
+    rows, columns = photo.shape[0] // side, photo.shape[1] // side
+    cut = photo[: rows * side, : columns * side].reshape(rows, side, columns, side, 3)
+    return cut.swapaxes(1, 2).reshape(-1, side, side, 3)
 
 
 class _TrainTest:

@@ -1,6 +1,5 @@
 """A run directory: an identity, not a date. Its config, its provenance, its rows, and the marker that says done."""
 
-import fcntl
 import json
 import math
 import os
@@ -20,13 +19,18 @@ import pandas as pd
 import yaml
 
 from invariance import __version__
-from invariance.errors import UserError
+from invariance.errors import Busy, UserError
 from invariance.runs.files import disk_errors, remove_temporaries, write_text
+from invariance.runs.locks import holder, lock
 from invariance.runs.rows import read_rows, write_rows
 
 CONFIG, PROVENANCE, ROWS, DONE = "config.yaml", "provenance.json", "rows.csv", "done.json"
+LOCK, PROGRESS = ".lock", "progress.json"
 BEST, LAST, PREVIOUS = "best.ckpt", "last.ckpt", "previous.ckpt"
 """A training run's checkpoints: the best on the validation split, where it stands, and where it stood before that."""
+
+_CONTINUED = ("commit", "dirty", "started")
+_NOTE_EVERY = 1.0
 
 _PACKAGES = ("torch", "torchvision", "pytorch-lightning", "hydra-core", "kornia", "numpy")
 
@@ -133,6 +137,8 @@ class Run:
         self.directory = runs / name
         self.name = name
         self._started = time.monotonic()
+        self._noted: tuple[float, int] | None = None
+        self._last_note = -math.inf
         self._lock: int | None = None
         self._config = json.loads(json.dumps(config))
         self._progress = progress
@@ -161,23 +167,26 @@ class Run:
     @property
     def done(self) -> bool:
         """Whether the run was finished."""
+        return self.finished()
+
+    def finished(self) -> bool:
+        """Whether it is finished now; as `done`, for a second look at what another process may have changed."""
         return (self.directory / DONE).exists()
 
     def __enter__(self) -> Self:
         with disk_errors(self.directory):
             self.directory.mkdir(parents=True, exist_ok=True)
-            self._lock = os.open(self.directory / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            os.close(self._lock)
-            self._lock = None
-            raise UserError(f"{self.directory} is being worked on by another process; wait for it to end") from error
+            self._lock = lock(self.directory / LOCK)
+        if self._lock is None:
+            who = holder(self.directory / LOCK) or "another process, which just ended"
+            raise Busy(f"{self.directory} is being worked on by {who}; wait for it to end, then repeat")
         try:
             with disk_errors(self.directory):
                 remove_temporaries(self.directory)
             if self._holds_work:
                 self._refuse_other()
+                if not self.done:
+                    self._go_on()
             else:
                 self._begin()
         except BaseException:
@@ -192,6 +201,24 @@ class Run:
                 (self.directory / name).unlink(missing_ok=True)
         self.record(provenance())
         write_text(self.directory / CONFIG, yaml.safe_dump(self._config, sort_keys=False, allow_unicode=True))
+
+    def _go_on(self) -> None:
+        """Take up unfinished work; a commit other than the one that began it is written down.
+
+        Raises:
+            UserError: if another version of invariance began it: its second half might be computed otherwise.
+        """
+        held, now = read_provenance(self.directory), provenance()
+        versions = held.get("versions")
+        theirs, ours = versions.get("invariance") if isinstance(versions, dict) else None, __version__
+        if theirs != ours:
+            raise UserError(
+                f"{self.directory} was begun by invariance {theirs or 'of an unknown version'}, and this is {ours}: "
+                "finish it with that version, choose another folder with runs=…, or delete it to start over"
+            )
+        commits = [held.get("commit"), *(one.get("commit") for one in held.get("continued", ()))]
+        if now["commit"] != commits[-1]:
+            self.record({"continued": [*held.get("continued", ()), {key: now[key] for key in _CONTINUED}]})
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -209,12 +236,33 @@ class Run:
         held = read_provenance(self.directory) if path.exists() else {}
         write_text(path, json.dumps({**held, **facts}, indent=1, ensure_ascii=False) + "\n")
 
+    def note(self, done: int, of: int, unit: str) -> None:
+        """Say how far the work is, for those who watch; once a second at most.
+
+        The pace is that since this process's first note, on its own clock.
+
+        Args:
+            done: how much is done, what earlier processes did included.
+            of: how much there is.
+            unit: what is counted.
+        """
+        now = time.monotonic()
+        if self._noted is None:
+            self._noted = (now, done)
+        elif done < of and now - self._last_note < _NOTE_EVERY:
+            return
+        self._last_note = now
+        begun, first = self._noted
+        facts = {"done": done, "of": of, "unit": unit, "since": first, "seconds": round(now - begun, 2)}
+        write_text(self.directory / PROGRESS, json.dumps(facts) + "\n")
+
     def finish(self, rows: pd.DataFrame) -> None:
         """Write the run's rows and then, last of all, the marker that says done."""
         write_rows(self.directory / ROWS, rows)
         seconds = round(time.monotonic() - self._started, 1)
         facts = {"finished": datetime.now(UTC).isoformat(timespec="seconds"), "seconds": seconds, "rows": len(rows)}
         write_text(self.directory / DONE, json.dumps(facts) + "\n")
+        (self.directory / PROGRESS).unlink(missing_ok=True)
 
     def rows(self) -> pd.DataFrame:
         """The rows of a finished run."""

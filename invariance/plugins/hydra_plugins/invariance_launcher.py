@@ -1,6 +1,6 @@
 """`hydra/launcher=local`: the jobs of a sweep side by side on one machine (conf/hydra/launcher/local.yaml)."""
 
-import shlex
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,20 +9,20 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from invariance.errors import UserError
-from invariance.launch import Job, python_module, run_jobs, slots_of
+from invariance.launch import jobs_of, options_of, run_jobs, slots_of, tell
+from invariance.runs.sweep import SWEEP_VARIABLE
 
 
 class LocalLauncher(Launcher):
     """Runs every job as the command that a user would type for it alone.
 
     Args:
-        gpus: GPUs by number; None for all, empty for none.
+        gpus: how many GPUs, or which by number; None for all, empty for none.
         slots: jobs at once where no GPU is used; None for as many as the cores allow.
         cores: CPU cores of a slot where no GPU is used.
     """
 
-    def __init__(self, gpus: ListConfig | None = None, slots: int | None = None, cores: int = 1) -> None:
+    def __init__(self, gpus: ListConfig | int | None = None, slots: int | None = None, cores: int = 1) -> None:
         self.gpus = OmegaConf.to_container(gpus) if isinstance(gpus, ListConfig) else gpus
         self.slots, self.cores = slots, cores
         self.config: DictConfig | None = None
@@ -39,32 +39,23 @@ class LocalLauncher(Launcher):
         """
         assert self.config is not None
         slots = slots_of(self.gpus, self.slots, self.cores, _count_gpus)
-        page = self.config.hydra.job.name
-        options = []
-        for source in self.config.hydra.runtime.config_sources:
-            if source.provider == "command-line":
-                options += ["--config-dir", source.path]
-        if self.config.hydra.job.config_name not in (None, page):
-            options += ["--config-name", self.config.hydra.job.config_name]
-        jobs = []
-        for number, overrides in enumerate(job_overrides, start=initial_job_idx):
-            log = Path(self.config.hydra.sweep.dir) / "logs" / f"{number}.log"
-            shown = shlex.join([f"invariance-{page}", *overrides, *options])
-            quiet = [] if any(one.startswith("progress=") for one in overrides) else ["progress=false"]
-            jobs.append(Job(python_module(page, [*overrides, *quiet], options), shown, log))
+        page, options = self.config.hydra.job.name, options_of(self.config)
+        folder = Path(os.environ[SWEEP_VARIABLE])
+        jobs = jobs_of(page, job_overrides, options, folder, initial_job_idx)
         where = f"{len(slots)} × {slots[0].name.split()[0]}" if len(slots) > 1 else slots[0].name
-        print(f"{len(jobs)} jobs on {where}; what they print is in {log.parent}")
-        failures = run_jobs(jobs, slots, progress=bool(self.config.get("progress", True)))
-        for failure in failures:
-            print(f"failed: {failure.why}\n  again: {failure.job.shown}\n  log: {failure.job.log}")
-        if failures:
-            raise UserError(f"{len(failures)} of {len(jobs)} jobs failed, for the reasons above; the others are done")
-        done = []
-        for overrides in job_overrides:
-            result = JobReturn()
-            result.overrides, result.status, result.return_value = list(overrides), JobStatus.COMPLETED, None
-            done.append(result)
-        return done
+        print(f"{len(jobs)} jobs on {where}; what they print is in {folder / 'logs'}", flush=True)
+        tell(run_jobs(jobs, slots, progress=bool(self.config.get("progress", True))), len(jobs))
+        return done(job_overrides)
+
+
+def done(job_overrides: Sequence[Sequence[str]]) -> list[JobReturn]:
+    """What Hydra wants to know of jobs that all ended well."""
+    results = []
+    for overrides in job_overrides:
+        result = JobReturn()
+        result.overrides, result.status, result.return_value = list(overrides), JobStatus.COMPLETED, None
+        results.append(result)
+    return results
 
 
 def _count_gpus() -> int:

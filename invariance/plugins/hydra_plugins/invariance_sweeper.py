@@ -3,13 +3,18 @@
 Hydra finds plugins in packages named `hydra_plugins` alone; `invariance.cli` puts the folder around it on the path.
 """
 
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 
 from invariance.conf import family_sweep
+from invariance.errors import UserError
+from invariance.launch import options_of, shown
+from invariance.runs.sweep import SWEEP_VARIABLE, begin_sweep, sweep_folder
 
 
 class FamilySweeper(BasicSweeper):
@@ -17,14 +22,30 @@ class FamilySweeper(BasicSweeper):
 
     `-m transform=rotation` trains the four networks of the family; `-m transform=rotation,blur` six;
     `-m transform=rotation range=5` one. The ranges stand in the family's yaml, under `sweep`.
+
+    Before any job is launched all are written down for those who watch, in the sweep's folder, which the processes that
+    work at them find in their environment.
     """
 
     @staticmethod
     def split_arguments(overrides: list[Override], max_batch_size: int | None) -> list[list[list[str]]]:
         """Every job's overrides: the product of all sweeps, a family's own ones included."""
         jobs = [job for part in _by_family(overrides) for job in BasicSweeper.split_arguments(part, None)[0]]
+        if not jobs:
+            told = " ".join(override.input_line or "" for override in overrides if override.is_sweep_override())
+            raise UserError(f"{told}: this names nothing, so there is no job to run")
         size = max_batch_size or len(jobs)
         return [jobs[i : i + size] for i in range(0, len(jobs), size)]
+
+    def validate_batch_is_legal(self, batch: Sequence[Sequence[str]]) -> None:
+        """Refuse a sweep of which some job cannot be composed; then write all its jobs down."""
+        super().validate_batch_is_legal(batch)
+        assert self.config is not None and self.overrides is not None
+        page, options = self.config.hydra.job.name, options_of(self.config)
+        jobs = [shown(page, job, options) for part in self.overrides for job in part]
+        folder = sweep_folder(Path(os.path.expandvars(str(self.config.runs))).expanduser(), page, jobs)
+        begin_sweep(folder, jobs)
+        os.environ[SWEEP_VARIABLE] = str(folder.absolute())
 
 
 def _by_family(overrides: list[Override]) -> Iterator[list[Override]]:

@@ -1,0 +1,86 @@
+"""Where runs stand, for those who watch: read from run directories alone, on whatever machine they are worked at."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from invariance.runs.find import all_runs
+from invariance.runs.locks import holder
+from invariance.runs.run import DONE, LOCK, PROGRESS, PROVENANCE
+from invariance.runs.sweep import SweepState
+
+
+@dataclass(frozen=True)
+class RunState:
+    """Where a run stands.
+
+    Attributes:
+        name: path below the runs folder.
+        state: "done", "running", or "stopped": begun, and nobody works at it.
+        where: who works at it.
+        done: how much is done, in units; 0 where it does not say.
+        of: how much there is; 0 where it does not say.
+        unit: what is counted.
+        rate: units a second, of the process that works at it; 0 where it does not say yet.
+    """
+
+    name: str
+    state: str
+    where: str = ""
+    done: int = 0
+    of: int = 0
+    unit: str = ""
+    rate: float = 0.0
+
+    @property
+    def stage(self) -> str:
+        """The command that makes it."""
+        return self.name.split("/", 1)[0]
+
+    @property
+    def data(self) -> str:
+        """The data set."""
+        return [*self.name.split("/"), ""][1]
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Seconds to its end at its pace, or None."""
+        return (self.of - self.done) / self.rate if self.rate > 0 and self.of >= self.done else None
+
+
+def read_runs(runs: Path) -> list[RunState]:
+    """Every run below a folder. Nothing is written, and no clock of a file is looked at."""
+    # wandb keeps configurations inside runs; only a run has its provenance beside its own
+    return [_state(path, runs) for path in all_runs(runs) if (path / PROVENANCE).exists()]
+
+
+def _state(path: Path, runs: Path) -> RunState:
+    name = path.relative_to(runs).as_posix()
+    if (path / DONE).exists():
+        return RunState(name, "done")
+    where = holder(path / LOCK) or ""
+    state = "running" if where else "stopped"
+    try:
+        held = json.loads((path / PROGRESS).read_text(encoding="utf-8"))
+        done, of, since, seconds = (float(held[key]) for key in ("done", "of", "since", "seconds"))
+        rate = (done - since) / seconds if seconds > 0 and where else 0.0
+        return RunState(name, state, where, int(done), int(of), str(held["unit"]), max(0.0, rate))
+    except (OSError, ValueError, KeyError, TypeError):
+        return RunState(name, state, where)
+
+
+def seconds_a_job(sweep: SweepState) -> float | None:
+    """How long the finished jobs of a sweep took, on average, all their attempts together; None if there is none."""
+    done = [job.seconds for job in sweep.jobs if job.state == "done"]
+    return sum(done) / len(done) if done else None
+
+
+def seconds_left(sweep: SweepState) -> float | None:
+    """Seconds to a sweep's end, if as many jobs as now go on at the pace of the finished ones; None if none does.
+
+    A job that runs counts as half done, and one that failed as none.
+    """
+    each, running = seconds_a_job(sweep), sweep.count("running")
+    if each is None or not running:
+        return None
+    return each * (sweep.count("to do") + sweep.count("stopped") + running / 2) / running

@@ -1,0 +1,138 @@
+"""How far all sweeps and runs are: `python -m invariance.status`."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from invariance.cli import check_numbers, command, folder
+from invariance.errors import UserError
+
+if TYPE_CHECKING:  # rich takes a while to import, and --help must not wait for it
+    from pathlib import Path
+
+    from rich.console import Group
+
+    from invariance.runs.sweep import SweepState
+    from invariance.runs.watch import RunState
+
+STATES = ("done", "running", "failed", "stopped", "to do")
+SHOWN = 40
+"""Running runs and failed jobs that are listed; more are counted."""
+
+
+def status(config: dict[str, Any]) -> None:
+    """Print where everything stands; in a terminal again and again, for as long as something runs.
+
+    Args:
+        config: the configuration of `conf/status.yaml`, plain and resolved.
+
+    Raises:
+        UserError: if there is no runs folder, or `every` makes no sense.
+    """
+    if config["every"] is not None:
+        check_numbers(config, {"every": 0.1})
+    runs = folder(config["runs"], "runs")
+    if not runs.is_dir():
+        raise UserError(f"runs={config['runs']}: there is no such folder; name the one that runs are written to")
+    from rich.console import Console
+    from rich.live import Live
+
+    console = Console()
+    now, busy = look(runs)
+    if not (busy and config["every"] and console.is_terminal and config["progress"]):
+        console.print(now)
+        return
+    with Live(now, console=console, auto_refresh=False) as live:
+        while busy:
+            time.sleep(config["every"])
+            now, busy = look(runs)
+            live.update(now, refresh=True)
+
+
+def look(runs: Path) -> tuple[Group, bool]:
+    """Everything there is to say now, and whether something runs."""
+    from rich.console import Group
+    from rich.text import Text
+
+    from invariance.runs.sweep import read_sweeps
+    from invariance.runs.watch import read_runs
+
+    sweeps, found = read_sweeps(runs), read_runs(runs)
+    parts: list[Any] = [sweeps_table(sweeps)] if sweeps else []
+    if found:
+        parts.append(runs_table(found))
+    running = [one for one in found if one.state == "running"]
+    if running:
+        parts.append(running_table(running[:SHOWN], len(running)))
+    failed = [(sweep.page, job) for sweep in sweeps for job in sweep.jobs if job.state == "failed"]
+    for _, job in failed[:SHOWN]:
+        parts.append(Text(f"failed: {job.why}\n  again: {job.shown}"))
+    if len(failed) > SHOWN:
+        parts.append(Text(f"and {len(failed) - SHOWN} more that failed"))
+    if not parts:
+        parts.append(Text(f"nothing in {runs} yet"))
+    return Group(*parts), bool(running) or any(sweep.count("running") for sweep in sweeps)
+
+
+def sweeps_table(sweeps: list[SweepState]) -> Any:  # noqa: ANN401
+    """A line a sweep: its jobs by state, the pace of those that are done, and the time left."""
+    from invariance.runs.watch import seconds_a_job, seconds_left
+
+    table = _table("Sweeps", ["sweep", *STATES, "a job", "left"])
+    for sweep in sweeps:
+        counts = [str(sweep.count(state) or "") for state in STATES]
+        times = [duration(seconds_a_job(sweep)), duration(seconds_left(sweep))]
+        table.add_row(f"{sweep.page} {sweep.name}", *counts, *times)
+    return table
+
+
+def runs_table(found: list[RunState]) -> Any:  # noqa: ANN401
+    """A line for every stage and data set: its runs by state."""
+    states = [state for state in STATES if state not in ("failed", "to do")]
+    table = _table("Runs", ["stage", "data", *states])
+    for stage, data in sorted({(one.stage, one.data) for one in found}):
+        here = [one.state for one in found if (one.stage, one.data) == (stage, data)]
+        table.add_row(stage, data, *(str(here.count(state) or "") for state in states))
+    return table
+
+
+def running_table(running: list[RunState], count: int) -> Any:  # noqa: ANN401
+    """A line for every run that is worked at: how far it is, its pace, and the time left."""
+    more = f" ({len(running)} of {count})" if count > len(running) else ""
+    table = _table(f"Running{more}", ["run", "worked at by", "done", "pace", "left"])
+    for one in running:
+        done = f"{one.done:,} of {one.of:,} {one.unit}" if one.of else ""
+        pace = "" if not one.rate else f"{one.rate:,.1f}/s" if one.rate >= 0.1 else f"{one.rate * 3600:,.1f}/h"
+        table.add_row(one.name, one.where, done, pace, duration(one.seconds_left))
+    return table
+
+
+def _table(title: str, columns: list[str]) -> Any:  # noqa: ANN401
+    from rich import box
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for number, column in enumerate(columns):
+        words = number == 0 or column in ("data", "worked at by")
+        table.add_column(column, justify="left" if words else "right", overflow="fold")
+    return table
+
+
+def duration(seconds: float | None) -> str:
+    """A time in words: "12 s", "3 min", "2.5 h", "4.2 d"; nothing for None."""
+    if seconds is None:
+        return ""
+    for size, unit in ((86400.0, "d"), (3600.0, "h")):
+        if seconds >= size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"
+
+
+def main() -> None:
+    """The command `invariance-status`."""
+    command("status", status)
+
+
+if __name__ == "__main__":
+    main()

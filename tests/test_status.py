@@ -1,0 +1,76 @@
+"""`invariance-status`: what it says of sweeps and runs, from their folders alone."""
+
+import json
+import os
+import re
+
+import pytest
+
+from invariance.errors import UserError
+from invariance.runs.rows import to_frame
+from invariance.runs.run import PROGRESS, Run
+from invariance.runs.sweep import Attempt, JobState, SweepState, begin_sweep, sweep_folder
+from invariance.runs.watch import read_runs, seconds_left
+from invariance.status import duration, status
+
+
+def said(capsys, runs):
+    status({"runs": str(runs), "every": None, "progress": True})
+    return re.sub(" +", " ", capsys.readouterr().out)
+
+
+def test_it_tells_done_running_stopped_failed_and_to_do(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "150")
+    jobs = ["invariance-train range=5", "invariance-train range=999", "invariance-train range=20"]
+    begin_sweep(folder := sweep_folder(tmp_path, "train", jobs), jobs)
+    with pytest.raises(UserError), Attempt(folder, 1):
+        raise UserError("range=999: too far")
+    for name in ("train/digits/a/seed0", "train/digits/b/seed0"):
+        with Run(tmp_path, name, {}) as run:
+            run.finish(to_frame([]))
+    with Run(tmp_path, "train/digits/killed/seed0", {}) as run:
+        run.note(3, 10, "updates")
+    with Run(tmp_path, "measure/digits/a/seed0/rotation/identity", {}) as run, Attempt(folder, 0):
+        run.note(4, 16, "g")
+        text = said(capsys, tmp_path)
+    assert f"train {folder.name} 1 1 1" in text
+    assert "measure digits 1" in text and "train digits 2 1" in text
+    assert f"measure/digits/a/seed0/rotation/identity process {os.getpid()} on" in text and "4 of 16 g" in text
+    assert "failed: range=999: too far\n again: invariance-train range=999" in text
+
+
+def test_the_pace_is_of_the_process_that_works_and_needs_no_clock(tmp_path):
+    with Run(tmp_path, "train/digits/a/seed0", {}) as run:
+        run.note(600, 1000, "updates")
+        held = {"done": 800, "of": 1000, "unit": "updates", "since": 600, "seconds": 50.0}
+        path = run.directory / PROGRESS
+        path.write_text(json.dumps(held))
+        os.utime(path, (4e9, 4e9))  # a file of the year 2096: the clocks of two machines disagree
+        [state] = read_runs(tmp_path)
+        assert (state.rate, state.seconds_left) == (4.0, 50.0)
+        for damaged in ("", "[]", '{"done": 1}', json.dumps({**held, "done": "x"})):
+            path.write_text(damaged)
+            [state] = read_runs(tmp_path)
+            assert (state.state, state.seconds_left) == ("running", None)
+    assert read_runs(tmp_path)[0].state == "stopped"
+
+
+def test_time_left_goes_on_at_the_pace_of_the_jobs_that_are_done():
+    def sweep(*states):
+        return SweepState("train", "x", tuple(JobState(str(k), state, seconds=100.0) for k, state in enumerate(states)))
+
+    assert seconds_left(sweep("done", "running", "running", "to do", "to do", "stopped", "failed")) == 200.0
+    assert seconds_left(sweep("running", "to do")) is None
+    assert seconds_left(sweep("done", "to do")) is None
+
+
+def test_times_read_as_people_say_them():
+    assert [duration(s) for s in (None, 0, 89, 90, 3600, 100000)] == ["", "0 s", "89 s", "2 min", "1.0 h", "1.2 d"]
+
+
+def test_nothing_to_tell_and_nowhere_to_look(tmp_path, capsys):
+    assert "nothing in" in said(capsys, tmp_path)
+    with pytest.raises(UserError, match="no such folder"):
+        status({"runs": str(tmp_path / "none"), "every": None, "progress": True})
+    with pytest.raises(UserError, match="every=0: give a number"):
+        status({"runs": str(tmp_path), "every": 0, "progress": True})

@@ -1,0 +1,201 @@
+"""What a sweep leaves for those who watch it, locks, and two launchers at one sweep."""
+
+import json
+import os
+import subprocess
+import sys
+import textwrap
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from invariance.errors import Busy, UserError
+from invariance.launch import BUSY, Job, Slot, run_jobs
+from invariance.runs import sweep
+from invariance.runs.locks import holder, lock
+from invariance.runs.run import PROGRESS, PROVENANCE, Run
+from invariance.runs.sweep import Attempt, begin_sweep, read_sweeps, sweep_folder
+
+
+def test_a_lock_tells_who_holds_it_and_ends_with_its_process(tmp_path):
+    path = tmp_path / ".lock"
+    assert holder(path) is None and not path.exists()
+    code = f"""
+    import time
+    from pathlib import Path
+    from invariance.runs.locks import lock
+    assert lock(Path({str(path)!r})) is not None
+    print("held", flush=True)
+    time.sleep(60)
+    """
+    other = subprocess.Popen([sys.executable, "-c", textwrap.dedent(code)], stdout=subprocess.PIPE, text=True)
+    assert other.stdout.readline() == "held\n"
+    assert holder(path).startswith(f"process {other.pid} on ")
+    assert lock(path) is None
+    other.kill()
+    other.wait()
+    assert holder(path) is None
+    mine = lock(path)
+    assert mine is not None and holder(path).startswith(f"process {os.getpid()} on ")
+    os.close(mine)
+
+
+def test_looking_at_a_lock_does_not_keep_others_from_it(tmp_path):
+    path = tmp_path / ".lock"
+    os.close(lock(path))
+    code = f"""
+    from pathlib import Path
+    from invariance.runs.locks import holder
+    print("begun", flush=True)
+    while True:
+        holder(Path({str(path)!r}))
+    """
+    looking = subprocess.Popen([sys.executable, "-c", textwrap.dedent(code)], stdout=subprocess.PIPE, text=True)
+    looking.stdout.readline()
+    try:
+        for _ in range(200):
+            taken = lock(path)
+            assert taken is not None
+            os.close(taken)
+    finally:
+        looking.kill()
+        looking.wait()
+
+
+def ended(folder, number, error=None):
+    try:
+        with Attempt(folder, number):
+            if error is not None:
+                raise error
+    except BaseException as raised:
+        assert raised is error
+
+
+def test_where_the_jobs_of_a_sweep_stand(tmp_path):
+    jobs = [f"invariance-train range={k}" for k in range(7)]
+    folder = sweep_folder(tmp_path, "train", jobs)
+    assert read_sweeps(tmp_path) == []
+    begin_sweep(folder, jobs)
+    ended(folder, 0)
+    ended(folder, 1, UserError("range=1: no"))
+    ended(folder, 2, KeyboardInterrupt())
+    ended(folder, 3, Busy("somebody is at it"))
+    ended(folder, 4, ValueError("odd"))
+    ended(folder, 4)  # again, and well this time
+    with Attempt(folder, 5):
+        [state] = read_sweeps(tmp_path)
+    assert [job.state for job in state.jobs] == ["done", "failed", "stopped", "to do", "done", "running", "to do"]
+    assert state.jobs[1].why == "range=1: no" and state.jobs[1].shown == jobs[1]
+    assert state.jobs[5].where.startswith(f"process {os.getpid()} on ")
+    assert (state.page, state.count("done")) == ("train", 2)
+
+
+def test_a_process_that_was_killed_is_not_running(tmp_path):
+    begin_sweep(folder := sweep_folder(tmp_path, "train", ["a"]), ["a"])
+    code = f"""
+    import os, signal
+    from pathlib import Path
+    from invariance.runs.sweep import Attempt
+    with Attempt(Path({str(folder)!r}), 0):
+        os.kill(os.getpid(), signal.SIGKILL)
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(code)])
+    assert read_sweeps(tmp_path)[0].jobs[0].state == "stopped"
+
+
+def test_damaged_records_count_as_absent(tmp_path):
+    begin_sweep(folder := sweep_folder(tmp_path, "train", ["a", "b"]), ["a", "b"])
+    ended(folder, 0)
+    [path] = (folder / sweep.ATTEMPTS).glob("*.json")
+    for text in ("", "[]", '{"job": 0', '{"job": 0, "state": 3}', '{"job": "x", "state": "done", "seconds": 1}'):
+        path.write_text(text)
+        assert read_sweeps(tmp_path)[0].count("to do") == 2
+    (folder / sweep.JOBS).write_text("{}")
+    assert read_sweeps(tmp_path) == []
+
+
+def test_a_job_that_another_process_works_at_is_put_off_until_that_is_done(tmp_path, monkeypatch):
+    monkeypatch.setattr("invariance.launch.AGAIN", 0.3)
+    flag, order = tmp_path / "free", tmp_path / "order"
+    code = f"""
+    import pathlib, sys
+    name = sys.argv[1]
+    if name == "held" and not pathlib.Path({str(flag)!r}).exists():
+        sys.exit({BUSY})
+    with open({str(order)!r}, "a") as file:
+        file.write(name + "\\n")
+    if name == "last":
+        pathlib.Path({str(flag)!r}).touch()
+    """
+    jobs = [
+        Job([sys.executable, "-c", textwrap.dedent(code), name], name, tmp_path / f"{name}.log")
+        for name in ("held", "other", "last")
+    ]
+    assert run_jobs(jobs, [Slot("one", {})], progress=False) == []
+    assert order.read_text().split() == ["other", "last", "held"]
+
+
+def test_two_launchers_at_one_sweep_share_it(tmp_path):
+    command = [
+        sys.executable, "-m", "invariance.train", "-m", "transform=rotation", "model=tiny", "recipe=smoke",
+        "logger=csv", "trainer=cpu", "progress=false", f"prepared={tmp_path}/prepared", f"runs={tmp_path}/runs",
+        "hydra/launcher=local", "hydra.launcher.slots=1", "recipe.updates=300",
+    ]  # fmt: skip
+    with ThreadPoolExecutor(2) as both:
+        ends = list(both.map(
+            lambda _: subprocess.run(command, capture_output=True, text=True, timeout=280, check=False), range(2)
+        ))  # fmt: skip
+    assert [one.returncode for one in ends] == [0, 0], [one.stdout + one.stderr for one in ends]
+    [state] = read_sweeps(tmp_path / "runs")
+    assert state.count("done") == 4
+    # every network was trained by one of them; the other found it at work, or finished
+    logs = list((tmp_path / "runs/.sweeps").glob("*/*/logs/*.log"))
+    said = [log.read_text() for log in logs]
+    assert sum("error " in text and "images of" in text for text in said) == 4, said
+    assert {log.suffixes[-2] for log in logs} and len({log.name.split(".", 1)[1] for log in logs}) == 2
+
+
+def test_one_process_writes_its_sweep_down_too(tmp_path):
+    command = [
+        sys.executable, "-m", "invariance.train", "-m", "transform=rotation", "range=5,999", "model=tiny",
+        "recipe=smoke", "logger=csv", "trainer=cpu", "progress=false", f"prepared={tmp_path}/prepared",
+        f"runs={tmp_path}/runs",
+    ]  # fmt: skip
+    assert subprocess.run(command, capture_output=True, timeout=200).returncode == 2
+    [state] = read_sweeps(tmp_path / "runs")
+    assert [job.state for job in state.jobs] == ["done", "failed"]
+    assert "range=999" in state.jobs[1].why and state.jobs[1].shown.startswith("invariance-train transform=rotation")
+
+
+def test_work_that_another_version_began_is_not_gone_on_with(tmp_path):
+    with Run(tmp_path, "train/a", {"name": "a"}, progress=("part",)) as run:
+        (run.directory / "part").touch()
+    path = tmp_path / "train/a" / PROVENANCE
+    held = json.loads(path.read_text())
+    with Run(tmp_path, "train/a", {"name": "a"}, progress=("part",)):
+        assert "continued" not in json.loads(path.read_text())
+    path.write_text(json.dumps({**held, "commit": "0" * 40}))
+    with Run(tmp_path, "train/a", {"name": "a"}, progress=("part",)):
+        pass
+    [again] = json.loads(path.read_text())["continued"]
+    assert again["commit"] == held["commit"]
+    path.write_text(json.dumps({**held, "versions": {**held["versions"], "invariance": "0.0.9"}}))
+    with pytest.raises(UserError, match=r"begun by invariance 0\.0\.9, and this is .*finish it with that version"):
+        Run(tmp_path, "train/a", {"name": "a"}, progress=("part",)).__enter__()
+
+
+def test_how_far_a_run_is_stands_in_its_folder_until_it_is_done(tmp_path):
+    from invariance.runs.rows import to_frame
+
+    with Run(tmp_path, "train/a", {"name": "a"}) as run:
+        run.note(40, 100, "updates")
+        run.note(41, 100, "updates")  # too soon after
+        held = json.loads((run.directory / PROGRESS).read_text())
+        assert (held["done"], held["of"], held["since"], held["unit"]) == (40, 100, 40, "updates")
+        time.sleep(1.1)
+        run.note(60, 100, "updates")
+        held = json.loads((run.directory / PROGRESS).read_text())
+        assert (held["done"], held["since"]) == (60, 40) and held["seconds"] >= 1
+        run.finish(to_frame([]))
+        assert not (run.directory / PROGRESS).exists()

@@ -1,0 +1,111 @@
+"""multirun_templates/ and the Makefile that runs them: the jobs that they say, of networks that there are."""
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+
+from invariance.cli import find_plugins
+from invariance.conf import conf_dir, families, family_sweep
+
+ROOT = Path(__file__).parents[1]
+TEMPLATES = sorted((ROOT / "multirun_templates").glob("*.yaml"))
+WHERE = [f"hydra.searchpath=[file://{conf_dir()}]"]
+
+
+def composed(template, *overrides):
+    """A template's configuration and the jobs of its sweep."""
+    find_plugins()
+    from hydra_plugins.invariance_sweeper import FamilySweeper
+
+    with initialize_config_dir(str(ROOT / "multirun_templates"), version_base="1.3"):
+        config = compose(template, overrides=[*WHERE, *overrides], return_hydra_config=True)
+    params = [f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items()]
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):  # where glob(*) looks
+        parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
+        return config, FamilySweeper.split_arguments(parser.parse_overrides(params), None)[0]
+
+
+def networks():
+    """Name and seed of every network of conf/network/, as its run is called."""
+    found = {}
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        for path in sorted((conf_dir() / "network").glob("*.yaml")):
+            config = compose("train", overrides=[f"network={path.stem}"])
+            found[path.stem] = (config.name, config.seed)
+    return found
+
+
+@pytest.mark.parametrize("path", TEMPLATES, ids=lambda path: path.stem)
+def test_a_template_has_the_jobs_that_it_says(path):
+    _, jobs = composed(path.stem)
+    said = re.search(r"(\d+) jobs|(one) job", path.read_text())
+    assert said, "a template says how many jobs it has"
+    assert len(jobs) == (1 if said[2] else int(said[1]))
+
+
+@pytest.mark.parametrize("path", TEMPLATES, ids=lambda path: path.stem)
+def test_a_template_shows_the_command_that_runs_it(path):
+    [page] = set(re.findall(r"^#   invariance-(\w+) .*--config-name " + path.stem, path.read_text(), re.M))
+    assert (conf_dir() / f"{page}.yaml").exists()
+    assert f"- {page}\n" in path.read_text()
+
+
+def run_of(which, all_networks):
+    name, _, seed = which.partition("/")
+    return name, int(seed.removeprefix("seed")) if seed else 0
+
+
+@pytest.mark.parametrize("study", ["smoke", "paper"])
+def test_every_network_that_is_trained_is_measured_and_no_other(study):
+    trained = {job[0].removeprefix("network=") for job in composed(f"{study}_networks")[1]}
+    there = networks()
+    assert trained == set(there) - ({"baseline_3"} if study == "paper" else set())
+    measured = {run_of(job[0].removeprefix("which="), there) for job in composed(f"{study}_measure")[1]}
+    assert measured == {there[name] for name in trained}
+
+
+@pytest.mark.parametrize("study", ["smoke", "paper"])
+def test_finetuning_takes_one_network_of_every_family(study):
+    there = networks()
+    finetuned = [run_of(job[0].removeprefix("which="), there) for job in composed(f"{study}_finetune")[1]]
+    assert set(finetuned) <= set(there.values())
+    own = [next(f for f in families() if name.startswith(f)) for name, _ in finetuned]
+    assert sorted(own) == sorted(family for family in families() if family_sweep(family))
+
+
+def test_the_paper_s_names_its_data_set_once():
+    config, _ = composed("paper_measure", "of=rvl_cdip", "which=rotation_20")
+    assert config.networks == "rvl_cdip/rotation_20" and config.trainer.accelerator == "gpu"
+    config, _ = composed("paper_networks", "data=rvl_cdip")
+    assert (config.recipe.updates, config.model.input_size, config.model.width) == (500_000, 227, 1)
+
+
+def made(*arguments):
+    return subprocess.run(
+        ["make", "-n", "-o", ".venv/installed", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+
+
+def test_make_runs_every_template():
+    parts = "prepare networks measure distance finetune cross report".split()
+    for study, more in (("smoke", []), ("paper", ["HISTORICAL=/scans", "ILSVRC=/in", "GPUS=8"])):
+        said = "".join(made(f"{study}-{part}", *more).stdout for part in parts)
+        for path in TEMPLATES:
+            assert (f"--config-name multirun_templates {path.stem}" in said or f" {path.stem} " in said) == (
+                path.stem.startswith(study)
+            )
+    assert "data=ilsvrc data.root=/in" in said and "hydra.launcher.gpus=8" in said and "data=rvl_cdip  " in said
+    slurm = made("paper-measure", "LAUNCHER=slurm", "DATA=ilsvrc", "GPUS=4", "ARGS=hydra.launcher.partition=big").stdout
+    assert slurm.count("invariance-measure") == 1 and "hydra/launcher=slurm hydra.launcher.array_parallelism=4" in slurm
+    assert slurm.rstrip().endswith("hydra.launcher.partition=big")
+
+
+def test_make_refuses_what_makes_no_sense():
+    assert "LAUNCHER=slrum: choose one of one local slurm" in made("paper", "LAUNCHER=slrum").stderr
+    assert "LAUNCHER=one runs one job at a time" in made("smoke-networks", "LAUNCHER=one", "GPUS=2").stderr
+    assert "give HISTORICAL=" in made("paper-cross").stdout
