@@ -17,8 +17,8 @@ the machine does counts least. `share_forward` and `share_solver` are parts of t
 reading, transforms, copies, the solver beside its products, scores, bootstrap, writing.
 
 All but a constant part grows with g × images, for ridge with g × D³ too, so that shares at 2 g and 256 images are near
-those at 16 g and 50,000, where forward passes and products are 17 / 3 × 195 times as many. A grid of the paper is measured
-so with --g 16 --images 50000. `--device cuda` has not been run yet.
+those at 16 g and 50,000, where forward passes and products are 17 / 3 × 195 times as many; --g 16 --images 50000
+measures that itself. `--device cuda` has not been run yet.
 """
 
 import argparse
