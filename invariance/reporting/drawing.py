@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -30,6 +31,8 @@ class Drawing:
         caption: what is drawn.
         alt: what it shows, for those who do not see it.
         panels: its axes, side by side.
+        form: the form of the paper's figure, as `paper_figures` names it; "" where it is none of the paper's.
+        numbers: the numbers drawn, for the CSV.
     """
 
     name: str
@@ -37,10 +40,12 @@ class Drawing:
     caption: str
     alt: str
     panels: tuple[Panel, ...]
+    form: str = ""
+    numbers: pd.DataFrame | None = None
 
     def files(self) -> dict[str, bytes]:
         """The figure's files, by path in the report."""
-        return rendered(self._whole, self.name, self.title)
+        return rendered(self._whole, self.name, self.title, self.numbers)
 
     def inline(self) -> list[str]:
         """The panels as SVG elements for a page."""
