@@ -1,6 +1,7 @@
 """Drawing overviews: many small panels at the width of a page, as files and as elements on the page."""
 
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -20,10 +21,15 @@ _LABEL_ROOM = 8.5
 
 def files(overview: Overview) -> dict[str, bytes]:
     """The figure's files, by path in the report."""
+    return figures.rendered(lambda: _whole(overview), overview.name, overview.title, numbers(overview))
+
+
+def numbers(overview: Overview) -> pd.DataFrame:
+    """The numbers as they are drawn: a row a point, with its family."""
     plots = [plot for block in overview.blocks for plot in block.plots]
     drawn = figures.drawn(plots)
     drawn.insert(0, "family", [plot.name for plot in plots for line in plot.panels[0].lines for _ in line.curve.labels])
-    return figures.rendered(lambda: _whole(overview), overview.name, overview.title, drawn)
+    return drawn
 
 
 def inline(overview: Overview) -> list[tuple[Block, list[tuple[str, str]], list[str]]]:
