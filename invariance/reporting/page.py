@@ -22,6 +22,7 @@ from invariance.reporting import (
 from invariance.reporting.collect import Collected, RunFacts, collect
 from invariance.reporting.curves import BASELINE, IDENTITY, Family, counts, families, fit_title, gaps, words
 from invariance.reporting.distances import Distances, complete, distances
+from invariance.reporting.drawing import Drawing
 from invariance.reporting.finetuned import Study, studies
 from invariance.reporting.overview import Overview, cross, overviews
 from invariance.reporting.paper_figures import Place, index
@@ -75,6 +76,7 @@ class ShownDrawing:
     panels: list[Markup]
     telling: bool = False
     form: str = ""
+    tight: bool = False
 
 
 @dataclass(frozen=True)
@@ -271,8 +273,7 @@ def _distance_section(found: Distances) -> tuple[StudySection, dict[str, bytes]]
     shown = []
     for drawing in distance_figures.drawings(found, slug):
         made.update(drawing.files())
-        panels = [Markup(panel) for panel in drawing.inline()]
-        shown.append(ShownDrawing(drawing.name, drawing.title, drawing.caption, panels, form=drawing.form))
+        shown.append(_drawn(drawing))
     for k, solver in enumerate(found.mean):
         drawing = distance_figures.heat_map(found, solver, slug)
         made.update(drawing.files())
@@ -309,6 +310,13 @@ def _distance_section(found: Distances) -> tuple[StudySection, dict[str, bytes]]
     return StudySection(f"{slug}-distances", found.data, title, about, shown, claims, others, lacking), made
 
 
+def _drawn(drawing: Drawing) -> ShownDrawing:
+    """A drawing as the page shows it; five small panels go into a row."""
+    panels = [Markup(panel) for panel in drawing.inline()]
+    tight = all(panel.size[0] < 3 for panel in drawing.panels)
+    return ShownDrawing(drawing.name, drawing.title, drawing.caption, panels, form=drawing.form, tight=tight)
+
+
 def _finetuned_section(study: Study) -> tuple[StudySection, dict[str, bytes]]:
     """The part of the page on finetuning with the joint loss, and its files."""
     slug = f"{study.data}-{study.layer.replace('/', '_')}-finetuned"
@@ -316,8 +324,7 @@ def _finetuned_section(study: Study) -> tuple[StudySection, dict[str, bytes]]:
     shown = []
     for drawing in finetuned_figures.drawings(study, slug):
         made.update(drawing.files())
-        panels = [Markup(panel) for panel in drawing.inline()]
-        shown.append(ShownDrawing(drawing.name, drawing.title, drawing.caption, panels, form=drawing.form))
+        shown.append(_drawn(drawing))
     changes, *others = finetuned_tables.tables(study, slug)
     for table in (changes, *others):
         made.update(table.files())

@@ -19,6 +19,7 @@ from invariance.reporting.curves import (
     fit_title,
     words,
 )
+from invariance.reporting.paper_figures import called
 
 INK = "#010203"
 """Stands for the colour of text: the page's own, dark on light or light on dark."""
@@ -220,7 +221,7 @@ def ranges_compared(family: Family, metric: str, slug: str) -> Plot | None:
     caption = (
         f"{what_of(metric)} of all networks trained with {words(family.name)}, from the smallest range to the largest"
         f"{', and of the baseline' if family.baseline else ''}, over {source(family, metric)}. {HOW[metric]}{own} "
-        f"The intervals are in the tables. {_untouched(family)}"
+        f"The intervals are in the tables. {_untouched(family)} ({called('ranges', family.data)}.)"
     )
     name = f"{slug}-ranges-{SHORT[metric]}"
     return _plot(family, metric, name, "ranges compared", caption, subjects, lines, shade=False)

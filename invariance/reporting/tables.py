@@ -47,7 +47,10 @@ class Table:
 
     def html(self) -> str:
         """The table as an HTML element."""
-        text = [not any(row[k][:1].isdigit() or row[k] == GAP for row in self.cells) for k in range(len(self.header))]
+        text = [
+            not any(row[k].lstrip("+-")[:1].isdigit() or row[k] == GAP for row in self.cells)
+            for k in range(len(self.header))
+        ]
         left = [' class="text"' if is_text else "" for is_text in text]
         head = "".join(f'<th scope="col"{at}>{escape(name)}</th>' for name, at in zip(self.header, left, strict=True))
         body = "\n".join(
