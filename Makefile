@@ -98,7 +98,7 @@ smoke-finetune:
 smoke-cross:
 	$(BIN)/invariance-measure -m $(TEMPLATE) smoke_cross $(LAUNCH) $(PLACES) $(ARGS)
 smoke-report:
-	$(BIN)/invariance-report out=$(SMOKE)/report $(PLACES)
+	$(BIN)/invariance-report out=$(SMOKE)/report logger=csv $(PLACES)
 
 # ILSVRC=/data/imagenet is data.root of data=ilsvrc, and so on
 upper = $(shell echo $(1) | tr a-z A-Z)

@@ -149,6 +149,10 @@ def explain(error: Exception, page: str) -> str:
         return f"{match[1]} names several values: add -m to run each of them, or write one value"
     if match := re.search(r"Could not override '(.+?)'", text):
         key = match[1].split("@")[0]
+        group = key.partition(".")[0]
+        if key != group and key in known_keys(page) and group in _unset_groups(page):
+            there = sorted(path.stem for path in (conf_dir() / group).glob("*.yaml"))
+            return f"{key}: there is no {group} yet; choose it, as {group}={there[0]} (there are: {', '.join(there)})"
         others = [other for other in known_keys(page) if other != key]
         return f"unknown key {key!r}{nearest(key, others)} (invariance-{page} --help lists them)"
     if match := re.search(r"Interpolation key '(.+?)' not found", text):
@@ -156,6 +160,14 @@ def explain(error: Exception, page: str) -> str:
     if match := re.search(r"Missing mandatory value: (\S+)", text):
         return f"{match[1]} is not set; set it on the command line: {match[1]}=…"
     return first
+
+
+def _unset_groups(page: str) -> list[str]:
+    """The groups of a page from which nothing is chosen unless the command line does."""
+    defaults = OmegaConf.to_object(OmegaConf.load(conf_dir() / f"{page}.yaml").defaults)
+    assert isinstance(defaults, list)
+    chosen = [one for entry in defaults if isinstance(entry, dict) for one in entry.items()]
+    return [str(group) for group, choice in chosen if not choice]
 
 
 def known_keys(page: str) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from invariance.cli import check_metrics, check_numbers, command, folder, say_error
@@ -12,7 +13,9 @@ from invariance.errors import Busy, UserError
 if TYPE_CHECKING:  # torch takes seconds to import, and --help must not wait for it
     from pathlib import Path
 
-    from invariance.fits import Fit, Learned
+    from torch import Tensor
+
+    from invariance.fits import Fit
     from invariance.grids import Grid
     from invariance.joint import JointWeights
     from invariance.modules.joint import JointFinetune
@@ -132,7 +135,7 @@ def finetune_one(runs: Path, directory: Path, fits: list[Fit], config: dict[str,
     Raises:
         UserError: for anything the user can mend.
     """
-    from invariance.fits import JOINT, Fit
+    from invariance.fits import JOINT, Fit, Learned
     from invariance.grids import grids_for, joint_grid
     from invariance.measurement import measure_grid
     from invariance.network import Network
@@ -153,9 +156,10 @@ def finetune_one(runs: Path, directory: Path, fits: list[Fit], config: dict[str,
         measure_grid(original, one, fits, config, stage="finetune")
     train_jointly(run, original, grid, config)
     finetuned = Network(runs, run.directory, **options)
-    learned = Fit("residual", JOINT, learned=learned_maps(run.directory, grid))
+    learned = Fit("residual", JOINT, learned=Learned(partial(learned_maps, run.directory, grid)))
     for one in grids:
-        measure_grid(finetuned, one, [*fits, learned] if one is grid else fits, config, stage="finetune")
+        all_fits = [*fits, learned] if one is grid else fits
+        measure_grid(finetuned, one, all_fits, config, stage="finetune", before=original)
 
 
 def run_of(original: Network, grid: Grid, config: dict[str, Any]) -> Run:
@@ -186,14 +190,19 @@ def train_jointly(run: Run, original: Network, grid: Grid, config: dict[str, Any
     Raises:
         UserError: for anything the user can mend.
     """
+    from invariance.headlines import of_training
     from invariance.modules.resume import resume_point
     from invariance.runs.processes import gently
-    from invariance.runs.run import PREVIOUS, read_provenance
+    from invariance.runs.run import BEST, LAST, PREVIOUS, read_provenance
     from invariance.tracking import Tracker
     from invariance.training import data_of, evaluate, fit, trainer_of
     from invariance.transforms import build as build_transform
 
     if run.done:
+        if not (run.directory / BEST).exists():  # a copy of what its last checkpoint holds
+            with run, gently():
+                save_network(original, run)
+            print(f"written again from {LAST}: {run.directory / BEST}")
         print(f"finished already: {run.directory}")
         return
     trained, identity, data_name = original.config, run.identity, original.name.split("/")[0]
@@ -219,9 +228,15 @@ def train_jointly(run: Run, original: Network, grid: Grid, config: dict[str, Any
             },
         })  # fmt: skip
         with Tracker(
-            config["logger"], run.directory, name=f"{name}/seed{seed}", stage="finetune", group=data_name,
-            config=identity, tags=[grid.family, data_name],
+            config["logger"], run.directory, name=f"{data_name}/{name}/seed{seed}",
+            about={
+                "stage": "finetune", "phase": "joint", "data": data_name, "network": name,
+                "family": trained["transform"]["name"], "range": trained["transform"].get("range"), "seed": seed,
+                "grid": grid.name, "layer": original.layer, "lambda3": weights.equivariance,
+            },
+            identity=identity,
         ) as tracker:
+            tracker.record_in(run)
             checkpoint, done = resume_point(run.directory, module, trainer)
             if done < config["recipe"]["updates"]:
                 fit(module, trainer, data_of(config, prepared, seed), run, tracker, checkpoint)
@@ -234,6 +249,7 @@ def train_jointly(run: Run, original: Network, grid: Grid, config: dict[str, Any
             }
             rows = evaluate(config, about, untouched, run, tracker)
             tracker.table("rows", rows)
+            tracker.summarise(of_training(rows))
             run.finish(rows)
     last = rows.iloc[-1]
     print(f"{run.name}: error {last['score']:.2%} on {last['n_images']} images of {last['split']}; {run.directory}")
@@ -278,22 +294,19 @@ def save_network(original: Network, run: Run) -> None:
     AtomicCheckpointIO().save_checkpoint(content, run.directory / BEST)
 
 
-def learned_maps(directory: Path, grid: Grid) -> Learned:
-    """M_g of every g of G, as the last checkpoint of a finetuning holds them.
+def learned_maps(directory: Path, grid: Grid) -> dict[str, tuple[Tensor, Tensor]]:
+    """Weight and bias of M_g by every g of G, as the last checkpoint of a finetuning holds them.
 
     Raises:
         UserError: if the checkpoint cannot be read.
     """
-    from invariance.fits import Learned
     from invariance.modules.checkpoint import read_checkpoint
     from invariance.runs.run import LAST
     from invariance.transforms.base import UNTOUCHED
 
     state = read_checkpoint(directory / LAST, f"delete {directory} and repeat")["state_dict"]
     labels = [point.label for point in grid.transform.grid() if point.label != UNTOUCHED]
-    return Learned({
-        label: (state[f"maps.{k}.weight"], state[f"maps.{k}.bias"]) for k, label in enumerate(labels)
-    })  # fmt: skip
+    return {label: (state[f"maps.{k}.weight"], state[f"maps.{k}.bias"]) for k, label in enumerate(labels)}
 
 
 def main() -> None:

@@ -1,7 +1,8 @@
 """What is fitted: every map of a configuration with every solver that can fit it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -19,11 +20,16 @@ class Learned:
     """Residual maps that were learned together with the network (Eq. 7), so that none is fitted.
 
     Attributes:
-        parameters: weight (D, D) and bias (D,) of M_g by the label of g; the untouched has none, and its map is the
-            identity.
+        read: gives weight (D, D) and bias (D,) of M_g by the label of g, from files of gigabytes; called at most once,
+            when they are needed. The untouched has none, and its map is the identity.
     """
 
-    parameters: Mapping[str, tuple[Tensor, Tensor]]
+    read: Callable[[], Mapping[str, tuple[Tensor, Tensor]]]
+
+    @cached_property
+    def parameters(self) -> Mapping[str, tuple[Tensor, Tensor]]:
+        """What `read` gives."""
+        return self.read()
 
     def maps(self, labels: Sequence[str]) -> FittedMaps:
         """The maps of some g."""

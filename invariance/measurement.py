@@ -23,6 +23,7 @@ from invariance.errors import UserError
 from invariance.features import extract
 from invariance.fits import Fit
 from invariance.grids import Grid
+from invariance.headlines import of_measurement, way
 from invariance.maps import FittedMaps
 from invariance.metrics import bootstrap, errors_per_image, l2_distance_per_image, rms
 from invariance.network import Network
@@ -30,7 +31,7 @@ from invariance.precision import full_float32
 from invariance.progress import bar
 from invariance.runs.files import atomic_path, write_text
 from invariance.runs.rows import Row, read_rows, to_frame, write_rows
-from invariance.runs.run import Run
+from invariance.runs.run import DONE, ROWS, Run
 from invariance.tracking import Tracker
 from invariance.transforms.base import UNTOUCHED, GridPoint
 
@@ -53,7 +54,8 @@ class _Side:
 
 
 def measure_grid(
-    network: Network, grid: Grid, fits: list[Fit], config: dict[str, Any], stage: str = "measure"
+    network: Network, grid: Grid, fits: list[Fit], config: dict[str, Any], stage: str = "measure",
+    before: Network | None = None,
 ) -> None:
     """Measure one network over one grid and write the rows of every fit that has none yet.
 
@@ -63,6 +65,7 @@ def measure_grid(
         fits: the maps and solvers.
         config: the configuration: metrics, batch, memory_gb, prepared, logger and progress of `conf/measure.yaml`.
         stage: what the measurement is a part of: "measure" or "finetune".
+        before: the network that this one was finetuned from, measured already, for W&B to show beside it.
 
     Raises:
         UserError: for anything the user can mend.
@@ -75,7 +78,7 @@ def measure_grid(
     if not todo:
         print(f"finished already: {folder}")
         return
-    with ExitStack() as held, bar(config["progress"]) as progress:
+    with ExitStack() as held:
         for run in todo.values():
             held.enter_context(run)
         todo = {fit: run for fit, run in todo.items() if not run.done}  # some by another process, meanwhile
@@ -87,13 +90,41 @@ def measure_grid(
                 "upstream": {network.directory.as_posix(): network.weights}, "device": str(network.device),
                 "trained_on": network.trained_on,
             })  # fmt: skip
-        _Measurement(network, grid, prepared, config, progress, stage).run(todo, folder)
-    with Tracker(
-        config["logger"], folder, name=f"{network.place}/{grid.name}", stage=stage, group=network.measured_on,
-        config={"network": network.name, "grid": grid.name}, tags=[grid.family, network.measured_on],
-    ) as tracker:
-        tracker.table("rows", pd.concat([run.rows() for run in runs.values()], ignore_index=True))
+        with bar(config["progress"]) as progress:
+            _Measurement(network, grid, prepared, config, progress, stage).run(todo, folder)
+        _show(network, grid, runs, todo, prepared, config, stage, before)
     print(f"measured {network.place} over {len(grid.transform.grid())} g of {grid.name}: {folder}")
+
+
+def _show(
+    network: Network, grid: Grid, runs: dict[Fit, Run], new: dict[Fit, Run], prepared: Prepared,
+    config: dict[str, Any], stage: str, before: Network | None,
+) -> None:
+    """The measurement in W&B: its rows and means; those of the network it was finetuned from, too."""
+    trained, name, phase = network.config, f"{network.place}/{grid.name}", "after" if before else "before"
+    about = {
+        "stage": stage, "data": network.measured_on, "network": trained["name"], "family": trained["transform"]["name"],
+        "range": trained["transform"].get("range"), "seed": trained["seed"], "grid": grid.name,
+        "layer": network.layer, "maps": list(dict.fromkeys(fit.map for fit in runs)),
+        "solvers": list(dict.fromkeys(fit.solver for fit in runs if fit.solver)),
+    }  # fmt: skip
+    if stage == "finetune":
+        about, name = {**about, "phase": phase}, f"{name} {phase}"
+    covered = {point.label: grid.covered(point) for point in grid.transform.grid()}
+    identity = {fit.name: run.identity for fit, run in runs.items()}
+    with Tracker(config["logger"], network.runs / stage / network.place / grid.name, name=name, about=about,
+                 identity=identity) as tracker:
+        for run in new.values():
+            tracker.record_in(run)
+        rows = {way(fit): run.rows() for fit, run in runs.items()}
+        tracker.table("rows", pd.concat(rows.values(), ignore_index=True))
+        prefix = f"{stage}/{phase}" if stage == "finetune" else stage
+        tracker.summarise(of_measurement(rows, covered, prepared.report, prefix))
+        if before is not None:
+            folder = network.runs / stage / before.name / grid.name
+            found = {way(fit): folder / fit.name / ROWS for fit in runs if (folder / fit.name / DONE).exists()}
+            old = {name: read_rows(path) for name, path in found.items()}
+            tracker.summarise(of_measurement(old, covered, prepared.report, f"{stage}/before"))
 
 
 def _open(

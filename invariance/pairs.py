@@ -28,6 +28,7 @@ from torch import Tensor
 
 from invariance.errors import UserError
 from invariance.fits import Fit
+from invariance.headlines import of_distances
 from invariance.indices import Centred, Regression, centred, cross_product, linear_cka, procrustes_distance
 from invariance.maps import FittedMaps, Ridge
 from invariance.metrics import l2_distance_per_image
@@ -199,19 +200,28 @@ class _Study:
 
     def run(self) -> None:
         """Everything: features, fits, rows."""
-        unfinished = self.folder / self._work_name()
-        if self.missing():
+        unfinished, new = self.folder / self._work_name(), self.missing()
+        if new:
             self._compute()
         elif not unfinished.exists():
             print(f"finished already: {len(self.pairs)} pairs of {len(self.members)} networks in {self.folder}")
             return
         with Tracker(
-            self.config["logger"], self.folder, name=f"{self.data}/{len(self.members)} networks", stage="distance",
-            group=self.data, config={"networks": list(self.members)}, tags=[self.data],
+            self.config["logger"], self.folder, name=f"{self.data}/{len(self.members)} networks",
+            about={
+                "stage": "distance", "data": self.data, "layer": self.layer, "networks": len(self.members),
+                "solvers": [fit.solver for fit in self.kinds.values() if fit],
+            },
+            identity={"networks": list(self.members)},
         ) as tracker:
-            tracker.table("rows", pd.concat(
+            for kind, a, b in new:
+                tracker.record_in(self.pairs[a, b][kind])
+            rows = pd.concat(
                 [run.rows() for runs in self.pairs.values() for run in runs.values()], ignore_index=True
-            ))  # fmt: skip
+            )  # fmt: skip
+            tracker.table("rows", rows)
+            report = next(iter(self.members.values())).images.report_split
+            tracker.summarise(of_distances(rows, report))
         _remove(unfinished)
         self._remove_superseded()
         print(f"compared {len(self.members)} networks, {len(self.pairs)} pairs: {self.folder}")

@@ -14,6 +14,7 @@ def report(config: dict[str, Any]) -> None:
     Raises:
         UserError: for anything the user can mend.
     """
+    from invariance.reporting.contents import figures_of, read_contents
     from invariance.reporting.page import make_report
     from invariance.runs.rows import read_rows
     from invariance.tracking import Tracker, check_logger
@@ -21,12 +22,10 @@ def report(config: dict[str, Any]) -> None:
     check_logger(config["logger"])
     out = folder(config["out"], "out")
     page = make_report(folder(config["runs"], "runs"), out, data=config["dataset"])
-    with Tracker(
-        config["logger"], out, name=out.name, stage="report", group=config["dataset"] or "all", config={}, tags=[]
-    ) as tracker:
+    about = {"stage": "report", "data": config["dataset"] or "all"}
+    with Tracker(config["logger"], out, name=out.name, about=about, identity={}) as tracker:
         tracker.table("rows", read_rows(out / "rows.csv"))
-        for picture in sorted((out / "figures").glob("*.png")):
-            tracker.image(f"figures/{picture.stem}", picture)
+        tracker.images(figures_of(read_contents(out)))
     print(page.resolve())
 
 

@@ -31,6 +31,7 @@ def train(config: dict[str, Any]) -> None:
     """
     check(config)
     from invariance.data.prepared import prepare
+    from invariance.headlines import of_training
     from invariance.memory import keep_freed
     from invariance.modules.resume import resume_point
     from invariance.ranks import Ranks
@@ -67,9 +68,14 @@ def train(config: dict[str, Any]) -> None:
             "remarks": prepared.remarks, "skipped": prepared.skipped,
         })  # fmt: skip
         with Tracker(
-            config["logger"], run.directory, name=f"{config['name']}/seed{config['seed']}", stage="train",
-            group=prepared.name, config=identity, tags=[config["transform"]["name"], prepared.name],
+            config["logger"], run.directory, name=f"{prepared.name}/{config['name']}/seed{config['seed']}",
+            about={
+                "stage": "train", "data": prepared.name, "network": config["name"],
+                "family": config["transform"]["name"], "range": config["range"], "seed": config["seed"],
+            },
+            identity=identity,
         ) as tracker:
+            tracker.record_in(run)
             with ranks.environment():
                 checkpoint, done = resume_point(run.directory, classifier, trainer)
                 if done < config["recipe"]["updates"]:
@@ -83,6 +89,7 @@ def train(config: dict[str, Any]) -> None:
             }
             rows = evaluate(config, about, prepared, run, tracker)
             tracker.table("rows", rows)
+            tracker.summarise(of_training(rows))
             run.finish(rows)
     last = rows.iloc[-1]
     print(f"{run.name}: error {last['score']:.2%} on {last['n_images']} images of {last['split']}; {run.directory}")

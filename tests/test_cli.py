@@ -205,6 +205,11 @@ def test_the_networks_by_name_are_table_threes(compose):
         ("finetune", ["recipe=fashion_mnist_fast", "recipe.label_smoothing=0.1"], "recipe.label_smoothing"),
         ("report", [], "no finished run"),
         ("report", ["dataset=digits"], "no finished run"),
+        ("dashboard", [], "run invariance-report first"),
+        ("dashboard", ["dry_rum=true"], "did you mean 'dry_run'"),
+        ("dashboard", ["logger=csv"], "leave out logger=csv"),
+        ("dashboard", ["logger.project=a/b"], "logger.project='a/b'"),
+        ("train", ["logger.tags=trial"], "logger.tags='trial': give a list"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_two(page, arguments, said, tmp_path, monkeypatch, capfd):
@@ -290,7 +295,7 @@ def test_a_mistake_in_one_job_of_a_sweep_leaves_the_others(tmp_path):
     assert json.loads((tmp_path / "runs/train/digits/rotation_5/seed0/done.json").read_text())["rows"] == 2
 
 
-@pytest.mark.parametrize("page", ["prepare", "train", "measure", "distance", "report"])
+@pytest.mark.parametrize("page", ["prepare", "train", "measure", "distance", "report", "dashboard"])
 def test_help_is_for_newcomers_and_loads_no_torch(page, tmp_path):
     code = (
         f"import atexit, sys; sys.argv = ['invariance-{page}', '--help']; "

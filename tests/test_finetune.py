@@ -415,6 +415,20 @@ def test_the_finetuned_network_is_the_same_file_again(done, compose, tmp_path):
     assert (folder / "runs" / NAME / "best.ckpt").read_bytes() == before
 
 
+def test_a_finished_finetuning_writes_a_deleted_network_again_and_reads_no_maps(done, compose, tmp_path, monkeypatch):
+    folder, places = copied(done, tmp_path / "copy")
+    path, before = folder / "runs" / NAME / "best.ckpt", tables(folder)
+    content = path.read_bytes()
+    path.unlink()
+    monkeypatch.setattr(invariance.finetune, "learned_maps", lambda *_: pytest.fail("nothing is left to measure"))
+    finetune(compose("finetune", *places, *QUICK, "networks=rotation_20"))
+    assert path.read_bytes() == content and tables(folder) == before
+    path.unlink()
+    path.with_name("last.ckpt").unlink()
+    with pytest.raises(UserError, match="no checkpoint at .*last.ckpt; delete .* to start over"):
+        finetune(compose("finetune", *places, *QUICK, "networks=rotation_20"))
+
+
 def test_every_family_has_the_papers_g():
     counts = {}
     for family in families():

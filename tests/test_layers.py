@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "invariance"
-PAGES = {"prepare", "train", "measure", "distance", "finetune", "report", "status"}
+PAGES = {"prepare", "train", "measure", "distance", "finetune", "report", "status", "dashboard"}
 LEVELS = [
     {"errors", "seeds", "progress", "precision", "memory"},
     {"runs", "conf", "ranks", "launch"},
     {"transforms", "models", "maps", "metrics", "indices", "joint", "dropout"},
     {"data"},
-    {"features", "modules", "reporting", "plugins", "tracking", "grids", "fits"},
+    {"features", "modules", "reporting", "plugins", "tracking", "grids", "fits", "headlines", "boards"},
     {"network"},
     {"representations"},
     {"pair_rows"},

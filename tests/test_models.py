@@ -114,6 +114,29 @@ def test_functional_layers_behind_the_cut():
         Representation(network, "idle").phi(x)
 
 
+class Scaled(nn.Module):
+    """Buffers that the forward pass reads itself, its own and those of a module that is traced through."""
+
+    def __init__(self, inner=None):
+        super().__init__()
+        self.body, self.inner = nn.Linear(6, 4), inner
+        self.register_buffer("matrix", torch.randn(4, 4))
+
+    def forward(self, x):
+        x = self.body(x) @ self.matrix
+        return x if self.inner is None else self.inner(nn.functional.pad(x, (0, 2)))
+
+
+def test_the_rest_follows_its_network_to_another_type_and_to_other_values():
+    network, x = Scaled(Scaled()).eval(), torch.randn(3, 6)
+    cut = Representation(network, "body")
+    assert torch.equal(cut.classify(cut.phi(x)), network(x))
+    network.double()  # as a move to another device: every buffer becomes another tensor
+    assert torch.equal(cut.classify(cut.phi(x.double())), network(x.double()))
+    network.inner.matrix = network.inner.matrix * 2
+    assert torch.equal(cut.classify(cut.phi(x.double())), network(x.double()))
+
+
 class Dynamic(nn.Module):
     def __init__(self):
         super().__init__()

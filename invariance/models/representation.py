@@ -141,4 +141,5 @@ class Representation:
             )
         for node in inputs:
             graph.erase_node(node)
-        return fx.GraphModule(self.network, graph)
+        # a GraphModule would keep the buffers of now, and miss the network's move to another device
+        return fx.Interpreter(self.network, graph=graph).run

@@ -117,6 +117,12 @@ class Study:
         """Mean accuracy over G through a map, in percent; NaN where any g has none."""
         return float(np.mean([self.accuracy(one, after, one.grid, label, fit) for label in one.labels]))
 
+    def best_before(self, one: Finetuning) -> float:
+        """The best mean accuracy over G that the network had before, through any fitted map (no map where none is)."""
+        held = [self.over_g(one, False, fit) for fit in self.fits if fit != NO_MAP] or [self.over_g(one, False, NO_MAP)]
+        there = [value for value in held if not np.isnan(value)]
+        return max(there) if there else float("nan")
+
     def whole_grid(self, one: Finetuning) -> GridFacts | None:
         """The family's grid, if it was measured before and after."""
         own = one.grid.rpartition("_G")[0]

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pandas as pd
 
-from invariance.reporting.finetuned import LEARNED, NO_MAP, Finetuning, Spread, Study, way
+from invariance.reporting.finetuned import LEARNED, Spread, Study, way
 from invariance.reporting.printed import PrintedAccuracy, finetuned
 from invariance.reporting.tables import GAP, Table
 from invariance.transforms.base import UNTOUCHED
@@ -77,7 +77,7 @@ def changes(study: Study, slug: str) -> Table:
             found["_".join(filter(None, fit))] = [
                 study.over_g(one, True, fit) - study.over_g(one, False, fit) for one in ones
             ]
-        found["learned"] = [study.over_g(one, True, LEARNED) - _best_before(study, one) for one in ones]
+        found["learned"] = [study.over_g(one, True, LEARNED) - study.best_before(one) for one in ones]
         for key, values in found.items():
             spread = Spread.of(values)
             better = sum(value > 0 for value in values)
@@ -93,13 +93,6 @@ def changes(study: Study, slug: str) -> Table:
         f"{GAP}: some g has no number for a seed."
     )
     return Table(f"{slug}-changes", caption, header, cells, pd.DataFrame(records))
-
-
-def _best_before(study: Study, one: Finetuning) -> float:
-    """The best mean accuracy over G that the network had before, through any fitted map (no map where none is)."""
-    held = [study.over_g(one, False, fit) for fit in study.fits if fit != NO_MAP] or [study.over_g(one, False, NO_MAP)]
-    there = [value for value in held if not math.isnan(value)]
-    return max(there) if there else math.nan
 
 
 def _spread(values: Spread, signed: bool = False) -> str:

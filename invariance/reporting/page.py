@@ -10,6 +10,7 @@ from markupsafe import Markup
 
 from invariance import __version__
 from invariance.reporting import (
+    claims,
     distance_figures,
     distance_tables,
     figures,
@@ -121,6 +122,7 @@ def make_report(runs: Path, out: Path, *, data: str | None = None) -> Path:
     collected = collect(runs, data)
     accuracy = tables.accuracy(collected)
     made: dict[str, bytes] = accuracy.files() if accuracy else {}
+    made.update(tables.transformations().files())
     sections = []
     measured = families(collected)
     slugs = _slugs(measured)
@@ -130,16 +132,23 @@ def make_report(runs: Path, out: Path, *, data: str | None = None) -> Path:
         section, files = _section(collected, family, slug)
         sections.append(section)
         made.update(files)
-    apart = []
+    apart, compared, finetuned = [], [], []
     for found in distances(collected):
         shown, files = _distance_section(found)
         apart.append(shown)
+        compared.append((found, shown.anchor))
         made.update(files)
     for study in studies(collected):
         shown, files = _finetuned_section(study)
         apart.append(shown)
+        finetuned.append((study, shown.anchor))
         made.update(files)
-    page = _page(collected, accuracy, sections, apart, shown_overviews)
+    said = claims.claims([(section.family, section.anchor) for section in sections], compared, finetuned)
+    verdicts = claims.summary(said, sorted(set(collected.rows["data"])))
+    details = claims.details(said)
+    for table in (verdicts, *([details] if details else [])):
+        made.update(table.files())
+    page = _page(collected, accuracy, (verdicts, details), sections, apart, shown_overviews)
     write_rows(out / "rows.csv", collected.rows[COLUMNS])
     for name, content in made.items():
         with atomic_path(out / name) as temporary:
@@ -340,11 +349,8 @@ def _finetuned_section(study: Study) -> tuple[StudySection, dict[str, bytes]]:
 
 
 def _page(
-    collected: Collected,
-    accuracy: Table | None,
-    sections: list[Section],
-    apart: list[StudySection],
-    overviewed: list[ShownOverview],
+    collected: Collected, accuracy: Table | None, verdicts: tuple[Table, Table | None], sections: list[Section],
+    apart: list[StudySection], overviewed: list[ShownOverview],
 ) -> str:
     source = package_files("invariance.reporting").joinpath("page.html.j2").read_text(encoding="utf-8")
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
@@ -359,6 +365,9 @@ def _page(
         environment.from_string(source).render(
             overview=_overview(collected),
             accuracy=accuracy,
+            claims=verdicts[0],
+            claims_details=verdicts[1],
+            transformations=tables.transformations(),
             by_data=by_data,
             overview_of=overview_of,
             entries=index(_places(overviewed, sections, apart)),

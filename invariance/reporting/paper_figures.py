@@ -86,13 +86,15 @@ class Entry:
         shows: what the figure shows.
         here: where this report has it.
         alike: where this report has its form on data that are not the paper's.
-        command: what would make it where it is not here; "" for what is not made.
+        lacking: the paper's data that this report does not have it of.
+        command: what would make it on those; "" where nothing lacks, and for what is not made.
     """
 
     number: str
     shows: str
     here: list[Place]
     alike: list[Place]
+    lacking: list[str]
     command: str
 
 
@@ -102,11 +104,10 @@ def index(places: list[Place]) -> list[Entry]:
     for figure in FIGURES:
         alike = [place for place in places if place.form == figure.form]
         here = [place for place in alike if place.data in figure.data]
-        lacking = [data for data in figure.data or ("ilsvrc",) if data not in {place.data for place in here}]
-        command = figure.command.format(data=f"'{' '.join(lacking)}'" if len(lacking) > 1 else "".join(lacking))
-        if not lacking or (alike and not figure.data):
-            command = ""
-        entries.append(
-            Entry(figure.number, figure.shows, here, [one for one in alike if one not in here], command)
-        )
+        lacking = [data for data in figure.data if data not in {place.data for place in here}]
+        wanted = lacking or ([] if figure.data or alike else ["ilsvrc"])
+        data = f"'{' '.join(wanted)}'" if len(wanted) > 1 else "".join(wanted)
+        command = figure.command.format(data=data) if wanted else ""
+        others = [one for one in alike if one not in here]
+        entries.append(Entry(figure.number, figure.shows, here, others, lacking if command else [], command))
     return entries

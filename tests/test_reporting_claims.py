@@ -1,0 +1,136 @@
+"""The paper's claims: verdicts from rows whose truth is known by construction."""
+
+import numpy as np
+import pytest
+
+from invariance.reporting.claims import CLAIMS, claims, details, summary, verdict
+from invariance.reporting.collect import collect
+from invariance.reporting.curves import curve, families
+from invariance.runs.rows import read_rows, write_rows
+from tests.reporting_runs import measured
+
+
+@pytest.fixture
+def runs(tmp_path):
+    """A baseline and two rotation networks: the rows of `reporting_runs`, in which claims (a), (b), (h) are true."""
+    measured(tmp_path, "digits", "baseline", "baseline", None, "rotation")
+    measured(tmp_path, "digits", "rotation_5", "rotation", 5, "rotation")
+    measured(tmp_path, "digits", "rotation_20", "rotation", 20, "rotation")
+    return tmp_path
+
+
+def found(root):
+    return claims([(family, "here") for family in families(collect(root))], [], [])
+
+
+def change(root, pattern, **columns):
+    """Set columns of rows over some runs, as functions of the rows."""
+    paths = list(root.glob(pattern))
+    assert paths
+    for path in paths:
+        rows = read_rows(path)
+        write_rows(path, rows.assign(**{name: value(rows) for name, value in columns.items()}))
+
+
+def of(comparisons, claim, way=None):
+    return [one for one in comparisons if one.claim == claim and way in (None, one.way)]
+
+
+def test_differences_are_means_over_g_of_accuracies(runs):
+    [family] = families(collect(runs))
+    inside = next(one for one in of(found(runs), "a") if one.what.endswith("inside"))
+    ours, plain = (
+        curve(family, one, ("identity", ""), "error_rate") for one in (family.trained[-1], family.baseline)
+    )
+    labels = [point.label for point in family.trained[-1].facts.points]
+    rows = [k for k, label in enumerate(labels) if label != "untouched" and abs(float(label)) <= 20]
+    assert len(rows) == 10 == inside.counted == inside.of
+    assert inside.difference == pytest.approx(np.mean([ours.y[k] - plain.y[k] for k in rows]))
+    halves = [np.mean([(one.high[k] - one.low[k]) / 2 for k in rows]) for one in (ours, plain)]
+    assert inside.margin == pytest.approx(np.sqrt(halves[0] ** 2 + halves[1] ** 2))
+
+
+def test_what_is_true_by_construction_holds(runs):
+    comparisons = found(runs)
+    assert [one.says for one in of(comparisons, "a") if one.what == "rotation inside"] == ["yes"]
+    assert {one.says for one in of(comparisons, "b")} == {"yes"}
+    assert len(of(comparisons, "b")) == 2 and len(of(comparisons, "h")) == 2
+    assert {one.says for one in of(comparisons, "h")} == {"yes"}
+
+
+def test_each_claim_can_fail(runs):
+    ends = {end: (lambda rows: rows["score"]) for end in ("low", "high")}
+    change(runs, "measure/digits/rotation_20/seed0/*/identity/rows.csv", score=lambda rows: rows["score"] * 0 + 0.999)
+    change(runs, "measure/digits/rotation_20/seed0/*/identity/rows.csv", **ends)
+    comparisons = found(runs)
+    assert {one.says for one in of(comparisons, "a")} == {"no"}
+    assert [one.says for one in of(comparisons, "d")] == ["no"]
+    assert {one.says for one in of(comparisons, "c")} == {"no"}  # maps add much inside the range
+    change(runs, "measure/digits/baseline/seed0/*/residual_*/rows.csv", score=lambda rows: rows["score"] * 0 + 0.999)
+    change(runs, "measure/digits/baseline/seed0/*/residual_*/rows.csv", **ends)
+    comparisons = found(runs)
+    assert {one.says for one in of(comparisons, "b")} == {"no"}
+    assert [one.says for one in of(comparisons, "h") if one.what == "rotation, baseline"] == ["open"]
+
+
+def test_a_gain_within_its_margin_is_open_and_one_surely_small_is_nothing(runs):
+    wide = {"low": lambda rows: rows["score"] - 0.2, "high": lambda rows: rows["score"] + 0.2}
+    for network in ("baseline", "rotation_20"):
+        for fit in ("residual_ridge", "residual_online_sgd"):
+            here = read_rows(runs / f"measure/digits/{network}/seed0/rotation/identity/rows.csv")
+            path = runs / f"measure/digits/{network}/seed0/rotation/{fit}/rows.csv"
+            rows = read_rows(path)
+            write_rows(path, rows.assign(**{name: here[name].to_numpy() for name in ("score", "low", "high")}))
+    narrow = {end: (lambda rows: rows["score"]) for end in ("low", "high")}
+    change(runs, "measure/digits/*/seed0/rotation/*/rows.csv", **narrow)
+    comparisons = found(runs)
+    assert {one.says for one in of(comparisons, "c")} == {"yes"}  # no map changes anything, and no image could
+    assert {one.says for one in of(comparisons, "b")} == {"open"}
+    change(runs, "measure/digits/*/seed0/rotation/*/rows.csv", **wide)
+    assert {one.says for one in of(found(runs), "c")} == {"open"}  # nor could one tell
+
+
+def test_diverged_and_missing_g_are_left_out_of_both_sides_and_counted(tmp_path):
+    measured(tmp_path, "digits", "baseline", "baseline", None, "rotation", diverged=("-45", "45"))
+    [online] = of(found(tmp_path), "b", "residual map, online SGD")
+    assert (online.counted, online.of) == (14, 16) and "14 of 16 g" in online.told
+    [h] = of(found(tmp_path), "h")
+    assert h.counted == 14
+
+
+def test_verdicts():
+    assert verdict([]) == "not measured"
+    assert verdict(["yes", "yes"]) == "holds"
+    assert verdict(["yes", "yes", "no"]) == "holds for most"
+    assert verdict(["yes", "open", "no", "yes"]) == "not shown"
+    assert verdict(["no", "no", "yes"]) == "contradicted"
+    assert verdict(["open"]) == "not shown"
+
+
+def test_every_claim_has_a_line_for_every_data_set_and_what_lacks_is_named(runs):
+    table = summary(found(runs), ["digits", "digits@photos", "rvl_cdip"])
+    lines = {(row[0][1], row[1]) for row in table.cells}
+    assert lines == {(letter, data) for letter in CLAIMS for data in ("digits", "rvl_cdip")}
+    told = {(row[0][1], row[1]): row[3:] for row in table.cells}
+    assert told["e", "digits"][0] == "not measured" and told["e", "digits"][1].startswith("lacks distances")
+    assert told["a", "rvl_cdip"][0] == "not measured"
+    assert told["b", "digits"][0] == "holds"
+    places = [k for k, row in enumerate(table.cells) if row[3] != "not measured"]
+    assert set(table.links) == {(k, 2) for k in places} and set(table.links.values()) == {"#here"}
+    assert 'href="#here"' in table.html() and 'href="../index.html#here"' in table.html("../index.html")
+
+
+def test_details_list_every_comparison_in_an_order_of_their_own(runs):
+    comparisons = found(runs)
+    table, other = details(comparisons), details(comparisons[::-1])
+    assert len(table.cells) == len(comparisons) and table.files() == other.files()
+    assert details([]) is None
+
+
+def test_only_distances_serve_where_there_is_no_accuracy(runs):
+    for path in runs.glob("measure/**/rows.csv"):
+        rows = read_rows(path)
+        write_rows(path, rows[rows["metric"] == "l2_distance"])
+    comparisons = found(runs)
+    [inside] = [one for one in of(comparisons, "a") if one.what == "rotation inside"]
+    assert inside.says == "yes" and "of −L_L2" in inside.told and 0 < inside.difference < 2
