@@ -41,7 +41,7 @@ def plan(config: dict[str, Any]) -> None:
 
     keep_freed()
     device = choose_device(str(chosen["trainer"]))
-    devices = config["gpus"] or (torch.cuda.device_count() if device.type == "cuda" else 1)
+    devices = config["gpus"] or (torch.cuda.device_count() if device.type == "cuda" else cores())
     trainer = "gpu" if device.type == "cuda" else "cpu"
     templates = Templates(folder(config["templates"], "templates"), config["study"])
     prepared = folder(config["prepared"], "prepared")
@@ -107,7 +107,6 @@ def cores() -> int:
 
 def show(study: Study, made: list[Estimate], device: torch.device, devices: int) -> None:
     """Print the table of one data set."""
-    import torch
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -115,31 +114,32 @@ def show(study: Study, made: list[Estimate], device: torch.device, devices: int)
     data = study.data
     counts = ", ".join(f"{split} {count:,}" for split, count in data.images.items())
     gpu = device.type == "cuda"
-    unit, threads = ("GPU-hours", 1) if gpu else ("core-hours", torch.get_num_threads())
     table = Table(
         title=f"{data.name}: {counts} images ({data.known_from})", title_justify="left", box=box.SIMPLE_HEAD,
         pad_edge=False,
     )
-    where = f"{devices} {'GPU' if gpu else 'CPU'}{'s' if devices > 1 else ''}"
-    for number, column in enumerate(("stage", "jobs", unit, "longest job", f"wall, {where}", "disk")):
+    kind = "GPU" if gpu else "core"
+    where = f"{devices} {kind}{'s' if devices > 1 else ''}"
+    columns = ("stage", "jobs", f"{kind}-hours", "longest job", f"wall, {where}", "disk")
+    for number, column in enumerate(columns):
         table.add_column(column, justify="right" if number else "left")
     for one in made:
         stage, on = one.stage, one.stage.on_cores
-        work = one.seconds / 3600 * (1 if on else threads)
-        told = [f"{hours(work)}{' of cores' if on and gpu else ''}", told_time(one.longest / (cores() if on else 1))]
-        told = ["", ""] if stage.gap else told
-        wall = stage.gap or told_time(one.wall)
-        table.add_row(stage.name, f"{len(stage.jobs):,}", *told, wall, size(one.disk))
+        work = f"{hours(one.seconds / 3600)}{' of cores' if on and gpu else ''}"
+        told = [work, told_time(one.longest / (cores() if on else 1))]
+        cells = ["", "", "not planned", ""] if stage.gap else [*told, told_time(one.wall), size(one.disk)]
+        table.add_row(stage.name, f"{len(stage.jobs):,}" if stage.jobs else "", *cells)
     known = [one for one in made if not one.stage.gap]
     on_devices = sum(one.seconds for one in known if not (gpu and one.stage.on_cores)) / 3600
-    if not gpu:
-        on_devices = sum(one.seconds * (1 if one.stage.on_cores else threads) for one in known) / 3600
     table.add_section()
     table.add_row(
         "all", f"{sum(len(one.stage.jobs) for one in made):,}", hours(on_devices), "",
         told_time(sum(one.wall for one in known)), size(sum(one.disk for one in known)),
     )
     Console().print(table)
+    for one in made:
+        if one.stage.gap:
+            print(f"{one.stage.name} is not planned: {one.stage.gap}")
 
 
 def hours(value: float) -> str:
@@ -166,7 +166,7 @@ def account(device: torch.device, seconds: float) -> str:
     """The line that says what was measured, and what is left out."""
     import torch
 
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} CPU threads"
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "one CPU core, by the time it was ours,"
     return (
         f"measured for about {seconds:g} s on {name} with torch {torch.__version__}: training steps, φ, transforms, "
         "maps, indices, decoding, a job's start; waiting for disks and queues is left out"
@@ -190,7 +190,7 @@ def write(path: Path, made: dict[str, list[Estimate]], device: torch.device, dev
         } for name, some in made.items()
     }  # fmt: skip
     about = {
-        "device": device.type, "devices": devices, "threads": torch.get_num_threads(), "cores": cores(),
+        "device": device.type, "devices": devices, "cores": cores(),
         "torch": torch.__version__,
     }  # fmt: skip
     write_text(path, json.dumps({**about, "stages": stages}, indent=1) + "\n")

@@ -210,7 +210,8 @@ def data_set(config: Config, prepared: Path) -> DataSet:
     try:
         found = data_config(config).source.splits(False)
     except UserError as error:
-        raise UserError(f"data={config['name']}: how many images it has is not known yet ({error})") from error
+        what = config["name"] or config["_target_"].rpartition(".")[2]
+        raise UserError(f"how many images {what} has is not known yet: {error}") from error
     largest = max(found.listings.values(), key=len)
     images = {name: len(listing) for name, listing in found.listings.items()}
     return DataSet(config, images, len(found.classes), "counted", lambda: largest.read(0))
@@ -281,7 +282,7 @@ class Templates:
         return [dict((key, value) for key, _, value in (one.partition("=") for one in job)) for job in jobs]
 
 
-def plain(config: DictConfig, settings: Mapping[str, str] | None = None) -> Config:
+def plain(config: DictConfig, settings: Mapping[Any, Any] | None = None) -> Config:
     """A composed configuration, resolved and without Hydra's own part, with some of its keys set otherwise.
 
     Raises:
@@ -535,10 +536,17 @@ def _epochs(fit: Fit) -> int:
 
 
 def networks_there(templates: Templates) -> dict[str, Trained]:
-    """Every network of `conf/network/` by that name, as the study trains it."""
-    found = {}
+    """Every network of `conf/network/` by that name, as the study trains it; composed once for all of a family."""
+    found, families = {}, dict[str, DictConfig]()
     for path in sorted((conf_dir() / "network").glob("*.yaml")):
-        config = plain(templates.compose("networks", f"network={path.stem}"))
+        own = OmegaConf.load(path)
+        assert isinstance(own, DictConfig)
+        [(key, family)] = own.pop("defaults")[0].items()
+        if key != "override /transform":
+            raise UserError(f"{path} overrides {key}; a plan knows networks that differ by their transform alone")
+        if family not in families:
+            families[family] = templates.compose("networks", f"transform={family}")
+        config = plain(families[family], own)
         found[path.stem] = Trained(f"{config['name']}/seed{config['seed']}", config["transform"])
     return found
 

@@ -1,11 +1,15 @@
-"""What the units of a plan cost on this machine: each timed for a moment, by the code that a study runs."""
+"""What the units of a plan cost on this machine: each timed for a moment, by the code that a study runs.
+
+A device is a GPU, or one core of a CPU, as `hydra/launcher=local` gives each job one. What a core does is timed by the
+time that this process has it, so that other work on the machine counts little; what a GPU does, by the clock.
+"""
 
 from __future__ import annotations
 
 import io
 import json
-import math
 import os
+import resource
 import subprocess
 import sys
 import tempfile
@@ -34,14 +38,14 @@ from invariance.planning import START, Net, Unit
 from invariance.precision import full_float32
 from invariance.transforms import build
 
-_CPU_BATCH = 16
-"""Images of the largest timed batch on a CPU, where a step of a whole batch of the recipe's takes half a minute."""
+_CPU_BATCH = 8
+"""Images of the largest timed batch on a CPU, where a step of a whole batch of the recipe's takes a minute."""
 
-_CPU_DIM = 1024
+_CPU_DIM = 512
 """D at which what grows with D³ is timed on a CPU; it is scaled up from there."""
 
-_PHI_BATCH = {"cpu": 32, "cuda": 256}
-_ROWS = 512
+_PHI_BATCH = {"cpu": 8, "cuda": 256}
+_ROWS = 256
 _STARTING = (
     "data=digits", "model=tiny", "recipe=smoke", "recipe.updates=1", "recipe.val_every=1", "logger=csv",
     "progress=false",
@@ -53,7 +57,7 @@ Costs = Iterator[tuple[Unit, float]]
 
 
 class Clock:
-    """Times work on one device.
+    """Times work on one device; on a CPU by the time that this process has a core.
 
     Args:
         device: the device.
@@ -62,23 +66,24 @@ class Clock:
 
     def __init__(self, device: torch.device, share: float) -> None:
         self.device, self.share = device, share
+        self.now = time.perf_counter if device.type == "cuda" else time.process_time
 
     def least(self, work: Callable[[], object]) -> float:
-        """Least seconds of a call, after one that warms up."""
+        """Least seconds of a call, after one that warms up; of three at least, unless that takes ten shares."""
         self._once(work)
-        best, end = math.inf, time.perf_counter() + self.share
-        while math.isinf(best) or time.perf_counter() < end:
-            best = min(best, self._once(work))
-        return best
+        taken: list[float] = []
+        while not taken or sum(taken) < self.share * (10 if len(taken) < 3 else 1):
+            taken.append(self._once(work))
+        return min(taken)
 
     def _once(self, work: Callable[[], object]) -> float:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
-        start = time.perf_counter()
+        start = self.now()
         work()
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
-        return time.perf_counter() - start
+        return self.now() - start
 
     def line(self, work: Callable[[int], object], few: int, many: int) -> tuple[float, float]:
         """Seconds an item, and seconds beside them, from calls with few items and with many."""
@@ -115,10 +120,15 @@ def measure_rates(
     pieces = sum(_PIECES.get(probe.__name__, 2) for probe, _ in wanted.values())
     clock = Clock(device, 0.5 * seconds / max(1, pieces))  # warming up takes the other half
     rates: dict[Unit, float] = {}
-    task = progress.add_task("measuring", total=len(wanted))
-    for probe, unit in wanted.values():
-        rates.update(probe(unit, clock))
-        progress.advance(task)
+    task, threads = progress.add_task("measuring", total=len(wanted)), torch.get_num_threads()
+    try:
+        if device.type == "cpu":
+            torch.set_num_threads(1)
+        for probe, unit in wanted.values():
+            rates.update(probe(unit, clock))
+            progress.advance(task)
+    finally:
+        torch.set_num_threads(threads)
     return {unit: rates[unit] for unit in units}
 
 
@@ -128,22 +138,29 @@ def _start(unit: Unit, clock: Clock) -> Costs:
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "invariance.train", *_STARTING, f"trainer={trainer}"]
         command += [f"runs={folder}/runs", f"prepared={folder}/prepared"]
-        begun = time.perf_counter()
-        ended = subprocess.run(command, capture_output=True, text=True, env=_environment())
-        taken = time.perf_counter() - begun
+        cpu, begun, before = clock.device.type == "cpu", time.perf_counter(), _children()
+        ended = subprocess.run(command, capture_output=True, text=True, env=_environment(cpu))
+        taken = _children() - before if cpu else time.perf_counter() - begun
     if ended.returncode:
         why = (ended.stderr.strip().splitlines() or ["it said nothing"])[-1]
         raise UserError(f"the smallest training, which is timed for what a job's start takes, failed: {why}")
     yield START, taken
 
 
-def _environment() -> dict[str, str]:
-    """Without what Hydra and a sweep have put there for this process alone."""
-    return {key: value for key, value in os.environ.items() if not key.startswith(("HYDRA_", "INVARIANCE_"))}
+def _children() -> float:
+    """Seconds that processes which this one started and saw end have had a core."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def _environment(cpu: bool) -> dict[str, str]:
+    """Without what Hydra and a sweep have put there for this process alone; on a CPU, with one core."""
+    own = {key: value for key, value in os.environ.items() if not key.startswith(("HYDRA_", "INVARIANCE_"))}
+    return {**own, "OMP_NUM_THREADS": "1"} if cpu else own
 
 
 def _trained(unit: Unit, clock: Clock) -> Costs:
-    """Forward, loss, backward and the optimizer's step as training makes them, on images that lie ready in memory."""
+    """Forward, loss and backward as training makes them, on images that lie ready in memory; the optimizer's step."""
     net, batch, settings = unit.of
     trainer, device = json.loads(settings), clock.device
     classifier = _classifier(net).to(device).train()
@@ -154,21 +171,16 @@ def _trained(unit: Unit, clock: Clock) -> Costs:
     images = torch.randint(256, (largest, net.channels, net.size, net.size), dtype=torch.uint8)
     labels = torch.randint(net.classes, (largest,))
 
-    def step(n: int) -> None:
-        x, y = (one[:n].to(device, non_blocking=True) for one in (images, labels))
+    def gradients() -> None:
+        x, y = (one.to(device, non_blocking=True) for one in (images, labels))
         optimizer.zero_grad()
         with torch.autocast(device.type, kind, enabled=trainer["precision"] != "32-true"):
             ready = classifier.normalise(x.float()).contiguous(memory_format=classifier.memory_format)
             loss = functional.cross_entropy(classifier.network(ready), y)
         torch.autograd.backward(loss)
-        optimizer.step()
 
-    if trainer["compile"] or largest < 4:  # another size would be compiled anew
-        slope, beside = clock.least(lambda: step(largest)) / largest, 0.0
-    else:
-        slope, beside = clock.line(step, max(1, largest // 4), largest)
-    yield Unit("image trained", unit.of), slope
-    yield Unit("update", unit.of), beside
+    yield Unit("image trained", unit.of), clock.least(gradients) / largest
+    yield Unit("update", unit.of), clock.least(optimizer.step)
 
 
 def _classifier(net: Net) -> Classifier:
@@ -266,7 +278,7 @@ def _fit_line(clock: Clock, settings: Solver, kind: str, dim: int, stacked: int)
             state.step(r, t)
         state.finish()
 
-    each, beside = clock.line(fit, 1, 3)
+    each, beside = clock.line(fit, 1, 2)
     return each / block, beside
 
 
