@@ -21,7 +21,9 @@ _PAPER = 0.3
 
 
 def drawings(study: Study, slug: str) -> list[Drawing]:
-    """Every figure that there are numbers for."""
+    """Every figure that there are numbers for; all are of accuracies."""
+    if not study.scores:
+        return []
     return [one for one in (_trade_off(study, slug), _grids(study, slug)) if one is not None]
 
 
@@ -90,7 +92,7 @@ def _curves(study: Study, ones: list[Finetuning]) -> tuple[list[int], Points, di
             )
             if np.isfinite(place).all():
                 start[fit] = place
-    return seeds, points, start
+    return (seeds, points, start) if points else None
 
 
 def _along(points: Points, start: dict[Fit, tuple[float, float]]) -> Callable[[Axes], None]:

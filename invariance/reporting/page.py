@@ -334,18 +334,16 @@ def _finetuned_section(study: Study) -> tuple[StudySection, dict[str, bytes]]:
     for drawing in finetuned_figures.drawings(study, slug):
         made.update(drawing.files())
         shown.append(_drawn(drawing))
-    changes, *others = finetuned_tables.tables(study, slug)
-    for table in (changes, *others):
+    (_, first), *others = finetuned_tables.tables(study, slug)
+    for table in (first, *(table for _, table in others)):
         made.update(table.files())
     networks = list(dict.fromkeys(one.network for one in study.all))
     about = (
         f"{len(study.all)} finetunings of {', '.join(networks)} with the joint loss (Eq. 7), each network together "
         f"with one map M_g for every g of a set G; φ ends at {study.layer}. Measured before and after alike."
     )
-    names = [table.name.removeprefix(f"{slug}-accuracies-") for table in others]
-    named = [(f"Accuracies before and after, {name}", table) for name, table in zip(names, others, strict=True)]
     title = f"{study.data}: finetuned for equivariance"
-    return StudySection(slug, study.data, title, about, shown, changes, named, finetuned_tables.gaps(study)), made
+    return StudySection(slug, study.data, title, about, shown, first, others, finetuned_tables.gaps(study)), made
 
 
 def _page(
