@@ -78,6 +78,8 @@ class Study:
         all: the finetunings.
         fits: the maps that were measured through, no map first.
         grids: the grids, by data, network, seed and name.
+        scores: accuracies in percent, by network, seed, grid, label and map.
+        runs: the run of each.
     """
 
     data: str
@@ -88,6 +90,7 @@ class Study:
     fits: tuple[Fit, ...]
     grids: dict[GridKey, GridFacts]
     scores: dict[tuple[str, int, str, str, Fit], float]
+    runs: dict[tuple[str, int, str, str, Fit], str]
 
     def groups(self) -> list[tuple[str, str, list[Finetuning]]]:
         """Finetunings of one name and one network, over its seeds: (name, network, those)."""
@@ -108,6 +111,11 @@ class Study:
         """Accuracy in percent of a network before or after; NaN where it is missing or not to be trusted."""
         network = one.finetuned if after else one.network
         return self.scores.get((network, one.seed, grid, label, fit), float("nan"))
+
+    def run(self, one: Finetuning, after: bool, grid: str, label: str, fit: Fit) -> tuple[str, ...]:
+        """The run of an accuracy; empty where there is none."""
+        run = self.runs.get((one.finetuned if after else one.network, one.seed, grid, label, fit))
+        return (run,) if run else ()
 
     def untouched(self, one: Finetuning, after: bool) -> float:
         """Accuracy on untouched images, in percent."""
@@ -156,19 +164,21 @@ def studies(collected: Collected) -> list[Study]:
         )  # fmt: skip
         if not everything or measured.empty:
             continue
-        columns = [measured[name] for name in ("network", "seed", "map", "solver", "score")]
-        scores = {
-            (network, int(seed), grid, label, (kind, solver)): 100 * (1 - float(score))
-            for network, seed, kind, solver, score, grid, label in zip(
+        columns = [measured[name] for name in ("network", "seed", "map", "solver", "score", "run")]
+        numbers = {
+            (str(network), int(seed), grid, label, (kind, solver)): (100 * (1 - float(score)), str(run))
+            for network, seed, kind, solver, score, run, grid, label in zip(
                 *columns, grid_name(measured["g"]), grid_label(measured["g"]), strict=True
             )
         }
+        scores = {key: score for key, (score, _) in numbers.items()}
         fits = {key[-1] for key in scores} - {LEARNED}
         grids = {key: facts for key, facts in collected.finetuned.items() if key.data == data}
         found.append(Study(
             str(data), str(layer), int(measured["n_images"].max()), str(measured["split"].iloc[0]),
             tuple(sorted(everything, key=lambda one: (one.family, natural(one.finetuned), one.seed))),
             tuple(sorted(fits, key=lambda fit: (fit != NO_MAP, fit))), grids, scores,
+            {key: run for key, (_, run) in numbers.items()},
         ))  # fmt: skip
     return found
 
