@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 from scipy.stats import rankdata
 
+from invariance.reporting import distance_tables
 from invariance.reporting.collect import collect
 from invariance.reporting.distance_figures import telling_map
 from invariance.reporting.distances import (
@@ -230,3 +231,18 @@ def test_a_network_compared_by_cka_alone_is_known_by_its_own_rows(tmp_path):
     (found,) = distances(collect(tmp_path))
     assert [node.network for node in found.nodes] == ["baseline", "rotation_5"] and not found.mean
     make_report(tmp_path, tmp_path / "report")
+
+
+def test_every_number_of_a_pair_leads_to_its_run_from_either_side(runs):
+    (found,) = distances(collect(runs))
+    table = next(table for table in distance_tables.tables(found, "x") if table.name == "x-pairs")
+    row = next(k for k, cells in enumerate(table.cells) if cells[0] == "rotation_20 – shear_20")
+    turned = next(k for k, cells in enumerate(table.cells) if cells[0] == "baseline, seed 1 – perspective_4")
+    for k, folder in ((row, "rotation_20-seed0+shear_20-seed0"), (turned, "baseline-seed1+perspective_4-seed0")):
+        names = {title: run for title, (_, run) in zip(
+            table.header[1:], ((c, table.runs[k, c]) for c in range(1, len(table.header))), strict=True)}  # fmt: skip
+        for title, unit in (("ridge: →", "linear_ridge"), ("ridge: ←", "linear_ridge"), ("CKA", "indices"),
+                            ("ridge: distance (Eq. 4)", "linear_ridge"), ("R² ←", "indices"),
+                            ("online SGD: difference (Eq. 9)", "linear_online_sgd")):  # fmt: skip
+            assert names[title] == (f"distance/made_up/{folder}/{unit}",)
+    assert all(table.runs.values())

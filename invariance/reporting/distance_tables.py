@@ -87,7 +87,9 @@ def _families(found: Distances, solver: str, slug: str) -> Table | None:
 
 def _pairs(found: Distances, slug: str) -> Table | None:
     """Every pair with all its numbers."""
-    records, cells = [], []
+    cells: list[list[str]] = []
+    records: list[dict[str, object]] = []
+    runs: dict[tuple[int, int], tuple[str, ...]] = {}
     for i, j in combinations(range(len(found.nodes)), 2):
         one, other = found.nodes[i], found.nodes[j]
         record: dict[str, object] = {
@@ -95,10 +97,13 @@ def _pairs(found: Distances, slug: str) -> Table | None:
         }  # fmt: skip
         row = [f"{one.label} – {other.label}"]
         for solver in found.mean:
-            for name, numbers, (a, b) in (
-                ("mean", found.mean[solver], (i, j)), ("there", found.one_way[solver], (i, j)),
-                ("back", found.one_way[solver], (j, i)), ("difference", found.difference[solver], (i, j)),
-            ):  # fmt: skip
+            for name, metric, numbers, (a, b) in (
+                ("mean", "l2_distance_mean", found.mean[solver], (i, j)),
+                ("there", "l2_distance", found.one_way[solver], (i, j)),
+                ("back", "l2_distance", found.one_way[solver], (j, i)),
+                ("difference", "l2_distance_difference", found.difference[solver], (i, j)),
+            ):
+                runs[len(cells), len(row)] = found.run(metric, solver, a, b)
                 ends = numbers.score[a, b], numbers.low[a, b], numbers.high[a, b]
                 keys = (f"{solver}_{name}{end}" for end in ("", "_low", "_high"))
                 record |= dict(zip(keys, ends, strict=True))
@@ -107,6 +112,7 @@ def _pairs(found: Distances, slug: str) -> Table | None:
             for name, (a, b) in ((index, (i, j)), *(((f"{index}_back", (j, i)),) if index == "r2" else ())):
                 if index in found.indices:
                     value = found.indices[index].score[a, b]
+                    runs[len(cells), len(row)] = found.run(index, "", a, b)
                     record[name] = value
                     row.append(f"{value:.3f}" if np.isfinite(value) else GAP)
         records.append(record)
@@ -121,4 +127,4 @@ def _pairs(found: Distances, slug: str) -> Table | None:
         "Every pair: the distance and both one-way distances with bootstrap 95 % intervals over images, and the "
         f"indices over the same {found.images} images. CKA and R² are similarities."
     )
-    return Table(f"{slug}-pairs", caption, header, cells, pd.DataFrame(records))
+    return Table(f"{slug}-pairs", caption, header, cells, pd.DataFrame(records), runs=runs)

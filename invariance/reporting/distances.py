@@ -15,6 +15,7 @@ from invariance.reporting.collect import Collected, grid_label
 from invariance.reporting.curves import BASELINE, Floats, natural, words
 
 INDICES = ("cka", "procrustes", "r2")
+ONE_WAY = ("l2_distance", "r2")
 GROUPS = (("perspective", "rotation", "shear"), (BASELINE, "color_jitter", "noise"))
 """Families that the paper finds mutually near (Sec. 6.2)."""
 
@@ -71,6 +72,7 @@ class Distances:
         difference: Eq. 9, antisymmetric, by solver.
         indices: cka and procrustes, symmetric, and r2, from row to column.
         statuses: how often each reason why a number was withheld occurs, by way of comparing.
+        runs: the run of a number, by metric, solver ("" for an index), and the networks' places as rows have them.
     """
 
     data: str
@@ -83,11 +85,17 @@ class Distances:
     difference: dict[str, Numbers]
     indices: dict[str, Numbers]
     statuses: dict[str, dict[str, int]]
+    runs: dict[tuple[str, str, int, int], str]
 
     @property
     def families(self) -> list[str]:
         """The families of the networks, each once, in the order of the networks."""
         return list(dict.fromkeys(node.family for node in self.nodes))
+
+    def run(self, metric: str, solver: str, i: int, j: int) -> tuple[str, ...]:
+        """The run of a number of a pair, which a symmetric one has in one order alone; empty where there is none."""
+        turned = ((i, j),) if metric in ONE_WAY else ((i, j), (j, i))
+        return tuple(run for a, b in turned if (run := self.runs.get((metric, solver, a, b))))
 
     def matrices(self) -> dict[str, Floats]:
         """Every symmetric distance by the name of its way: Eq. 4 by solver, then 1 − CKA and Procrustes."""
@@ -127,6 +135,7 @@ def distances(collected: Collected) -> list[Distances]:
         found.append(Distances(
             str(data), str(layer), str(of["split"].iloc[0]), f"{int(used.max()):,}" if len(used) else "0", tuple(nodes),
             by["l2_distance"], by["l2_distance_mean"], by["l2_distance_difference"], indices, _statuses(held),
+            _runs(held),
         ))  # fmt: skip
     return found
 
@@ -167,6 +176,11 @@ def _statuses(rows: pd.DataFrame) -> dict[str, dict[str, int]]:
     for (way, status), count in withheld.groupby([ways, "status"]).size().items():
         found.setdefault(str(way), {})[str(status)] = int(count)
     return found
+
+
+def _runs(rows: pd.DataFrame) -> dict[tuple[str, str, int, int], str]:
+    columns = (rows[name].tolist() for name in ("metric", "solver", "i", "j", "run"))
+    return {(metric, solver, i, j): run for metric, solver, i, j, run in zip(*columns, strict=True)}
 
 
 def complete(matrix: Floats) -> NDArray[np.intp]:

@@ -86,6 +86,7 @@ class Study:
         scores: accuracies in percent, by network, seed, grid, g and map.
         far: L_L2, by the same.
         asked: through which maps each finetuned network was to be measured, by network and seed, whatever came of it.
+        runs: the run of each accuracy.
     """
 
     data: str
@@ -98,6 +99,7 @@ class Study:
     scores: dict[Place, float]
     far: dict[Place, float]
     asked: frozenset[tuple[str, int, Fit]]
+    runs: dict[Place, str]
 
     def groups(self) -> list[tuple[str, str, list[Finetuning]]]:
         """Finetunings of one name and one network, over its seeds: (name, network, those)."""
@@ -134,6 +136,11 @@ class Study:
     def was_asked(self, one: Finetuning, fit: Fit) -> bool:
         """Whether a finetuned network was to be measured through a map."""
         return (one.finetuned, one.seed, fit) in self.asked
+
+    def run(self, one: Finetuning, after: bool, grid: str, label: str, fit: Fit) -> tuple[str, ...]:
+        """The run of an accuracy; empty where there is none."""
+        run = self.runs.get((one.finetuned if after else one.network, one.seed, grid, label, fit))
+        return (run,) if run else ()
 
     def untouched(self, one: Finetuning, after: bool) -> float:
         """Accuracy on untouched images, in percent."""
@@ -186,12 +193,15 @@ def studies(collected: Collected) -> list[Study]:
         scores = {place: 100 * (1 - score) for place, score in _by_place(measured, "error_rate")}
         far = dict(_by_place(measured, "l2_distance"))
         fits = {key[-1] for key in (*scores, *far)} - {LEARNED}
+        right = measured[measured["metric"] == "error_rate"]
+        runs = dict(zip(_places(right), right["run"].astype(str), strict=True))
         grids = {key: facts for key, facts in collected.finetuned.items() if key.data == data}
         found.append(Study(
             str(data), str(layer), int(measured["n_images"].max()), str(measured["split"].iloc[0]),
             tuple(sorted(everything, key=lambda one: (one.family, natural(one.finetuned), one.seed))),
             tuple(sorted(fits, key=lambda fit: (fit != NO_MAP, fit))), grids, scores, far,
             frozenset((str(network), int(seed), (str(kind), str(solver))) for network, seed, kind, solver in asked),
+            runs,
         ))  # fmt: skip
     return found
 
@@ -199,10 +209,15 @@ def studies(collected: Collected) -> list[Study]:
 def _by_place(measured: pd.DataFrame, metric: str) -> list[tuple[Place, float]]:
     """The scores of a metric, each with what it is of."""
     rows = measured[measured["metric"] == metric]
-    columns = [rows[name] for name in ("network", "seed", "map", "solver", "score")]
+    return list(zip(_places(rows), rows["score"].astype(float), strict=True))
+
+
+def _places(rows: pd.DataFrame) -> list[Place]:
+    """What each row is of."""
+    columns = [rows[name] for name in ("network", "seed", "map", "solver")]
     return [
-        ((str(network), int(seed), str(grid), str(label), (str(kind), str(solver))), float(score))
-        for network, seed, kind, solver, score, grid, label in zip(
+        (str(network), int(seed), str(grid), str(label), (str(kind), str(solver)))
+        for network, seed, kind, solver, grid, label in zip(
             *columns, grid_name(rows["g"]), grid_label(rows["g"]), strict=True
         )
     ]

@@ -21,12 +21,15 @@ def accuracies(study: Study, name: str, slug: str) -> Table:
     header += [f"{_TABLE[study.data]}, original", f"{_TABLE[study.data]}, finetuned"] if printed else []
     header += [f"{when}, {way(fit)}" for fit in study.fits for when in ("original", "finetuned")]
     header.append(f"finetuned, {way(LEARNED)}")
-    cells, records = [], []
+    cells: list[list[str]] = []
+    records: list[dict[str, object]] = []
+    runs: dict[tuple[int, int], tuple[str, ...]] = {}
     for network, ones in groups:
         paper = {one.label: one for one in finetuned(study.data, ones[0].network) if one.label}
         for label in (UNTOUCHED, *ones[0].labels):
             row = [f"{network}: {label}", str(len(ones))]
             record: dict[str, object] = {"network": network, "g": label, "seeds": len(ones)}
+            runs[len(cells), 1] = tuple(one.run for one in ones)
             row += _printed(paper.get(label), printed, record)
             columns = [(fit, after) for fit in study.fits for after in (False, True)]
             for fit, after in [*columns, (LEARNED, True)]:
@@ -35,6 +38,8 @@ def accuracies(study: Study, name: str, slug: str) -> Table:
                     values = Spread(math.nan, math.nan, len(ones))
                 key = f"{'finetuned' if after else 'original'}_{'_'.join(filter(None, fit))}"
                 record |= {key: values.mean, f"{key}_sd": values.sd}
+                own = (run for one in ones for run in study.run(one, after, one.grid, label, fit))
+                runs[len(cells), len(row)] = tuple(own)
                 row.append(_spread(values))
             cells.append(row)
             records.append(record)
@@ -49,7 +54,7 @@ def accuracies(study: Study, name: str, slug: str) -> Table:
         f"({name}), φ at {study.layer}: mean ± standard deviation over seeds. M_g: fitted before and after alike; "
         f"learned M_g: the maps that were finetuned with the network. {GAP}: not measured, or diverged for a seed."
     )
-    return Table(f"{slug}-accuracies-{name}", caption, header, cells, pd.DataFrame(records))
+    return Table(f"{slug}-accuracies-{name}", caption, header, cells, pd.DataFrame(records), runs=runs)
 
 
 def _printed(one: PrintedAccuracy | None, shown: bool, record: dict[str, object]) -> list[str]:
@@ -66,8 +71,11 @@ def changes(study: Study, slug: str) -> Table:
     ways = [*study.fits]
     header = ["finetuning", "λ3", "seeds", "untouched"]
     header += [f"over G, {way(fit)}" for fit in ways] + [f"over G, {way(LEARNED)} against the best M_g before"]
-    cells, records = [], []
+    cells: list[list[str]] = []
+    records: list[dict[str, object]] = []
+    runs: dict[tuple[int, int], tuple[str, ...]] = {}
     for name, network, ones in study.groups():
+        runs[len(cells), 2] = tuple(one.run for one in ones)
         row = [f"{network}, {name}", f"{ones[0].lambda3:g}", str(len(ones))]
         record: dict[str, object] = {
             "network": network, "name": name, "family": ones[0].family, "lambda3": ones[0].lambda3, "seeds": len(ones),
@@ -92,7 +100,7 @@ def changes(study: Study, slug: str) -> Table:
         "fitted maps that have a number at every g for that seed, the one that is best on these images. "
         f"{GAP}: some g has no number for a seed."
     )
-    return Table(f"{slug}-changes", caption, header, cells, pd.DataFrame(records))
+    return Table(f"{slug}-changes", caption, header, cells, pd.DataFrame(records), runs=runs)
 
 
 def _spread(values: Spread, signed: bool = False, digits: int = 2) -> str:

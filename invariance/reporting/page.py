@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from importlib.resources import files as package_files
 from pathlib import Path, PurePosixPath
+from urllib.parse import quote
 
 import pandas as pd
 from jinja2 import Environment, StrictUndefined
@@ -20,7 +21,7 @@ from invariance.reporting import (
     overview_figures,
     tables,
 )  # fmt: skip
-from invariance.reporting.collect import Collected, RunFacts, collect
+from invariance.reporting.collect import Collected, RunFacts, collect, run_anchor
 from invariance.reporting.curves import BASELINE, IDENTITY, Family, counts, families, fit_title, gaps, words
 from invariance.reporting.distances import Distances, complete, distances
 from invariance.reporting.drawing import Drawing
@@ -148,7 +149,7 @@ def make_report(runs: Path, out: Path, *, data: str | None = None) -> Path:
     details = claims.details(said)
     for table in (verdicts, *([details] if details else [])):
         made.update(table.files())
-    page = _page(collected, accuracy, (verdicts, details), sections, apart, shown_overviews)
+    page = _page(collected, accuracy, (verdicts, details), sections, apart, shown_overviews, _beside(runs, out))
     write_rows(out / "rows.csv", collected.rows[COLUMNS])
     for name, content in made.items():
         with atomic_path(out / name) as temporary:
@@ -348,7 +349,7 @@ def _finetuned_section(study: Study) -> tuple[StudySection, dict[str, bytes]]:
 
 def _page(
     collected: Collected, accuracy: Table | None, verdicts: tuple[Table, Table | None], sections: list[Section],
-    apart: list[StudySection], overviewed: list[ShownOverview],
+    apart: list[StudySection], overviewed: list[ShownOverview], folder: str,
 ) -> str:
     source = package_files("invariance.reporting").joinpath("page.html.j2").read_text(encoding="utf-8")
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
@@ -372,7 +373,7 @@ def _page(
             apart=apart,
             notes=_notes(collected),
             unfinished=collected.unfinished,
-            provenance=[_made_by(run) for run in collected.runs.values()],
+            provenance=[_made_by(run, folder) for run in collected.runs.values()],
             versions=_versions(collected),
             version=__version__,
             table=lambda table: Markup(table.html()),
@@ -428,12 +429,23 @@ def _notes(collected: Collected) -> dict[str, _Notes]:
     return found
 
 
-def _made_by(run: RunFacts) -> dict[str, str]:
-    """A run's provenance in the words of the page."""
+def _beside(runs: Path, out: Path) -> str:
+    """The runs folder as the report's page links to it: only where both lie in one folder, as they move together."""
+    here, there = out.resolve(), runs.resolve()
+    return f"../{quote(there.name)}" if here.parent == there.parent and here != there else ""
+
+
+def _made_by(run: RunFacts, folder: str) -> dict[str, str]:
+    """A run's provenance in the words of the page; `folder` is where the page finds the runs, or empty."""
     held = run.provenance
+    seen = held.get("wandb")
+    url = str(seen.get("url") or "") if isinstance(seen, dict) else ""
     commit = str(held.get("commit") or "unknown")[:12]
     return {
         "run": run.name,
+        "anchor": run_anchor(run.name),
+        "folder": f"{folder}/{quote(run.name)}/" if folder else "",
+        "wandb": url if url.startswith(("https://", "http://")) else "",
         "commit": f"{commit}, with changes" if held.get("dirty") else commit,
         "started": str(held.get("started") or "unknown"),
         "device": str(held.get("device") or "unknown"),

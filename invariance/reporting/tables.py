@@ -13,7 +13,7 @@ import pandas as pd
 from invariance.conf import conf_dir, families, family_sweep
 from invariance.grids import grids_for
 from invariance.reporting import printed
-from invariance.reporting.collect import Collected
+from invariance.reporting.collect import Collected, run_anchor
 from invariance.reporting.curves import (
     BASELINE,
     IDENTITY,
@@ -43,6 +43,7 @@ class Table:
         cells: the rows as text; the first cell of each names the row.
         numbers: the numbers in full, for the CSV.
         links: where on the page the cells at some (row, column) lead, as `#anchor`.
+        runs: the runs that the numbers at some (row, column) are from: the page's list of runs is where they lead.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Table:
     cells: list[list[str]]
     numbers: pd.DataFrame
     links: Mapping[tuple[int, int], str] = field(default_factory=dict)
+    runs: Mapping[tuple[int, int], tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def text(self) -> list[bool]:
@@ -72,8 +74,12 @@ class Table:
         head = "".join(f'<th scope="col"{at}>{escape(name)}</th>' for name, at in zip(self.header, left, strict=True))
 
         def shown(place: tuple[int, int], cell: str) -> str:
-            link = self.links.get(place)
-            return f'<a href="{escape(page + link)}">{escape(cell)}</a>' if link else escape(cell)
+            runs = [f"#{run_anchor(run)}" for run in self.runs.get(place, ()) if cell != GAP]
+            link = self.links.get(place) or (runs[0] if len(runs) == 1 else "")
+            if link:
+                return f'<a href="{escape(page + link)}">{escape(cell)}</a>'
+            several = (f'<a href="{escape(page + run)}">{k}</a>' for k, run in enumerate(runs, 1))
+            return escape(cell) + (f' <small>[{" ".join(several)}]</small>' if runs else "")
 
         body = "\n".join(
             f'<tr><th scope="row">{shown((n, 0), row[0])}</th>'
@@ -185,12 +191,18 @@ def accuracy(collected: Collected) -> Table | None:
         numbers[["data", "split"]].drop_duplicates().sort_values(["data", "split"]).itertuples(index=False, name=None)
     )
     header, cells = ["network", "seed"], [[network, str(seed)] for network, seed, _ in order]
+    runs: dict[tuple[int, int], tuple[str, ...]] = {}
     for data, split in sets:
         of = numbers[(numbers["data"] == data) & (numbers["split"] == split)]
         header.append(f"{data}, {counts(of['n_images'])} images of {split}")
-        found = of.set_index(["network", "seed"])[["accuracy", "low", "high"]]
-        for (network, seed, _), row in zip(order, cells, strict=True):
-            row.append(percent(*found.loc[(network, seed)]) if (network, seed) in found.index else GAP)
+        found = of.set_index(["network", "seed"])[["accuracy", "low", "high", "run"]]
+        for k, ((network, seed, _), row) in enumerate(zip(order, cells, strict=True)):
+            if (network, seed) not in found.index:
+                row.append(GAP)
+                continue
+            *ends, run = found.loc[(network, seed)]
+            runs[k, len(row)] = (run,)
+            row.append(percent(*ends))
         if data in paper:
             header.append(f"{data}, printed in Table 3")
             for (network, seed, _), row in zip(order, cells, strict=True):
@@ -205,7 +217,7 @@ def accuracy(collected: Collected) -> Table | None:
             " The paper's Mirror Horz. and Vert. stand beside our vertical and horizontal, which is what its code did; "
             "its baselines 1 to 3 beside our seeds 0 to 2, though its seeds are not ours."
         )
-    return Table("accuracy", caption, header, cells, numbers)
+    return Table("accuracy", caption, header, cells, numbers, runs=runs)
 
 
 def _beginning(network: str) -> tuple[str, Any]:
@@ -258,12 +270,16 @@ def measurements(family: Family, metric: str, slug: str) -> Table:
     places = rows[["value", "label"]].drop_duplicates().sort_values("value", kind="stable")
     labels = list(dict.fromkeys(places["label"]))
     header, cells = ["g"], [[label] for label in labels]
-    found = rows.set_index(["network", "seed", "grid", "map", "solver", "label"])[["score", "low", "high", "status"]]
+    kept = ["score", "low", "high", "status", "run"]
+    found = rows.set_index(["network", "seed", "grid", "map", "solver", "label"])[kept]
+    runs: dict[tuple[int, int], tuple[str, ...]] = {}
     for network, seed, grid, kind, solver, _ in order:
         parts = [network, f"seed {seed}" if many_seeds else "", grid if many_grids else ""]
         header.append(", ".join([*filter(None, parts), fit_title((kind, solver))]))
-        for label, row in zip(labels, cells, strict=True):
+        for k, (label, row) in enumerate(zip(labels, cells, strict=True)):
             key = (network, seed, grid, kind, solver, label)
+            if key in found.index:
+                runs[k, len(row)] = (str(found.loc[key, "run"]),)
             row.append(_cell(found.loc[key], metric) if key in found.index else GAP)
     what = "Accuracy in percent" if metric == "error_rate" else "Distance L_L2"
     caption = (
@@ -271,7 +287,7 @@ def measurements(family: Family, metric: str, slug: str) -> Table:
         f"{rows['split'].iloc[0]}, with the bootstrap 95 % interval over images. No map: invariance, else equivariance."
     )
     name = f"{slug}-{'accuracy' if metric == 'error_rate' else 'distance'}"
-    return Table(name, caption, header, cells, rows.drop(columns=["grid", "label", "grid_family"]))
+    return Table(name, caption, header, cells, rows.drop(columns=["grid", "label", "grid_family"]), runs=runs)
 
 
 def _cell(row: pd.Series, metric: str) -> str:
@@ -312,7 +328,11 @@ def summary(family: Family, slug: str) -> Table | None:
         f"Accuracy in percent, untouched and as the mean over the {inside} other g that {reach}'s training covered and "
         f"over the {beyond} that it did not. A mean with any g missing is a gap."
     )
-    return Table(f"{slug}-summary", caption, header, cells, numbers)
+    runs = {
+        (k, column): tuple(r["run"].split("; "))
+        for k, r in enumerate(records) if r["run"] for column in range(2, len(header))
+    }  # fmt: skip
+    return Table(f"{slug}-summary", caption, header, cells, numbers, runs=runs)
 
 
 def _means(
@@ -324,4 +344,10 @@ def _means(
     y = np.array([by_label.get(label, np.nan) for label in labels])
     means = {part: float(y[mask].mean()) if any(mask) else np.nan for part, mask in parts.items()}
     names = {"data": family.data, "family": family.name, "network": subject.network, "seed": subject.seed}
-    return {**names, "map": fit[0], "solver": fit[1], **means}
+    rows = family.rows
+    of = {
+        "network": subject.network, "seed": subject.seed, "grid": subject.facts.grid, "map": fit[0], "solver": fit[1],
+        "metric": "error_rate",
+    }  # fmt: skip
+    own = rows[np.logical_and.reduce([rows[name] == value for name, value in of.items()])]
+    return {**names, "map": fit[0], "solver": fit[1], **means, "run": "; ".join(own["run"].unique())}
