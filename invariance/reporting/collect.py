@@ -16,6 +16,7 @@ from invariance.errors import UserError, nearest
 from invariance.runs.find import all_runs
 from invariance.runs.rows import read_rows
 from invariance.runs.run import DONE, PROVENANCE, ROWS
+from invariance.transforms.base import UNTOUCHED
 
 KEY = ["stage", "data", "network", "family", "range", "seed", "layer", "g", "split", "map", "solver", "metric"]
 """Columns that say which number a row is: no two rows may agree in all of them."""
@@ -61,8 +62,11 @@ class GridFacts:
     folder: Path
 
     def same_g(self, other: "GridFacts") -> bool:
-        """Whether every g that both grids name is the same transformation in both."""
-        ours = {point.label: point.params for point in self.points}
+        """Whether every g that both grids name is the same transformation in both.
+
+        The untouched image is the same whatever its parameters: those of Elastic name the σ of the network's training.
+        """
+        ours = {point.label: point.params for point in self.points if point.label != UNTOUCHED}
         return all(ours.get(point.label, point.params) == point.params for point in other.points)
 
     @property
