@@ -1,5 +1,7 @@
 """The paper's figures: what is drawn is what the rows say, what is missing is said, the same rows the same bytes."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -205,3 +207,18 @@ def test_the_index_leads_to_what_is_there_and_says_what_would_make_the_rest():
     assert entries["8"].command == "make paper-networks paper-measure DATA=rvl_cdip"
     assert entries["9"].command == "make paper-networks paper-measure DATA='ilsvrc rvl_cdip'"
     assert entries["10"].command.startswith("make paper-cross") and entries["4"].command == ""
+
+
+def test_the_untouched_image_is_the_same_whatever_its_parameters(tmp_path):
+    for network, family, reach in (("elastic_10_sigma3", "elastic", 10), ("baseline", "baseline", None)):
+        measured(tmp_path, "made_up", network, family, reach, "elastic")
+        path = tmp_path / f"measure/made_up/{network}/seed0/elastic/grid.json"
+        held = json.loads(path.read_text())
+        for point in held["points"]:
+            point["params"] = network if point["label"] == "untouched" else point["label"]
+        path.write_text(json.dumps(held))
+    (family,) = families(collect(tmp_path))
+    assert family.apart == () and [one.network for one in family.compared] == ["elastic_10_sigma3", "baseline"]
+    held["points"][3]["params"] = "another"
+    path.write_text(json.dumps(held))
+    assert families(collect(tmp_path))[0].apart == ("baseline",)

@@ -1,6 +1,5 @@
 """Gathering what the runs hold: all rows in one table, and the facts of every measured grid."""
 
-import hashlib
 import json
 import zlib
 from collections.abc import Sequence
@@ -63,7 +62,10 @@ class GridFacts:
     folder: Path
 
     def same_g(self, other: "GridFacts") -> bool:
-        """Whether every g that both grids name is the same transformation in both; the untouched always is."""
+        """Whether every g that both grids name is the same transformation in both.
+
+        The untouched image is the same whatever its parameters: those of Elastic name the σ of the network's training.
+        """
         ours = {point.label: point.params for point in self.points if point.label != UNTOUCHED}
         return all(ours.get(point.label, point.params) == point.params for point in other.points)
 
@@ -178,11 +180,6 @@ def examples(facts: GridFacts) -> NDArray[np.uint8] | None:
             f"delete {facts.folder} and measure it again"
         )
     return images
-
-
-def run_anchor(name: str) -> str:
-    """Where the page lists a run: short, as numbers by the thousand lead there, and of the run's name alone."""
-    return "r" + hashlib.blake2b(name.encode(), digest_size=6).hexdigest()
 
 
 def grid_name(g: pd.Series) -> pd.Series:
