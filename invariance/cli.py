@@ -141,6 +141,8 @@ def explain(error: Exception, page: str) -> str:
 
     text = str(error)
     first = text.strip().splitlines()[0]
+    if "hydra/launcher/submitit_slurm" in text:  # whose settings conf/hydra/launcher/slurm.yaml begins with
+        return "hydra/launcher=slurm: hydra-submitit-launcher is not installed; pip install 'invariance[slurm]'"
     if isinstance(error, MissingConfigException) and error.options is not None and error.missing_cfg_file:
         group, _, choice = str(error.missing_cfg_file).rpartition("/")
         options = list(error.options)

@@ -50,7 +50,7 @@ def batches(images: np.ndarray, indices: np.ndarray, size: int, device: torch.de
 def extract(
     representation: Representation, normalise: Callable[[Tensor], Tensor], images: np.ndarray, indices: np.ndarray,
     transform: Transform, params: Params, *, device: torch.device, batch: int = 256,
-    advance: Callable[[int], None] | None = None,
+    advance: Callable[[int], None] | None = None, home: torch.device | str = "cpu",
 ) -> Tensor:
     """φ(g x) of the images at `indices`, for one g.
 
@@ -64,16 +64,17 @@ def extract(
         device: where the network is and the transformation runs.
         batch: images a forward pass.
         advance: called with the number of images after every batch.
+        home: where the result is gathered; on the device itself nothing waits for copies.
 
     Returns:
-        (n, D) float32 on the CPU.
+        (n, D) float32 on `home`.
     """
     result: Tensor | None = None
     for span, x in batches(images, indices, batch, device):
         r = representation.phi(normalise(transform.apply(x, params)))
         if result is None:
-            result = torch.empty(len(indices), r.shape[1])
-        result[span] = r.float().cpu()
+            result = torch.empty(len(indices), r.shape[1], device=home)
+        result[span] = r.float().to(home)
         if advance is not None:
             advance(len(x))
     assert result is not None, "no images to extract features of"

@@ -1,5 +1,7 @@
 """The jobs of a sweep on one machine: each a process of its own, as many at once as there are slots."""
 
+from __future__ import annotations
+
 import os
 import shlex
 import signal
@@ -10,7 +12,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.progress import Progress, TaskID
 
@@ -18,6 +20,9 @@ from invariance.errors import UserError
 from invariance.progress import bar
 from invariance.runs.processes import die_with
 from invariance.runs.sweep import JOB_VARIABLE, SWEEP_VARIABLE
+
+if TYPE_CHECKING:
+    from hydra.core.utils import JobReturn
 
 GRACE = 90.0
 """Seconds that jobs have to end in order after an interruption; a checkpoint of the full network takes a few."""
@@ -176,6 +181,18 @@ def tell(failures: Sequence[Failure], count: int) -> None:
         raise UserError(f"{len(failures)} of {count} jobs failed, for the reasons above; the others are done")
 
 
+def done(job_overrides: Sequence[Sequence[str]]) -> list[JobReturn]:
+    """What Hydra wants to know of jobs that all ended well."""
+    from hydra.core.utils import JobReturn, JobStatus
+
+    results = []
+    for overrides in job_overrides:
+        result = JobReturn()
+        result.overrides, result.status, result.return_value = list(overrides), JobStatus.COMPLETED, None
+        results.append(result)
+    return results
+
+
 def run_jobs(jobs: Sequence[Job], slots: Sequence[Slot], *, progress: bool) -> list[Failure]:
     """Run jobs, in their order, each in the first slot that is free; a job that fails harms no other.
 
@@ -208,7 +225,7 @@ def run_jobs(jobs: Sequence[Job], slots: Sequence[Slot], *, progress: bool) -> l
                     waiting, put_off = put_off, []
                 while waiting and free:
                     job, slot = waiting.pop(0), free.pop(0)
-                    running.append((job, slot, _start(job, slot)))
+                    running.append((job, slot, start(job, slot.environment)))
                 time.sleep(_LOOK_EVERY)
                 for one in list(running):
                     job, slot, process = one
@@ -228,16 +245,30 @@ def run_jobs(jobs: Sequence[Job], slots: Sequence[Slot], *, progress: bool) -> l
     return failures
 
 
-def _start(job: Job, slot: Slot) -> subprocess.Popen[bytes]:
+def start(job: Job, environment: Mapping[str, str], ignore: Sequence[signal.Signals] = ()) -> subprocess.Popen[bytes]:
+    """Start a job's command, which is told to end when this process ends.
+
+    Args:
+        job: the job.
+        environment: variables of its place.
+        ignore: signals that the command is not to know.
+    """
     job.log.parent.mkdir(parents=True, exist_ok=True)
     # set by a command for Hydra in its own process; a job that inherited it would print tracebacks
     inherited = {key: value for key, value in os.environ.items() if key != "HYDRA_FULL_ERROR"}
+    tied = die_with(os.getpid())
+
+    def first() -> None:
+        for number in ignore:
+            signal.signal(number, signal.SIG_IGN)
+        tied()
+
     with open(job.log, "wb") as log:
         return subprocess.Popen(
             list(job.command), stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
-            env={**inherited, **job.environment, **slot.environment},
+            env={**inherited, **job.environment, **environment},
             start_new_session=True,  # a terminal's Ctrl-C comes to us alone
-            preexec_fn=die_with(os.getpid()),
+            preexec_fn=first,
         )  # fmt: skip
 
 

@@ -4,10 +4,8 @@ import hashlib
 import json
 import math
 import shutil
-from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
-from functools import partial
+from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -16,7 +14,7 @@ import numpy as np
 import pandas as pd
 import torch
 from rich.progress import Progress
-from torch import Tensor
+from torch import Tensor, nn
 
 from invariance.data.prepared import Prepared, Split
 from invariance.errors import UserError
@@ -40,6 +38,7 @@ FITS = "g,status,error,reference,strength\n"
 """Columns of `fits.csv`: mean squared error over the fit images, the identity's, and the strength ridge chose."""
 
 _CHUNK = 2048
+_GPU_SHARE = 0.8
 
 
 @dataclass(frozen=True)
@@ -153,14 +152,14 @@ class _Measurement:
     ) -> None:
         self.network, self.grid, self.prepared, self.config = network, grid, prepared, config
         self.points, self.stage = grid.transform.grid(), stage
-        self.progress = progress
+        self.progress, self.home, self.room = progress, torch.device("cpu"), math.inf
         fit = network.settings["fit"]
         fit_name, report = prepared.fit_split(fit), prepared.split(prepared.report)
         chosen = [
             (fit_name, prepared.split(fit_name), prepared.fit_indices(fit)),
             (prepared.report, report, np.arange(len(report))),
         ]
-        self.task = progress.add_task("φ", total=sum(len(i) for _, _, i in chosen) * (len(self.points) + 1))
+        self.task = progress.add_task("φ", total=sum(len(i) for _, _, i in chosen) * len(self.points))
         untouched = next(point for point in self.points if point.label == UNTOUCHED)
         self.sides = [
             _Side(
@@ -170,21 +169,34 @@ class _Measurement:
             for name, split, indices in chosen
         ]
         self.scale = rms(self.sides[0].reference)
+        self._settle()
+
+    def _settle(self) -> None:
+        """Keep all features on the GPU if it holds those of one g beside φ(x): nothing is copied again for any fit."""
+        device = self.network.device
+        room = _GPU_SHARE * torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0.0
+        if self._fitting(room) < 1:
+            return
+        self.home, self.room, self.scale = device, room, self.scale.to(device)
+        self.sides = [replace(side, reference=side.reference.to(device)) for side in self.sides]
 
     def _features(self, split: Split, indices: np.ndarray, point: GridPoint) -> Tensor:
         return extract(
             self.network.phi, self.network.classifier.normalise, split.images, indices, self.grid.transform,
             point.params, device=self.network.device, batch=int(self.config["batch"]),
-            advance=lambda n: self.progress.advance(self.task, n),
+            advance=lambda n: self.progress.advance(self.task, n), home=self.home,
         )
 
     def group_size(self) -> int:
         """How many g are held and fitted together: as many as the memory bound allows beside φ(x), and at least one."""
+        return max(1, min(len(self.points), self._fitting(min(self.config["memory_gb"] * 1e9, self.room))))
+
+    def _fitting(self, memory: float) -> int:
+        """How many g fit into so many bytes beside φ(x)."""
         dim = self.scale.numel()
         features = 4 * dim * sum(len(side.indices) for side in self.sides)
         map_and_solver = 32 * dim * dim  # the hungriest: an mlp's two layers, their gradients and momentum
-        fitting = int((self.config["memory_gb"] * 1e9 - features) // (features + map_and_solver))
-        return max(1, min(len(self.points), fitting))
+        return int((memory - features) // (features + map_and_solver))
 
     def run(self, todo: dict[Fit, Run], folder: Path) -> None:
         """Measure all points in groups; a finished group of a fit is a file, and is not measured again."""
@@ -199,9 +211,10 @@ class _Measurement:
                 run.note(min(k * size, len(self.points)), len(self.points), "g")
             missing = [fit for fit in todo if not self._whole(parts[fit][k], group)]
             if not missing:
-                self.progress.advance(self.task, len(group) * sum(len(side.indices) for side in self.sides))
+                skipped = sum(point.label != UNTOUCHED for point in group)
+                self.progress.advance(self.task, skipped * sum(len(side.indices) for side in self.sides))
                 continue
-            features = [[self._features(side.split, side.indices, point) for point in group] for side in self.sides]
+            features = [[self._under(side, point) for point in group] for side in self.sides]
             for fit in missing:
                 fitted = self._fit(fit, group, features[0])
                 if fitted is not None:
@@ -214,6 +227,10 @@ class _Measurement:
                 write_text(run.directory / "fits.csv", FITS + "".join(accounts))
             run.finish(pd.concat([read_rows(part) for part in parts[fit]], ignore_index=True))
             shutil.rmtree(run.directory / "parts")
+
+    def _under(self, side: _Side, point: GridPoint) -> Tensor:
+        """φ(gx) of a side; of the untouched it is there already."""
+        return side.reference if point.label == UNTOUCHED else self._features(side.split, side.indices, point)
 
     def _whole(self, part: Path, group: list[GridPoint]) -> bool:
         """Whether a part file is there and holds every number of its group; a damaged one is measured again."""
@@ -250,7 +267,7 @@ class _Measurement:
         for side, of_side in zip(self.sides, features, strict=True):
             values = [
                 one for j, r in enumerate(of_side)
-                for one in self._score(side, r, torch.nn.Identity() if fitted is None else partial(fitted.apply, j))
+                for one in self._score(side, r, nn.Identity() if fitted is None else fitted.module(j))
             ]
             ends = bootstrap(torch.stack(values))
             for k, (point, metric) in enumerate(product(group, self.config["metrics"])):
@@ -276,19 +293,21 @@ class _Measurement:
             "solver": fit.label, "run": run.name,
         }
 
-    def _score(self, side: _Side, r: Tensor, apply: Callable[[Tensor], Tensor]) -> list[Tensor]:
+    @torch.no_grad()
+    def _score(self, side: _Side, r: Tensor, back_to: nn.Module) -> list[Tensor]:
         """Each metric of every image, (n,) on the CPU, in the order of the configuration."""
         device = self.network.device
+        back_to, scale = back_to.to(device), self.scale.to(device)
         values: dict[str, list[Tensor]] = {metric: [] for metric in self.config["metrics"]}
         for start in range(0, len(r), _CHUNK):
             span = slice(start, start + _CHUNK)
             with full_float32(device):
-                back = apply(r[span].to(device))
+                back = back_to(r[span].to(device))
             if "error_rate" in values:
                 values["error_rate"].append(errors_per_image(self.network.phi.classify(back).cpu(), side.labels[span]))
             if "l2_distance" in values:
                 wanted = side.reference[span].to(device)
-                values["l2_distance"].append(l2_distance_per_image(back, wanted, self.scale.to(device)).cpu())
+                values["l2_distance"].append(l2_distance_per_image(back, wanted, scale).cpu())
         return [torch.cat(parts) for parts in values.values()]
 
     def _write_grid(self, folder: Path) -> None:

@@ -1,7 +1,8 @@
 """What is measured on each image, and its mean over images with a bootstrap interval (Sec. 3.3)."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -12,7 +13,10 @@ _CHUNK = 4096
 """Images worked on at a time."""
 
 _COUNTS_BYTES = 64 * 2**20
-"""Memory for the resampling counts held at a time."""
+"""Memory for the resampling counts worked on at a time."""
+
+_KEPT_BYTES = 256 * 2**20
+"""Memory for the counts that are kept, since one measurement resamples the same images for every fit and group."""
 
 
 def rms(r: Tensor) -> Tensor:
@@ -110,14 +114,13 @@ def bootstrap(
         return Interval(combined, combined.copy(), combined.copy(), fewest)
     about = np.where(used, filled - np.nan_to_num(mean)[:, None], 0.0).T
     everywhere = bool(used.all())
-    rng = np.random.default_rng(seed)
-    shifts = np.empty((n_resamples, len(table)))
-    chunk = max(1, _COUNTS_BYTES // (8 * n))
-    for start in range(0, n_resamples, chunk):
-        counts = _draw_counts(rng, min(chunk, n_resamples - start), n)
+    shifts, start = np.empty((n_resamples, len(table))), 0
+    for drawn_counts in _counts(n, n_resamples, seed):
+        counts = drawn_counts.astype(np.float64)
         drawn = n if everywhere else counts @ used.T.astype(np.float64)
         with np.errstate(invalid="ignore", divide="ignore"):
             shifts[start : start + len(counts)] = (counts @ about) / drawn
+        start += len(counts)
     shifts = _combined(shifts, weights)
     tail = (1 - level) / 2
     low, high = _quantiles(shifts, tail), _quantiles(shifts, 1 - tail)
@@ -130,11 +133,30 @@ def _combined(table: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArr
     return np.stack(parts, axis=1)
 
 
-def _draw_counts(rng: np.random.Generator, resamples: int, n: int) -> NDArray[np.float64]:
-    """How often each of n images comes up in n draws with replacement, for each resample: (resamples, n)."""
+def _counts(n: int, n_resamples: int, seed: int) -> Iterator[NDArray[np.uint16]]:
+    """How often each of n images comes up in n draws with replacement: parts (resamples, n) of all the resamples."""
+    if 2 * n * n_resamples <= _KEPT_BYTES:
+        yield from _kept_counts(n, n_resamples, seed)
+    else:
+        yield from _drawn_counts(n, n_resamples, seed)
+
+
+@lru_cache(maxsize=2)  # the fit and the report images
+def _kept_counts(n: int, n_resamples: int, seed: int) -> tuple[NDArray[np.uint16], ...]:
+    return tuple(_drawn_counts(n, n_resamples, seed))
+
+
+def _drawn_counts(n: int, n_resamples: int, seed: int) -> Iterator[NDArray[np.uint16]]:
+    rng = np.random.default_rng(seed)
+    chunk = max(1, _COUNTS_BYTES // (8 * n))
+    for start in range(0, n_resamples, chunk):
+        yield _draw_counts(rng, min(chunk, n_resamples - start), n)
+
+
+def _draw_counts(rng: np.random.Generator, resamples: int, n: int) -> NDArray[np.uint16]:
     drawn = rng.integers(n, size=(resamples, n))
     drawn += np.arange(resamples)[:, None] * n
-    return np.bincount(drawn.ravel(), minlength=resamples * n).reshape(resamples, n).astype(np.float64)
+    return np.bincount(drawn.ravel(), minlength=resamples * n).reshape(resamples, n).astype(np.uint16)
 
 
 def _quantiles(shifts: NDArray[np.float64], q: float) -> NDArray[np.float64]:

@@ -4,6 +4,7 @@ import math
 import shutil
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from omegaconf import OmegaConf
@@ -23,8 +24,11 @@ from invariance.models.caffenet import CaffeNet
 from invariance.modules.classifier import Classifier, load_classifier
 from invariance.modules.joint import JointFinetune
 from invariance.network import Network
+from invariance.reporting.collect import collect
+from invariance.reporting.finetuned import studies
+from invariance.reporting.finetuned_tables import gaps
 from invariance.reporting.page import make_report
-from invariance.runs.rows import read_rows
+from invariance.runs.rows import read_rows, write_rows
 from invariance.training import trainer_of
 from invariance.transforms.mirror import Mirror
 from invariance.transforms.rotation import Rotation
@@ -458,3 +462,30 @@ def test_the_report_shows_before_and_after(done, tmp_path):
     chosen = rows[rows["g"].str.endswith(":15") & (rows["split"] == "test") & (rows["metric"] == "error_rate")]
     assert cells[-1] == f"{100 * (1 - chosen['score'].item()):.2f}"
     assert not math.isnan(chosen["score"].item())
+
+
+def test_finetuning_measured_by_l2_alone_has_its_section(done, tmp_path):
+    folder, _ = copied(done, tmp_path / "copy")
+    for path in (folder / "runs/finetune").rglob("rows.csv"):
+        rows = read_rows(path)
+        write_rows(path, rows[(rows["g"] == "") | (rows["metric"] == "l2_distance")])
+    page = make_report(folder / "runs", tmp_path / "report").read_text()
+    assert "digits: finetuned for equivariance" in page and "before, no map" not in page
+    assert not (tmp_path / "report/tables/digits-relu7-finetuned-changes.csv").exists()
+    table = pd.read_csv(tmp_path / "report/tables/digits-relu7-finetuned-distances.csv")
+    rows = read_rows(next((folder / "runs" / NAME).rglob("residual_joint/rows.csv")))
+    chosen = rows[(rows["split"] == "test") & ~rows["g"].str.endswith(":untouched")]
+    shown = table.loc[table["name"] == "joint_0.3", "finetuned_residual_joint"].item()
+    assert shown == pytest.approx(chosen["score"].mean()) and shown > 0
+
+
+def test_a_map_that_a_finetuning_did_not_ask_for_is_no_gap(done, tmp_path):
+    folder, _ = copied(done, tmp_path / "copy")
+    for path in (folder / "runs" / NAME).rglob("residual_ridge"):
+        shutil.rmtree(path)
+    (study,) = studies(collect(folder / "runs"))
+    assert ("residual", "ridge") in study.fits, "another finetuning asked for it"
+    assert not [line for line in gaps(study) if "ridge" in line]
+    place = next(place for place in study.scores if place[0] != "rotation_20" and place[4][1] == "joint")
+    study.scores.pop(place)
+    assert any(f"learned M_g: no number at {place[3]}" in line for line in gaps(study))

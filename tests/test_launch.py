@@ -136,3 +136,26 @@ def test_a_sweep_side_by_side_ends_as_one_after_another(tmp_path):
     for network in ("rotation_5", "rotation_10"):
         place = f"train/digits/{network}/seed0/rows.csv"
         assert (tmp_path / "beside" / place).read_bytes() == (tmp_path / "after" / place).read_bytes()
+
+
+def test_signals_that_come_together_are_one():
+    code = """
+    import os, signal, sys, time
+    from invariance.runs import processes
+    processes._TOGETHER = 0.5
+    kept = []
+    with processes.signals_interrupt():
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        except KeyboardInterrupt:
+            os.kill(os.getpid(), signal.SIGTERM)  # SLURM's, by way of another process: must not end the ending
+            kept.append("saved")
+        try:
+            time.sleep(0.6)
+            os.kill(os.getpid(), signal.SIGTERM)
+        except KeyboardInterrupt:
+            kept.append("again")
+    print(*kept)
+    """
+    ended = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=60)
+    assert ended.stdout == "saved again\n", ended.stderr

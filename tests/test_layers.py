@@ -6,17 +6,17 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "invariance"
-PAGES = {"prepare", "train", "measure", "distance", "finetune", "report", "status", "dashboard"}
+PAGES = {"prepare", "train", "measure", "distance", "finetune", "report", "status", "dashboard", "plan"}
 LEVELS = [
     {"errors", "seeds", "progress", "precision", "memory"},
-    {"runs", "conf", "ranks", "launch"},
+    {"runs", "conf", "ranks", "launch", "slurm"},
     {"transforms", "models", "maps", "metrics", "indices", "joint", "dropout"},
     {"data"},
     {"features", "modules", "reporting", "plugins", "tracking", "grids", "fits", "headlines", "boards"},
     {"network"},
     {"representations"},
     {"pair_rows"},
-    {"measurement", "pairs", "cli", "training"},
+    {"measurement", "pairs", "cli", "training", "planning", "rates"},
     PAGES,
 ]
 LEVEL = {name: number for number, names in enumerate(LEVELS) for name in names}

@@ -134,3 +134,20 @@ def test_only_distances_serve_where_there_is_no_accuracy(runs):
     comparisons = found(runs)
     [inside] = [one for one in of(comparisons, "a") if one.what == "rotation inside"]
     assert inside.says == "yes" and "of −L_L2" in inside.told and 0 < inside.difference < 2
+
+
+def test_networks_trained_at_another_sigma_are_compared_with_the_baseline_over_the_same_g(trained, compose, tmp_path):
+    """Elastic's untouched point names the trained σ too, though nothing is done there."""
+    import shutil
+
+    from invariance.measure import measure
+    from invariance.train import train
+
+    folder, places = trained
+    shutil.copytree(folder / "runs/train/digits/baseline", tmp_path / "runs/train/digits/baseline")
+    places = [*places, f"runs={tmp_path}/runs"]
+    quick = ["model=tiny", "recipe=smoke", "recipe.updates=4", "recipe.val_every=4", "recipe.step=4"]
+    train(compose("train", *places, *quick, "network=elastic_10_sigma3"))
+    measure(compose("measure", *places, "grids=[elastic]", "map=identity"))
+    [family] = families(collect(tmp_path / "runs"))
+    assert family.apart == () and family.baseline is not None and len(family.trained) == 1

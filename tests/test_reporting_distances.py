@@ -5,6 +5,7 @@ import re
 from itertools import combinations
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy.stats import rankdata
 
@@ -186,8 +187,12 @@ def test_the_page_shows_distances_and_the_same_rows_give_the_same_bytes(runs, tm
     assert files[0] == files[1]
     page = (tmp_path / "one/index.html").read_text()
     assert "made_up: distances between networks" in page and "6 networks, 15 pairs" in page
-    for name in ("neighbours", "families", "differences", "tree", "tsne-ridge", "distances-online_sgd"):
-        assert f"figures/made_up-fc7-{name}.png" in page and (tmp_path / f"one/figures/made_up-fc7-{name}.svg").exists()
+    for name in (
+        "fig3a-made_up-fc7-neighbours", "fig3b-made_up-fc7-families", "fig12-made_up-fc7-differences",
+        "made_up-fc7-tree", "fig11-made_up-fc7-tsne-ridge", "made_up-fc7-distances-online_sgd",
+    ):
+        assert f"figures/{name}.png" in page and (tmp_path / f"one/figures/{name}.svg").exists()
+        assert len(pd.read_csv(tmp_path / f"one/figures/{name}.csv")) > 4
     for name in ("distance-claims", "pairs", "families-ridge"):
         assert (tmp_path / f"one/tables/made_up-fc7-{name}.csv").exists()
     ids = re.findall(r'\bid="([^"]+)"', page)

@@ -173,16 +173,21 @@ def _judge(
     for f in range(count):
         j, k = divmod(f, len(targets))
         module = unjudged.module(f).to(device)
-        parts = [part.sum(0, dtype=torch.float64) for part in torch.split(targets[k], _CHUNK)]
-        centre = torch.stack(parts).sum(0) / images
+        centre = _mean(targets[k]) if kind == "linear" else None
         for start in range(0, images, _CHUNK):
             rows = slice(start, start + _CHUNK)
             r, t = (one[rows].to(device, torch.float32) for one in (features[j], targets[k]))
-            plain = centre.to(r) if kind == "linear" else r
+            plain = r if centre is None else centre.to(r)
             for total, difference in ((error, module(r) - t), (reference, plain - t), (scale, t)):
                 total[f] += torch.linalg.vector_norm(difference, dim=1).double().square().sum().cpu() / images
     status = fit_status(error, reference, scale)
     return FittedMaps(kind, label, parameters, status, error, reference, strengths)
+
+
+def _mean(target: Tensor) -> Tensor:
+    """Mean (D,) of a target over its images, in float64."""
+    parts = [part.sum(0, dtype=torch.float64) for part in torch.split(target, _CHUNK)]
+    return torch.stack(parts).sum(0) / len(target)
 
 
 def _train(

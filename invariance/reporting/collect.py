@@ -17,6 +17,7 @@ from invariance.errors import UserError, nearest
 from invariance.runs.find import all_runs
 from invariance.runs.rows import read_rows
 from invariance.runs.run import DONE, PROVENANCE, ROWS
+from invariance.transforms.base import UNTOUCHED
 
 KEY = ["stage", "data", "network", "family", "range", "seed", "layer", "g", "split", "map", "solver", "metric"]
 """Columns that say which number a row is: no two rows may agree in all of them."""
@@ -62,8 +63,8 @@ class GridFacts:
     folder: Path
 
     def same_g(self, other: "GridFacts") -> bool:
-        """Whether every g that both grids name is the same transformation in both."""
-        ours = {point.label: point.params for point in self.points}
+        """Whether every g that both grids name is the same transformation in both; the untouched always is."""
+        ours = {point.label: point.params for point in self.points if point.label != UNTOUCHED}
         return all(ours.get(point.label, point.params) == point.params for point in other.points)
 
     @property

@@ -87,6 +87,9 @@ class Curve:
         low: lower ends of the intervals.
         high: upper ends.
         diverged: whether a number was withheld because its fit diverged.
+        of: what it is of: data, network, seed, map, solver and metric, as rows name them.
+        labels: the g.
+        status: why a number is missing, or `ok`.
     """
 
     x: Floats
@@ -94,6 +97,9 @@ class Curve:
     low: Floats
     high: Floats
     diverged: NDArray[np.bool_]
+    of: tuple[tuple[str, str | int], ...]
+    labels: tuple[str, ...]
+    status: tuple[str, ...]
 
 
 def words(name: str) -> str:
@@ -185,7 +191,13 @@ def curve(family: Family, subject: Subject, fit: Fit, metric: str) -> Curve | No
     if metric == "error_rate":
         score, low, high = 100 * (1 - score), 100 * (1 - high), 100 * (1 - low)
     x = np.array([point.value for point in subject.facts.points], dtype=np.float64)
-    return Curve(x, score, low, high, (placed["status"] == "diverged").to_numpy(dtype=bool))
+    status = placed["status"].fillna("not measured")
+    of: dict[str, str | int] = {
+        "data": family.data, "layer": family.layer, "grid": subject.facts.grid, "network": subject.network,
+        "seed": subject.seed, "map": fit[0], "solver": fit[1], "metric": metric,
+    }  # fmt: skip
+    diverged = (status == "diverged").to_numpy(dtype=bool)
+    return Curve(x, score, low, high, diverged, tuple(of.items()), tuple(placed.index), tuple(status))
 
 
 def counts(values: Iterable[int]) -> str:

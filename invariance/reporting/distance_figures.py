@@ -5,11 +5,13 @@ from html import escape
 
 import matplotlib as mpl
 import numpy as np
+import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.colors import Colormap, ListedColormap, Normalize, to_hex
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
 from scipy.cluster.hierarchy import dendrogram
 
 from invariance.reporting.curves import BASELINE, Floats, words
@@ -46,7 +48,16 @@ def drawings(found: Distances, slug: str) -> list[Drawing]:
     """
     made = [_neighbours(found, slug), _families(found, slug), *_embeddings(found, slug), _differences(found, slug)]
     made += [_trees(found, slug)]
-    return [one for one in made if one is not None]
+    return [one.numbered(found.data) for one in made if one is not None]
+
+
+def _pairs(labels: list[str], solver: str, **numbers: Floats) -> list[dict[str, object]]:
+    """The entries of square tables (n, n), a row an ordered pair of two."""
+    n = len(labels)
+    return [
+        {"solver": solver, "row": labels[i], "column": labels[j], **{name: of[i, j] for name, of in numbers.items()}}
+        for i in range(n) for j in range(n) if i != j
+    ]  # fmt: skip
 
 
 def _over(found: Distances) -> str:
@@ -77,7 +88,15 @@ def _neighbours(found: Distances, slug: str) -> Drawing | None:
         f"{way} {one.share[one.near - 1]:.2f} at K = {one.near}, by chance {one.chance[one.near - 1]:.2f}"
         for way, one in ways.items()
     )
-    return Drawing(f"{slug}-neighbours", "Networks of one family among nearest neighbours", caption, alt, panels)
+    numbers = pd.DataFrame(
+        {
+            "way": way, "K": k + 1, "share": one.share[k], "random": one.chance[k], "low": one.low[k],
+            "high": one.high[k], "p": one.p, "pairs": one.pairs, "networks": one.networks,
+        }
+        for way, one in ways.items() for k in range(one.networks - 1)
+    )  # fmt: skip
+    title = "Networks of one family among nearest neighbours"
+    return Drawing(f"{slug}-neighbours", title, caption, alt, panels, "neighbours", numbers)
 
 
 def _paper(found: Distances, one: Neighbours) -> tuple[tuple[int, float], ...]:
@@ -121,7 +140,9 @@ def _families(found: Distances, slug: str) -> Drawing | None:
         f"family, is left blank as in the paper and stands in the table; {_over(found)}."
     )
     near = "; ".join(f"{words(solver)}: nearest {_extreme(*table)}" for solver, table in tables.items())
-    return Drawing(f"{slug}-families", "Mean distance of families", caption, f"Heat map of families; {near}", panels)
+    numbers = pd.DataFrame(row for s, (names, means) in tables.items() for row in _pairs(names, s, mean=means))
+    alt = f"Heat map of families; {near}"
+    return Drawing(f"{slug}-families", "Mean distance of families", caption, alt, panels, "families", numbers)
 
 
 def _extreme(names: list[str], means: Floats) -> str:
@@ -146,7 +167,9 @@ def _differences(found: Distances, slug: str) -> Drawing | None:
         f"{typical}; {_over(found)}."
     )
     alt = f"Heat map of absolute one-way differences, on average {typical}"
-    return Drawing(f"{slug}-differences", "One-way differences |Eq. 9|", caption, alt, panels)
+    numbers = pd.DataFrame(row for s, table in tables.items() for row in _pairs(labels, s, difference=table))
+    title = "One-way differences |Eq. 9|"
+    return Drawing(f"{slug}-differences", title, caption, alt, panels, "differences", numbers)
 
 
 def _heat(
@@ -190,9 +213,13 @@ def _embeddings(found: Distances, slug: str) -> list[Drawing | None]:
             "structure; where they do not, there is only an embedding. Markers: the family trained with; the larger, "
             f"the larger the range; {_over(found)}."
         )
+        drawn = pd.DataFrame(
+            {"seed": seed, "network": found.nodes[k].label, "family": found.nodes[k].family, "x": x, "y": y}
+            for seed, (kept, at) in maps for k, (x, y) in zip(kept, at, strict=True)
+        )  # fmt: skip
         made.append(Drawing(
             f"{slug}-tsne-{solver}", f"t-SNE of distances, {words(solver)}", caption,
-            f"t-SNE of {len(maps[0][1][0])} networks for {len(maps)} seeds", tuple(panels),
+            f"t-SNE of {len(maps[0][1][0])} networks for {len(maps)} seeds", tuple(panels), "tsne", drawn,
         ))  # fmt: skip
     return made
 
@@ -254,7 +281,20 @@ def _trees(found: Distances, slug: str) -> Drawing | None:
     panels = tuple(Panel(words(s), (4.6, height), branches(*one)) for s, one in trees.items())
     caption = f"Networks joined by average linkage of their distances (Eq. 4); {_over(found)}."
     alt = "Dendrogram: " + ", ".join(f"{words(s)}, {len(kept)} networks" for s, (kept, _) in trees.items())
-    return Drawing(f"{slug}-tree", "Dendrogram", caption, alt, panels)
+    return Drawing(f"{slug}-tree", "Dendrogram", caption, alt, panels, numbers=_joins(found, trees))
+
+
+def _joins(found: Distances, trees: dict[str, tuple[NDArray[np.intp], Floats]]) -> pd.DataFrame:
+    """The joins of dendrograms in their order: what is joined, at which distance; `join 3` is what the third made."""
+    rows = []
+    for solver, (kept, links) in trees.items():
+        names = [found.nodes[k].label for k in kept] + [f"join {k + 1}" for k in range(len(links))]
+        rows += [
+            {"solver": solver, "join": k + 1, "one": names[int(a)], "other": names[int(b)], "distance": at,
+             "networks": int(size)}
+            for k, (a, b, at, size) in enumerate(links)
+        ]  # fmt: skip
+    return pd.DataFrame(rows)
 
 
 def heat_map(found: Distances, solver: str, slug: str) -> Drawing:
@@ -268,7 +308,9 @@ def heat_map(found: Distances, solver: str, slug: str) -> Drawing:
     panel = Panel(words(solver), (side + 1.0, side), _heat(labels, found.mean[solver].score))
     title = f"All distances, {words(solver)}"
     alt = f"Heat map of all distances, {words(solver)}"
-    return Drawing(f"{slug}-distances-{solver}", title, caption, alt, (panel,))
+    mean = found.mean[solver]
+    numbers = pd.DataFrame(_pairs(labels, solver, distance=mean.score, low=mean.low, high=mean.high))
+    return Drawing(f"{slug}-distances-{solver}", title, caption, alt, (panel,), numbers=numbers)
 
 
 _CELL, _LEFT, _TOP, _LETTER = 16, 8, 8, 6.2

@@ -1,12 +1,14 @@
 """Figures as panels, each of which draws itself: their files, and their elements on a page."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from invariance.reporting.figures import canvas, rendered
+from invariance.reporting.paper_figures import called, number
 from invariance.reporting.plots import INK
 from invariance.reporting.vector import embedded, style, svg
 
@@ -30,6 +32,8 @@ class Drawing:
         caption: what is drawn.
         alt: what it shows, for those who do not see it.
         panels: its axes, side by side.
+        form: the form of the paper's figure, as `paper_figures` names it; "" where it is none of the paper's.
+        numbers: the numbers drawn, for the CSV.
     """
 
     name: str
@@ -37,10 +41,19 @@ class Drawing:
     caption: str
     alt: str
     panels: tuple[Panel, ...]
+    form: str = ""
+    numbers: pd.DataFrame | None = None
+
+    def numbered(self, data: str) -> "Drawing":
+        """The same with the paper's number, where it is the form of one of the paper's figures."""
+        if not self.form:
+            return self
+        name, title = f"fig{number(self.form, data)}-{self.name}", f"{called(self.form, data)}: {self.title}"
+        return replace(self, name=name, title=title)
 
     def files(self) -> dict[str, bytes]:
         """The figure's files, by path in the report."""
-        return rendered(self._whole, self.name, self.title)
+        return rendered(self._whole, self.name, self.title, self.numbers)
 
     def inline(self) -> list[str]:
         """The panels as SVG elements for a page."""

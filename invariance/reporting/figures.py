@@ -1,10 +1,11 @@
 """Drawing: figures as files, light and dark, and their panels as SVG for the page; the same plot, the same bytes."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Literal
 
 import matplotlib as mpl
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
@@ -24,16 +25,49 @@ _MOST_UPRIGHT = 44
 
 def files(plot: Plot) -> dict[str, bytes]:
     """A figure's files, by path in the report: SVG, which follows the reader's colours, PNG for light and for dark."""
-    return rendered(lambda: _whole(plot), plot.name, plot.title)
+    return rendered(lambda: _whole(plot), plot.name, plot.title, drawn([plot]))
 
 
-def rendered(draw: Callable[[], Figure], name: str, title: str) -> dict[str, bytes]:
-    """Files of a figure, by path in the report; `draw` takes the colour of text from matplotlib's settings."""
+def rendered(
+    draw: Callable[[], Figure], name: str, title: str, numbers: pd.DataFrame | None = None
+) -> dict[str, bytes]:
+    """Files of a figure, by path in the report; `draw` takes the colour of text from matplotlib's settings.
+
+    Args:
+        draw: draws it.
+        name: name of its files.
+        title: its title.
+        numbers: the numbers it shows, for the CSV; None for a figure of images.
+    """
     with style(INK):
         made = {f"figures/{name}.svg": standalone(svg(draw()), title).encode()}
+    if numbers is not None:
+        made[f"figures/{name}.csv"] = numbers.to_csv(index=False, lineterminator="\n").encode()
     for folder, dark in (("figures", False), ("figures/dark", True)):
         made[f"{folder}/{name}.png"] = png(draw, dark=dark)
     return made
+
+
+def drawn(plots: Iterable[Plot]) -> pd.DataFrame:
+    """The numbers of figures as they are drawn: a row a point, gaps with their reason."""
+    return pd.DataFrame(
+        {
+            "panel": panel.title,
+            "curve": line.label,
+            **dict(line.curve.of),
+            "g": label,
+            "x": line.curve.x[k],
+            "y": line.curve.y[k],
+            "low": line.curve.low[k],
+            "high": line.curve.high[k],
+            "shown": plot.y_label,
+            "status": line.curve.status[k],
+        }
+        for plot in plots
+        for panel in plot.panels
+        for line in panel.lines
+        for k, label in enumerate(line.curve.labels)
+    )
 
 
 def inline(plot: Plot) -> list[str]:
@@ -42,7 +76,7 @@ def inline(plot: Plot) -> list[str]:
     with style(INK):
         for k, panel in enumerate(plot.panels):
             figure = canvas(_PANEL)
-            _draw(figure.add_subplot(), panel, plot)
+            draw(figure.add_subplot(), panel, plot)
             label = f"{plot.title}; {panel.title}" if k else plot.alt
             panels.append(embedded(svg(figure), f"{plot.name}-{k}-", label))
     return panels
@@ -51,7 +85,7 @@ def inline(plot: Plot) -> list[str]:
 def swatches(plot: Plot) -> list[tuple[str, str]]:
     """The legend for a page: a piece of every curve as an SVG element, and its name."""
     with style(INK):
-        return [(_swatch(handle).replace(INK, "currentColor"), str(handle.get_label())) for handle in _handles(plot)]
+        return [(_swatch(handle).replace(INK, "currentColor"), str(handle.get_label())) for handle in handles(plot)]
 
 
 def _swatch(handle: Line2D | Patch) -> str:
@@ -83,16 +117,16 @@ def canvas(size: tuple[float, float]) -> Figure:
 def _whole(plot: Plot) -> Figure:
     """All panels side by side under one legend."""
     n = len(plot.panels)
-    handles = _handles(plot)
-    columns = min(len(handles), 4 if n > 1 else 3)
-    head = 0.5 + 0.19 * -(-len(handles) // columns)
+    keys = handles(plot)
+    columns = min(len(keys), 4 if n > 1 else 3)
+    head = 0.5 + 0.19 * -(-len(keys) // columns)
     figure = canvas((max(_PANEL[0] * n, 6.2), _PANEL[1] + head))
     for k, axes in enumerate(figure.subplots(1, n, sharey=True, squeeze=False)[0]):
-        _draw(axes, plot.panels[k], plot)
+        draw(axes, plot.panels[k], plot)
         if k:
             axes.set_ylabel("")
     figure.legend(
-        handles=handles,
+        handles=keys,
         title=plot.title,
         title_fontproperties={"size": 11, "weight": "bold"},
         loc="outside upper center",
@@ -105,7 +139,8 @@ def _whole(plot: Plot) -> Figure:
     return figure
 
 
-def _draw(axes: Axes, panel: Panel, plot: Plot) -> None:
+def draw(axes: Axes, panel: Panel, plot: Plot) -> None:
+    """Draw one panel of a figure."""
     ink = mpl.rcParams["text.color"]
     for left, right in plot.axis.shaded:
         axes.axvspan(left, right, color=ink, alpha=0.075, linewidth=0, zorder=0)
@@ -137,14 +172,14 @@ def _x_axis(axes: Axes, plot: Plot) -> None:
 
 
 def _curve(axes: Axes, line: Line) -> None:
-    drawn = line.curve
-    order = np.argsort(drawn.x, kind="stable")
-    x, y = drawn.x[order], drawn.y[order]
+    held = line.curve
+    order = np.argsort(held.x, kind="stable")
+    x, y = held.x[order], held.y[order]
     handle = _key(line, label=None)
     handle.set_data(x, y)
     axes.add_line(handle)
     if line.band:
-        axes.fill_between(x, drawn.low[order], drawn.high[order], color=handle.get_color(), alpha=0.14, linewidth=0)
+        axes.fill_between(x, held.low[order], held.high[order], color=handle.get_color(), alpha=0.14, linewidth=0)
 
 
 def _mark(axes: Axes, line: Line, height: float) -> None:
@@ -179,18 +214,19 @@ def _dashes(dashed: bool) -> Literal["--", "-"]:
     return "--" if dashed else "-"
 
 
-def _handles(plot: Plot) -> Sequence[Line2D | Patch]:
-    handles: list[Line2D | Patch] = [_key(line, line.key) for line in plot.legend]
+def handles(plot: Plot) -> Sequence[Line2D | Patch]:
+    """The entries of a figure's legend."""
+    found: list[Line2D | Patch] = [_key(line, line.key) for line in plot.legend]
     ink = mpl.rcParams["text.color"]
     if plot.shared:
-        handles += [
+        found += [
             Line2D([], [], color=ink, linestyle=_dashes(dashed), label=label)
             for dashed, label in ((False, "solid: invariance"), (True, "dashed: equivariance"))
         ]
     if plot.axis.shaded:
-        handles.append(Patch(facecolor=ink, alpha=0.15, linewidth=0, label="covered by training"))
+        found.append(Patch(facecolor=ink, alpha=0.15, linewidth=0, label="covered by training"))
     if plot.diverged:
-        handles.append(
+        found.append(
             Line2D(
                 [],
                 [],
@@ -202,4 +238,4 @@ def _handles(plot: Plot) -> Sequence[Line2D | Patch]:
                 label="diverged: no number",
             )
         )
-    return handles
+    return found

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 
 from invariance.reporting.collect import Collected, GridFacts, GridKey, grid_label, grid_name
 from invariance.reporting.curves import Fit, fit_title, natural
@@ -66,6 +67,10 @@ class Spread:
         return cls(float(held.mean()) if len(held) else float("nan"), sd, len(held))
 
 
+Place = tuple[str, int, str, str, Fit]
+"""Network, seed, grid, g and map."""
+
+
 @dataclass(frozen=True)
 class Study:
     """Every network of a data set that was finetuned at one layer.
@@ -78,8 +83,10 @@ class Study:
         all: the finetunings.
         fits: the maps that were measured through, no map first.
         grids: the grids, by data, network, seed and name.
-        scores: accuracies in percent, by network, seed, grid, label and map.
-        runs: the run of each.
+        scores: accuracies in percent, by network, seed, grid, g and map.
+        far: L_L2, by the same.
+        asked: through which maps each finetuned network was to be measured, by network and seed, whatever came of it.
+        runs: the run of each number, by the same.
     """
 
     data: str
@@ -89,8 +96,10 @@ class Study:
     all: tuple[Finetuning, ...]
     fits: tuple[Fit, ...]
     grids: dict[GridKey, GridFacts]
-    scores: dict[tuple[str, int, str, str, Fit], float]
-    runs: dict[tuple[str, int, str, str, Fit], str]
+    scores: dict[Place, float]
+    far: dict[Place, float]
+    asked: frozenset[tuple[str, int, Fit]]
+    runs: dict[Place, str]
 
     def groups(self) -> list[tuple[str, str, list[Finetuning]]]:
         """Finetunings of one name and one network, over its seeds: (name, network, those)."""
@@ -112,8 +121,24 @@ class Study:
         network = one.finetuned if after else one.network
         return self.scores.get((network, one.seed, grid, label, fit), float("nan"))
 
+    def far_over_g(self, one: Finetuning, after: bool, fit: Fit) -> float:
+        """Mean L_L2 over G; NaN where any g has none."""
+        network = one.finetuned if after else one.network
+        return float(np.mean([
+            self.far.get((network, one.seed, one.grid, label, fit), float("nan")) for label in one.labels
+        ]))  # fmt: skip
+
+    def has_number(self, one: Finetuning, after: bool, label: str, fit: Fit) -> bool:
+        """Whether a g of G has its number: an accuracy, or where none was measured at all, an L_L2."""
+        place = (one.finetuned if after else one.network, one.seed, one.grid, label, fit)
+        return place in (self.scores or self.far)
+
+    def was_asked(self, one: Finetuning, fit: Fit) -> bool:
+        """Whether a finetuned network was to be measured through a map."""
+        return (one.finetuned, one.seed, fit) in self.asked
+
     def run(self, one: Finetuning, after: bool, grid: str, label: str, fit: Fit) -> tuple[str, ...]:
-        """The run of an accuracy; empty where there is none."""
+        """The run of a number; empty where there is none."""
         run = self.runs.get((one.finetuned if after else one.network, one.seed, grid, label, fit))
         return (run,) if run else ()
 
@@ -147,11 +172,12 @@ class Study:
 def studies(collected: Collected) -> list[Study]:
     """What was finetuned, one entry a data set and layer."""
     rows = collected.reported("finetune")
-    rows = rows[rows["metric"] == "error_rate"]
     found = []
     for (data, layer), group in rows.groupby(["data", "layer"], sort=True):
-        trained = group[group["g"] == ""]
-        measured = group[(group["g"] != "") & (group["status"] == "ok") & group["score"].notna()]
+        trained = group[(group["g"] == "") & (group["metric"] == "error_rate")]
+        over = group[group["g"] != ""]
+        asked = over[["network", "seed", "map", "solver"]].drop_duplicates().itertuples(index=False, name=None)
+        measured = over[(over["status"] == "ok") & over["score"].notna()]
         everything = tuple(
             Finetuning(
                 str(held["network"]).split("/")[1], str(network), str(held["name"]), str(held["family"]),
@@ -164,23 +190,41 @@ def studies(collected: Collected) -> list[Study]:
         )  # fmt: skip
         if not everything or measured.empty:
             continue
-        columns = [measured[name] for name in ("network", "seed", "map", "solver", "score", "run")]
-        numbers = {
-            (str(network), int(seed), grid, label, (kind, solver)): (100 * (1 - float(score)), str(run))
-            for network, seed, kind, solver, score, run, grid, label in zip(
-                *columns, grid_name(measured["g"]), grid_label(measured["g"]), strict=True
-            )
-        }
-        scores = {key: score for key, (score, _) in numbers.items()}
-        fits = {key[-1] for key in scores} - {LEARNED}
+        scores = {place: 100 * (1 - score) for place, score in _by_place(measured, "error_rate")}
+        far = dict(_by_place(measured, "l2_distance"))
+        fits = {key[-1] for key in (*scores, *far)} - {LEARNED}
         grids = {key: facts for key, facts in collected.finetuned.items() if key.data == data}
         found.append(Study(
             str(data), str(layer), int(measured["n_images"].max()), str(measured["split"].iloc[0]),
             tuple(sorted(everything, key=lambda one: (one.family, natural(one.finetuned), one.seed))),
-            tuple(sorted(fits, key=lambda fit: (fit != NO_MAP, fit))), grids, scores,
-            {key: run for key, (_, run) in numbers.items()},
+            tuple(sorted(fits, key=lambda fit: (fit != NO_MAP, fit))), grids, scores, far,
+            frozenset((str(network), int(seed), (str(kind), str(solver))) for network, seed, kind, solver in asked),
+            _runs(measured),
         ))  # fmt: skip
     return found
+
+
+def _runs(measured: pd.DataFrame) -> dict[Place, str]:
+    """The run of every number: of all metrics, as one run measures them together."""
+    columns = [measured[name] for name in ("network", "seed", "map", "solver", "run")]
+    return {
+        (str(network), int(seed), str(grid), str(label), (str(kind), str(solver))): str(run)
+        for network, seed, kind, solver, run, grid, label in zip(
+            *columns, grid_name(measured["g"]), grid_label(measured["g"]), strict=True
+        )
+    }
+
+
+def _by_place(measured: pd.DataFrame, metric: str) -> list[tuple[Place, float]]:
+    """The scores of a metric, each with what it is of."""
+    rows = measured[measured["metric"] == metric]
+    columns = [rows[name] for name in ("network", "seed", "map", "solver", "score")]
+    return [
+        ((str(network), int(seed), str(grid), str(label), (str(kind), str(solver))), float(score))
+        for network, seed, kind, solver, score, grid, label in zip(
+            *columns, grid_name(rows["g"]), grid_label(rows["g"]), strict=True
+        )
+    ]
 
 
 def way(fit: Fit) -> str:

@@ -1,8 +1,10 @@
 """Drawing what finetuning did: the trade-off over λ3, and the family's grid before and after."""
 
+import math
 from collections.abc import Callable
 
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
@@ -19,7 +21,9 @@ _PAPER = 0.3
 
 
 def drawings(study: Study, slug: str) -> list[Drawing]:
-    """Every figure that there are numbers for."""
+    """Every figure that there are numbers for; all are of accuracies."""
+    if not study.scores:
+        return []
     return [one for one in (_trade_off(study, slug), _grids(study, slug)) if one is not None]
 
 
@@ -29,7 +33,7 @@ def _over(study: Study) -> str:
 
 def _trade_off(study: Study, slug: str) -> Drawing | None:
     """Accuracy untouched against accuracy over G, along λ3, one panel a network; over the seeds that have every λ3."""
-    panels, said = [], []
+    panels, said, rows = [], [], []
     for ones in study.sweeps():
         network, curves = ones[0].network, _curves(study, ones)
         if curves:
@@ -39,6 +43,11 @@ def _trade_off(study: Study, slug: str) -> Drawing | None:
             panels.append(Panel(title, _SIZE, _along(points, start)))
             lambdas = ", ".join(f"{value:g}" for value in sorted(next(iter(points.values()))))
             said.append(f"{network} at λ3 = {lambdas}")
+            rows += [
+                {"panel": title, "map": way(fit), "when": when, "lambda3": value, "untouched": x, "over_g": y}
+                for when, of in (("before", {f: {math.nan: at} for f, at in start.items()}), ("after", points))
+                for fit, held in of.items() for value, (x, y) in held.items()
+            ]  # fmt: skip
     if not panels:
         return None
     caption = (
@@ -46,7 +55,7 @@ def _trade_off(study: Study, slug: str) -> Drawing | None:
         f"training). Star: before finetuning. {_over(study)[0].upper()}{_over(study)[1:]}."
     )
     alt = "Trade-off between untouched and transformed accuracy: " + "; ".join(said)
-    return Drawing(f"{slug}-trade-off", "Trade-off over λ3", caption, alt, tuple(panels))
+    return Drawing(f"{slug}-trade-off", "Trade-off over λ3", caption, alt, tuple(panels), numbers=pd.DataFrame(rows))
 
 
 Points = dict[Fit, dict[float, tuple[float, float]]]
@@ -83,7 +92,7 @@ def _curves(study: Study, ones: list[Finetuning]) -> tuple[list[int], Points, di
             )
             if np.isfinite(place).all():
                 start[fit] = place
-    return seeds, points, start
+    return (seeds, points, start) if points else None
 
 
 def _along(points: Points, start: dict[Fit, tuple[float, float]]) -> Callable[[Axes], None]:
@@ -109,13 +118,21 @@ def _along(points: Points, start: dict[Fit, tuple[float, float]]) -> Callable[[A
 
 def _grids(study: Study, slug: str) -> Drawing | None:
     """Accuracy along the family's whole grid before and after, one panel a network."""
-    panels, names = [], []
+    panels, names, rows = [], [], []
     drawn: set[tuple[str, str]] = set()
     for name, network, ones in sorted(study.groups(), key=lambda group: abs(group[2][0].lambda3 - _PAPER)):
         facts = [one for one in (study.whole_grid(one) for one in ones) if one is not None]
         if len(facts) == len(ones) and (network, ones[0].family) not in drawn:
             drawn.add((network, ones[0].family))
-            panels.append(Panel(f"{words(network)}, {name}", _SIZE, _before_after(study, ones, facts[0])))
+            title = f"{words(network)}, {name}"
+            panels.append(Panel(title, _SIZE, _before_after(study, ones, facts[0])))
+            rows += [
+                {"panel": title, "map": way(fit), "when": "after" if after else "before", "g": point.label,
+                 "x": point.value, "mean": np.mean(values), "lowest": np.min(values), "highest": np.max(values)}
+                for fit in dict.fromkeys((NO_MAP, _chosen(study))) for after in (False, True)
+                for point in facts[0].points
+                for values in [[study.accuracy(one, after, facts[0].grid, point.label, fit) for one in ones]]
+            ]  # fmt: skip
             names.append(f"{network} ({name})")
     if not panels:
         return None
@@ -127,7 +144,8 @@ def _grids(study: Study, slug: str) -> Drawing | None:
         f"{_over(study)[0].upper()}{_over(study)[1:]}."
     )
     alt = f"Accuracy along the grid before and after finetuning of {', '.join(names)}"
-    return Drawing(f"{slug}-grids", "The family's grid, before and after", caption, alt, tuple(panels))
+    title = "The family's grid, before and after"
+    return Drawing(f"{slug}-grids", title, caption, alt, tuple(panels), numbers=pd.DataFrame(rows))
 
 
 def _chosen(study: Study) -> Fit:

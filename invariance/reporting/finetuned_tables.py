@@ -103,17 +103,50 @@ def changes(study: Study, slug: str) -> Table:
     return Table(f"{slug}-changes", caption, header, cells, pd.DataFrame(records), runs=runs)
 
 
-def _spread(values: Spread, signed: bool = False) -> str:
+def _spread(values: Spread, signed: bool = False, digits: int = 2) -> str:
     if math.isnan(values.mean):
         return GAP
-    mean = f"{values.mean:+.2f}" if signed else f"{values.mean:.2f}"
-    return mean if np.isnan(values.sd) else f"{mean} ± {values.sd:.2f}"
+    mean = f"{values.mean:+.{digits}f}" if signed else f"{values.mean:.{digits}f}"
+    return mean if np.isnan(values.sd) else f"{mean} ± {values.sd:.{digits}f}"
 
 
-def tables(study: Study, slug: str) -> list[Table]:
-    """The change over G, then the accuracies of every name of finetuning."""
-    names = list(dict.fromkeys(name for name, _, _ in study.groups()))
-    return [changes(study, slug), *(accuracies(study, name, slug) for name in names)]
+def distances(study: Study, slug: str) -> Table:
+    """Mean L_L2 over G before and after, through every map."""
+    ways = [(fit, after) for fit in study.fits for after in (False, True)] + [(LEARNED, True)]
+    header = ["finetuning", "λ3", "seeds"]
+    header += [f"{'finetuned' if after else 'original'}, {way(fit)}" for fit, after in ways]
+    cells: list[list[str]] = []
+    records: list[dict[str, object]] = []
+    runs: dict[tuple[int, int], tuple[str, ...]] = {}
+    for name, network, ones in study.groups():
+        row = [f"{network}, {name}", f"{ones[0].lambda3:g}", str(len(ones))]
+        record: dict[str, object] = {
+            "network": network, "name": name, "family": ones[0].family, "lambda3": ones[0].lambda3, "seeds": len(ones),
+        }  # fmt: skip
+        for fit, after in ways:
+            spread = Spread.of(study.far_over_g(one, after, fit) for one in ones)
+            own = (study.run(one, after, one.grid, label, fit) for one in ones for label in one.labels)
+            runs[len(cells), len(row)] = tuple(dict.fromkeys(run for found in own for run in found))
+            key = f"{'finetuned' if after else 'original'}_{'_'.join(filter(None, fit))}"
+            record |= {key: spread.mean, f"{key}_sd": spread.sd}
+            row.append(_spread(spread, digits=3))
+        cells.append(row)
+        records.append(record)
+    caption = (
+        f"L_L2 over G on {study.images:,} images of {study.data} ({study.split}) before and after finetuning, each "
+        "network against its own untouched features, φ at "
+        f"{study.layer}: mean over all g of G, then mean ± standard deviation over seeds; lower is nearer. "
+        f"{GAP}: not measured, or some g has no number for a seed."
+    )
+    return Table(f"{slug}-distances", caption, header, cells, pd.DataFrame(records), runs=runs)
+
+
+def tables(study: Study, slug: str) -> list[tuple[str, Table]]:
+    """What there are numbers for, with their names: the change over G, the accuracies of every finetuning, L_L2."""
+    names = list(dict.fromkeys(name for name, _, _ in study.groups())) if study.scores else []
+    made = [("Changes over G", changes(study, slug))] if study.scores else []
+    made += [(f"Accuracies before and after, {name}", accuracies(study, name, slug)) for name in names]
+    return made + ([("Distances L_L2 before and after", distances(study, slug))] if study.far else [])
 
 
 def gaps(study: Study) -> list[str]:
@@ -121,9 +154,9 @@ def gaps(study: Study) -> list[str]:
     found = []
     for name, network, ones in study.groups():
         for one in ones:
-            for fit in (*study.fits, LEARNED):
+            for fit in (fit for fit in (*study.fits, LEARNED) if study.was_asked(one, fit)):
                 for after in (False, True) if fit != LEARNED else (True,):
-                    lacking = [g for g in one.labels if math.isnan(study.accuracy(one, after, one.grid, g, fit))]
+                    lacking = [g for g in one.labels if not study.has_number(one, after, g, fit)]
                     if lacking:
                         when = f"finetuned ({name})" if after else "before"
                         where = f"{network} (seed {one.seed}), {when}, {way(fit)}"

@@ -13,6 +13,7 @@ from PIL import Image
 from invariance.reporting.collect import GridFacts, examples
 from invariance.reporting.curves import Family, words
 from invariance.reporting.figures import rendered
+from invariance.reporting.paper_figures import called, number
 
 _COLUMNS = 9
 _EXACT_SIDE, _PAGE_SIDE = 64, 96
@@ -54,7 +55,10 @@ def gallery(family: Family, slug: str) -> Gallery | None:
             f"{held.shape[4]} × {held.shape[3]} pixels: a row an image, under each column its g{_unit(subject.facts)}."
         )
         labels = tuple(point.label for point in subject.facts.points)
-        return Gallery(f"{slug}-gallery", f"{family.title}, every g on example images", caption, labels, images)
+        paper = called(family.name, family.data)
+        caption = f"{paper}. {caption}" if paper else caption
+        name = f"fig{number(family.name, family.data)}-{slug}-gallery" if paper else f"{slug}-gallery"
+        return Gallery(name, f"{family.title}, every g on example images", caption, labels, images)
     return None
 
 

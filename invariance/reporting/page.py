@@ -18,12 +18,16 @@ from invariance.reporting import (
     finetuned_figures,
     finetuned_tables,
     gallery,
+    overview_figures,
     tables,
 )  # fmt: skip
 from invariance.reporting.collect import Collected, RunFacts, collect, run_anchor
 from invariance.reporting.curves import BASELINE, IDENTITY, Family, counts, families, fit_title, gaps, words
 from invariance.reporting.distances import Distances, complete, distances
+from invariance.reporting.drawing import Drawing
 from invariance.reporting.finetuned import Study, studies
+from invariance.reporting.overview import Overview, cross, overviews
+from invariance.reporting.paper_figures import Place, index
 from invariance.reporting.plots import Plot, against_baseline, ranges_compared
 from invariance.reporting.tables import Table
 from invariance.runs.files import atomic_path, write_text
@@ -73,6 +77,16 @@ class ShownDrawing:
     caption: str
     panels: list[Markup]
     telling: bool = False
+    form: str = ""
+    tight: bool = False
+
+
+@dataclass(frozen=True)
+class ShownOverview:
+    """An overview as the page shows it: of every block its heading, its legend and its panels as SVG elements."""
+
+    overview: Overview
+    blocks: list[tuple[str, list[tuple[Markup, str]], list[Markup]]]
 
 
 @dataclass(frozen=True)
@@ -80,6 +94,7 @@ class StudySection:
     """A study of several networks of one data set: how far apart they are, or what finetuning did to them."""
 
     anchor: str
+    data: str
     title: str
     about: str
     drawings: list[ShownDrawing]
@@ -111,7 +126,10 @@ def make_report(runs: Path, out: Path, *, data: str | None = None) -> Path:
     made.update(tables.transformations().files())
     sections = []
     measured = families(collected)
-    for family, slug in zip(measured, _slugs(measured), strict=True):
+    slugs = _slugs(measured)
+    shown_overviews, files = _overviews(measured, slugs)
+    made.update(files)
+    for family, slug in zip(measured, slugs, strict=True):
         section, files = _section(collected, family, slug)
         sections.append(section)
         made.update(files)
@@ -131,7 +149,7 @@ def make_report(runs: Path, out: Path, *, data: str | None = None) -> Path:
     details = claims.details(said)
     for table in (verdicts, *([details] if details else [])):
         made.update(table.files())
-    page = _page(collected, accuracy, (verdicts, details), sections, apart, _beside(runs, out))
+    page = _page(collected, accuracy, (verdicts, details), sections, apart, shown_overviews, _beside(runs, out))
     write_rows(out / "rows.csv", collected.rows[COLUMNS])
     for name, content in made.items():
         with atomic_path(out / name) as temporary:
@@ -149,6 +167,50 @@ def _slugs(measured: list[Family]) -> list[str]:
     return [
         "-".join([f.data, *([f.layer.replace("/", "_")] if len(layers[f.data]) > 1 else []), f.name]) for f in measured
     ]
+
+
+def _overviews(measured: list[Family], slugs: list[str]) -> tuple[list[ShownOverview], dict[str, bytes]]:
+    """The figures of all families of a data set and layer, and their files."""
+    groups: dict[tuple[str, str], tuple[str, list[Family]]] = {}
+    for family, slug in zip(measured, slugs, strict=True):
+        name = slug.removesuffix(f"-{family.name}")
+        groups.setdefault((family.data, family.layer), (name, []))[1].append(family)
+    found: list[Overview] = []
+    for (data, layer), (name, held) in groups.items():
+        trained_on, foreign, _ = data.partition("@")
+        if foreign:
+            one = cross(held, groups.get((trained_on, layer), ("", []))[1], name)
+            found += [one] if one else []
+        else:
+            found += overviews(held, name)
+    made: dict[str, bytes] = {}
+    shown = []
+    for one in found:
+        made.update(overview_figures.files(one))
+        blocks = [
+            (block.title, [(Markup(key), label) for key, label in legend], [Markup(panel) for panel in panels])
+            for block, legend, panels in overview_figures.inline(one)
+        ]
+        shown.append(ShownOverview(one, blocks))
+    return shown, made
+
+
+def _places(overviewed: list[ShownOverview], sections: list[Section], apart: list[StudySection]) -> list[Place]:
+    """Where the page has what the paper's figures show."""
+    places = [
+        Place(shown.overview.form, shown.overview.data, shown.overview.name, shown.overview.about)
+        for shown in overviewed if not shown.overview.aside
+    ]
+    for section in sections:
+        family = section.family
+        for shown_plot in section.plots:
+            if shown_plot.plot.name.endswith("-ranges-accuracy"):
+                places.append(Place("ranges", family.data, shown_plot.plot.name, words(family.name)))
+        if section.gallery:
+            places.append(Place(family.name, family.data, section.gallery.name, ""))
+    for study in apart:
+        places += [Place(one.form, study.data, one.name, one.title) for one in study.drawings if one.form]
+    return places
 
 
 def _section(collected: Collected, family: Family, slug: str) -> tuple[Section, dict[str, bytes]]:
@@ -221,8 +283,7 @@ def _distance_section(found: Distances) -> tuple[StudySection, dict[str, bytes]]
     shown = []
     for drawing in distance_figures.drawings(found, slug):
         made.update(drawing.files())
-        panels = [Markup(panel) for panel in drawing.inline()]
-        shown.append(ShownDrawing(drawing.name, drawing.title, drawing.caption, panels))
+        shown.append(_drawn(drawing))
     for k, solver in enumerate(found.mean):
         drawing = distance_figures.heat_map(found, solver, slug)
         made.update(drawing.files())
@@ -256,7 +317,14 @@ def _distance_section(found: Distances) -> tuple[StudySection, dict[str, bytes]]
         for table in numbers if table is not claims
     ]
     title = f"{found.data}: distances between networks"
-    return StudySection(f"{slug}-distances", title, about, shown, claims, others, lacking), made
+    return StudySection(f"{slug}-distances", found.data, title, about, shown, claims, others, lacking), made
+
+
+def _drawn(drawing: Drawing) -> ShownDrawing:
+    """A drawing as the page shows it; five small panels go into a row."""
+    panels = [Markup(panel) for panel in drawing.inline()]
+    tight = all(panel.size[0] < 3 for panel in drawing.panels)
+    return ShownDrawing(drawing.name, drawing.title, drawing.caption, panels, form=drawing.form, tight=tight)
 
 
 def _finetuned_section(study: Study) -> tuple[StudySection, dict[str, bytes]]:
@@ -266,29 +334,29 @@ def _finetuned_section(study: Study) -> tuple[StudySection, dict[str, bytes]]:
     shown = []
     for drawing in finetuned_figures.drawings(study, slug):
         made.update(drawing.files())
-        panels = [Markup(panel) for panel in drawing.inline()]
-        shown.append(ShownDrawing(drawing.name, drawing.title, drawing.caption, panels))
-    changes, *others = finetuned_tables.tables(study, slug)
-    for table in (changes, *others):
+        shown.append(_drawn(drawing))
+    (_, first), *others = finetuned_tables.tables(study, slug)
+    for table in (first, *(table for _, table in others)):
         made.update(table.files())
     networks = list(dict.fromkeys(one.network for one in study.all))
     about = (
         f"{len(study.all)} finetunings of {', '.join(networks)} with the joint loss (Eq. 7), each network together "
         f"with one map M_g for every g of a set G; φ ends at {study.layer}. Measured before and after alike."
     )
-    names = [table.name.removeprefix(f"{slug}-accuracies-") for table in others]
-    named = [(f"Accuracies before and after, {name}", table) for name, table in zip(names, others, strict=True)]
     title = f"{study.data}: finetuned for equivariance"
-    return StudySection(slug, title, about, shown, changes, named, finetuned_tables.gaps(study)), made
+    return StudySection(slug, study.data, title, about, shown, first, others, finetuned_tables.gaps(study)), made
 
 
 def _page(
     collected: Collected, accuracy: Table | None, verdicts: tuple[Table, Table | None], sections: list[Section],
-    apart: list[StudySection], folder: str,
+    apart: list[StudySection], overviewed: list[ShownOverview], folder: str,
 ) -> str:
     source = package_files("invariance.reporting").joinpath("page.html.j2").read_text(encoding="utf-8")
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["words"] = words
+    overview_of: dict[str, list[ShownOverview]] = {}
+    for shown in overviewed:
+        overview_of.setdefault(shown.overview.section, []).append(shown)
     by_data: dict[str, list[Section]] = {}
     for section in sections:
         by_data.setdefault(section.family.data, []).append(section)
@@ -300,6 +368,8 @@ def _page(
             claims_details=verdicts[1],
             transformations=tables.transformations(),
             by_data=by_data,
+            overview_of=overview_of,
+            entries=index(_places(overviewed, sections, apart)),
             apart=apart,
             notes=_notes(collected),
             unfinished=collected.unfinished,

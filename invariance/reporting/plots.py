@@ -19,13 +19,15 @@ from invariance.reporting.curves import (
     fit_title,
     words,
 )
+from invariance.reporting.paper_figures import called
 
 INK = "#010203"
 """Stands for the colour of text: the page's own, dark on light or light on dark."""
 
 # The paper's colours (Fig. 1), in lightnesses that hold on white and on near-black.
 BLUE, GREEN, RED, GRAY = "#2f7fd6", "#1f9a55", "#e0483e", "#868c96"
-_RANGES = ("#d8921f", "#d9604c", "#b0479a", "#6f5bd0")
+ORANGE = "#d8921f"
+_RANGES = (ORANGE, "#d9604c", "#b0479a", "#6f5bd0")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
 MARK_ROOM = 0.045
@@ -141,32 +143,59 @@ def against_baseline(family: Family, metric: str, slug: str) -> Plot | None:
     """
     if not family.compared:
         return None
-    styles = [
-        (subject, f"{subject.network}: ", colours, markers)
-        for subject, colours, markers in (
-            *((s, (INK, RED), ("D", "^")) for s in ([family.baseline] if family.baseline else [])),
-            *((s, (GREEN, BLUE), ("s", "o")) for s in family.trained[-1:]),
-        )
-    ]
 
     def lines(fit: Fit) -> list[Line]:
-        return [
-            Line(f"{label}{what}", f"{label}{what}", colours[k], bool(k), markers[k], drawn, band=True)
-            for subject, label, colours, markers in styles
-            for k, (what, kind) in enumerate((("invariance", IDENTITY), ("equivariance", fit)))
-            if (kind != IDENTITY or k == 0) and (drawn := curve(family, subject, kind, metric)) is not None
-        ]
+        return compared_lines(family, fit, metric)
 
     names = " and ".join(_named(subject) for subject in family.compared)
     shaded = " Shaded: what training drew from." if family.trained else ""
     caption = (
-        f"{_what(metric)} of {names} under each g of {family.compared[-1].facts.grid}, over {_source(family, metric)}. "
-        f"{_HOW[metric]}"
-        f"{shaded} Bands: bootstrap 95 % intervals over images. {_untouched(family)}"
+        f"{what_of(metric)} of {names} under each g of {family.compared[-1].facts.grid}, "
+        f"over {source(family, metric)}. {HOW[metric]}{shaded} "
+        f"Bands: bootstrap 95 % intervals over images. {_untouched(family)}"
     )
     form = "trained against baseline" if len(family.compared) == 2 else family.compared[0].network
     name = f"{slug}-baseline-{SHORT[metric]}"
     return _plot(family, metric, name, form, caption, family.compared, lines, shade=bool(family.trained))
+
+
+def compared_lines(family: Family, fit: Fit, metric: str, names: tuple[str, str] | None = None) -> list[Line]:
+    """The four curves of Fig. 1: invariance and equivariance of the baseline and of the network of the largest range.
+
+    Args:
+        family: what was measured.
+        fit: the map.
+        metric: error_rate or l2_distance.
+        names: what the legend calls the baseline and the network; their own names without it.
+    """
+    styles = [
+        (subject, names[k] if names else subject.network, colours, markers)
+        for k, (found, colours, markers) in enumerate((
+            ([family.baseline] if family.baseline else [], (INK, RED), ("D", "^")),
+            (family.trained[-1:], (GREEN, BLUE), ("s", "o")),
+        ))
+        for subject in found
+    ]  # fmt: skip
+    return [
+        Line(f"{name}: {what}", f"{name}: {what}", colours[k], bool(k), markers[k], drawn, band=True)
+        for subject, name, colours, markers in styles
+        for k, (what, kind) in enumerate((("invariance", IDENTITY), ("equivariance", fit)))
+        if (kind != IDENTITY or k == 0) and (drawn := curve(family, subject, kind, metric)) is not None
+    ]
+
+
+def range_lines(family: Family, kind: Fit, metric: str) -> list[Line]:
+    """Invariance (no map) or equivariance of the baseline and of every network of a family, coloured by range."""
+    palette = [to_hex(colour) for colour in sns.blend_palette(_RANGES, max(len(family.trained), 2))]
+    styles = [(s, palette[k], _MARKERS[k % len(_MARKERS)]) for k, s in enumerate(family.trained)]
+    if family.baseline:
+        styles.insert(0, (family.baseline, GRAY, "h"))
+    what = "invariance" if kind == IDENTITY else "equivariance"
+    return [
+        Line(f"{subject.network}: {what}", subject.network, colour, kind != IDENTITY, marker, drawn, band=False)
+        for subject, colour, marker in styles
+        if (drawn := curve(family, subject, kind, metric)) is not None
+    ]
 
 
 def ranges_compared(family: Family, metric: str, slug: str) -> Plot | None:
@@ -182,32 +211,23 @@ def ranges_compared(family: Family, metric: str, slug: str) -> Plot | None:
     """
     if len(family.trained) < 2:
         return None
-    palette = [to_hex(colour) for colour in sns.blend_palette(_RANGES, max(len(family.trained), 2))]
-    styles = [(s, palette[k], _MARKERS[k % len(_MARKERS)]) for k, s in enumerate(family.trained)]
-    if family.baseline:
-        styles.insert(0, (family.baseline, GRAY, "h"))
+    subjects = [*([family.baseline] if family.baseline else []), *family.trained]
 
     def lines(fit: Fit) -> list[Line]:
-        return [
-            Line(f"{subject.network}: {what}", subject.network, colour, bool(k), marker, drawn, band=False)
-            for k, (what, kind) in enumerate((("invariance", IDENTITY), ("equivariance", fit)))
-            for subject, colour, marker in styles
-            if (kind != IDENTITY or k == 0) and (drawn := curve(family, subject, kind, metric)) is not None
-        ]
+        return [line for kind in dict.fromkeys((IDENTITY, fit)) for line in range_lines(family, kind, metric)]
 
-    subjects = [subject for subject, _, _ in styles]
     sizes = len({subject.facts.grid for subject in subjects}) > 1
     own = f" Each network over the grid of its own size, the baseline over {subjects[-1].facts.grid}." if sizes else ""
     caption = (
-        f"{_what(metric)} of all networks trained with {words(family.name)}, from the smallest range to the largest"
-        f"{', and of the baseline' if family.baseline else ''}, over {_source(family, metric)}. {_HOW[metric]}{own} "
-        f"The intervals are in the tables. {_untouched(family)}"
+        f"{what_of(metric)} of all networks trained with {words(family.name)}, from the smallest range to the largest"
+        f"{', and of the baseline' if family.baseline else ''}, over {source(family, metric)}. {HOW[metric]}{own} "
+        f"The intervals are in the tables. {_untouched(family)} ({called('ranges', family.data)}.)"
     )
     name = f"{slug}-ranges-{SHORT[metric]}"
     return _plot(family, metric, name, "ranges compared", caption, subjects, lines, shade=False)
 
 
-_HOW = {
+HOW = {
     "error_rate": (
         "Invariance (solid): the classifier reads φ(gx) as it is. Equivariance (dashed): it reads M_g φ(gx), "
         "with M_g fitted to undo g."
@@ -219,7 +239,8 @@ _HOW = {
 }
 
 
-def _what(metric: str) -> str:
+def what_of(metric: str) -> str:
+    """What a metric is, to begin a caption with."""
     return "Accuracy" if metric == "error_rate" else "Distance to the untouched representation"
 
 
@@ -259,8 +280,8 @@ def _plot(
     )
     if any(line.curve.diverged.any() for panel in panels for line in panel.lines):
         caption += " A cross: the fit ended worse than no map on its own images, or not in numbers; no score is drawn."
-    axis, limits = _axis(family, subjects, shade=shade), _limits(panels, metric)
-    return Plot(name, f"{family.title}, {form}: {shown}", caption, alt, axis, Y_LABEL[metric], limits, panels)
+    axis, ends = axis_of(family, subjects, shade=shade), limits(panels, metric)
+    return Plot(name, f"{family.title}, {form}: {shown}", caption, alt, axis, Y_LABEL[metric], ends, panels)
 
 
 def _said(line: Line, family: Family) -> str:
@@ -274,7 +295,8 @@ def _axis_label(family: Family) -> str:
     return f"{words(family.name)} ({unit})" if unit else words(family.name)
 
 
-def _axis(family: Family, subjects: Sequence[Subject], *, shade: bool) -> Axis:
+def axis_of(family: Family, subjects: Sequence[Subject], *, shade: bool) -> Axis:
+    """The x axis of networks of a family: all their g, and what the network of the largest range was trained with."""
     points = {point.value: point for subject in subjects for point in subject.facts.points}
     values = tuple(sorted(points))
     ordinal = subjects[0].facts.ordinal
@@ -297,7 +319,7 @@ def _spans(subject: Subject, *, ordinal: bool) -> tuple[tuple[float, float], ...
     return tuple((left - edge, right + edge) for left, right in spans)
 
 
-def _limits(panels: Sequence[Panel], metric: str) -> tuple[float, float]:
+def limits(panels: Sequence[Panel], metric: str) -> tuple[float, float]:
     """One y axis for all panels: all numbers and drawn bands with a little room, inside what the metric can be."""
     ends = [
         values
@@ -316,7 +338,7 @@ def _limits(panels: Sequence[Panel], metric: str) -> tuple[float, float]:
     return bottom - marked * MARK_ROOM * (top - bottom) / (1 - marked * MARK_ROOM), top
 
 
-def _source(family: Family, metric: str) -> str:
+def source(family: Family, metric: str) -> str:
     """The images that the numbers of a metric are over, in words."""
     rows = family.rows[(family.rows["metric"] == metric) & family.rows["score"].notna()]
     return f"{counts(rows['n_images'])} images of {family.data} ({rows['split'].iloc[0]})"

@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -14,6 +15,8 @@ _PR_SET_PDEATHSIG = 1
 _NUMBERS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
 _interrupted, _gently = threading.Event(), threading.Event()
 _chosen: dict[int, Any] = {}
+_TOGETHER = 2.0
+"""Seconds within which signals count as one: a scheduler sends its own to every process of a job, and not once."""
 
 
 @contextmanager
@@ -23,8 +26,14 @@ def signals_interrupt() -> Iterator[None]:
         yield
         return
 
+    last = -_TOGETHER
+
     def interrupt(_number: int, _frame: FrameType | None) -> None:
+        nonlocal last
         again = _interrupted.is_set()
+        if again and time.monotonic() - last < _TOGETHER:
+            return
+        last = time.monotonic()
         _interrupted.set()
         if again or not _gently.is_set():
             raise KeyboardInterrupt

@@ -4,12 +4,12 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from hydra.core.utils import JobReturn, JobStatus
+from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from invariance.launch import jobs_of, options_of, run_jobs, slots_of, tell
+from invariance.launch import done, jobs_of, options_of, run_jobs, slots_of, tell
 from invariance.runs.sweep import SWEEP_VARIABLE
 
 
@@ -46,16 +46,6 @@ class LocalLauncher(Launcher):
         print(f"{len(jobs)} jobs on {where}; what they print is in {folder / 'logs'}", flush=True)
         tell(run_jobs(jobs, slots, progress=bool(self.config.get("progress", True))), len(jobs))
         return done(job_overrides)
-
-
-def done(job_overrides: Sequence[Sequence[str]]) -> list[JobReturn]:
-    """What Hydra wants to know of jobs that all ended well."""
-    results = []
-    for overrides in job_overrides:
-        result = JobReturn()
-        result.overrides, result.status, result.return_value = list(overrides), JobStatus.COMPLETED, None
-        results.append(result)
-    return results
 
 
 def _count_gpus() -> int:

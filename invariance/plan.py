@@ -1,0 +1,205 @@
+"""What a study will take (Sec. 5 at scale): `python -m invariance.plan data=rvl_cdip gpus=8`."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import TYPE_CHECKING, Any
+
+from invariance.cli import check_numbers, command, folder
+from invariance.errors import UserError
+
+if TYPE_CHECKING:  # torch takes seconds to import, and --help must not wait for it
+    from pathlib import Path
+
+    import torch
+
+    from invariance.planning import Estimate, Study
+
+GROUPS = ("data", "model", "recipe", "trainer")
+
+
+def plan(config: dict[str, Any]) -> None:
+    """Count the jobs of a study, measure what they cost here, and print what they will take.
+
+    Args:
+        config: the configuration of `conf/plan.yaml`, plain and resolved.
+
+    Raises:
+        UserError: for anything the user can mend.
+    """
+    check(config)
+    chosen = chosen_of(config["chosen"])
+    names = [str(name) for name in (chosen["data"] if isinstance(chosen["data"], list) else [chosen["data"]])]
+    import torch
+
+    from invariance.features import choose_device
+    from invariance.memory import keep_freed
+    from invariance.planning import Study, Templates, estimate, networks_there, units_of
+    from invariance.progress import bar
+    from invariance.rates import measure_rates
+
+    keep_freed()
+    device = choose_device(str(chosen["trainer"]))
+    devices = config["gpus"] or (torch.cuda.device_count() if device.type == "cuda" else cores())
+    trainer = "gpu" if device.type == "cuda" else "cpu"
+    templates = Templates(folder(config["templates"], "templates"), config["study"])
+    prepared = folder(config["prepared"], "prepared")
+    more = [f"{key}={chosen[key]}" for key in ("model", "recipe") if chosen[key]]
+    everything = networks_there(templates)
+    own = {key: config[key] for key in ("data", "model", "recipe") if chosen[key] and len(names) == 1}
+    studies = [
+        Study(templates, everything, [f"data={name}", *more], trainer, prepared, config["cross"], own)
+        for name in names
+    ]
+    stages = {study.data.name: study.stages() for study in studies}
+    with bar(config["progress"]) as progress:
+        every = units_of([stage for some in stages.values() for stage in some])
+        rates = measure_rates(every, device, config["seconds"], progress)
+    made = {name: [estimate(stage, rates, devices, cores()) for stage in some] for name, some in stages.items()}
+    for study in studies:
+        show(study, made[study.data.name], device, devices)
+    print(account(device, config["seconds"]))
+    if config["json"]:
+        write(folder(config["json"], "json"), made, device, devices)
+
+
+def chosen_of(overrides: list[str]) -> dict[str, Any]:
+    """What a command line chose of the groups, else what `conf/plan.yaml` does; Hydra merges several into one.
+
+    Raises:
+        UserError: for no data set, or one twice.
+    """
+    import yaml
+    from omegaconf import OmegaConf
+
+    from invariance.conf import conf_dir
+
+    held = OmegaConf.to_container(OmegaConf.load(conf_dir() / "plan.yaml"))
+    assert isinstance(held, dict)
+    chosen = {key: one[key] for one in held["defaults"] if isinstance(one, dict) for key in GROUPS if key in one}
+    for key, _, value in (override.partition("=") for override in overrides):
+        if key in GROUPS:
+            chosen[key] = yaml.safe_load(value)
+    data = chosen["data"] if isinstance(chosen["data"], list) else [chosen["data"]]
+    if data in ([], [None]) or len(set(data)) < len(data):
+        raise UserError(f"data={chosen['data']}: give the name of a data set, or a list of different ones")
+    return chosen
+
+
+def check(config: dict[str, Any]) -> None:
+    """Refuse what can be refused before anything is composed.
+
+    Raises:
+        UserError: for a number that makes no sense.
+    """
+    check_numbers(config, {"seconds": 1})
+    for key in ("gpus", "cross"):
+        value = config[key]
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+            raise UserError(f"{key}={value!r}: give a whole number from 1")
+
+
+def cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def show(study: Study, made: list[Estimate], device: torch.device, devices: int) -> None:
+    """Print the table of one data set."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    data = study.data
+    counts = ", ".join(f"{split} {count:,}" for split, count in data.images.items())
+    gpu = device.type == "cuda"
+    table = Table(
+        title=f"{data.name}: {counts} images ({data.known_from})", title_justify="left", box=box.SIMPLE_HEAD,
+        pad_edge=False,
+    )
+    kind = "GPU" if gpu else "core"
+    where = f"{devices} {kind}{'s' if devices > 1 else ''}"
+    columns = ("stage", "jobs", f"{kind}-hours", "longest job", f"wall, {where}", "disk")
+    for number, column in enumerate(columns):
+        table.add_column(column, justify="right" if number else "left")
+    for one in made:
+        stage, on = one.stage, one.stage.on_cores
+        work = f"{hours(one.seconds / 3600)}{' of cores' if on and gpu else ''}"
+        told = [work, told_time(one.longest / (cores() if on else 1))]
+        cells = ["", "", "not planned", ""] if stage.gap else [*told, told_time(one.wall), size(one.disk)]
+        table.add_row(stage.name, f"{len(stage.jobs):,}" if stage.jobs else "", *cells)
+    known = [one for one in made if not one.stage.gap]
+    on_devices = sum(one.seconds for one in known if not (gpu and one.stage.on_cores)) / 3600
+    table.add_section()
+    table.add_row(
+        "all", f"{sum(len(one.stage.jobs) for one in made):,}", hours(on_devices), "",
+        told_time(sum(one.wall for one in known)), size(sum(one.disk for one in known)),
+    )
+    Console().print(table)
+    for one in made:
+        if one.stage.gap:
+            print(f"{one.stage.name} is not planned: {one.stage.gap}")
+
+
+def hours(value: float) -> str:
+    """Hours: whole ones above ten."""
+    return f"{value:,.0f}" if value >= 10 else f"{value:.2g}"
+
+
+def told_time(seconds: float) -> str:
+    """A time in words."""
+    for length, unit in ((86400.0 * 365.25, "years"), (86400.0, "d"), (3600.0, "h")):
+        if seconds >= length:
+            return f"{seconds / length:,.1f} {unit}"
+    return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"
+
+
+def size(count: float) -> str:
+    """Bytes in words."""
+    if count >= 1e10:
+        return f"{count / 1e9:,.0f} GB"
+    return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"
+
+
+def account(device: torch.device, seconds: float) -> str:
+    """The line that says what was measured, and what is left out."""
+    import torch
+
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "one CPU core, by the time it was ours,"
+    return (
+        f"measured for about {seconds:g} s on {name} with torch {torch.__version__}: training steps, φ, transforms, "
+        "maps, indices, decoding, a job's start; waiting for disks and queues is left out"
+    )
+
+
+def write(path: Path, made: dict[str, list[Estimate]], device: torch.device, devices: int) -> None:
+    """Write the numbers, in seconds and bytes."""
+    import torch
+
+    from invariance.runs.files import write_text
+
+    stages = {
+        name: {
+            one.stage.name: {
+                "jobs": len(one.stage.jobs), "disk": round(one.disk),
+                **({"gap": one.stage.gap} if one.stage.gap else {
+                    "seconds": one.seconds, "seconds_longest": one.longest, "seconds_wall": one.wall,
+                }),
+            } for one in some
+        } for name, some in made.items()
+    }  # fmt: skip
+    about = {
+        "device": device.type, "devices": devices, "cores": cores(),
+        "torch": torch.__version__,
+    }  # fmt: skip
+    write_text(path, json.dumps({**about, "stages": stages}, indent=1) + "\n")
+
+
+def main() -> None:
+    """The command `invariance-plan`."""
+    command("plan", plan)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,595 @@
+"""What a whole study takes: the jobs of its templates, the work in each, counted from the configurations that run it.
+
+Nothing is timed here. A job's work is so much of every `Unit`; `invariance.rates` says what a unit costs on a machine.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from invariance.cli import find_plugins
+from invariance.conf import conf_dir
+from invariance.data.building import BYTES_OF_LISTS, MANIFEST
+from invariance.data.decode import COLOURS, Pixels
+from invariance.data.ilsvrc import ILSVRC
+from invariance.data.prepared import Prepared
+from invariance.data.rvl_cdip import RVLCDIP
+from invariance.data.sources import data_config
+from invariance.errors import UserError, nearest
+from invariance.fits import JOINT, Fit, fits_of
+from invariance.grids import Grid, grids_for, joint_grid
+from invariance.models import build_model
+from invariance.models.representation import Representation
+from invariance.pairs import group_size
+from invariance.transforms import build
+from invariance.transforms.base import UNTOUCHED
+
+Config = dict[str, Any]
+PUBLISHED: dict[str, tuple[dict[str, int], int]] = {
+    "invariance.data.ilsvrc.ILSVRC": ({"train": ILSVRC.TRAINING, "val": ILSVRC.VALIDATION}, 1000),
+    "invariance.data.rvl_cdip.RVLCDIP": (RVLCDIP.SIZES, len(RVLCDIP.CLASSES)),
+}
+"""Images of each split and number of classes of data sets that are planned before they are there."""
+
+_EXAMPLES = 4
+_FLOAT = 4
+
+
+@dataclass(frozen=True)
+class Net:
+    """A network as far as its speed depends on it.
+
+    Attributes:
+        model: a yaml of `conf/model/`, resolved, as JSON.
+        classes: how many.
+        channels: of the images.
+        layer: where φ ends.
+    """
+
+    model: str
+    classes: int
+    channels: int
+    layer: str
+
+    @property
+    def config(self) -> Config:
+        """The configuration of `conf/model/`."""
+        return dict(json.loads(self.model))
+
+    @property
+    def size(self) -> int:
+        """Side of its input in pixels."""
+        return int(self.config["input_size"])
+
+
+@cache
+def shape_of(net: Net) -> tuple[int, int]:
+    """D at the layer, and how many parameters the network has; nothing is allocated.
+
+    Raises:
+        UserError: for a network that cannot be had, or has no such layer.
+    """
+    with torch.device("meta"):
+        network = build_model(net.config, net.classes, net.channels)
+        r = Representation(network, net.layer).phi(torch.empty(1, net.channels, net.size, net.size))
+    return r.shape[1], sum(one.numel() for one in network.parameters())
+
+
+@dataclass(frozen=True)
+class Unit:
+    """What a job does some number of times.
+
+    Attributes:
+        kind: what it is.
+        of: what its cost depends on.
+        how: what is needed to time it, of which any one with the same `of` will do.
+    """
+
+    kind: str
+    of: tuple[Any, ...] = ()
+    how: Any = field(default=None, compare=False)
+
+
+START = Unit("start")
+"""A job beside its work: imports, composing, opening the data, the first and the last things it does."""
+
+
+class Work(dict[Unit, float]):
+    """How often a job does what."""
+
+    def add(self, unit: Unit, times: float) -> None:
+        """So many times more."""
+        self[unit] = self.get(unit, 0.0) + times
+
+    def join(self, other: Work) -> None:
+        """Another's work as well."""
+        for unit, times in other.items():
+            self.add(unit, times)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One job of a stage.
+
+    Attributes:
+        name: what it is about.
+        work: its work.
+        disk: bytes that it leaves.
+    """
+
+    name: str
+    work: Work
+    disk: float = 0.0
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A part of the study.
+
+    Attributes:
+        name: prepare, networks, measure, distance, finetune or cross.
+        jobs: its jobs.
+        on_cores: whether it runs on all cores of one machine, and not on a device a job.
+        gap: why it cannot be planned, if that is so.
+    """
+
+    name: str
+    jobs: list[Job]
+    on_cores: bool = False
+    gap: str = ""
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """A data set that is planned for.
+
+    Attributes:
+        config: its yaml, resolved.
+        images: images of each split.
+        classes: how many.
+        known_from: where these numbers come from.
+        sample: reads one of its images, where one is there.
+    """
+
+    config: Config
+    images: Mapping[str, int]
+    classes: int
+    known_from: str
+    sample: Callable[[], bytes | Pixels] | None = None
+
+    @property
+    def name(self) -> str:
+        """Its name in runs."""
+        return str(self.config["name"])
+
+    @property
+    def channels(self) -> int:
+        """Channels of its images."""
+        return COLOURS[self.config["colour"]]
+
+    @property
+    def report(self) -> str:
+        """The split that results are reported on."""
+        return str(self.config["report"] or ("test" if "test" in self.images else "val"))
+
+    @property
+    def n_report(self) -> int:
+        """Images that results are reported on."""
+        return self.images[self.report]
+
+    def n_fit(self, other: Mapping[str, Any] | None = None) -> int:
+        """Images that maps are fitted on, with some keys of `fit` set otherwise."""
+        fit = {**(self.config.get("fit") or {}), **(other or {})}
+        split = fit.get("split") or ("val" if self.report == "test" else "train")
+        return int(fit.get("images") or self.images[split])
+
+
+def data_set(config: Config, prepared: Path) -> DataSet:
+    """A data set with its numbers: of prepared data, else as published, else of the source itself.
+
+    Raises:
+        UserError: if none of these is there.
+    """
+    for path in sorted(prepared.glob(f"{config['name']}/*/{MANIFEST}")):
+        there = Prepared(path.parent, config["report"])
+        return DataSet(config, {name: len(there.split(name)) for name in there.splits}, len(there.classes), "prepared")
+    if config["_target_"] in PUBLISHED:
+        images, classes = PUBLISHED[config["_target_"]]
+        return DataSet(config, images, classes, "as published")
+    try:
+        found = data_config(config).source.splits(False)
+    except UserError as error:
+        what = config["name"] or config["_target_"].rpartition(".")[2]
+        raise UserError(f"how many images {what} has is not known yet: {error}") from error
+    largest = max(found.listings.values(), key=len)
+    images = {name: len(listing) for name, listing in found.listings.items()}
+    return DataSet(config, images, len(found.classes), "counted", lambda: largest.read(0))
+
+
+@contextmanager
+def _hydra_at(folder: Path) -> Iterator[None]:
+    """Hydra composing from a folder, also while it runs the command."""
+    from hydra import initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+
+    instance = GlobalHydra.instance()
+    held = instance.hydra
+    instance.clear()
+    try:
+        with initialize_config_dir(str(folder.absolute()), version_base="1.3"):
+            yield
+    finally:
+        instance.hydra = held
+
+
+class Templates:
+    """The templates of one study: `<study>_networks.yaml`, `<study>_measure.yaml` and so on.
+
+    Args:
+        folder: where they are.
+        study: the beginning of their names.
+    """
+
+    def __init__(self, folder: Path, study: str) -> None:
+        self.folder, self.study = folder, study
+
+    def there(self, stage: str) -> bool:
+        """Whether there is such a template."""
+        return (self.folder / f"{self.study}_{stage}.yaml").is_file()
+
+    def compose(self, stage: str, *overrides: str) -> DictConfig:
+        """A template's configuration, not resolved, as its command makes it for overrides.
+
+        Raises:
+            UserError: if there is no such template, or it cannot be composed.
+        """
+        from hydra import compose
+        from hydra.errors import HydraException
+        from omegaconf.errors import OmegaConfBaseException
+
+        if not self.there(stage):
+            raise UserError(f"no template {self.study}_{stage}.yaml in {self.folder}; name its folder with templates=…")
+        where = f"hydra.searchpath=[file://{conf_dir()}]"
+        try:
+            with _hydra_at(self.folder):
+                return compose(f"{self.study}_{stage}", [where, *overrides], return_hydra_config=True)
+        except (HydraException, OmegaConfBaseException) as error:
+            raise UserError(f"{self.study}_{stage} with {' '.join(overrides)}: {str(error).splitlines()[0]}") from error
+
+    def sweep(self, config: DictConfig) -> list[dict[str, str]]:
+        """The jobs of a composed template: what each sets, by key."""
+        from hydra.core.global_hydra import GlobalHydra
+        from hydra.core.override_parser.overrides_parser import OverridesParser
+
+        find_plugins()
+        from hydra_plugins.invariance_sweeper import FamilySweeper
+
+        params = [f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items()]
+        with _hydra_at(conf_dir()):  # where glob(*) looks
+            parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
+            jobs = FamilySweeper.split_arguments(parser.parse_overrides(params), None)[0]
+        return [dict((key, value) for key, _, value in (one.partition("=") for one in job)) for job in jobs]
+
+
+def plain(config: DictConfig, settings: Mapping[Any, Any] | None = None) -> Config:
+    """A composed configuration, resolved and without Hydra's own part, with some of its keys set otherwise.
+
+    Raises:
+        UserError: if something in it is not set.
+    """
+    from omegaconf.errors import OmegaConfBaseException
+
+    copy = config.copy()
+    OmegaConf.set_readonly(copy, False)
+    OmegaConf.set_struct(copy, False)
+    copy.pop("hydra", None)
+    for key, value in (settings or {}).items():
+        OmegaConf.update(copy, key, value)
+    try:
+        held = OmegaConf.to_container(copy, resolve=True)
+    except OmegaConfBaseException as error:
+        raise UserError(str(error).splitlines()[0]) from error
+    assert isinstance(held, dict)
+    return {str(key): value for key, value in held.items()}
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A network that the study trains: its name as `<name>/seed<k>`, and its family's configuration."""
+
+    label: str
+    transform: Config
+
+    @property
+    def family(self) -> str:
+        """The family."""
+        return str(self.transform["name"])
+
+
+class Study:
+    """All stages of one data set.
+
+    Args:
+        templates: the templates.
+        everything: every network there is, from `networks_there`.
+        choices: overrides of the training template that choose the data set and more: `data=…`, `model=…`, `recipe=…`.
+        trainer: the option of `conf/trainer/` that trains.
+        prepared: folder of prepared data.
+        cross: images that the networks are measured on across data sets; None where that is not known.
+        own: parts of the training configuration to take instead of the composed ones.
+    """
+
+    def __init__(
+        self, templates: Templates, everything: Mapping[str, Trained], choices: Sequence[str], trainer: str,
+        prepared: Path, cross: int | None = None, own: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.templates, self.trainer, self.prepared, self.cross = templates, f"trainer={trainer}", prepared, cross
+        composed = templates.compose("networks", *choices, self.trainer)
+        self.train = {**plain(composed), **(own or {})}
+        self.data = data_set(self.train["data"], prepared)
+        model = json.dumps(self.train["model"], sort_keys=True)
+        self.net = Net(model, self.data.classes, self.data.channels, "relu7")
+        self.trained = {name: everything[name] for name in (job["network"] for job in templates.sweep(composed))}
+        self.others = {name: one for name, one in everything.items() if name not in self.trained}
+
+    def stages(self) -> list[Stage]:
+        """The stages, in the order in which they are run."""
+        found = [self.prepare(), self.networks(), self.measure(), self.distance(), self.finetune()]
+        return [*found, stage] if (stage := self.cross_data()) else found
+
+    def _composed(self, stage: str) -> tuple[DictConfig, list[dict[str, str]]]:
+        """A stage's template for this data set, and its jobs."""
+        config = self.templates.compose(stage)
+        over = [f"of={self.data.name}"] if "of" in config else []
+        own = f"finetune_{self.data.name}"
+        if stage == "finetune" and self.templates.study == "paper" and (conf_dir() / f"recipe/{own}.yaml").is_file():
+            over.append(f"recipe={own}")
+        if stage == "finetune":
+            over.append(self.trainer)
+        if over:
+            config = self.templates.compose(stage, *over)
+        return config, self.templates.sweep(config)
+
+    def prepare(self) -> Stage:
+        """Every size that a network or its grid needs, decoded once."""
+        sizes = {self.net.size}
+        for one in [*self.trained.values(), *self.others.values()]:
+            sizes.add(build(one.transform).source_size(self.net.size))
+        total = sum(self.data.images.values())
+        each = {size: self.data.channels * size**2 + BYTES_OF_LISTS for size in sizes}
+        return Stage("prepare", [
+            Job(f"{size} pixels", Work({START: 1, self._decoded(size): total}), float(each[size] * total))
+            for size in sorted(sizes)
+        ], on_cores=True)  # fmt: skip
+
+    def _decoded(self, size: int) -> Unit:
+        about = (self.data.config["_target_"], self.data.config["colour"], size)
+        return Unit("image decoded", about, self.data.sample)
+
+    def networks(self) -> Stage:
+        """Training."""
+        return Stage("networks", [self._training(name, one) for name, one in self.trained.items()])
+
+    def _training(self, name: str, one: Trained) -> Job:
+        recipe, images = self.train["recipe"], self.data.images
+        trained = recipe["updates"] * recipe["batch"]
+        looks = math.ceil(recipe["updates"] / recipe["val_every"]) * images["val"]
+        looks += sum(images[split] for split in {"val", self.data.report})
+        work = Work({START: 1, self._drawn(one): trained, Unit("image φ", (self.net,)): looks})
+        work.join(self._updates(self.train["trainer"], recipe["batch"], recipe["updates"], trained))
+        return Job(name, work, 3.0 * _FLOAT * shape_of(self.net)[1])  # the best, and the last with its momentum
+
+    def _updates(self, trainer: Config, batch: int, updates: float, images: float) -> Work:
+        how = (batch, json.dumps(trainer, sort_keys=True))
+        return Work({Unit("image trained", (self.net, *how)): images, Unit("update", (self.net, *how)): updates})
+
+    def _drawn(self, one: Trained) -> Unit:
+        return self._moved("image drawn", one.transform)
+
+    def _moved(self, kind: str, transform: Config) -> Unit:
+        size = build(transform).source_size(self.net.size)
+        return Unit(kind, (str(transform["name"]), self.data.channels, size), transform)
+
+    def measure(self) -> Stage:
+        """Invariance and equivariance."""
+        config, jobs = self._composed("measure")
+        return Stage("measure", [self._measuring(plain(config, job), self.data) for job in jobs])
+
+    def _chosen(self, config: Config) -> list[Trained]:
+        """The networks that a configuration names.
+
+        Raises:
+            UserError: if there is none.
+        """
+        named = config["networks"] if isinstance(config["networks"], list) else [config["networks"]]
+        everything = {f"{self.data.name}/{one.label}": one for one in (*self.trained.values(), *self.others.values())}
+        found: dict[str, Trained] = {}
+        for pattern in map(str, named):
+            forms = (pattern, f"{pattern}/*", f"*/{pattern}", f"*/{pattern}/*")
+            here = {name: one for name, one in everything.items() if any(fnmatchcase(name, form) for form in forms)}
+            if not here:
+                known = [one.label.split("/")[0] for one in everything.values()]
+                raise UserError(f"networks={pattern}: the study trains none of that name{nearest(pattern, known)}")
+            found |= here
+        return list(found.values())
+
+    def _measuring(self, config: Config, data: DataSet, images: tuple[int, int] | None = None) -> Job:
+        work, disk, chosen = Work({START: 1}), 0.0, self._chosen(config)
+        fits = fits_of(config["map"], config["solver"])
+        counts = images or (data.n_fit(config["fit"]), data.images[config["report"] or data.report])
+        for one in chosen:
+            for grid in grids_for(one.transform, config["grids"], config.get("grid") or {}):
+                work.join(self._over(grid, fits, *counts))
+                disk += _EXAMPLES * data.channels * self.net.size**2 * len(grid.transform.grid())
+        return Job(", ".join(one.label for one in chosen), work, disk)
+
+    def _over(self, grid: Grid, fits: Sequence[Fit], n_fit: int, n_report: int) -> Work:
+        """One network over one grid."""
+        points, images, dim = len(grid.transform.grid()), n_fit + n_report, shape_of(self.net)[0]
+        work = Work({
+            Unit("image φ", (self.net,)): points * images, self._moved("image under g", grid.settings): points * images,
+        })  # fmt: skip
+        for fit in fits:
+            work.add(Unit("image scored", (self.net,)), points * (images + (n_fit if fit.settings else 0)))
+            if fit.settings:
+                work.add(Unit("image fitted", (dim, fit.map, fit.settings)), points * n_fit * _epochs(fit))
+                work.add(Unit("fit", (dim, fit.map, fit.settings)), points)
+        return work
+
+    def distance(self) -> Stage:
+        """The networks that are for this alone, and then one job for all pairs."""
+        config, jobs = self._composed("distance")
+        own = [self._training(name, one) for name, one in self.others.items()]
+        return Stage("distance", [*own, *(self._comparing(plain(config, job)) for job in jobs or [{}])])
+
+    def _comparing(self, config: Config) -> Job:
+        chosen, dim = self._chosen(config), shape_of(self.net)[0]
+        n_fit, n_report = self.data.n_fit(config["fit"]), self.data.images[config["report"] or self.data.report]
+        work, n = Work({START: 1}), len(chosen)
+        for one in chosen:
+            work.add(Unit("image φ", (self.net,)), n_fit + n_report)
+            work.add(self._moved("image under g", one.transform), n_fit + n_report)
+        fits = fits_of({"linear": {}}, config["solver"]) if "l2_distance" in config["metrics"] else []
+        device = torch.device("cpu")
+        memory = float(config["memory_gb"]) * 1e9
+        held = group_size(dim, dim, n_fit, n_report, fits=fits, memory=memory, device=device)
+        fitted = n * math.ceil(n / held)  # stacked fits, of one source to a group of targets
+        for fit in fits:
+            about = (dim, fit.map, fit.settings)
+            work.add(Unit("image fitted", about), fitted * n_fit * _epochs(fit))
+            work.add(Unit("fit", about), fitted)
+            work.add(Unit("target image", about), (n * (n - 1) - fitted) * n_fit * _epochs(fit))
+            work.add(Unit("target", about), n * (n - 1) - fitted)
+            work.add(Unit("image scored", (self.net,)), n * (n - 1) * (2 * n_fit + n_report))
+        if "indices" in config["metrics"]:
+            for kind, times in (("source", n), ("pair", n * (n - 1)), ("half", n * (n - 1) / 2)):
+                work.add(Unit(f"index {kind} image", (dim,)), times * n_report)
+                work.add(Unit(f"index {kind}", (dim,)), times)
+        return Job(f"{n} networks, {n * (n - 1) // 2} pairs", work, float(_FLOAT * dim * (n_fit + n_report) * n))
+
+    def finetune(self) -> Stage:
+        """The joint loss, with what is measured before and after."""
+        config, jobs = self._composed("finetune")
+        return Stage("finetune", [self._finetuning(plain(config, job)) for job in jobs])
+
+    def _finetuning(self, config: Config) -> Job:
+        work, disk, chosen, recipe = Work({START: 1}), 0.0, self._chosen(config), config["recipe"]
+        dim, parameters = shape_of(self.net)
+        fits, n_fit = fits_of(config["map"], config["solver"]), self.data.n_fit(config["fit"])
+        for one in chosen:
+            grid = joint_grid(one.transform, config["G"] or {})
+            j = sum(point.label != UNTOUCHED for point in grid.transform.grid())
+            images = recipe["updates"] * recipe["batch"] * (j + 1)
+            work.join(self._updates(config["trainer"], recipe["batch"], recipe["updates"], images))
+            work.add(self._moved("image under g", grid.settings), images)
+            about = (dim, recipe["batch"], json.dumps(config["trainer"], sort_keys=True))
+            work.add(Unit("map trained", about), recipe["updates"] * j)
+            looks = math.ceil(recipe["updates"] / recipe["val_every"]) * self.data.images["val"]
+            work.add(Unit("image φ", (self.net,)), looks)
+            own = config["grids"] == "own" and not grid.own
+            for other in (grid, *grids_for(one.transform, grid.family if own else config["grids"], {})):
+                for learned in ([], [Fit("residual", JOINT)] if other is grid else []):  # before, and after
+                    work.join(self._over(other, [*fits, *learned], n_fit, self.data.n_report))
+            disk += _FLOAT * (3 * parameters + 2 * j * dim * (dim + 1))
+        return Job(", ".join(one.label for one in chosen), work, disk)
+
+    def cross_data(self) -> Stage | None:
+        """Measuring on another data set, if the study has that for the networks of this one."""
+        if not self.templates.there("cross"):
+            return None
+        try:
+            config = self.templates.compose("cross")
+        except UserError as error:
+            return Stage("cross", [], gap=str(error))
+        jobs = [plain(config, job) for job in self.templates.sweep(config)]
+        if config.get("of", self.data.name) != self.data.name:
+            return None
+        try:
+            fit, report = self._cross_images(jobs[0]["data"])
+        except UserError:
+            counted = [Job(str(job["networks"]), Work()) for job in jobs]
+            return Stage("cross", counted, gap="how many images are measured on is not known: give cross=")
+        return Stage("cross", [self._measuring(job, self.data, (fit, report)) for job in jobs])
+
+    def _cross_images(self, config: Config) -> tuple[int, int]:
+        """Images to fit and to report on of another data set."""
+        if self.cross is not None:
+            fit = round(self.cross * float(config["val_fraction"]))
+            return fit, self.cross - fit
+        there = data_set(config, self.prepared)
+        return there.n_fit(), there.n_report
+
+
+def _epochs(fit: Fit) -> int:
+    return int(getattr(fit.settings, "epochs", 1))
+
+
+def networks_there(templates: Templates) -> dict[str, Trained]:
+    """Every network of `conf/network/` by that name, as the study trains it; composed once for all of a family."""
+    found, families = {}, dict[str, DictConfig]()
+    for path in sorted((conf_dir() / "network").glob("*.yaml")):
+        own = OmegaConf.load(path)
+        assert isinstance(own, DictConfig)
+        [(key, family)] = own.pop("defaults")[0].items()
+        if key != "override /transform":
+            raise UserError(f"{path} overrides {key}; a plan knows networks that differ by their transform alone")
+        if family not in families:
+            families[family] = templates.compose("networks", f"transform={family}")
+        config = plain(families[family], own)
+        found[path.stem] = Trained(f"{config['name']}/seed{config['seed']}", config["transform"])
+    return found
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a stage takes.
+
+    Attributes:
+        stage: the stage.
+        seconds: of all jobs together, on one device, or on one core for a stage that runs on cores.
+        longest: of its longest job.
+        wall: with all devices, or all cores.
+        disk: bytes.
+    """
+
+    stage: Stage
+    seconds: float
+    longest: float
+    wall: float
+    disk: float
+
+
+def estimate(stage: Stage, rates: Mapping[Unit, float], devices: int, cores: int) -> Estimate:
+    """What a stage takes at some rates.
+
+    A stage ends no sooner than its longest job, nor than all its work shared out evenly.
+
+    Args:
+        stage: the stage.
+        rates: seconds a unit.
+        devices: devices that work at once, each on a job of its own.
+        cores: cores of the machine that prepares.
+    """
+    disk = sum(job.disk for job in stage.jobs)
+    if stage.gap:
+        return Estimate(stage, math.nan, math.nan, math.nan, disk)
+    seconds = [sum(count * rates[unit] for unit, count in job.work.items()) for job in stage.jobs]
+    total = sum(seconds)
+    wall = total / cores if stage.on_cores else max(total / devices, max(seconds, default=0.0))
+    return Estimate(stage, total, max(seconds, default=0.0), wall, disk)
+
+
+def units_of(stages: Sequence[Stage]) -> list[Unit]:
+    """Every unit of some stages, each once."""
+    return list(dict.fromkeys(unit for stage in stages for job in stage.jobs for unit in job.work))

@@ -1,0 +1,113 @@
+"""The paper's figures by number: what each shows, which of ours are in its form, and the index of the page."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class PaperFigure:
+    """A figure of the paper.
+
+    Attributes:
+        number: its number.
+        form: what it shows as this report names it; figures of one form differ in their data.
+        shows: the same for people.
+        data: the data sets it is of; none where the paper does not say.
+        command: what makes its numbers, `{data}` being the data set.
+    """
+
+    number: str
+    form: str
+    shows: str
+    data: tuple[str, ...]
+    command: str
+
+
+_MEASURE = "make paper-networks paper-measure DATA={data}"
+_DISTANCE = "make paper-networks paper-distance DATA={data}"
+_BOTH = ("ilsvrc", "rvl_cdip")
+
+FIGURES = (
+    PaperFigure(
+        "1", "extremes", "extreme network of every family against the baseline, ILSVRC", ("ilsvrc",), _MEASURE
+    ),
+    PaperFigure("2", "ranges", "ranges compared, for some families", (), _MEASURE),
+    PaperFigure("3a", "neighbours", "networks of one family among the nearest", _BOTH, _DISTANCE),
+    PaperFigure("3b", "families", "mean distances of families, ILSVRC", ("ilsvrc",), _DISTANCE),
+    PaperFigure("3c", "families", "mean distances of families, RVL-CDIP", ("rvl_cdip",), _DISTANCE),
+    PaperFigure("4", "pages", "examples of RVL-CDIP", ("rvl_cdip",), ""),
+    PaperFigure("5", "elastic", "what elastic deformations do to images", (), _MEASURE),
+    PaperFigure("6", "perspective", "what perspective transforms do to images", (), _MEASURE),
+    PaperFigure(
+        "7", "extremes", "extreme network of every family against the baseline, RVL-CDIP", ("rvl_cdip",), _MEASURE
+    ),
+    PaperFigure("8", "all-1", "all networks: blur, color jitter, crop, elastic, mirror", _BOTH, _MEASURE),
+    PaperFigure("9", "all-2", "all networks: noise, perspective, rotation, shear", _BOTH, _MEASURE),
+    PaperFigure(
+        "10", "cross", "networks trained on RVL-CDIP, measured on other documents", ("rvl_cdip",),
+        "make paper-cross HISTORICAL=/data/scans",
+    ),
+    PaperFigure("11", "tsne", "t-SNE of the distances", _BOTH, _DISTANCE),
+    PaperFigure("12", "differences", "differences of the one-way distances", _BOTH, _DISTANCE),
+)  # fmt: skip
+
+
+def number(form: str, data: str) -> str:
+    """The paper's figure of a form: the one of this data set, otherwise the first; "" where there is none."""
+    found = [figure for figure in FIGURES if figure.form == form]
+    return next((figure.number for figure in found if data in figure.data), found[0].number if found else "")
+
+
+def called(form: str, data: str) -> str:
+    """What a figure of ours is in the paper: Figure 7, or Form of Figures 1 and 7; "" where it is nothing."""
+    found = [figure for figure in FIGURES if figure.form == form]
+    same = [figure.number for figure in found if data in figure.data]
+    if same:
+        return f"Figure {same[0]}"
+    numbers = [figure.number for figure in found]
+    return f"Form of Figure{'s' if len(numbers) > 1 else ''} {' and '.join(numbers)}" if numbers else ""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the page shows a figure of a form: the data set, the anchor, and what sets it apart from its like."""
+
+    form: str
+    data: str
+    anchor: str
+    what: str
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A line of the index.
+
+    Attributes:
+        number: the paper's number.
+        shows: what the figure shows.
+        here: where this report has it.
+        alike: where this report has its form on data that are not the paper's.
+        lacking: the paper's data that this report does not have it of.
+        command: what would make it on those; "" where nothing lacks, and for what is not made.
+    """
+
+    number: str
+    shows: str
+    here: list[Place]
+    alike: list[Place]
+    lacking: list[str]
+    command: str
+
+
+def index(places: list[Place]) -> list[Entry]:
+    """The paper's figures in their order, with where this report has them."""
+    entries = []
+    for figure in FIGURES:
+        alike = [place for place in places if place.form == figure.form]
+        here = [place for place in alike if place.data in figure.data]
+        lacking = [data for data in figure.data if data not in {place.data for place in here}]
+        wanted = lacking or ([] if figure.data or alike else ["ilsvrc"])
+        data = f"'{' '.join(wanted)}'" if len(wanted) > 1 else "".join(wanted)
+        command = figure.command.format(data=data) if wanted else ""
+        others = [one for one in alike if one not in here]
+        entries.append(Entry(figure.number, figure.shows, here, others, lacking if command else [], command))
+    return entries

@@ -1,0 +1,308 @@
+"""The plan: jobs and work against Table 3 and Appendix A as printed, arithmetic with made-up rates, refusals."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+import invariance.rates
+from invariance.cli import find_plugins
+from invariance.errors import UserError
+from invariance.maps import OnlineSGD, Ridge
+from invariance.plan import chosen_of, plan
+from invariance.planning import (
+    START,
+    Estimate,
+    Job,
+    Net,
+    Stage,
+    Study,
+    Templates,
+    Unit,
+    Work,
+    data_set,
+    estimate,
+    networks_there,
+    shape_of,
+    units_of,
+)
+from invariance.progress import bar
+from invariance.rates import Clock, made_file, measure_rates, straight
+
+TEMPLATES = Path(__file__).parents[1] / "multirun_templates"
+GRIDS = {  # Appendix A, with the untouched; every size of Crop has 5 × 5 windows
+    "color_jitter": 17, "crop": 25, "elastic": 13, "blur": 11, "noise": 11, "mirror": 4, "perspective": 11,
+    "rotation": 17, "shear": 13,
+}  # fmt: skip
+NETWORKS = {  # Table 3
+    "color_jitter": 4, "crop": 4, "elastic": 4, "blur": 2, "noise": 4, "mirror": 3, "perspective": 4, "rotation": 4,
+    "shear": 4, "baseline": 2,
+}  # fmt: skip
+EVERYTHING = sum(GRIDS.values()) + 3 * GRIDS["crop"]
+PARAMETERS = {"ilsvrc": 60_965_224}  # CaffeNet's, as Caffe counts them
+
+
+@pytest.fixture(scope="module")
+def paper():
+    """The paper's stages of a data set, by name."""
+    find_plugins()
+    templates = Templates(TEMPLATES, "paper")
+    everything, made = networks_there(templates), {}
+
+    def stages(data):
+        if data not in made:
+            made[data] = Study(templates, everything, [f"data={data}"], "cpu", Path("nowhere"))
+        return {stage.name: stage for stage in made[data].stages()}
+
+    return stages
+
+
+def times(job, kind, *part):
+    """How often a job does what is called `kind` and whose cost depends on all of `part`."""
+    return sum(count for unit, count in job.work.items() if unit.kind == kind and set(part) <= set(unit.of))
+
+
+def about(stage, name):
+    [job] = [job for job in stage.jobs if job.name.split("/seed")[0] == name]
+    return job
+
+
+@pytest.mark.parametrize(("data", "updates", "batch", "val", "report"), [
+    ("ilsvrc", 450_000, 256, 50_000, 50_000), ("rvl_cdip", 500_000, 32, 40_000, 80_000),
+])  # fmt: skip
+def test_networks_are_those_of_table_3(paper, data, updates, batch, val, report):
+    stages = paper(data)
+    jobs = stages["networks"].jobs
+    found = {family: sum(job.name.startswith(family) for job in jobs) for family in NETWORKS}
+    assert found == NETWORKS and len(jobs) == 35
+    for job in jobs:
+        assert times(job, "image trained") == times(job, "image drawn") == updates * batch
+        assert times(job, "update") == updates and job.work[START] == 1
+        assert times(job, "image φ") == updates / 5000 * val + report  # looked at every 5,000 updates, and at the end
+    third, pairs = stages["distance"].jobs
+    assert third.name == "baseline_3" and times(third, "update") == updates and "630 pairs" in pairs.name
+
+
+@pytest.mark.parametrize(("data", "fit", "report"), [("ilsvrc", 50_000, 50_000), ("rvl_cdip", 40_000, 40_000)])
+def test_measuring_is_every_g_on_both_splits_with_two_fits(paper, data, fit, report):
+    measure = paper(data)["measure"]
+    assert len(measure.jobs) == 35
+    for name, points in (("rotation_20", 17), ("mirror_both", 4), ("crop_288", 25), ("baseline", EVERYTHING)):
+        job = next(job for job in measure.jobs if job.name.startswith(name))
+        assert times(job, "image φ") == times(job, "image under g") == points * (fit + report)
+        sgd = [settings for unit in job.work for settings in unit.of if isinstance(settings, OnlineSGD)][0]
+        ridge = [settings for unit in job.work for settings in unit.of if isinstance(settings, Ridge)][0]
+        assert times(job, "image fitted", sgd) == points * fit * 10
+        assert times(job, "image fitted", ridge) == points * fit
+        assert times(job, "fit") == 2 * points
+        assert times(job, "image scored") == points * (3 * (fit + report) + 2 * fit)
+    assert EVERYTHING == 197
+    baselines = [job for job in measure.jobs if job.name.startswith("baseline")]
+    assert [times(job, "image under g", "crop", 320) for job in baselines] == [25 * (fit + report)] * 2
+
+
+@pytest.mark.parametrize("name", ["baseline_3", "crop_256", "elastic_5_sigma3", "mirror_both", "noise_15"])
+def test_networks_are_those_that_training_composes(compose, name):
+    config = compose("train", f"network={name}", "model=tiny")
+    found = networks_there(Templates(TEMPLATES, "smoke"))[name]
+    assert found.transform == config["transform"] and found.label == f"{config['name']}/seed{config['seed']}"
+
+
+def test_distances_are_all_ordered_pairs(paper):
+    job = paper("ilsvrc")["distance"].jobs[-1]
+    assert times(job, "fit") + times(job, "target") == 2 * 36 * 35
+    assert times(job, "index pair") == 36 * 35 and times(job, "index half") == 630 and times(job, "index source") == 36
+    assert times(job, "image φ") == 36 * 100_000
+    assert job.disk == 36 * 100_000 * 4096 * 4
+
+
+@pytest.mark.parametrize(("data", "batch", "images"), [("ilsvrc", 100, 100_000), ("rvl_cdip", 10, 80_000)])
+def test_finetuning_takes_all_copies_through_the_network_and_is_measured_before_and_after(paper, data, batch, images):
+    finetune = paper(data)["finetune"]
+    copies = {"rotation_20": 6, "mirror_both": 3, "crop_256": 4, "noise_20": 5}
+    assert len(finetune.jobs) == 9
+    for name, j in copies.items():
+        job = about(finetune, name)
+        assert times(job, "image trained") == 150_000 * batch * (j + 1) and times(job, "map trained") == 150_000 * j
+    looks = 30 * (50_000 if data == "ilsvrc" else 40_000)
+    assert times(about(finetune, "rotation_20"), "image φ") == looks + 2 * (7 + 17) * images
+
+
+def test_room_is_that_of_the_arrays_and_checkpoints(paper):
+    stages = paper("ilsvrc")
+    images = 1_281_167 + 50_000
+    assert [job.name for job in stages["prepare"].jobs] == [f"{size} pixels" for size in (227, 240, 256, 288, 320)]
+    for job, size in zip(stages["prepare"].jobs, (227, 240, 256, 288, 320), strict=True):
+        assert 0 <= job.disk - images * 3 * size**2 <= images * 1000  # labels, names, hashes
+        assert times(job, "image decoded") == images
+    for job in stages["networks"].jobs:  # the best weights; the last with their momentum
+        assert job.disk == 3 * 4 * PARAMETERS["ilsvrc"]
+    joint = about(stages["finetune"], "mirror_both")
+    assert joint.disk == 4 * (3 * PARAMETERS["ilsvrc"] + 2 * 3 * (4096**2 + 4096))
+
+
+def test_a_model_s_shape_needs_no_memory():
+    wide = Net(json.dumps({
+        "_target_": "invariance.models.caffenet.CaffeNet", "input_size": 227, "width": 4, "features": 65536,
+    }), 1000, 3, "relu7")  # fmt: skip
+    dim, parameters = shape_of(wide)
+    assert dim == 65536 and parameters > 4e9
+
+
+A, B = Unit("a"), Unit("b", (1,), how="any")
+
+
+def test_a_stage_takes_its_work_shared_out_or_its_longest_job():
+    jobs = [Job("1", Work({A: 10, B: 4}), 100.0), Job("2", Work({A: 1}), 50.0), Job("3", Work({A: 2}))]
+    rates = {A: 2.0, B: 0.5}
+    one = estimate(Stage("x", jobs), rates, devices=1, cores=7)
+    assert (one.seconds, one.longest, one.wall, one.disk) == (28.0, 22.0, 28.0, 150.0)
+    assert estimate(Stage("x", jobs), rates, devices=2, cores=7).wall == 22.0  # the longest bounds it
+    assert estimate(Stage("x", jobs), rates, devices=1, cores=1).wall == 28.0
+    assert estimate(Stage("x", jobs, on_cores=True), rates, devices=5, cores=7).wall == 4.0
+    gap = estimate(Stage("x", jobs, gap="unknown"), {}, 1, 1)
+    assert math.isnan(gap.seconds) and math.isnan(gap.wall)
+
+
+def test_units_are_told_apart_by_what_their_cost_depends_on_alone():
+    assert Unit("b", (1,), how="other") == B and Unit("b", (2,)) != B
+    assert units_of([Stage("x", [Job("1", Work({A: 1, B: 1})), Job("2", Work({Unit("b", (1,)): 2}))])]) == [A, B]
+    work = Work({A: 1})
+    work.join(Work({A: 2, B: 3}))
+    work.add(B, 0.5)
+    assert work == {A: 3, B: 3.5}
+
+
+def test_a_line_through_two_times():
+    assert straight(4, 5.0, 16, 17.0) == (1.0, 1.0)
+    assert straight(4, 3.0, 16, 16.0) == (1.0, 0.0)  # it would begin below 0
+    assert straight(4, 5.0, 16, 4.0) == (0.25, 0.0)  # noise: many took less than few
+
+
+def test_what_is_scaled_up_from_a_smaller_d_grows_as_it_should(monkeypatch):
+    """With clocks that read 1 s a row and 8 s beside: D² for what grows with images, D³ for the rest."""
+    monkeypatch.setattr(Clock, "line", lambda self, work, few, many: (1.0, 8.0))
+    dim = 4 * invariance.rates._CPU_DIM
+    unit = Unit("index pair", (dim,))
+    with bar(False) as progress:
+        rates = measure_rates([unit, Unit("index pair image", (dim,))], torch.device("cpu"), 1, progress)
+    assert rates[unit] == 8.0 * 4**3 and rates[Unit("index pair image", (dim,))] == 1.0 * 4**2
+
+
+def test_every_unit_of_a_study_is_timed():
+    """All but a job's start, which takes a process of its own."""
+    find_plugins()
+    templates = Templates(TEMPLATES, "smoke")
+    everything = {
+        name: one for name, one in networks_there(templates).items() if name in ("rotation_20", "mirror_both")
+    }
+    study = Study.__new__(Study)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Templates, "sweep", lambda self, config: [{"network": "rotation_20"}, {"network": "mirror_both"}])
+        study.__init__(templates, everything, [], "cpu", Path("nowhere"))
+        patch.setattr(Templates, "sweep", lambda self, config: [{"which": "rotation_20"}, {"which": "mirror_both"}])
+        stages = [study.prepare(), study.networks(), study.measure(), study.finetune()]
+        patch.setattr(Templates, "sweep", lambda self, config: [])
+        stages.append(study.distance())
+    units = [unit for unit in units_of(stages) if unit != START]
+    assert len({unit.kind for unit in units}) >= 16
+    with bar(False) as progress:
+        rates = measure_rates(units, torch.device("cpu"), 0.5, progress)
+    assert set(rates) == set(units) and all(0 <= value < math.inf for value in rates.values())
+    assert all(rates[unit] > 0 for unit in units if unit.kind.startswith("image "))
+
+
+@pytest.mark.parametrize(("colour", "shape", "kind"), [("rgb", (375, 500, 3), "JPEG"), ("gray", (1000, 762), "TIFF")])
+def test_files_that_stand_in_for_those_of_the_data_sets(colour, shape, kind):
+    import io
+
+    import numpy as np
+    from PIL import Image
+
+    picture = Image.open(io.BytesIO(made_file(colour)))
+    assert picture.format == kind and np.asarray(picture).shape == shape
+
+
+def test_numbers_of_data_are_of_what_is_there_before_what_is_published(trained, compose):
+    folder, _ = trained
+    config = compose("train", "data=digits")["data"]
+    there = data_set(config, folder / "prepared")
+    assert (there.known_from, there.classes, there.report) == ("prepared", 10, "test")
+    counted = data_set(config, folder / "nowhere")
+    assert counted.known_from == "counted" and counted.images == there.images and sum(there.images.values()) == 1797
+    published = data_set(compose("train", "data=rvl_cdip", "model=tiny")["data"], folder / "nowhere")
+    assert published.images == {"train": 320_000, "val": 40_000, "test": 40_000} and published.classes == 16
+    with pytest.raises(UserError, match="how many images Folder has is not known yet"):
+        data_set(compose("train", "data=folder", "name=x")["data"], folder)
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """A millisecond a unit, so that nothing is timed."""
+    monkeypatch.setattr(
+        invariance.rates, "measure_rates", lambda units, *_: {u: 10.0 if u == START else 1e-3 for u in units}
+    )
+
+
+def config_of(compose, *overrides):
+    said = ", ".join(f"'{one}'" for one in overrides)
+    return compose("plan", f"templates={TEMPLATES}", "progress=false", f"chosen=[{said}]", *overrides)
+
+
+def test_a_plan_is_a_table_a_line_and_numbers(compose, quick, capsys, tmp_path):
+    path = tmp_path / "plan.json"
+    config = config_of(compose, "data=digits", "study=smoke", "trainer=cpu", "gpus=4", f"json={path}")
+    plan(config)
+    said = capsys.readouterr().out
+    assert "digits: train 1,079, val 359, test 359" in said and "waiting for disks and queues is left out" in said
+    held = json.loads(path.read_text())
+    stages = held["stages"]["digits"]
+    jobs = {name: stage["jobs"] for name, stage in stages.items()}
+    assert held["devices"] == 4 and jobs["networks"] == jobs["measure"] == 36 and jobs["finetune"] == 9
+    networks = stages["networks"]
+    trained, looked = 200 * 16, 2 * 359 + 718
+    each = 10 + 1e-3 * (2 * trained + 200 + looked)
+    assert networks["seconds"] == pytest.approx(36 * each) and networks["seconds_longest"] == pytest.approx(each)
+    assert networks["seconds_wall"] == pytest.approx(36 * each / 4)
+
+
+def test_the_paper_with_another_model_and_recipe(compose, quick, tmp_path, capsys):
+    path = tmp_path / "plan.json"
+    small = ["data=digits", "model=tiny", "recipe=smoke", "trainer=cpu"]
+    plan(config_of(compose, *small, f"json={path}", "recipe.updates=50"))
+    stages = json.loads(path.read_text())["stages"]["digits"]
+    assert stages["networks"]["jobs"] == 35 and stages["distance"]["jobs"] == 2
+    each = 10 + 1e-3 * (2 * 50 * 16 + 50 + 5 * 359 + 718)
+    assert stages["networks"]["seconds_longest"] == pytest.approx(each)
+
+
+def test_what_the_command_line_chose():
+    assert chosen_of([]) == {"data": ["ilsvrc", "rvl_cdip"], "model": None, "recipe": None, "trainer": "auto"}
+    assert chosen_of(["gpus=3", "data=[digits, ilsvrc]", "trainer=cpu"])["data"] == ["digits", "ilsvrc"]
+    for wrong in ("data=[digits,digits]", "data=[]", "data=null"):
+        with pytest.raises(UserError, match="give the name of a data set"):
+            chosen_of([wrong])
+
+
+@pytest.mark.parametrize(("overrides", "said"), [
+    (["gpus=0"], "gpus=0: give a whole number from 1"),
+    (["gpus=two"], "gpus='two': give a whole number"),
+    (["seconds=0"], "seconds=0: give a number from 1"),
+    (["cross=0"], "cross=0: give a whole number"),
+    (["study=papr"], "no template papr_networks.yaml in"),
+    (["data=folder"], "how many images Folder has is not known yet"),
+    (["templates=/nowhere"], "no template paper_networks.yaml in /nowhere"),
+    pytest.param(["trainer=gpu"], "torch finds no GPU", marks=pytest.mark.skipif(
+        torch.cuda.is_available(), reason="there is a GPU"
+    )),
+])  # fmt: skip
+def test_mistakes_are_named(compose, quick, overrides, said):
+    with pytest.raises(UserError, match=said):
+        plan(config_of(compose, "data=digits", *overrides))
+
+
+def test_an_estimate_says_which_stage_it_is_of():
+    stage = Stage("x", [])
+    assert estimate(stage, {}, 1, 1) == Estimate(stage, 0, 0.0, 0.0, 0)

@@ -1,0 +1,207 @@
+"""The paper's figures: what is drawn is what the rows say, what is missing is said, the same rows the same bytes."""
+
+import numpy as np
+import pytest
+
+from invariance.reporting import overview_figures
+from invariance.reporting.collect import collect
+from invariance.reporting.curves import families
+from invariance.reporting.overview import cross, overviews
+from invariance.reporting.paper_figures import FIGURES, Place, called, index, number
+from invariance.runs.rows import read_rows, write_rows
+from tests.reporting_runs import measured
+
+FITS = {"identity": "", "residual_online_sgd": "online_sgd", "residual_ridge": "ridge"}
+
+
+def own(root, data):
+    return [family for family in families(collect(root)) if family.data == data]
+
+
+def made(root, data, slug=None):
+    return {one.name: one for one in overviews(own(root, data), slug or data)}
+
+
+def drawn(overview):
+    return overview_figures.numbers(overview)
+
+
+def abroad(root, data, foreign, network, family, reach, grid_family, **settings):
+    """A network measured on another data set: L_L2 alone, at 0.8 of what it is on its own."""
+    elsewhere = root.parent / f"{root.name}-elsewhere"
+    measured(elsewhere, f"{data}@{foreign}", network, family, reach, grid_family, **settings)
+    for path in elsewhere.glob("**/rows.csv"):
+        rows = read_rows(path)
+        rows = rows[rows["metric"] == "l2_distance"]
+        write_rows(path, rows.assign(score=0.8 * rows["score"], low=0.8 * rows["low"], high=0.8 * rows["high"]))
+    for path in sorted(elsewhere.glob("measure/*/*/*/*")):
+        (root / path.relative_to(elsewhere)).parent.mkdir(parents=True, exist_ok=True)
+        path.rename(root / path.relative_to(elsewhere))
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    root = tmp_path_factory.mktemp("figures") / "runs"
+    for reach in (5, 10, 20):
+        bad = {"diverged": ("45",), "missing": ("-30",)} if reach == 20 else {}
+        measured(root, "rvl_cdip", f"rotation_{reach}", "rotation", reach, "rotation", **bad)
+    measured(root, "rvl_cdip", "blur_3", "blur", 3, "blur")
+    measured(root, "rvl_cdip", "mirror_both", "mirror", "both", "mirror")
+    for family in ("rotation", "blur", "noise"):
+        measured(root, "rvl_cdip", "baseline", "baseline", None, family)
+    abroad(root, "rvl_cdip", "historical", "rotation_20", "rotation", 20, "rotation")
+    abroad(root, "rvl_cdip", "historical", "baseline", "baseline", None, "rotation")
+    abroad(root, "rvl_cdip", "historical", "baseline", "baseline", None, "shear", seed=1)
+    return root
+
+
+@pytest.fixture(scope="module")
+def figures(runs):
+    return made(runs, "rvl_cdip")
+
+
+def test_the_forms_there_are_by_the_papers_numbers(figures):
+    assert list(figures) == [
+        "fig7-rvl_cdip-accuracy", "fig7-rvl_cdip-accuracy-ridge", "fig8-rvl_cdip-accuracy", "fig9-rvl_cdip-accuracy",
+        "fig7-rvl_cdip-distance", "fig7-rvl_cdip-distance-ridge", "fig8-rvl_cdip-distance", "fig9-rvl_cdip-distance",
+    ]  # fmt: skip
+    assert figures["fig7-rvl_cdip-accuracy"].title.startswith("Figure 7:")
+    assert [name for name, one in figures.items() if not one.aside] == [
+        "fig7-rvl_cdip-accuracy", "fig8-rvl_cdip-accuracy", "fig9-rvl_cdip-accuracy",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("data", "form", "file", "words"), [
+    ("ilsvrc", "extremes", "1", "Figure 1"),
+    ("rvl_cdip", "extremes", "7", "Figure 7"),
+    ("digits", "extremes", "1", "Form of Figures 1 and 7"),
+    ("rvl_cdip", "families", "3c", "Figure 3c"),
+    ("digits", "all-2", "9", "Form of Figure 9"),
+    ("digits", "no such", "", ""),
+])  # fmt: skip
+def test_which_of_the_papers_figures_one_is(data, form, file, words):
+    assert (number(form, data), called(form, data)) == (file, words)
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "distance"])
+@pytest.mark.parametrize("solver", ["online_sgd", "ridge"])
+def test_extremes_are_the_rows_of_the_largest_range_and_the_baseline(runs, figures, metric, solver):
+    shown = drawn(figures[f"fig7-rvl_cdip-{metric}{'' if solver == 'online_sgd' else '-ridge'}"])
+    assert shown.groupby("family")["network"].agg(set).to_dict() == {
+        "rotation": {"rotation_20", "baseline"}, "blur": {"blur_3", "baseline"}, "mirror": {"mirror_both"},
+        "noise": {"baseline"},
+    }  # fmt: skip
+    kinds = shown["curve"].str.split(": ").str[1]
+    for (network, kind, grid), part in shown.groupby(["network", kinds, "grid"]):
+        fit = "identity" if kind == "invariance" else f"residual_{solver}"
+        compare(runs / f"measure/rvl_cdip/{network}/seed0/{grid}/{fit}/rows.csv", part)
+
+
+def compare(path, part, scale=None):
+    """Every point of a curve against the row it is of."""
+    name = "error_rate" if part["metric"].iloc[0] == "error_rate" else "l2_distance"
+    rows = read_rows(path)
+    rows = rows[(rows["split"] == "test") & (rows["metric"] == name)]
+    rows = rows.set_index(rows["g"].str.split(":").str[1])
+    turn = scale or ((lambda v: 100 * (1 - v)) if name == "error_rate" else (lambda v: v))
+    for point in part.itertuples():
+        if point.g not in rows.index:
+            assert point.status == "not measured" and np.isnan(point.y)
+        elif rows.loc[point.g, "status"] != "ok":
+            assert point.status == rows.loc[point.g, "status"] and np.isnan(point.y)
+        else:
+            low, high = turn(rows.loc[point.g, "low"]), turn(rows.loc[point.g, "high"])
+            assert [point.x, point.y, point.low, point.high] == pytest.approx(
+                [rows.loc[point.g, "value"], turn(rows.loc[point.g, "score"]), min(low, high), max(low, high)]
+            )
+    return part
+
+
+def test_all_networks_has_a_row_a_family_a_column_a_way_and_a_curve_a_range(runs, figures):
+    overview = figures["fig9-rvl_cdip-accuracy"]
+    (block,) = overview.blocks
+    assert block.title == "Rotation" and [plot.title for plot in block.plots] == [
+        "Invariance", "Equivariance, online SGD", "Equivariance, ridge",
+    ]  # fmt: skip
+    for plot, fit in zip(block.plots, FITS, strict=True):
+        lines = plot.panels[0].lines
+        assert [line.key for line in lines] == ["baseline", "rotation_5", "rotation_10", "rotation_20"]
+        assert len({line.colour for line in lines}) == 4 and {line.dashed for line in lines} == {fit != "identity"}
+    shown = drawn(overview)
+    for (network, kind, solver), part in shown.groupby(["network", "map", "solver"]):
+        fit = next(name for name, of in FITS.items() if of == solver)
+        assert fit.startswith(kind)
+        compare(runs / f"measure/rvl_cdip/{network}/seed0/rotation/{fit}/rows.csv", part)
+    assert "rotation_15" in overview.caption and "shear_20" in overview.caption
+    assert "rotation_5," not in overview.caption
+
+
+def test_gaps_and_divergence_are_marked_and_said(figures):
+    shown = drawn(figures["fig7-rvl_cdip-accuracy"])
+    bad = shown[(shown["network"] == "rotation_20") & (shown["g"] == "45") & (shown["solver"] != "")]
+    assert bad["status"].tolist() == ["diverged"] and bad["y"].isna().all()
+    (rotation,) = (plot for plot in figures["fig7-rvl_cdip-accuracy"].blocks[0].plots if plot.title == "rotation_20")
+    assert rotation.diverged and "A cross" in figures["fig7-rvl_cdip-accuracy"].caption
+    shown = drawn(figures["fig7-rvl_cdip-accuracy-ridge"])
+    missing = shown[(shown["network"] == "rotation_20") & (shown["g"] == "-30") & (shown["status"] != "ok")]
+    assert missing["status"].tolist() == ["not measured"] and missing["y"].isna().all()
+    assert "A cross" not in figures["fig7-rvl_cdip-accuracy-ridge"].caption
+    caption = figures["fig7-rvl_cdip-accuracy"].caption
+    assert "Not measured: color jitter, crop, elastic, perspective, shear." in caption
+    assert "No network trained with it was measured: noise." in caption
+    assert "No baseline was measured: mirror." in caption
+
+
+def test_panels_share_their_axis_where_they_are_to_be_compared(figures):
+    for name, overview in figures.items():
+        for block in overview.blocks:
+            assert len({plot.limits for plot in block.plots}) == 1
+            shown = np.concatenate([line.curve.y for plot in block.plots for line in plot.panels[0].lines])
+            assert block.plots[0].limits[0] < np.nanmin(shown) and np.nanmax(shown) < block.plots[0].limits[1], name
+
+
+def test_cross_data_shows_nearness_on_both_data_and_what_has_no_own(runs):
+    overview = cross(own(runs, "rvl_cdip@historical"), own(runs, "rvl_cdip"), "rvl_cdip@historical")
+    assert overview.name == "fig10-rvl_cdip@historical-distance"
+    assert [block.title for block in overview.blocks] == ["Rotation: rotation_20", "Shear: baseline alone"]
+    shown = drawn(overview)
+    assert set(shown["shown"]) == {"1 − L_L2"}
+    rotation = shown[shown["family"] == "rotation"]
+    assert set(rotation["curve"]) == {
+        f"{who}, on {data}" for who in ("baseline", "trained") for data in ("rvl_cdip", "historical")
+    }
+    for (data, network, kind, solver), part in rotation.groupby(
+        ["data", "network", "map", "solver"]
+    ):
+        fit = next(name for name, of in FITS.items() if of == solver)
+        assert fit.startswith(kind)
+        path = runs / f"measure/{data}/{network}/seed0/rotation/{fit}/rows.csv"
+        compare(path, part, scale=lambda value: 1 - value)
+    assert set(shown.loc[shown["family"] == "shear", "data"]) == {"rvl_cdip@historical"}
+    assert overview.lacking == [
+        "baseline (seed 1) over shear was not measured on rvl_cdip, or over other transformations of the same names"
+    ]
+
+
+def test_cross_data_is_not_laid_beside_other_transformations(runs):
+    foreign, mine = own(runs, "rvl_cdip@historical"), own(runs, "rvl_cdip")
+    without = cross(foreign, [], "x")
+    assert len(without.lacking) == 3 and {line.key for block in without.blocks for plot in block.plots
+                                          for line in plot.panels[0].lines} == {"trained, on historical",
+                                                                                "baseline, on historical"}  # fmt: skip
+    assert len(cross(foreign, mine, "x").lacking) == 1
+
+
+def test_the_index_leads_to_what_is_there_and_says_what_would_make_the_rest():
+    places = [Place("extremes", "digits", "a", ""), Place("extremes", "rvl_cdip", "b", ""),
+              Place("ranges", "digits", "c", "rotation"), Place("all-1", "ilsvrc", "d", "")]  # fmt: skip
+    entries = {entry.number: entry for entry in index(places)}
+    assert list(entries) == [figure.number for figure in FIGURES] and len(entries) == 14
+    assert [p.anchor for p in entries["7"].here] == ["b"] and entries["7"].command == ""
+    assert entries["1"].here == [] and entries["1"].command == "make paper-networks paper-measure DATA=ilsvrc"
+    assert [p.anchor for p in entries["1"].alike] == ["a", "b"]
+    assert [p.anchor for p in entries["2"].alike] == ["c"] and entries["2"].command == ""
+    assert [p.anchor for p in entries["8"].here] == ["d"]
+    assert entries["8"].command == "make paper-networks paper-measure DATA=rvl_cdip"
+    assert entries["9"].command == "make paper-networks paper-measure DATA='ilsvrc rvl_cdip'"
+    assert entries["10"].command.startswith("make paper-cross") and entries["4"].command == ""
