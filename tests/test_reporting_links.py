@@ -8,9 +8,10 @@ from urllib.parse import unquote
 import pandas as pd
 import pytest
 
-from invariance.reporting import tables
+from invariance.reporting import finetuned_tables, tables
 from invariance.reporting.collect import collect, run_anchor
 from invariance.reporting.curves import families
+from invariance.reporting.finetuned import LEARNED, NO_MAP, Finetuning, Study
 from invariance.reporting.page import make_report
 from invariance.reporting.tables import GAP, Table
 from invariance.runs.rows import read_rows
@@ -117,3 +118,24 @@ def test_a_run_s_place_in_wandb_is_linked_if_it_is_an_address(runs, tmp_path):
     page = make_report(runs, tmp_path / "report").read_text()
     assert page.count('(<a href="https://example.org/run/1">W&amp;B</a>)') == 1 and page.count("W&amp;B</a>") == 1
     assert "javascript:" not in page
+
+
+def test_numbers_of_finetuning_lead_to_the_run_of_every_seed():
+    ones = tuple(
+        Finetuning("blur_3", "blur_3+j", "j", "blur", "blur_G", seed, 0.3, (1, 1), ("2",), "", f"finetune/seed{seed}")
+        for seed in (0, 1)
+    )
+    places = [
+        (network, seed, "blur_G", g, fit) for network in ("blur_3", "blur_3+j") for seed in (0, 1)
+        for g in ("untouched", "2") for fit in (NO_MAP, LEARNED) if (network, fit) != ("blur_3", LEARNED)
+    ]  # fmt: skip
+    runs = {place: f"{place[0]}/{place[1]}/{place[4][1]}" for place in places}
+    asked = frozenset(("blur_3+j", seed, fit) for seed in (0, 1) for fit in (NO_MAP, LEARNED))
+    numbers = dict.fromkeys(places, 50.0)
+    study = Study("digits", "fc7", 9, "test", ones, (NO_MAP,), {}, numbers, numbers, asked, runs)
+    changes, accuracies, distances = (table for _, table in finetuned_tables.tables(study, "x"))
+    assert changes.runs[0, 2] == accuracies.runs[0, 1] == ("finetune/seed0", "finetune/seed1")
+    assert [accuracies.runs[1, k] for k in (2, 3, 4)] == [
+        ("blur_3/0/", "blur_3/1/"), ("blur_3+j/0/", "blur_3+j/1/"), ("blur_3+j/0/joint", "blur_3+j/1/joint"),
+    ]  # fmt: skip
+    assert [distances.runs[0, k] for k in (3, 4, 5)] == [accuracies.runs[1, k] for k in (2, 3, 4)]

@@ -1,5 +1,6 @@
 """Gathering what the runs hold: all rows in one table, and the facts of every measured grid."""
 
+import hashlib
 import json
 import zlib
 from collections.abc import Sequence
@@ -180,6 +181,11 @@ def examples(facts: GridFacts) -> NDArray[np.uint8] | None:
             f"delete {facts.folder} and measure it again"
         )
     return images
+
+
+def run_anchor(name: str) -> str:
+    """Where the page lists a run: short, as numbers by the thousand lead there, and of the run's name alone."""
+    return "r" + hashlib.blake2b(name.encode(), digest_size=6).hexdigest()
 
 
 def grid_name(g: pd.Series) -> pd.Series:

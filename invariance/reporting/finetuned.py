@@ -86,7 +86,7 @@ class Study:
         scores: accuracies in percent, by network, seed, grid, g and map.
         far: L_L2, by the same.
         asked: through which maps each finetuned network was to be measured, by network and seed, whatever came of it.
-        runs: the run of each accuracy.
+        runs: the run of each number, by the same.
     """
 
     data: str
@@ -138,7 +138,7 @@ class Study:
         return (one.finetuned, one.seed, fit) in self.asked
 
     def run(self, one: Finetuning, after: bool, grid: str, label: str, fit: Fit) -> tuple[str, ...]:
-        """The run of an accuracy; empty where there is none."""
+        """The run of a number; empty where there is none."""
         run = self.runs.get((one.finetuned if after else one.network, one.seed, grid, label, fit))
         return (run,) if run else ()
 
@@ -193,31 +193,35 @@ def studies(collected: Collected) -> list[Study]:
         scores = {place: 100 * (1 - score) for place, score in _by_place(measured, "error_rate")}
         far = dict(_by_place(measured, "l2_distance"))
         fits = {key[-1] for key in (*scores, *far)} - {LEARNED}
-        right = measured[measured["metric"] == "error_rate"]
-        runs = dict(zip(_places(right), right["run"].astype(str), strict=True))
         grids = {key: facts for key, facts in collected.finetuned.items() if key.data == data}
         found.append(Study(
             str(data), str(layer), int(measured["n_images"].max()), str(measured["split"].iloc[0]),
             tuple(sorted(everything, key=lambda one: (one.family, natural(one.finetuned), one.seed))),
             tuple(sorted(fits, key=lambda fit: (fit != NO_MAP, fit))), grids, scores, far,
             frozenset((str(network), int(seed), (str(kind), str(solver))) for network, seed, kind, solver in asked),
-            runs,
+            _runs(measured),
         ))  # fmt: skip
     return found
+
+
+def _runs(measured: pd.DataFrame) -> dict[Place, str]:
+    """The run of every number: of all metrics, as one run measures them together."""
+    columns = [measured[name] for name in ("network", "seed", "map", "solver", "run")]
+    return {
+        (str(network), int(seed), str(grid), str(label), (str(kind), str(solver))): str(run)
+        for network, seed, kind, solver, run, grid, label in zip(
+            *columns, grid_name(measured["g"]), grid_label(measured["g"]), strict=True
+        )
+    }
 
 
 def _by_place(measured: pd.DataFrame, metric: str) -> list[tuple[Place, float]]:
     """The scores of a metric, each with what it is of."""
     rows = measured[measured["metric"] == metric]
-    return list(zip(_places(rows), rows["score"].astype(float), strict=True))
-
-
-def _places(rows: pd.DataFrame) -> list[Place]:
-    """What each row is of."""
-    columns = [rows[name] for name in ("network", "seed", "map", "solver")]
+    columns = [rows[name] for name in ("network", "seed", "map", "solver", "score")]
     return [
-        (str(network), int(seed), str(grid), str(label), (str(kind), str(solver)))
-        for network, seed, kind, solver, grid, label in zip(
+        ((str(network), int(seed), str(grid), str(label), (str(kind), str(solver))), float(score))
+        for network, seed, kind, solver, score, grid, label in zip(
             *columns, grid_name(rows["g"]), grid_label(rows["g"]), strict=True
         )
     ]

@@ -115,7 +115,9 @@ def distances(study: Study, slug: str) -> Table:
     ways = [(fit, after) for fit in study.fits for after in (False, True)] + [(LEARNED, True)]
     header = ["finetuning", "λ3", "seeds"]
     header += [f"{'finetuned' if after else 'original'}, {way(fit)}" for fit, after in ways]
-    cells, records = [], []
+    cells: list[list[str]] = []
+    records: list[dict[str, object]] = []
+    runs: dict[tuple[int, int], tuple[str, ...]] = {}
     for name, network, ones in study.groups():
         row = [f"{network}, {name}", f"{ones[0].lambda3:g}", str(len(ones))]
         record: dict[str, object] = {
@@ -123,6 +125,8 @@ def distances(study: Study, slug: str) -> Table:
         }  # fmt: skip
         for fit, after in ways:
             spread = Spread.of(study.far_over_g(one, after, fit) for one in ones)
+            own = (study.run(one, after, one.grid, label, fit) for one in ones for label in one.labels)
+            runs[len(cells), len(row)] = tuple(dict.fromkeys(run for found in own for run in found))
             key = f"{'finetuned' if after else 'original'}_{'_'.join(filter(None, fit))}"
             record |= {key: spread.mean, f"{key}_sd": spread.sd}
             row.append(_spread(spread, digits=3))
@@ -134,7 +138,7 @@ def distances(study: Study, slug: str) -> Table:
         f"{study.layer}: mean over all g of G, then mean ± standard deviation over seeds; lower is nearer. "
         f"{GAP}: not measured, or some g has no number for a seed."
     )
-    return Table(f"{slug}-distances", caption, header, cells, pd.DataFrame(records))
+    return Table(f"{slug}-distances", caption, header, cells, pd.DataFrame(records), runs=runs)
 
 
 def tables(study: Study, slug: str) -> list[tuple[str, Table]]:
