@@ -287,6 +287,10 @@ def test_without_lambda3_it_is_plain_training_to_the_bit(done, compose, tmp_path
     class Place:
         directory = tmp_path
 
+        @staticmethod
+        def note(done, of, unit):
+            pass
+
     recipe, net = config["recipe"], Network(folder / "runs", source, layer="relu7", accelerator="cpu")
     prepared = net.data(net.input_size, folder / "prepared", False)
     data = PreparedData(prepared, recipe["batch"], recipe["updates"], recipe["val_every"], seed=0)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 import invariance.rates
 from invariance.cli import find_plugins
@@ -262,8 +263,10 @@ def test_a_plan_is_a_table_a_line_and_numbers(compose, quick, capsys, tmp_path):
     jobs = {name: stage["jobs"] for name, stage in stages.items()}
     assert held["devices"] == 4 and jobs["networks"] == jobs["measure"] == 36 and jobs["finetune"] == 9
     networks = stages["networks"]
-    trained, looked = 200 * 16, 2 * 359 + 718
-    each = 10 + 1e-3 * (2 * trained + 200 + looked)
+    template = Path(__file__).parents[1] / "multirun_templates" / "smoke_networks.yaml"
+    recipe = yaml.safe_load(template.read_text())["recipe"]
+    updates, looks = recipe["updates"], recipe["updates"] // recipe["val_every"]
+    each = 10 + 1e-3 * (2 * 16 * updates + updates + looks * 359 + 718)
     assert networks["seconds"] == pytest.approx(36 * each) and networks["seconds_longest"] == pytest.approx(each)
     assert networks["seconds_wall"] == pytest.approx(36 * each / 4)
 
