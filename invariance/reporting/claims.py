@@ -107,7 +107,8 @@ class _Difference:
         unit = " points" if metric == "error_rate" else " of −L_L2"
         digits = 1 if metric == "error_rate" else 3
         some = "" if self.counted == self.of else f", {self.counted} of {self.of} g"
-        return f"{self.mean:+.{digits}f} ± {self.margin:.{digits}f}{unit}{some}"
+        mean = round(self.mean, digits) + 0.0  # no −0.0
+        return f"{mean:+.{digits}f} ± {self.margin:.{digits}f}{unit}{some}"
 
 
 def claims(
@@ -357,7 +358,7 @@ def _evidence(part: Sequence[Comparison]) -> str:
     differences = np.array([one.difference for one in part])
     if not np.isfinite(differences).any():
         return f"{counts}: " + "; ".join(one.told for one in part)
-    middle = float(np.median(differences[np.isfinite(differences)]))
+    middle = round(float(np.median(differences[np.isfinite(differences)])), 9) + 0.0
     others = [one.told for one in part if one.says != YES]
     rest = f"; other than yes: {'; '.join(others)}" if others else ""
     return f"{counts}; median difference {middle:+.3g}{rest}"
