@@ -37,6 +37,7 @@ def command(page: str, job: Job) -> None:
     import hydra
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
 
     tracebacks = "HYDRA_FULL_ERROR" in os.environ
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands its errors on instead of printing them over several lines
@@ -67,7 +68,7 @@ def command(page: str, job: Job) -> None:
                 if was_interrupted():
                     raise KeyboardInterrupt from error
                 raise
-    except (UserError, HydraException, OmegaConfBaseException, OSError) as error:
+    except (UserError, HydraException, OmegaConfBaseException, YAMLError, OSError) as error:
         line = one_line(error, page)
         if tracebacks or line is None:
             raise
@@ -115,12 +116,27 @@ def flags_last(arguments: list[str]) -> list[str]:
 def one_line(error: Exception, page: str) -> str | None:
     """What to tell a user of an error that they can mend; None for one of the operating system that they cannot."""
     from hydra.errors import HydraException
+    from yaml import YAMLError
 
     if isinstance(error, UserError):
         return str(error)
+    if isinstance(error, YAMLError):
+        return no_yaml(error)
     if isinstance(error, OSError) and not isinstance(error, HydraException):  # one of Hydra's is both
         return disk_refusal(error)
     return explain(error, page)
+
+
+def no_yaml(error: Exception) -> str:
+    """Where a file stops being YAML, and why, in a line.
+
+    Args:
+        error: PyYAML's.
+    """
+    mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+    if mark is None:
+        return f"not YAML: {' '.join(str(error).split())}"
+    return f"{mark.name}, line {mark.line + 1}, column {mark.column + 1}: not YAML: {problem}"
 
 
 def find_plugins() -> None:

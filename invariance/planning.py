@@ -9,7 +9,7 @@ import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from invariance.cli import find_plugins
+from invariance.cli import find_plugins, no_yaml
 from invariance.conf import conf_dir
 from invariance.data.building import BYTES_OF_LISTS, MANIFEST
 from invariance.data.decode import COLOURS, Pixels
@@ -257,6 +257,7 @@ class Templates:
         from hydra import compose
         from hydra.errors import HydraException
         from omegaconf.errors import OmegaConfBaseException
+        from yaml import YAMLError
 
         if not self.there(stage):
             raise UserError(f"no template {self.study}_{stage}.yaml in {self.folder}; name its folder with templates=…")
@@ -264,13 +265,20 @@ class Templates:
         try:
             with _hydra_at(self.folder):
                 return compose(f"{self.study}_{stage}", [where, *overrides], return_hydra_config=True)
+        except YAMLError as error:
+            raise UserError(no_yaml(error)) from error
         except (HydraException, OmegaConfBaseException) as error:
             raise UserError(f"{self.study}_{stage} with {' '.join(overrides)}: {str(error).splitlines()[0]}") from error
 
     def sweep(self, config: DictConfig) -> list[dict[str, str]]:
-        """The jobs of a composed template: what each sets, by key."""
+        """The jobs of a composed template: what each sets, by key.
+
+        Raises:
+            UserError: if what it sweeps over cannot be read.
+        """
         from hydra.core.global_hydra import GlobalHydra
         from hydra.core.override_parser.overrides_parser import OverridesParser
+        from hydra.errors import HydraException
 
         find_plugins()
         from hydra_plugins.invariance_sweeper import FamilySweeper
@@ -278,7 +286,11 @@ class Templates:
         params = [f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items()]
         with _hydra_at(conf_dir()):  # where glob(*) looks
             parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
-            jobs = FamilySweeper.split_arguments(parser.parse_overrides(params), None)[0]
+            try:
+                jobs = FamilySweeper.split_arguments(parser.parse_overrides(params), None)[0]
+            except HydraException as error:
+                said = str(error).splitlines()[0]
+                raise UserError(f"{config.hydra.job.config_name}: hydra.sweeper.params: {said}") from error
         return [dict((key, value) for key, _, value in (one.partition("=") for one in job)) for job in jobs]
 
 
@@ -312,9 +324,36 @@ class Trained:
     transform: Config
 
     @property
-    def family(self) -> str:
-        """The family."""
-        return str(self.transform["name"])
+    def name(self) -> str:
+        """Its name without the seed."""
+        return self.label.rpartition("/seed")[0]
+
+
+def trained_by(jobs: Sequence[Mapping[str, str]], everything: Mapping[str, Trained], where: str) -> dict[str, Trained]:
+    """The networks that jobs of training make, by what each job sets.
+
+    Args:
+        jobs: what each sets, by key.
+        everything: every network there is, by its name in `conf/network/`.
+        where: the template, for messages.
+
+    Raises:
+        UserError: for a network that does not exist, and for jobs that differ by more than their network and seed.
+    """
+    found = {}
+    for job in jobs:
+        if "network" not in job or job.keys() - {"network", "seed"}:
+            raise UserError(
+                f"{where} sweeps over {', '.join(sorted(job)) or 'nothing'}; a plan knows sweeps over network, and seed"
+            )
+        name = job["network"]
+        if name not in everything:
+            raise UserError(f"{where}: network={name}: there is no such network{nearest(name, everything)}")
+        one = everything[name]
+        if "seed" in job:
+            name, one = f"{name} seed={job['seed']}", replace(one, label=f"{one.name}/seed{job['seed']}")
+        found[name] = one
+    return found
 
 
 class Study:
@@ -340,8 +379,10 @@ class Study:
         self.data = data_set(self.train["data"], prepared)
         model = json.dumps(self.train["model"], sort_keys=True)
         self.net = Net(model, self.data.classes, self.data.channels, "relu7")
-        self.trained = {name: everything[name] for name in (job["network"] for job in templates.sweep(composed))}
-        self.others = {name: one for name, one in everything.items() if name not in self.trained}
+        jobs = templates.sweep(composed)
+        self.trained = trained_by(jobs, everything, f"{templates.study}_networks.yaml")
+        chosen = {job["network"] for job in jobs}
+        self.others = {name: one for name, one in everything.items() if name not in chosen}
 
     def stages(self) -> list[Stage]:
         """The stages, in the order in which they are run."""
@@ -419,7 +460,7 @@ class Study:
             forms = (pattern, f"{pattern}/*", f"*/{pattern}", f"*/{pattern}/*")
             here = {name: one for name, one in everything.items() if any(fnmatchcase(name, form) for form in forms)}
             if not here:
-                known = [one.label.split("/")[0] for one in everything.values()]
+                known = [one.name for one in everything.values()]
                 raise UserError(f"networks={pattern}: the study trains none of that name{nearest(pattern, known)}")
             found |= here
         return list(found.values())

@@ -248,6 +248,16 @@ def test_flags_may_stand_anywhere(given, ordered):
     assert flags_last(given) == ordered
 
 
+def test_a_template_that_is_no_yaml_is_named_with_the_place(tmp_path, monkeypatch, capfd):
+    (tmp_path / "mine.yaml").write_text("defaults:\n  - train\nrecipe: {updates: 3\n")
+    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+    for more in ([], ["-m"]):
+        place = ["--config-dir", str(tmp_path), "--config-name", "mine"]
+        assert call("train", *more, *place, monkeypatch=monkeypatch) == 2
+        [line] = capfd.readouterr().err.splitlines()
+        assert line.startswith("error: ") and "mine.yaml, line 4, column 1: not YAML: expected ',' or '}'" in line
+
+
 def test_a_folder_must_be_a_path_in_utf8():
     with pytest.raises(UserError, match="runs=.* not UTF-8"):
         folder("runs\udcff", "runs")

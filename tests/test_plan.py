@@ -21,12 +21,14 @@ from invariance.planning import (
     Stage,
     Study,
     Templates,
+    Trained,
     Unit,
     Work,
     data_set,
     estimate,
     networks_there,
     shape_of,
+    trained_by,
     units_of,
 )
 from invariance.progress import bar
@@ -58,6 +60,13 @@ def paper():
         return {stage.name: stage for stage in made[data].stages()}
 
     return stages
+
+
+@pytest.fixture(scope="module")
+def smoke():
+    """Every network there is, as the small study trains it."""
+    find_plugins()
+    return networks_there(Templates(TEMPLATES, "smoke"))
 
 
 def times(job, kind, *part):
@@ -105,10 +114,24 @@ def test_measuring_is_every_g_on_both_splits_with_two_fits(paper, data, fit, rep
 
 
 @pytest.mark.parametrize("name", ["baseline_3", "crop_256", "elastic_5_sigma3", "mirror_both", "noise_15"])
-def test_networks_are_those_that_training_composes(compose, name):
+def test_networks_are_those_that_training_composes(compose, smoke, name):
     config = compose("train", f"network={name}", "model=tiny")
-    found = networks_there(Templates(TEMPLATES, "smoke"))[name]
+    found = smoke[name]
     assert found.transform == config["transform"] and found.label == f"{config['name']}/seed{config['seed']}"
+
+
+def test_seeds_are_jobs_of_their_own_and_other_sweeps_are_refused():
+    everything = {name: Trained(f"{name}/seed0", {"name": "rotation"}) for name in ("rotation_5", "rotation_20")}
+    jobs = [{"network": "rotation_5", "seed": seed} for seed in ("0", "7")]
+    found = trained_by(jobs, everything, "x.yaml").values()
+    assert [one.label for one in found] == ["rotation_5/seed0", "rotation_5/seed7"]
+    for job, said in (
+        ({"network": "rotation_21"}, "x.yaml: network=rotation_21: there is no such .*; did you mean 'rotation_20'"),
+        ({"network": "rotation_5", "recipe.rate": "1"}, "x.yaml sweeps over network, recipe.rate; a plan knows"),
+        ({"transform": "rotation"}, "x.yaml sweeps over transform; a plan knows"),
+    ):
+        with pytest.raises(UserError, match=said):
+            trained_by([job], everything, "x.yaml")
 
 
 def test_distances_are_all_ordered_pairs(paper):
@@ -192,13 +215,10 @@ def test_what_is_scaled_up_from_a_smaller_d_grows_as_it_should(monkeypatch):
     assert rates[unit] == 8.0 * 4**3 and rates[Unit("index pair image", (dim,))] == 1.0 * 4**2
 
 
-def test_every_unit_of_a_study_is_timed():
+def test_every_unit_of_a_study_is_timed(smoke):
     """All but a job's start, which takes a process of its own."""
-    find_plugins()
     templates = Templates(TEMPLATES, "smoke")
-    everything = {
-        name: one for name, one in networks_there(templates).items() if name in ("rotation_20", "mirror_both")
-    }
+    everything = {name: smoke[name] for name in ("rotation_20", "mirror_both")}
     study = Study.__new__(Study)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Templates, "sweep", lambda self, config: [{"network": "rotation_20"}, {"network": "mirror_both"}])
