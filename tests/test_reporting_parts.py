@@ -14,10 +14,10 @@ from invariance.errors import UserError
 from invariance.reporting import gallery, tables
 from invariance.reporting.collect import collect, examples
 from invariance.reporting.curves import IDENTITY, curve, families, gaps, natural
-from invariance.reporting.figures import inline, swatches
+from invariance.reporting.figures import canvas, inline, swatches
 from invariance.reporting.page import make_report
-from invariance.reporting.plots import against_baseline, ranges_compared
-from invariance.reporting.vector import embedded, png, standalone
+from invariance.reporting.plots import INK, against_baseline, ranges_compared
+from invariance.reporting.vector import DARK, LIGHT, embedded, png, standalone, style, svg
 from invariance.runs.rows import read_rows, write_rows
 from tests.reporting_runs import measured, trained
 
@@ -252,9 +252,42 @@ def test_an_svg_in_a_page_has_ids_of_its_own():
     )
 
 
-def test_dark_pictures_are_dark_and_light_ones_light():
-    from matplotlib.figure import Figure
+def coloured(ink):
+    """A figure with everything that can have a colour, some of it that of text."""
+    from matplotlib.collections import PolyCollection
 
-    for dark in (False, True):
-        picture = Image.open(io.BytesIO(png(lambda: Figure(figsize=(1, 1)), dark=dark))).convert("L")
-        assert (picture.getpixel((0, 0)) < 64) == dark
+    figure = canvas((3.0, 2.0))
+    axes = figure.add_subplot()
+    axes.plot([0, 1], [0, 1], marker="o", color=ink)
+    axes.plot([0, 1], [1, 0], color="#e0483e")
+    axes.fill_between([0, 1], [0, 0.2], [0.1, 0.4], color=ink, alpha=0.3)
+    axes.axvspan(0.2, 0.4, color=ink, alpha=0.1)
+    axes.scatter([0.1, 0.6], [0.5, 0.5], c=[ink, "#2f7fd6"])
+    axes.add_collection(PolyCollection([[(0.7, 0.1), (0.9, 0.1), (0.8, 0.3)]], facecolor="none", edgecolor=ink))
+    axes.set(xlabel="along", title="A title")
+    axes.text(0.5, 0.8, "said", color=ink)
+    axes.legend(handles=[axes.lines[0]], labels=["a line"])
+    return figure
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_a_picture_is_what_is_drawn_in_its_colours_from_the_start(dark):
+    ink, paper = DARK if dark else LIGHT
+    with style(INK):
+        found = png(coloured(INK), dark=dark)
+    wanted = io.BytesIO()
+    with style(ink):
+        figure = coloured(ink)
+        figure.get_layout_engine().execute(figure)
+        figure.set_layout_engine(None)
+        figure.savefig(wanted, format="png", dpi=160, facecolor=paper)
+    found, wanted = (np.asarray(Image.open(one).convert("RGB"), int) for one in (io.BytesIO(found), wanted))
+    assert np.array_equal(found, wanted)
+
+
+def test_a_figure_can_be_coloured_again_and_again():
+    with style(INK):
+        figure = coloured(INK)
+        first, dark, again, other = (png(figure, dark=dark) for dark in (False, True, False, True))
+        assert first == again and dark == other and first != dark
+        assert svg(figure).count("currentColor") == svg(coloured(INK)).count("currentColor") > 10

@@ -31,20 +31,21 @@ def files(plot: Plot) -> dict[str, bytes]:
 def rendered(
     draw: Callable[[], Figure], name: str, title: str, numbers: pd.DataFrame | None = None
 ) -> dict[str, bytes]:
-    """Files of a figure, by path in the report; `draw` takes the colour of text from matplotlib's settings.
+    """Files of a figure, by path in the report; it is drawn once, and coloured for each.
 
     Args:
-        draw: draws it.
+        draw: draws it, in the style of `INK`.
         name: name of its files.
         title: its title.
         numbers: the numbers it shows, for the CSV; None for a figure of images.
     """
     with style(INK):
-        made = {f"figures/{name}.svg": standalone(svg(draw()), title).encode()}
+        figure = draw()
+        made = {f"figures/{name}.svg": standalone(svg(figure), title).encode()}
     if numbers is not None:
         made[f"figures/{name}.csv"] = numbers.to_csv(index=False, lineterminator="\n").encode()
     for folder, dark in (("figures", False), ("figures/dark", True)):
-        made[f"{folder}/{name}.png"] = png(draw, dark=dark)
+        made[f"{folder}/{name}.png"] = png(figure, dark=dark)
     return made
 
 

@@ -123,7 +123,8 @@ def make_report(runs: Path, out: Path, *, data: str | None = None) -> Path:
     collected = collect(runs, data)
     accuracy = tables.accuracy(collected)
     made: dict[str, bytes] = accuracy.files() if accuracy else {}
-    made.update(tables.transformations().files())
+    ranges = tables.transformations()
+    made.update(ranges.files())
     sections = []
     measured = families(collected)
     slugs = _slugs(measured)
@@ -149,7 +150,7 @@ def make_report(runs: Path, out: Path, *, data: str | None = None) -> Path:
     details = claims.details(said)
     for table in (verdicts, *([details] if details else [])):
         made.update(table.files())
-    page = _page(collected, accuracy, (verdicts, details), sections, apart, shown_overviews, _beside(runs, out))
+    page = _page(collected, (accuracy, ranges, verdicts, details), sections, apart, shown_overviews, _beside(runs, out))
     write_rows(out / "rows.csv", collected.rows[COLUMNS])
     for name, content in made.items():
         with atomic_path(out / name) as temporary:
@@ -348,9 +349,10 @@ def _finetuned_section(study: Study) -> tuple[StudySection, dict[str, bytes]]:
 
 
 def _page(
-    collected: Collected, accuracy: Table | None, verdicts: tuple[Table, Table | None], sections: list[Section],
+    collected: Collected, whole: tuple[Table | None, Table, Table, Table | None], sections: list[Section],
     apart: list[StudySection], overviewed: list[ShownOverview], folder: str,
 ) -> str:
+    accuracy, ranges, verdicts, details = whole
     source = package_files("invariance.reporting").joinpath("page.html.j2").read_text(encoding="utf-8")
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["words"] = words
@@ -364,9 +366,9 @@ def _page(
         environment.from_string(source).render(
             overview=_overview(collected),
             accuracy=accuracy,
-            claims=verdicts[0],
-            claims_details=verdicts[1],
-            transformations=tables.transformations(),
+            claims=verdicts,
+            claims_details=details,
+            transformations=ranges,
             by_data=by_data,
             overview_of=overview_of,
             entries=index(_places(overviewed, sections, apart)),

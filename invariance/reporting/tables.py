@@ -229,12 +229,13 @@ def _beginning(network: str) -> tuple[str, Any]:
 def transformations() -> Table:
     """The families and the ranges that networks are trained and measured over (Table 1), from their own files."""
     cells, records = [], []
+    everything = grids_for({"name": BASELINE, "label": BASELINE}, "all", {})
     for family in sorted(families(), key=lambda name: (name != BASELINE, name)):
         sweep = family_sweep(family)
         text = (conf_dir() / "transform" / f"{family}.yaml").read_text(encoding="utf-8").splitlines()[0].lstrip("# ")
         trained = "; ".join(f"{key.removeprefix('transform.')} {', '.join(values)}" for key, values in sweep.items())
-        grids = [one for one in grids_for({"name": BASELINE, "label": BASELINE}, "all", {}) if one.family == family]
-        points = {point.label for grid in grids for point in grid.transform.grid()} - {UNTOUCHED}
+        points = {point.label for one in everything if one.family == family for point in one.transform.grid()}
+        points -= {UNTOUCHED}
         networks = math.prod(len(values) for values in sweep.values())
         cells.append([words(family), text, trained or GAP, str(networks), str(len(points)) if points else GAP])
         records.append({

@@ -2,13 +2,14 @@
 
 import io
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from html import escape
 from typing import Any
 
 import matplotlib as mpl
 import seaborn as sns
+from matplotlib.colors import to_rgb, to_rgba_array
 from matplotlib.figure import Figure
 
 from invariance.reporting.plots import INK
@@ -55,6 +56,7 @@ def style(ink: str) -> Iterator[None]:
 def svg(figure: Figure) -> str:
     """A figure drawn in the style of `INK` as an SVG element: no dates, text in the colour of what is around it."""
     buffer = io.StringIO()
+    _lay_out(figure)
     figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     text = buffer.getvalue().replace(INK, "currentColor").replace("'DejaVu Sans'", _FONTS)
     text = re.sub(r"\s*<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
@@ -90,10 +92,37 @@ def standalone(text: str, title: str) -> str:
     return f"{head}>\n <title>{escape(title)}</title>\n <style>{follow}</style>{rest}"
 
 
-def png(draw: Callable[[], Figure], *, dark: bool) -> bytes:
-    """A figure as PNG, dark text on white or light text on near-black."""
+def png(figure: Figure, *, dark: bool) -> bytes:
+    """A figure drawn in the style of `INK` as PNG, dark text on white or light text on near-black."""
     ink, paper = DARK if dark else LIGHT
     buffer = io.BytesIO()
-    with style(ink):
-        draw().savefig(buffer, format="png", dpi=_DPI, facecolor=paper, metadata={"Software": None})
+    _lay_out(figure)
+    _colour(figure, INK, ink)
+    with style(INK):
+        figure.savefig(buffer, format="png", dpi=_DPI, facecolor=paper, metadata={"Software": None})
+    _colour(figure, ink, INK)
     return buffer.getvalue()
+
+
+def _lay_out(figure: Figure) -> None:
+    """Place everything, once: to find the places takes longer than to draw."""
+    engine = figure.get_layout_engine()
+    if engine is not None:
+        engine.execute(figure)
+        figure.set_layout_engine(None)
+
+
+_COLOURED = ("color", "edgecolor", "facecolor", "markeredgecolor", "markerfacecolor")
+
+
+def _colour(figure: Figure, old: str, new: str) -> None:
+    """Give all that has one colour another, and leave it as transparent as it is."""
+    for artist in figure.findobj():
+        for name in _COLOURED:
+            if not (hasattr(artist, f"get_{name}") and hasattr(artist, f"set_{name}")):
+                continue
+            held = to_rgba_array(getattr(artist, f"get_{name}")())
+            inked = (held[:, :3] == to_rgb(old)).all(axis=1) & (held[:, 3] > 0)
+            if inked.any():
+                held[inked, :3] = to_rgb(new)
+                getattr(artist, f"set_{name}")(held if len(held) > 1 else tuple(held[0]))
