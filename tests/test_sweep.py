@@ -138,9 +138,9 @@ def test_a_job_that_another_process_works_at_is_put_off_until_that_is_done(tmp_p
 
 def test_two_launchers_at_one_sweep_share_it(tmp_path):
     command = [
-        sys.executable, "-m", "invariance.train", "-m", "transform=rotation", "model=tiny", "recipe=smoke",
-        "logger=csv", "trainer=cpu", "progress=false", f"prepared={tmp_path}/prepared", f"runs={tmp_path}/runs",
-        "hydra/launcher=local", "hydra.launcher.slots=1", "recipe.updates=300",
+        sys.executable, "-m", "invariance.train", "-m", "transform=rotation", "range=5,20", "model=tiny",
+        "recipe=smoke", "logger=csv", "trainer=cpu", "progress=false", f"prepared={tmp_path}/prepared",
+        f"runs={tmp_path}/runs", "hydra/launcher=local", "hydra.launcher.slots=1", "recipe.updates=300",
     ]  # fmt: skip
     with ThreadPoolExecutor(2) as both:
         ends = list(both.map(
@@ -148,11 +148,11 @@ def test_two_launchers_at_one_sweep_share_it(tmp_path):
         ))  # fmt: skip
     assert [one.returncode for one in ends] == [0, 0], [one.stdout + one.stderr for one in ends]
     [state] = read_sweeps(tmp_path / "runs")
-    assert state.count("done") == 4
+    assert state.count("done") == 2
     # every network was trained by one of them; the other found it at work, or finished
     logs = list((tmp_path / "runs/.sweeps").glob("*/*/logs/*.log"))
     said = [log.read_text() for log in logs]
-    assert sum("error " in text and "images of" in text for text in said) == 4, said
+    assert sum("error " in text and "images of" in text for text in said) == 2, said
     assert {log.suffixes[-2] for log in logs} and len({log.name.split(".", 1)[1] for log in logs}) == 2
 
 
