@@ -291,3 +291,21 @@ def test_a_figure_can_be_coloured_again_and_again():
         first, dark, again, other = (png(figure, dark=dark) for dark in (False, True, False, True))
         assert first == again and dark == other and first != dark
         assert svg(figure).count("currentColor") == svg(coloured(INK)).count("currentColor") > 10
+
+
+def test_the_last_digits_of_a_layout_turn_nothing():
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    class Nudged(ConstrainedLayoutEngine):
+        """As the solver comes out another time: its order of adding up is that of addresses."""
+
+        def execute(self, fig):
+            super().execute(fig)
+            for axes in fig.axes:
+                axes.set_position([edge * (1 - 2e-15) for edge in axes.get_position().bounds])
+
+    with style(INK):
+        one, other = coloured(INK), coloured(INK)
+        other.set_layout_engine(Nudged())
+        assert svg(one) == svg(other)
+        assert png(one, dark=False) == png(other, dark=False)

@@ -18,6 +18,9 @@ LIGHT, DARK = ("#1b1f24", "#ffffff"), ("#e4e7eb", "#14171b")
 """Colours of text and paper."""
 
 _DPI = 160
+_DIGITS = 9
+"""Of the places of axes, as shares of the figure."""
+
 _FONTS = "Helvetica, Arial, 'DejaVu Sans', sans-serif"
 _STYLE = {
     "font.family": "DejaVu Sans",
@@ -110,6 +113,8 @@ def _lay_out(figure: Figure) -> None:
     if engine is not None:
         engine.execute(figure)
         figure.set_layout_engine(None)
+        for axes in figure.axes:  # the solver's last digits vary from time to time, and would turn pixels
+            axes.set_position([round(float(edge), _DIGITS) for edge in axes.get_position(original=True).bounds])
 
 
 _COLOURED = ("color", "edgecolor", "facecolor", "markeredgecolor", "markerfacecolor")
