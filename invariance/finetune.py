@@ -190,13 +190,8 @@ def train_jointly(run: Run, original: Network, grid: Grid, config: dict[str, Any
     Raises:
         UserError: for anything the user can mend.
     """
-    from invariance.headlines import of_training
-    from invariance.modules.resume import resume_point
     from invariance.runs.processes import gently
     from invariance.runs.run import BEST, LAST, PREVIOUS, read_provenance
-    from invariance.tracking import Tracker
-    from invariance.training import data_of, evaluate, fit, trainer_of
-    from invariance.transforms import build as build_transform
 
     if run.done:
         if not (run.directory / BEST).exists():  # a copy of what its last checkpoint holds
@@ -205,6 +200,13 @@ def train_jointly(run: Run, original: Network, grid: Grid, config: dict[str, Any
             print(f"written again from {LAST}: {run.directory / BEST}")
         print(f"finished already: {run.directory}")
         return
+    # importing Lightning takes seconds, which a finished finetuning need not wait for
+    from invariance.headlines import of_training
+    from invariance.modules.resume import resume_point
+    from invariance.tracking import Tracker
+    from invariance.training import data_of, evaluate, fit, trainer_of
+    from invariance.transforms import build as build_transform
+
     trained, identity, data_name = original.config, run.identity, original.name.split("/")[0]
     name, seed = identity["name"], identity["seed"]
     root, sizes = folder(config["prepared"], "prepared"), [grid.transform, build_transform(original.transform)]

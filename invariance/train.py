@@ -31,13 +31,8 @@ def train(config: dict[str, Any]) -> None:
     """
     check(config)
     from invariance.data.prepared import prepare
-    from invariance.headlines import of_training
     from invariance.memory import keep_freed
-    from invariance.modules.resume import resume_point
-    from invariance.ranks import Ranks
     from invariance.runs.run import PREVIOUS, Run
-    from invariance.tracking import Tracker
-    from invariance.training import data_of, evaluate, fit
     from invariance.transforms import build as build_transform
 
     keep_freed()
@@ -55,6 +50,13 @@ def train(config: dict[str, Any]) -> None:
     if run.done:
         print(f"finished already: {run.directory}")
         return
+    # importing Lightning takes seconds, which a finished training need not wait for
+    from invariance.headlines import of_training
+    from invariance.modules.resume import resume_point
+    from invariance.ranks import Ranks
+    from invariance.tracking import Tracker
+    from invariance.training import data_of, evaluate, fit
+
     prepared.fit_indices(config["data"].get("fit"))  # what measuring would refuse is better known before training
     ranks = Ranks(config["trainer"]["devices"])
     with ranks.environment():

@@ -206,8 +206,11 @@ def undisturbed(tmp_path_factory):
 def test_a_finished_run_is_skipped(undisturbed):
     [marker] = undisturbed.glob("runs/train/digits/*/seed0/done.json")
     before = marker.stat().st_mtime_ns
-    said = subprocess.run(command(undisturbed), env=environment(), check=True, capture_output=True, text=True).stdout
-    assert said.startswith("finished already") and marker.stat().st_mtime_ns == before
+    run = [sys.executable, "-X", "importtime", *command(undisturbed)[1:]]
+    said = subprocess.run(run, env=environment(), check=True, capture_output=True, text=True)
+    assert said.stdout.startswith("finished already") and marker.stat().st_mtime_ns == before
+    imported = {line.rpartition("|")[2].strip() for line in said.stderr.splitlines()}
+    assert "torch" in imported and "pytorch_lightning" not in imported  # which takes seconds
 
 
 def test_another_configuration_in_the_same_place_is_refused(undisturbed):
