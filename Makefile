@@ -45,10 +45,10 @@ lint: $(VENV)/installed
 #   make paper ILSVRC=/data/imagenet RVL_CDIP=/data/rvl HISTORICAL=/data/scans LAUNCHER=slurm ARGS='hydra.launcher.partition=gpu'
 #   make paper-networks GPUS=4                     a part: prepare, networks, measure, distance, finetune, cross, report
 #   make plan                                      how many jobs and hours, and how much room, at this machine's pace
-#   make status                                    how far it is
+#   make status                                    how far it is; RUNS=smoke/runs of make smoke
 #
 # Whatever was interrupted, give the same line again. A job that fails is named at the end with its cause and its command,
-# the parts behind it go on with what is there, and make ends with an error.
+# the parts behind it go on with what is there, and make ends with an error. A part that is interrupted ends it all.
 DATA ?= ilsvrc rvl_cdip
 LAUNCHER ?= local
 GPUS ?=
@@ -66,14 +66,21 @@ $(error LAUNCHER=$(LAUNCHER): choose one of $(LAUNCHERS))
 endif
 LAUNCH_one = $(if $(GPUS),$(error GPUS=$(GPUS): LAUNCHER=one runs one job at a time; choose LAUNCHER=local))
 LAUNCH_local = hydra/launcher=local $(if $(GPUS),hydra.launcher.gpus=$(GPUS))
-LAUNCH_slurm = hydra/launcher=slurm $(if $(GPUS),hydra.launcher.array_parallelism=$(GPUS))
+LAUNCH_slurm = hydra/launcher=slurm $(if $(findstring [,$(GPUS)),$(error GPUS=$(GPUS): with LAUNCHER=slurm give how many jobs are to run at once))$(if $(GPUS),hydra.launcher.array_parallelism=$(GPUS))
 LAUNCH = $(LAUNCH_$(LAUNCHER))
 TEMPLATE := --config-dir multirun_templates --config-name
 PLACES = runs=$(RUNS) prepared=$(PREPARED)
 
-# runs every part in its order, whatever became of the one before
-all_parts = status=0; for part in $(PARTS); do \
-	$(MAKE) --no-print-directory $(1)-$$part || { status=$$?; [ $$status -lt 128 ] || exit $$status; }; done; exit $$status
+# shows a command and runs it; one that was interrupted or killed leaves the file $STOP, for make itself makes 2 of any
+# status, and where that is nothing is run
+RUN = sh -c '[ ! -e "$${STOP:-/dev/null/none}" ] || exit 130; echo "$$@"; "$$@"; s=$$?; \
+	[ $$s -lt 128 ] || [ -z "$$STOP" ] || : > "$$STOP"; exit $$s' --
+
+# runs every part in its order, whatever became of the one before, unless that was interrupted
+all_parts = status=0; STOP=$$(mktemp -u); export STOP; for part in $(PARTS); do \
+	$(MAKE) --no-print-directory $(1)-$$part || { status=$$?; [ $$status -lt 128 ] || exit $$status; \
+	[ ! -e "$$STOP" ] || { rm -f "$$STOP"; echo "$(1)-$$part was interrupted; the same command goes on with it" >&2; exit 130; }; \
+	}; done; exit $$status
 
 .PHONY: smoke paper plan status $(PARTS:%=smoke-%) $(PARTS:%=paper-%)
 .NOTPARALLEL:
@@ -86,19 +93,19 @@ $(PARTS:%=smoke-%): RUNS = $(SMOKE)/runs
 $(PARTS:%=smoke-%): PREPARED = $(SMOKE)/prepared
 $(PARTS:%=smoke-%): $(VENV)/installed
 smoke-prepare:
-	$(BIN)/invariance-prepare data=digits $(PLACES) $(ARGS)
+	@$(RUN) $(BIN)/invariance-prepare data=digits $(PLACES)
 smoke-networks:
-	$(BIN)/invariance-train -m $(TEMPLATE) smoke_networks $(LAUNCH) $(PLACES) $(ARGS)
+	@$(RUN) $(BIN)/invariance-train -m $(TEMPLATE) smoke_networks $(LAUNCH) $(PLACES) $(ARGS)
 smoke-measure:
-	$(BIN)/invariance-measure -m $(TEMPLATE) smoke_measure $(LAUNCH) $(PLACES) $(ARGS)
+	@$(RUN) $(BIN)/invariance-measure -m $(TEMPLATE) smoke_measure $(LAUNCH) $(PLACES) $(ARGS)
 smoke-distance:
-	$(BIN)/invariance-distance -m $(TEMPLATE) smoke_distance features=$(SMOKE)/features $(LAUNCH) $(PLACES) $(ARGS)
+	@$(RUN) $(BIN)/invariance-distance -m $(TEMPLATE) smoke_distance features=$(SMOKE)/features $(LAUNCH) $(PLACES) $(ARGS)
 smoke-finetune:
-	$(BIN)/invariance-finetune -m $(TEMPLATE) smoke_finetune $(LAUNCH) $(PLACES) $(ARGS)
+	@$(RUN) $(BIN)/invariance-finetune -m $(TEMPLATE) smoke_finetune $(LAUNCH) $(PLACES) $(ARGS)
 smoke-cross:
-	$(BIN)/invariance-measure -m $(TEMPLATE) smoke_cross $(LAUNCH) $(PLACES) $(ARGS)
+	@$(RUN) $(BIN)/invariance-measure -m $(TEMPLATE) smoke_cross $(LAUNCH) $(PLACES) $(ARGS)
 smoke-report:
-	$(BIN)/invariance-report out=$(SMOKE)/report logger=csv $(PLACES)
+	@$(RUN) $(BIN)/invariance-report out=$(SMOKE)/report logger=csv $(PLACES)
 
 # ILSVRC=/data/imagenet is data.root of data=ilsvrc, and so on
 upper = $(shell echo $(1) | tr a-z A-Z)
@@ -113,28 +120,35 @@ $(foreach part,$(BY_DATA),$(eval paper-$(part): $(DATA:%=paper-$(part).%)))
 $(foreach part,$(BY_DATA),$(DATA:%=paper-$(part).%)) paper-cross paper-report plan status: $(VENV)/installed
 
 $(DATA:%=paper-prepare.%): paper-prepare.%:
-	$(BIN)/invariance-prepare -m $(call data_of,$*) size=227,240,256,288,320 $(PLACES)
+	@$(RUN) $(BIN)/invariance-prepare -m $(call data_of,$*) size=227,240,256,288,320 $(PLACES)
 $(DATA:%=paper-networks.%): paper-networks.%:
-	$(BIN)/invariance-train -m $(TEMPLATE) paper_networks $(call data_of,$*) $(LAUNCH) $(PLACES) $(ARGS)
+	@$(RUN) $(BIN)/invariance-train -m $(TEMPLATE) paper_networks $(call data_of,$*) $(LAUNCH) $(PLACES) $(ARGS)
 $(DATA:%=paper-measure.%): paper-measure.%:
-	$(BIN)/invariance-measure -m $(TEMPLATE) paper_measure of=$* $(LAUNCH) $(PLACES) $(ARGS)
+	@$(RUN) $(BIN)/invariance-measure -m $(TEMPLATE) paper_measure of=$* $(LAUNCH) $(PLACES) $(ARGS)
 # the third baseline is for the distances alone
 $(DATA:%=paper-distance.%): paper-distance.%:
-	$(BIN)/invariance-train -m $(TEMPLATE) paper_networks network=baseline_3 $(call data_of,$*) $(LAUNCH) $(PLACES) $(ARGS)
-	$(BIN)/invariance-distance -m $(TEMPLATE) paper_distance of=$* features=$(FEATURES) $(LAUNCH) $(PLACES) $(ARGS)
+	@status=0; $(RUN) $(BIN)/invariance-train -m $(TEMPLATE) paper_networks network=baseline_3 $(call data_of,$*) $(LAUNCH) \
+		$(PLACES) $(ARGS) || status=$$?; [ $$status -lt 128 ] || exit $$status; $(RUN) $(BIN)/invariance-distance -m $(TEMPLATE) paper_distance of=$* \
+		features=$(FEATURES) $(LAUNCH) $(PLACES) $(ARGS) || status=$$?; exit $$status
 $(DATA:%=paper-finetune.%): paper-finetune.%:
-	$(BIN)/invariance-finetune -m $(TEMPLATE) paper_finetune of=$* recipe=finetune_$* $(LAUNCH) $(PLACES) $(ARGS)
+	@$(RUN) $(BIN)/invariance-finetune -m $(TEMPLATE) paper_finetune of=$* recipe=finetune_$* $(LAUNCH) $(PLACES) $(ARGS)
 paper-cross:
 ifdef HISTORICAL
-	$(BIN)/invariance-measure -m $(TEMPLATE) paper_cross data.root=$(HISTORICAL) $(LAUNCH) $(PLACES) $(ARGS)
+ifeq ($(filter rvl_cdip,$(DATA)),)
+	@echo "Fig. 10 is left out: it is of networks trained on RVL-CDIP, and DATA=$(DATA)"
+else
+	@[ -d '$(HISTORICAL)' ] || { echo "error: HISTORICAL=$(HISTORICAL): there is no such folder" >&2; exit 2; }
+	@$(RUN) $(BIN)/invariance-measure -m $(TEMPLATE) paper_cross data.root=$(HISTORICAL) $(LAUNCH) $(PLACES) $(ARGS)
+endif
 else
 	@echo "Fig. 10 is left out: give HISTORICAL=, a folder of page images"
 endif
 paper-report:
-	$(BIN)/invariance-report out=$(REPORT) $(PLACES)
+	@$(RUN) $(BIN)/invariance-report out=$(REPORT) $(PLACES)
 
 plan:
-	$(BIN)/invariance-plan 'data=[$(subst $(space),$(comma),$(strip $(DATA)))]' $(ARGS)
+	$(if $(findstring [,$(GPUS)),$(error GPUS=$(GPUS): give a plan how many))$(BIN)/invariance-plan \
+		'data=[$(subst $(space),$(comma),$(strip $(DATA)))]' prepared=$(PREPARED) $(if $(GPUS),gpus=$(GPUS)) $(ARGS)
 
 status:
 	$(BIN)/invariance-status runs=$(RUNS)

@@ -5,7 +5,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from invariance.conf import conf_dir, family_sweep
 from invariance.errors import Busy, UserError, nearest
-from invariance.launch import BUSY
+from invariance.launch import BUSY, shown
 from invariance.runs.files import disk_refusal
 from invariance.runs.processes import signals_interrupt, was_interrupted
-from invariance.runs.sweep import JOB_VARIABLE, SWEEP_VARIABLE, Attempt
+from invariance.runs.sweep import JOB_VARIABLE, SWEEP_VARIABLE, Attempt, find_jobs
 
 Job = Callable[[dict[str, Any]], None]
 MISTAKE, INTERRUPTED = 2, 130
@@ -46,7 +46,7 @@ def command(page: str, job: Job) -> None:
 
     def task(config: DictConfig) -> None:
         try:
-            with attempt():
+            with attempt(page, config):
                 plain = OmegaConf.to_container(config, resolve=True)
                 assert isinstance(plain, dict)
                 job({str(key): value for key, value in plain.items()})
@@ -84,15 +84,26 @@ def command(page: str, job: Job) -> None:
         sys.exit(MISTAKE if MISTAKE in statuses else BUSY)
 
 
-def attempt() -> AbstractContextManager[object]:
-    """What tells those who watch a sweep that this process works at one of its jobs; nothing outside of a sweep."""
+def attempt(page: str, config: DictConfig) -> AbstractContextManager[object]:
+    """What tells those who watch a sweep that this process works at one of its jobs; nothing outside of all sweeps.
+
+    A command that is typed alone, as a failed job is repeated, is a job of the sweeps that have the same.
+    """
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
     folder, number = os.environ.get(SWEEP_VARIABLE), os.environ.get(JOB_VARIABLE)
-    if number is None and HydraConfig.get().mode == RunMode.MULTIRUN:  # one job after another in this process
+    alone = HydraConfig.get().mode != RunMode.MULTIRUN
+    if number is None and not alone:  # one job after another in this process
         number = str(HydraConfig.get().job.num)
-    return Attempt(Path(folder), int(number)) if folder and number is not None else nullcontext()
+    if folder and number is not None:
+        return Attempt(Path(folder), int(number))
+    attempts = ExitStack()
+    if alone and isinstance(config.get("runs"), str):
+        runs = Path(os.path.expandvars(config.runs)).expanduser()
+        for sweep, job in find_jobs(runs, page, shown(page, sys.argv[1:], [])):
+            attempts.enter_context(Attempt(sweep, job))
+    return attempts
 
 
 def flags_last(arguments: list[str]) -> list[str]:
@@ -173,6 +184,8 @@ def explain(error: Exception, page: str) -> str:
             return f"{key}: there is no {group} yet; choose it, as {group}={there[0]} (there are: {', '.join(there)})"
         others = [other for other in known_keys(page) if other != key]
         return f"unknown key {key!r}{nearest(key, others)} (invariance-{page} --help lists them)"
+    if match := re.search(r"Error parsing override '(.+?)'", text):
+        return f"{match[1]!r} is no override; give key=value (invariance-{page} --help lists the keys)"
     if match := re.search(r"Interpolation key '(.+?)' not found", text):
         return f"the configuration refers to {match[1]!r}, which is not set; set it on the command line: {match[1]}=…"
     if match := re.search(r"Missing mandatory value: (\S+)", text):

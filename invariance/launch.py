@@ -178,7 +178,8 @@ def tell(failures: Sequence[Failure], count: int) -> None:
     for failure in failures:
         print(f"failed: {failure.why}\n  again: {failure.job.shown}\n  log: {failure.job.log}", flush=True)
     if failures:
-        raise UserError(f"{len(failures)} of {count} jobs failed, for the reasons above; the others are done")
+        rest = "; the others are done" if len(failures) < count else ""
+        raise UserError(f"{len(failures)} of {count} jobs failed, for the reasons above{rest}")
 
 
 def done(job_overrides: Sequence[Sequence[str]]) -> list[JobReturn]:

@@ -27,9 +27,9 @@ from invariance.metrics import bootstrap, errors_per_image, l2_distance_per_imag
 from invariance.network import Network
 from invariance.precision import full_float32
 from invariance.progress import bar
-from invariance.runs.files import atomic_path, write_text
+from invariance.runs.files import DONE, atomic_path, write_text
 from invariance.runs.rows import Row, read_rows, to_frame, write_rows
-from invariance.runs.run import DONE, ROWS, Run
+from invariance.runs.run import ROWS, Run
 from invariance.tracking import Tracker
 from invariance.transforms.base import UNTOUCHED, GridPoint
 

@@ -37,9 +37,9 @@ from invariance.pair_rows import INDEX_NAMES, INDICES, Member, Pair, PairRows, R
 from invariance.precision import full_float32
 from invariance.progress import bar
 from invariance.representations import Features, Store, images_of
-from invariance.runs.files import atomic_path, write_text
+from invariance.runs.files import DONE, atomic_path, write_text
 from invariance.runs.rows import Row, to_frame
-from invariance.runs.run import CONFIG, DONE, Run, read_config
+from invariance.runs.run import CONFIG, Run, read_config
 from invariance.tracking import Tracker
 
 _PLAN = "plan.json"

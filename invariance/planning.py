@@ -138,7 +138,7 @@ class Stage:
     """A part of the study.
 
     Attributes:
-        name: prepare, networks, measure, distance, finetune or cross.
+        name: prepare, networks, measure, distance, finetune, cross, or a network that is for the distances alone.
         jobs: its jobs.
         on_cores: whether it runs on all cores of one machine, and not on a device a job.
         gap: why it cannot be planned, if that is so.
@@ -386,7 +386,7 @@ class Study:
 
     def stages(self) -> list[Stage]:
         """The stages, in the order in which they are run."""
-        found = [self.prepare(), self.networks(), self.measure(), self.distance(), self.finetune()]
+        found = [self.prepare(), self.networks(), self.measure(), *self.alone(), self.distance(), self.finetune()]
         return [*found, stage] if (stage := self.cross_data()) else found
 
     def _composed(self, stage: str) -> tuple[DictConfig, list[dict[str, str]]]:
@@ -488,11 +488,14 @@ class Study:
                 work.add(Unit("fit", (dim, fit.map, fit.settings)), points)
         return work
 
+    def alone(self) -> list[Stage]:
+        """The networks that are for the distances alone, which `make paper-distance` trains before it measures them."""
+        return [Stage(name, [self._training(name, one)]) for name, one in self.others.items()]
+
     def distance(self) -> Stage:
-        """The networks that are for this alone, and then one job for all pairs."""
+        """One job for all pairs."""
         config, jobs = self._composed("distance")
-        own = [self._training(name, one) for name, one in self.others.items()]
-        return Stage("distance", [*own, *(self._comparing(plain(config, job)) for job in jobs or [{}])])
+        return Stage("distance", [self._comparing(plain(config, job)) for job in jobs or [{}]])
 
     def _comparing(self, config: Config) -> Job:
         chosen, dim = self._chosen(config), shape_of(self.net)[0]
@@ -502,7 +505,7 @@ class Study:
             work.add(Unit("image φ", (self.net,)), n_fit + n_report)
             work.add(self._moved("image under g", one.transform), n_fit + n_report)
         fits = fits_of({"linear": {}}, config["solver"]) if "l2_distance" in config["metrics"] else []
-        device = torch.device("cpu")
+        device = torch.device("cuda" if self.trainer == "trainer=gpu" and torch.cuda.is_available() else "cpu")
         memory = float(config["memory_gb"]) * 1e9
         held = group_size(dim, dim, n_fit, n_report, fits=fits, memory=memory, device=device)
         fitted = n * math.ceil(n / held)  # stacked fits, of one source to a group of targets

@@ -19,7 +19,11 @@ class _Rate(ProgressColumn):
     """Steps per second."""
 
     def render(self, task: Task) -> Text:
-        return Text(f"{task.speed or 0:,.0f}/s" if task.speed and task.speed >= 10 else f"{task.speed or 0:.2f}/s")
+        if task.finished and task.total:  # all of it, not the last moments
+            speed = task.total / max(task.finished_time or 0.0, 1e-3)
+        else:
+            speed = task.speed or 0.0
+        return Text(f"{speed:,.0f}/s" if speed >= 10 else f"{speed:.2f}/s")
 
 
 def bar(shown: bool, of_bytes: bool = False) -> Progress:

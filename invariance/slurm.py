@@ -34,9 +34,13 @@ _SUBMITITS = (signal.SIGUSR2,)
 a user can choose in its place, ends one in order.)"""
 _SIGNALS_COME = 3.0
 """Seconds within which SLURM's signal has reached every process of a job."""
+_TRIES = 3
+"""Questions to squeue, of a minute each at most, before it counts as not answering."""
 _LOOK_EVERY, _ASK_EVERY, _GONE = 1.0, 10.0, 25.0
 """Seconds between looks for results, between questions to SLURM, and from a job's end to the certainty that no result
 comes (shared file systems show files late)."""
+_BESIDE = 16
+"""GB of a job beside what its command's `memory_gb` bounds: libraries, the network, workers that read images."""
 _ARRAY = 1000
 """Jobs of one job array; SLURM's `MaxArraySize` is 1001 unless a cluster says otherwise."""
 _LIVE = ("RUNNING", "COMPLETING", "PENDING")
@@ -145,21 +149,24 @@ def job_id_here() -> str:
     return f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}" if array else os.environ["SLURM_JOB_ID"]
 
 
-def build_executor(settings: Mapping[str, Any], folder: Path) -> submitit.AutoExecutor:
+def build_executor(settings: Mapping[str, Any], folder: Path, memory_gb: float | None = None) -> submitit.AutoExecutor:
     """Submitit's executor for the settings of `conf/hydra/launcher/slurm.yaml`.
 
     Args:
         settings: hydra-submitit-launcher's settings.
         folder: for submitit's files; `%j` in it stands for a job's id.
+        memory_gb: the bound to what a job's command holds in host memory, where it has one.
 
     Raises:
         UserError: for what this machine lacks, or settings that make no sense.
     """
-    if shutil.which("sbatch") is None:
-        raise UserError(
-            "hydra/launcher=slurm: there is no sbatch here; run it on a login node, or use hydra/launcher=local"
-        )
+    for command in ("sbatch", "squeue", "srun"):
+        if shutil.which(command) is None:
+            raise UserError(
+                f"hydra/launcher=slurm: there is no {command} here; run it on a login node, or use hydra/launcher=local"
+            )
     check(settings)
+    settings = {**settings, "mem_gb": memory_of(settings["mem_gb"], memory_gb)}
     import submitit
 
     executor = submitit.AutoExecutor(folder=folder, cluster="slurm", slurm_max_num_timeout=settings["max_num_timeout"])
@@ -195,6 +202,25 @@ def check(settings: Mapping[str, Any]) -> None:
             f"hydra.launcher.signal_delay_s={settings['signal_delay_s']}: a job of "
             f"timeout_min={settings['timeout_min']} would be told to end as soon as it begins; give less"
         )
+
+
+def memory_of(asked: int | None, memory_gb: float | None) -> int:
+    """Memory that a job asks of SLURM, in GB: as set, else `_BESIDE` and what its command is allowed to hold.
+
+    Args:
+        asked: hydra.launcher.mem_gb.
+        memory_gb: the command's own bound, where it has one.
+
+    Raises:
+        UserError: if less is asked for than the command may hold.
+    """
+    held = 0 if memory_gb is None else math.ceil(memory_gb)
+    if asked is not None and asked < held:
+        raise UserError(
+            f"hydra.launcher.mem_gb={asked}: memory_gb={memory_gb:g} lets a job hold more than that; give a smaller "
+            f"memory_gb, or leave mem_gb out, which asks for {held + _BESIDE}"
+        )
+    return held + _BESIDE if asked is None else asked
 
 
 def patience_of(settings: Mapping[str, Any]) -> float:
@@ -240,7 +266,7 @@ def run_on_slurm(
         The jobs that failed.
 
     Raises:
-        UserError: if sbatch refuses them.
+        UserError: if sbatch refuses them, or SLURM does not answer.
         KeyboardInterrupt: if it was interrupted.
     """
     waiting = find(jobs, executor.folder)
@@ -285,12 +311,21 @@ def find(jobs: Sequence[Job], folder: Path) -> dict[str, tuple[Job, submitit.Job
     Args:
         jobs: the jobs.
         folder: submitit's, with `%j` in it.
+
+    Raises:
+        UserError: if SLURM does not answer.
     """
     import submitit
 
     wanted = {job.shown: job for job in jobs}
     found: dict[str, tuple[Job, submitit.Job[int]]] = {}
-    for number, (state, _) in (states() or {}).items():
+    known = next((asked for _ in range(_TRIES) if (asked := states()) is not None), None)
+    if known is None:
+        raise UserError(
+            "squeue does not answer, so it is not known which of these jobs are on the cluster already; repeat the "
+            "command when it does"
+        )
+    for number, (state, _) in known.items():
         if state == "COMPLETING" or not Path(str(folder).replace("%j", number)).is_dir():
             continue
         handle: submitit.Job[int] = submitit.SlurmJob(folder=folder, job_id=number)

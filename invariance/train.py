@@ -50,7 +50,8 @@ def train(config: dict[str, Any]) -> None:
     if run.done:
         print(f"finished already: {run.directory}")
         return
-    # importing Lightning takes seconds, which a finished training need not wait for
+    run.leave_to_others()
+    # importing Lightning takes seconds, which a finished training, or another's, need not wait for
     from invariance.headlines import of_training
     from invariance.modules.resume import resume_point
     from invariance.ranks import Ranks

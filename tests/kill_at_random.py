@@ -41,7 +41,7 @@ def victims(top: int, rng: random.Random) -> tuple[str, list[int]]:
     """What to kill, and its processes."""
     found = descendants(top)
     jobs = [pid for pid, command in found.items() if " -m invariance." in command]
-    launchers = [pid for pid, command in found.items() if "/invariance-" in command]
+    launchers = [pid for pid, command in found.items() if "/invariance-" in command and not command.startswith("sh ")]
     kind = rng.choice(["job", "launcher", "everything"])
     if kind == "job" and jobs:
         return kind, [rng.choice(jobs)]

@@ -121,7 +121,7 @@ def test_measuring_on_the_own_data_is_the_run_that_it_was(trained, compose, tmp_
     assert held["data"]["name"] == "digits" and list(held["data"]) == ["name", "sha256", "fit", "report"]
 
 
-def test_the_report_tells_them_from_those_on_the_own_data(measured, compose, tmp_path):
+def test_the_report_tells_them_from_those_on_the_own_data(measured, compose, tmp_path, undrawn):
     runs, chosen = measured
     own = [one for one in chosen if not one.startswith("data")]
     measure(compose("measure", *own, "networks=digits"))

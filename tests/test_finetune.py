@@ -348,7 +348,8 @@ def test_another_g_under_the_same_name_is_refused(done, compose):
 
 def test_a_baseline_takes_the_family_that_is_given(place, compose):
     folder, places = place
-    few = ["recipe=finetune_smoke", "solver=ridge", "metrics=[error_rate]", "networks=baseline", "grids=[]"]
+    few = ["recipe=finetune_smoke", "solver=ridge", "solver.ridge.strengths=[0.03]", "metrics=[error_rate]"]
+    few += ["networks=baseline", "grids=[]", "fit={images: 100}", "recipe.updates=2", "recipe.val_every=2"]
     with pytest.raises(UserError, match="no family of its own"):
         finetune(compose("finetune", *places, *few))
     finetune(compose("finetune", *places, *few, "G={crop: {range: 256}}", "copies=1"))
@@ -408,7 +409,7 @@ def test_what_a_g_does_not_name_is_not_in_it():
     assert labels == ["untouched", "vertical 7"]
 
 
-def test_the_report_does_without_the_measurement_before(done, tmp_path):
+def test_the_report_does_without_the_measurement_before(done, tmp_path, undrawn):
     folder, _ = copied(done, tmp_path / "copy")
     shutil.rmtree(folder / "runs/finetune/digits/rotation_20")
     page = make_report(folder / "runs", tmp_path / "report").read_text()
@@ -468,7 +469,7 @@ def test_the_report_shows_before_and_after(done, tmp_path):
     assert not math.isnan(chosen["score"].item())
 
 
-def test_finetuning_measured_by_l2_alone_has_its_section(done, tmp_path):
+def test_finetuning_measured_by_l2_alone_has_its_section(done, tmp_path, undrawn):
     folder, _ = copied(done, tmp_path / "copy")
     for path in (folder / "runs/finetune").rglob("rows.csv"):
         rows = read_rows(path)

@@ -136,13 +136,13 @@ def test_the_same_rows_give_the_same_bytes(runs, report, tmp_path):
     assert [name for name in ours if ours[name] != theirs[name]] == []
 
 
-def test_training_alone_makes_a_report(tmp_path):
+def test_training_alone_makes_a_report(tmp_path, undrawn):
     trained(tmp_path / "runs", "made_up", "baseline", "baseline", None)
     page = make_report(tmp_path / "runs", tmp_path / "out").read_text()
     assert "88.0" in page and "baseline" in page
 
 
-def test_remarks_on_the_data_and_unreadable_images_are_on_the_page(tmp_path):
+def test_remarks_on_the_data_and_unreadable_images_are_on_the_page(tmp_path, undrawn):
     trained(tmp_path / "runs", "made_up", "baseline", "baseline", None)
     path = tmp_path / "runs/train/made_up/baseline/seed0/provenance.json"
     notes = {"remarks": ["some labels are <wrong>"], "skipped": ["test: a/b.tif is cut off"]}
@@ -152,13 +152,13 @@ def test_remarks_on_the_data_and_unreadable_images_are_on_the_page(tmp_path):
     assert "1 image could not be read and is left out" in page and "<code>test: a/b.tif is cut off</code>" in page
 
 
-def test_a_network_over_another_familys_grid_alone_makes_a_report(tmp_path):
+def test_a_network_over_another_familys_grid_alone_makes_a_report(tmp_path, undrawn):
     trained(tmp_path / "runs", "made_up", "rotation_20", "rotation", 20)
     measured(tmp_path / "runs", "made_up", "rotation_20", "rotation", 20, "shear")
     assert "no network trained with shear" in make_report(tmp_path / "runs", tmp_path / "out").read_text()
 
 
-def test_grids_of_the_same_names_and_other_transformations_are_not_compared(tmp_path):
+def test_grids_of_the_same_names_and_other_transformations_are_not_compared(tmp_path, undrawn):
     root = tmp_path / "runs"
     for network, family, reach in (("baseline", "baseline", None), ("rotation_20", "rotation", 20)):
         measured(root, "made_up", network, family, reach, "rotation")
@@ -186,7 +186,7 @@ def test_what_cannot_be_reported_is_named(runs, tmp_path):
         make_report(root, tmp_path / "out")
 
 
-def test_an_unfinished_run_is_left_out_and_named(tmp_path):
+def test_an_unfinished_run_is_left_out_and_named(tmp_path, undrawn):
     root = tmp_path / "runs"
     trained(root, "made_up", "baseline", "baseline", None)
     trained(root, "made_up", "blur_3", "blur", 3)

@@ -6,6 +6,7 @@ import pytest
 from invariance.reporting.claims import CLAIMS, claims, details, summary, verdict
 from invariance.reporting.collect import collect
 from invariance.reporting.curves import curve, families
+from invariance.reporting.finetuned import LEARNED, NO_MAP, Finetuning, Study
 from invariance.runs.rows import read_rows, write_rows
 from tests.reporting_runs import measured
 
@@ -96,6 +97,39 @@ def test_diverged_and_missing_g_are_left_out_of_both_sides_and_counted(tmp_path)
     assert (online.counted, online.of) == (14, 16) and "14 of 16 g" in online.told
     [h] = of(found(tmp_path), "h")
     assert h.counted == 14
+
+
+def test_wider_ranges_are_ranked_over_the_g_that_all_of_them_have(runs):
+    measured(runs, "digits", "rotation_10", "rotation", 10, "rotation", missing=("30",))
+    measured(runs, "digits", "rotation_15", "rotation", 15, "rotation", diverged=("-25",))
+    [one] = of(found(runs), "d")
+    assert "over 4 ranges" in one.what and np.isfinite(one.difference)
+    with_gap = one.difference
+    for path in runs.glob("measure/digits/rotation_10/**/rows.csv"):
+        rows = read_rows(path)
+        write_rows(path, rows[rows["g"] == ""])
+    [one] = of(found(runs), "d")
+    assert "over 3 ranges" in one.what and one.difference == with_gap
+
+
+@pytest.mark.parametrize(("gains", "half", "says"), [
+    ([0.7], 2.0, "open"), ([0.7], 0.2, "yes"), ([-0.5], 2.0, "open"), ([-5.0], 2.0, "no"), ([3.0, -0.1], 0.1, "open"),
+    ([3.0, 1.0], 0.1, "yes"), ([3.0, 1.0], 2.0, "open"),
+])  # fmt: skip
+def test_the_joint_loss_raised_what_images_could_not_explain(gains, half, says):
+    ridge = ("residual", "ridge")
+    ones = tuple(
+        Finetuning("a_1", "a_1+j", "j", "a", "a_G", seed, 0.3, (1, 1), ("2", "3"), "", f"finetune/seed{seed}")
+        for seed in range(len(gains))
+    )
+    scores = {(network, seed, "a_G", g, fit): 50.0 + (gains[seed] if fit == LEARNED else 0.0) - (fit == NO_MAP)
+              for seed in range(len(gains)) for g in ("2", "3")
+              for network, fit in (("a_1", NO_MAP), ("a_1", ridge), ("a_1+j", LEARNED))}  # fmt: skip
+    study = Study("digits", "fc7", 9, "test", ones, (NO_MAP, ridge), {}, scores, {}, frozenset(), {},
+                  dict.fromkeys(scores, half))  # fmt: skip
+    [one] = claims([], [], [(study, "here")])
+    assert (one.says, one.difference) == (says, pytest.approx(np.mean(gains)))
+    assert one.margin == pytest.approx(half * np.sqrt(2))
 
 
 def test_verdicts():

@@ -199,7 +199,7 @@ def test_the_page_shows_distances_and_the_same_rows_give_the_same_bytes(runs, tm
     assert len(ids) == len(set(ids)) and "<script" not in page and "http" not in re.sub(r'xmlns="[^"]*"', "", page)
 
 
-def test_withheld_and_missing_distances_are_gaps(tmp_path):
+def test_withheld_and_missing_distances_are_gaps(tmp_path, undrawn):
     for network, family, reach, seed in NETWORKS:
         trained(tmp_path / "runs", "made_up", network, family, reach or None, seed)
     pair_runs(tmp_path / "runs", diverged=((0, 1),), absent=((2, 3),))
@@ -220,7 +220,7 @@ def test_ways_of_comparing_may_cover_different_networks(tmp_path):
     assert "ridge, 6 networks: p" in page and "online SGD: neighbours, t-SNE and dendrogram are without" in page
 
 
-def test_a_network_compared_by_cka_alone_is_known_by_its_own_rows(tmp_path):
+def test_a_network_compared_by_cka_alone_is_known_by_its_own_rows(tmp_path, undrawn):
     for network, family, reach, seed in NETWORKS[:3]:
         trained(tmp_path, "made_up", network, family, reach or None, seed)
     name = "distance/made_up/baseline-seed0+rotation_5-seed0/indices"

@@ -92,7 +92,7 @@ def test_a_gap_leads_nowhere_and_a_number_of_several_runs_to_each():
     assert run_anchor("a") not in table.markdown() + table.latex()
 
 
-def test_the_page_lists_every_run_that_a_number_leads_to(runs, tmp_path):
+def test_the_page_lists_every_run_that_a_number_leads_to(runs, tmp_path, undrawn):
     page = Cells(make_report(runs, tmp_path / "report").read_text())
     numbers = [cell for cell in page.cells if re.match(r"\d+\.\d+ \[", cell[0]) or cell[0] == "diverged"]
     assert len(numbers) > 100 and all(len(links) == 1 for _, links in numbers)
@@ -101,7 +101,7 @@ def test_the_page_lists_every_run_that_a_number_leads_to(runs, tmp_path):
     assert {run_anchor(name) for name in names} <= set(page.ids) and len(page.ids) == len(set(page.ids))
 
 
-def test_runs_beside_the_report_are_linked_and_others_are_not(runs, tmp_path):
+def test_runs_beside_the_report_are_linked_and_others_are_not(runs, tmp_path, undrawn):
     beside = Cells(make_report(runs, tmp_path / "report").read_text())
     folders = {link for _, links in beside.cells for link in links if link.startswith("..")}
     assert folders and all((tmp_path / "report" / unquote(link) / "done.json").exists() for link in folders)
@@ -109,7 +109,7 @@ def test_runs_beside_the_report_are_linked_and_others_are_not(runs, tmp_path):
     assert not any(link.startswith("..") for _, links in elsewhere.cells for link in links)
 
 
-def test_a_run_s_place_in_wandb_is_linked_if_it_is_an_address(runs, tmp_path):
+def test_a_run_s_place_in_wandb_is_linked_if_it_is_an_address(runs, tmp_path, undrawn):
     for seed, seen in ((0, {"url": "https://example.org/run/1"}), (1, {"url": "javascript:alert(1)"})):
         path = runs / f"train/digits/baseline/seed{seed}/provenance.json"
         path.write_text(json.dumps({**json.loads(path.read_text()), "wandb": seen}))

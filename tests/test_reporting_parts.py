@@ -214,7 +214,7 @@ def test_a_damaged_grid_is_named(tmp_path, content, said):
     assert "grid.json" in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_files_of_an_earlier_report_go_and_those_of_the_user_stay(tmp_path):
+def test_files_of_an_earlier_report_go_and_those_of_the_user_stay(tmp_path, undrawn):
     runs, out = tmp_path / "runs", tmp_path / "out"
     trained(runs, "made_up", "baseline", "baseline", None)
     (out / "figures").mkdir(parents=True)

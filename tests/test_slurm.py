@@ -53,7 +53,7 @@ def settings(compose):
 @pytest.fixture
 def programs(tmp_path, monkeypatch):
     """A machine with SLURM's commands on it, none of which is called."""
-    for name in ("sbatch", "srun"):
+    for name in ("sbatch", "squeue", "srun"):
         path = tmp_path / "bin" / name
         path.parent.mkdir(exist_ok=True)
         path.write_text("#!/bin/sh\nexit 1\n")
@@ -103,6 +103,31 @@ def test_the_files_own_settings_are_accepted(settings, programs, tmp_path):
 def test_settings_that_make_no_sense_are_refused(settings, programs, tmp_path, changes, said):
     with pytest.raises(UserError, match=said):
         slurm.build_executor(settings(**changes), tmp_path / "%j")
+
+
+def test_a_job_asks_for_the_memory_that_its_command_may_hold(settings, programs, tmp_path):
+    def asked(*memory, **changes):
+        lines = script_of(slurm.build_executor(settings(**changes), tmp_path / "%j", *memory))
+        return next(line for line in lines if "--mem" in line)
+
+    assert asked() == "#SBATCH --mem=16GB" and asked(100.0) == "#SBATCH --mem=116GB"
+    assert asked(3.5, mem_gb=4) == "#SBATCH --mem=4GB"
+    with pytest.raises(UserError, match=r"mem_gb=16: memory_gb=40 lets a job hold more than that"):
+        asked(40, mem_gb=16)
+
+
+def test_a_controller_that_does_not_answer_is_not_one_without_jobs(settings, programs, tmp_path):
+    executor = slurm.build_executor(settings(), tmp_path / "%j")  # squeue of `programs` fails
+    with pytest.raises(UserError, match="squeue does not answer"):
+        slurm.run_on_slurm([], executor, 10.0, progress=False)
+
+
+@pytest.mark.parametrize("absent", ["squeue", "srun"])
+def test_half_a_slurm_is_none(settings, programs, tmp_path, monkeypatch, absent):
+    (tmp_path / "bin" / absent).unlink()
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    with pytest.raises(UserError, match=f"there is no {absent} here"):
+        slurm.build_executor(settings(), tmp_path / "%j")
 
 
 def command(*arguments, **environment):

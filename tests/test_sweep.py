@@ -108,7 +108,9 @@ def test_damaged_records_count_as_absent(tmp_path):
     begin_sweep(folder := sweep_folder(tmp_path, "train", ["a", "b"]), ["a", "b"])
     ended(folder, 0)
     [path] = (folder / sweep.ATTEMPTS).glob("*.json")
-    for text in ("", "[]", '{"job": 0', '{"job": 0, "state": 3}', '{"job": "x", "state": "done", "seconds": 1}'):
+    for text in ("", "[]", '{"job": 0', '{"job": 0, "state": 3}', '{"job": "x", "state": "done", "seconds": 1}',
+                 '{"job": true, "state": "done", "seconds": 1}', '{"job": 0, "state": "done", "seconds": 1e999}',
+                 '{"job": 0, "turn": [], "state": "done", "seconds": 1}'):
         path.write_text(text)
         assert read_sweeps(tmp_path)[0].count("to do") == 2
     (folder / sweep.JOBS).write_text("{}")
@@ -140,7 +142,7 @@ def test_two_launchers_at_one_sweep_share_it(tmp_path):
     command = [
         sys.executable, "-m", "invariance.train", "-m", "transform=rotation", "range=5,20", "model=tiny",
         "recipe=smoke", "logger=csv", "trainer=cpu", "progress=false", f"prepared={tmp_path}/prepared",
-        f"runs={tmp_path}/runs", "hydra/launcher=local", "hydra.launcher.slots=1", "recipe.updates=300",
+        f"runs={tmp_path}/runs", "hydra/launcher=local", "hydra.launcher.slots=1",
     ]  # fmt: skip
     with ThreadPoolExecutor(2) as both:
         ends = list(both.map(
@@ -156,16 +158,27 @@ def test_two_launchers_at_one_sweep_share_it(tmp_path):
     assert {log.suffixes[-2] for log in logs} and len({log.name.split(".", 1)[1] for log in logs}) == 2
 
 
+def test_another_s_training_is_left_to_it_before_anything_takes_long(tmp_path, compose, monkeypatch):
+    from invariance import train
+
+    monkeypatch.setattr(train, "build", lambda *_: pytest.fail("nothing is built"))
+    quick = ["transform=rotation", "range=5", "model=tiny", "recipe=smoke", "logger=csv", "progress=false"]
+    (place := tmp_path / "runs/train/digits/rotation_5/seed0").mkdir(parents=True)
+    held = lock(place / ".lock")
+    with pytest.raises(Busy, match="is being worked on by process"):
+        train.train(compose("train", *quick, f"prepared={tmp_path}/prepared", f"runs={tmp_path}/runs"))
+    os.close(held)
+
+
 def test_one_process_writes_its_sweep_down_too(tmp_path):
     command = [
-        sys.executable, "-m", "invariance.train", "-m", "transform=rotation", "range=5,999", "model=tiny",
-        "recipe=smoke", "logger=csv", "trainer=cpu", "progress=false", f"prepared={tmp_path}/prepared",
-        f"runs={tmp_path}/runs",
+        sys.executable, "-m", "invariance.prepare", "-m", "data=digits", "size=16,0", "progress=false",
+        f"prepared={tmp_path}/prepared", f"runs={tmp_path}/runs",
     ]  # fmt: skip
     assert subprocess.run(command, capture_output=True, timeout=200).returncode == 2
     [state] = read_sweeps(tmp_path / "runs")
     assert [job.state for job in state.jobs] == ["done", "failed"]
-    assert "range=999" in state.jobs[1].why and state.jobs[1].shown.startswith("invariance-train transform=rotation")
+    assert "size=0" in state.jobs[1].why and state.jobs[1].shown.startswith("invariance-prepare data=digits size=0")
 
 
 def test_work_that_another_version_began_is_not_gone_on_with(tmp_path):
@@ -242,3 +255,55 @@ def test_what_another_process_finished_meanwhile_is_not_done_again(trained, comp
     measure(chosen)
     assert capsys.readouterr().out.count("finished already") == 2
     assert {path: path.read_bytes() for path in (tmp_path / "runs").glob("**/done.json")} == ends
+
+
+def test_the_newest_attempt_decides_and_one_cut_short_takes_nothing_back(tmp_path):
+    begin_sweep(folder := sweep_folder(tmp_path, "train", ["a"]), ["a"])
+    state = lambda: read_sweeps(tmp_path)[0].jobs[0].state  # noqa: E731
+    ended(folder, 0, UserError("no"))
+    ended(folder, 0)
+    assert state() == "done"
+    ended(folder, 0, KeyboardInterrupt())
+    ended(folder, 0, Busy("somebody is at it"))
+    assert state() == "done"
+    ended(folder, 0, UserError("another configuration"))
+    assert state() == "failed" and read_sweeps(tmp_path)[0].jobs[0].why == "another configuration"
+    ended(folder, 0, KeyboardInterrupt())
+    assert state() == "stopped"
+    with Attempt(folder, 0):
+        assert state() == "running"
+
+
+def test_a_job_is_done_for_as_long_as_its_runs_are_there(tmp_path):
+    from shutil import rmtree
+
+    from invariance.runs.rows import to_frame
+
+    begin_sweep(folder := sweep_folder(tmp_path, "train", ["a"]), ["a"])
+    with Attempt(folder, 0), Run(tmp_path, "train/a", {"name": "a"}) as run:
+        run.finish(to_frame([]))
+    assert read_sweeps(tmp_path)[0].count("done") == 1
+    rmtree(tmp_path / "train")
+    assert read_sweeps(tmp_path)[0].count("to do") == 1
+
+
+def test_what_an_attempt_took_stands_there_also_when_it_is_killed(tmp_path, monkeypatch):
+    monkeypatch.setattr(sweep, "_NOTE_EVERY", 0.0)
+    begin_sweep(folder := sweep_folder(tmp_path, "train", ["a"]), ["a"])
+    with Attempt(folder, 0), Run(tmp_path, "train/a", {"name": "a"}) as run:
+        time.sleep(0.3)
+        run.note(1, 2, "updates")
+        assert read_sweeps(tmp_path)[0].jobs[0].seconds >= 0.3
+
+
+def test_the_command_of_a_failed_job_typed_alone_is_an_attempt_at_it(tmp_path):
+    command = [sys.executable, "-m", "invariance.prepare", f"runs={tmp_path}/runs", "data=digits"]
+    alone = [*command, f"prepared={tmp_path}/file/x"]
+    shown = ["invariance-prepare", *alone[3:]]
+    begin_sweep(folder := sweep_folder(tmp_path / "runs", "prepare", [" ".join(shown)]), [" ".join(shown)])
+    (tmp_path / "file").touch()
+    assert subprocess.run(alone, capture_output=True).returncode == 2
+    assert read_sweeps(tmp_path / "runs")[0].count("failed") == 1
+    (tmp_path / "file").unlink()
+    assert subprocess.run(alone, capture_output=True).returncode == 0
+    assert read_sweeps(tmp_path / "runs")[0].count("done") == 1 and folder.is_dir()

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -108,7 +109,37 @@ def test_make_runs_every_template():
     assert slurm.rstrip().endswith("hydra.launcher.partition=big")
 
 
+def test_what_is_interrupted_ends_make_and_what_fails_does_not(tmp_path):
+    for path in ("pyproject.toml", "Makefile"):
+        shutil.copy(ROOT / path, tmp_path)
+    (tmp_path / ".venv/bin").mkdir(parents=True)
+    (tmp_path / ".venv/installed").touch()
+
+    def ran(target, **statuses):
+        """The commands that make ran, which end with the statuses given or well; and make's own status and errors."""
+        for page in ("prepare", "train", "measure", "distance", "finetune", "report"):
+            path = tmp_path / f".venv/bin/invariance-{page}"
+            path.write_text(f"#!/bin/sh\nexit {statuses.get(page, 0)}\n")
+            path.chmod(0o755)
+        outer = {key: value for key, value in os.environ.items() if not key.startswith("MAKE")}
+        ended = subprocess.run(["make", target], cwd=tmp_path, capture_output=True, text=True, timeout=60, env=outer)
+        lines = [line for line in ended.stdout.splitlines() if line.startswith(".venv/bin/invariance-")]
+        return [line.split()[0].rpartition("-")[2] for line in lines], ended.returncode, ended.stderr
+
+    for target in ("smoke", "paper"):
+        assert ran(target)[1] == 0
+        pages, status, errors = ran(target, train=2, distance=130)
+        assert pages[-1] == "distance" and "measure" in pages and status != 0
+        assert f"{target}-distance was interrupted; the same command goes on with it" in errors
+    # a third baseline that fails does not keep the distances from being measured, nor these the rest
+    pages, status, _ = ran("paper", train=2, distance=2)
+    assert (pages.count("distance"), pages.count("finetune"), pages[-1]) == (2, 2, "report") and status != 0
+
+
 def test_make_refuses_what_makes_no_sense():
     assert "LAUNCHER=slrum: choose one of one local slurm" in made("paper", "LAUNCHER=slrum").stderr
     assert "LAUNCHER=one runs one job at a time" in made("smoke-networks", "LAUNCHER=one", "GPUS=2").stderr
     assert "give HISTORICAL=" in made("paper-cross").stdout
+    assert "networks trained on RVL-CDIP" in made("paper-cross", "DATA=ilsvrc", "HISTORICAL=/scans").stdout
+    assert "how many jobs are to run at once" in made("paper-measure", "LAUNCHER=slurm", "GPUS=[0,2]").stderr
+    assert "prepared=/big gpus=8" in made("plan", "GPUS=8", "PREPARED=/big").stdout

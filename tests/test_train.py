@@ -103,14 +103,14 @@ def test_of_several_devices_each_has_its_slice_of_the_same_batches_and_transform
         assert torch.equal(torch.cat([params[name] for _, params in parts]), values)
 
 
-def test_two_devices_train_as_one_does_and_go_on_after_a_kill(tmp_path):
+def test_two_devices_train_as_one_does_and_go_on_after_a_kill(tmp_path, compose):
     """On processes of one CPU, without dropout, whose masks are each rank's own."""
-    def trained(name, *more, seconds=None):
-        run = [*command(tmp_path / name), "model.dropout=0", *more]
-        return subprocess.run(run, env=environment(), capture_output=True, text=True, timeout=seconds)
+    def trained(name, *more):
+        places = [f"runs={tmp_path}/{name}/runs", f"prepared={tmp_path}/{name}/prepared"]
+        train(compose("train", *QUICK, *places, "model.dropout=0", *more))
 
-    one, two = trained("one"), trained("two", "trainer.devices=2")
-    assert one.returncode == two.returncode == 0, one.stderr + two.stderr
+    trained("one")
+    trained("two", "trainer.devices=2")
     alone, together = weights(tmp_path / "one"), weights(tmp_path / "two")
     assert all(torch.allclose(alone[key], together[key], rtol=1e-3, atol=1e-5) for key in alone)
 
@@ -122,8 +122,7 @@ def test_two_devices_train_as_one_does_and_go_on_after_a_kill(tmp_path):
         time.sleep(0.01)
     process.kill()
     process.wait()
-    again = trained("killed", "trainer.devices=2")
-    assert again.returncode == 0, again.stderr
+    trained("killed", "trainer.devices=2")
     ours = weights(tmp_path / "killed")
     assert all(torch.equal(ours[key], together[key]) for key in ours)
 
@@ -197,9 +196,9 @@ def test_killed_anywhere_and_repeated_gives_the_same_to_the_bit(tmp_path, end, w
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory):
+def undisturbed(tmp_path_factory, compose):
     folder = tmp_path_factory.mktemp("undisturbed")
-    subprocess.run(command(folder), env=environment(), check=True, capture_output=True)
+    train(compose("train", *QUICK, f"runs={folder}/runs", f"prepared={folder}/prepared"))
     return folder
 
 
@@ -213,16 +212,16 @@ def test_a_finished_run_is_skipped(undisturbed):
     assert "torch" in imported and "pytorch_lightning" not in imported  # which takes seconds
 
 
-def test_another_configuration_in_the_same_place_is_refused(undisturbed):
-    result = subprocess.run(
-        [*command(undisturbed), "recipe.rate=0.02"], env=environment(), capture_output=True, text=True
-    )
-    assert result.returncode == 2 and "recipe.rate is 0.01 there and 0.02 here" in result.stderr
+def test_another_configuration_in_the_same_place_is_refused(undisturbed, compose):
+    places = [f"runs={undisturbed}/runs", f"prepared={undisturbed}/prepared"]
+    with pytest.raises(UserError, match=r"recipe.rate is 0.01 there and 0.02 here"):
+        train(compose("train", *QUICK, *places, "recipe.rate=0.02"))
 
 
-def test_divergence_ends_in_one_line(tmp_path):
-    result = subprocess.run([*command(tmp_path), "recipe.rate=1e8"], env=environment(), capture_output=True, text=True)
-    assert result.returncode == 2 and "training diverged" in result.stderr and "Traceback" not in result.stderr
+def test_divergence_ends_in_one_line(tmp_path, compose):
+    with pytest.raises(UserError, match="training diverged") as caught:
+        train(compose("train", *QUICK, f"runs={tmp_path}/runs", f"prepared={tmp_path}/prepared", "recipe.rate=1e8"))
+    assert "\n" not in str(caught.value)
     assert not list(tmp_path.glob("runs/**/done.json")) and not list(tmp_path.glob("runs/**/last.ckpt"))
 
 

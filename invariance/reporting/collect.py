@@ -14,9 +14,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from invariance.errors import UserError, nearest
+from invariance.runs.files import DONE
 from invariance.runs.find import all_runs
 from invariance.runs.rows import read_rows
-from invariance.runs.run import DONE, PROVENANCE, ROWS
+from invariance.runs.run import PROVENANCE, ROWS
 from invariance.transforms.base import UNTOUCHED
 
 KEY = ["stage", "data", "network", "family", "range", "seed", "layer", "g", "split", "map", "solver", "metric"]

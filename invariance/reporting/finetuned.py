@@ -1,7 +1,7 @@
 """From rows to what finetuning did (Sec. 6.3, B.4): accuracies before and after, over G and over the family's grid."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
@@ -87,6 +87,7 @@ class Study:
         far: L_L2, by the same.
         asked: through which maps each finetuned network was to be measured, by network and seed, whatever came of it.
         runs: the run of each number, by the same.
+        halves: half-widths of the accuracies' intervals over images, by the same.
     """
 
     data: str
@@ -100,6 +101,7 @@ class Study:
     far: dict[Place, float]
     asked: frozenset[tuple[str, int, Fit]]
     runs: dict[Place, str]
+    halves: dict[Place, float] = field(default_factory=dict)
 
     def groups(self) -> list[tuple[str, str, list[Finetuning]]]:
         """Finetunings of one name and one network, over its seeds: (name, network, those)."""
@@ -150,11 +152,21 @@ class Study:
         """Mean accuracy over G through a map, in percent; NaN where any g has none."""
         return float(np.mean([self.accuracy(one, after, one.grid, label, fit) for label in one.labels]))
 
+    def best_fit_before(self, one: Finetuning) -> Fit:
+        """The fitted map of the best mean accuracy over G that the network had before (no map where none is fitted)."""
+        held = {fit: self.over_g(one, False, fit) for fit in self.fits if fit != NO_MAP}
+        there = {fit: value for fit, value in held.items() if not np.isnan(value)}
+        return max(there, key=lambda fit: there[fit]) if there else next(iter(held), NO_MAP)
+
     def best_before(self, one: Finetuning) -> float:
         """The best mean accuracy over G that the network had before, through any fitted map (no map where none is)."""
-        held = [self.over_g(one, False, fit) for fit in self.fits if fit != NO_MAP] or [self.over_g(one, False, NO_MAP)]
-        there = [value for value in held if not np.isnan(value)]
-        return max(there) if there else float("nan")
+        return self.over_g(one, False, self.best_fit_before(one))
+
+    def half_over_g(self, one: Finetuning, after: bool, fit: Fit) -> float:
+        """Half-width of `over_g`'s interval over images, the g taken as wholly dependent; NaN where any g has none."""
+        network = one.finetuned if after else one.network
+        places = [(network, one.seed, one.grid, label, fit) for label in one.labels]
+        return float(np.mean([self.halves.get(place, float("nan")) for place in places]))
 
     def whole_grid(self, one: Finetuning) -> GridFacts | None:
         """The family's grid, if it was measured before and after."""
@@ -199,7 +211,9 @@ def studies(collected: Collected) -> list[Study]:
             tuple(sorted(everything, key=lambda one: (one.family, natural(one.finetuned), one.seed))),
             tuple(sorted(fits, key=lambda fit: (fit != NO_MAP, fit))), grids, scores, far,
             frozenset((str(network), int(seed), (str(kind), str(solver))) for network, seed, kind, solver in asked),
-            _runs(measured),
+            _runs(measured), {place: 50 * width for place, width in _by_place(measured.assign(
+                score=measured["high"] - measured["low"]
+            ), "error_rate")},
         ))  # fmt: skip
     return found
 

@@ -114,7 +114,8 @@ def _lay_out(figure: Figure) -> None:
         engine.execute(figure)
         figure.set_layout_engine(None)
         for axes in figure.axes:  # the solver's last digits vary from time to time, and would turn pixels
-            axes.set_position([round(float(edge), _DIGITS) for edge in axes.get_position(original=True).bounds])
+            left, bottom, width, height = (round(float(x), _DIGITS) for x in axes.get_position(original=True).bounds)
+            axes.set_position((left, bottom, width, height))
 
 
 _COLOURED = ("color", "edgecolor", "facecolor", "markeredgecolor", "markerfacecolor")

@@ -9,6 +9,9 @@ from pathlib import Path
 
 from invariance.errors import UserError
 
+DONE = "done.json"
+"""The marker of a finished run, written last of all."""
+
 _DISK_ERRORS = {
     errno.ENOENT: "its folder is not there and cannot be made",
     errno.EROFS: "it is on a read-only file system",

@@ -6,7 +6,8 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from invariance.errors import UserError, nearest
-from invariance.runs.run import CONFIG, DONE
+from invariance.runs.files import DONE
+from invariance.runs.run import CONFIG
 
 
 def all_runs(root: Path) -> list[Path]:

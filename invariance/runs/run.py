@@ -13,18 +13,19 @@ from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
 import pandas as pd
 import yaml
 
 from invariance import __version__
 from invariance.errors import Busy, UserError
-from invariance.runs.files import disk_errors, remove_temporaries, write_text
+from invariance.runs.files import DONE, disk_errors, remove_temporaries, write_text
 from invariance.runs.locks import holder, lock
 from invariance.runs.rows import read_rows, write_rows
+from invariance.runs.sweep import alive, opened
 
-CONFIG, PROVENANCE, ROWS, DONE = "config.yaml", "provenance.json", "rows.csv", "done.json"
+CONFIG, PROVENANCE, ROWS = "config.yaml", "provenance.json", "rows.csv"
 LOCK, PROGRESS = ".lock", "progress.json"
 BEST, LAST, PREVIOUS = "best.ckpt", "last.ckpt", "previous.ckpt"
 """A training run's checkpoints: the best on the validation split, where it stands, and where it stood before that."""
@@ -144,6 +145,7 @@ class Run:
         self._progress = progress
         if self._holds_work:
             self._refuse_other()
+        opened(self.directory)
 
     @property
     def _holds_work(self) -> bool:
@@ -173,13 +175,24 @@ class Run:
         """Whether it is finished now; as `done`, for a second look at what another process may have changed."""
         return (self.directory / DONE).exists()
 
+    def leave_to_others(self) -> None:
+        """Look whether another process works in the run, before anything that takes long.
+
+        Raises:
+            Busy: if one does.
+        """
+        if who := holder(self.directory / LOCK):
+            self._busy(who)
+
+    def _busy(self, who: str) -> NoReturn:
+        raise Busy(f"{self.directory} is being worked on by {who}; wait for it to end, then repeat")
+
     def __enter__(self) -> Self:
         with disk_errors(self.directory):
             self.directory.mkdir(parents=True, exist_ok=True)
             self._lock = lock(self.directory / LOCK)
         if self._lock is None:
-            who = holder(self.directory / LOCK) or "another process, which just ended"
-            raise Busy(f"{self.directory} is being worked on by {who}; wait for it to end, then repeat")
+            self._busy(holder(self.directory / LOCK) or "another process, which just ended")
         try:
             with disk_errors(self.directory):
                 remove_temporaries(self.directory)
@@ -255,6 +268,7 @@ class Run:
         begun, first = self._noted
         facts = {"done": done, "of": of, "unit": unit, "since": first, "seconds": round(now - begun, 2)}
         write_text(self.directory / PROGRESS, json.dumps(facts) + "\n")
+        alive()
 
     def finish(self, rows: pd.DataFrame) -> None:
         """Write the run's rows and then, last of all, the marker that says done."""

@@ -2,11 +2,13 @@
 
 `runs/.sweeps/<page>/<sweep>/` holds `jobs.json`, the jobs in their order, and `attempts/`, a file for every process
 that worked at one. A process holds the lock of its file for as long as it lives, so an attempt that says nothing of its
-end and whose lock is free was killed. No clock is compared with another: durations are those of each process's own.
+end and whose lock is free was killed. No clock is compared with another: durations are those of each process's own, and
+the attempts at a job are counted.
 """
 
 import hashlib
 import json
+import math
 import os
 import socket
 import time
@@ -17,12 +19,15 @@ from types import TracebackType
 from typing import Self
 
 from invariance.errors import Busy, UserError
-from invariance.runs.files import disk_errors, write_text
+from invariance.runs.files import DONE, disk_errors, write_text
 from invariance.runs.locks import holder, lock
 
 SWEEPS, JOBS, ATTEMPTS = ".sweeps", "jobs.json", "attempts"
 SWEEP_VARIABLE, JOB_VARIABLE = "INVARIANCE_SWEEP", "INVARIANCE_JOB"
 """Variables that tell a process which sweep, and which job of it, it works at."""
+
+_NOTE_EVERY = 30.0
+_here: list["Attempt"] = []
 
 
 def sweep_folder(runs: Path, page: str, jobs: Sequence[str]) -> Path:
@@ -45,6 +50,33 @@ def begin_sweep(folder: Path, jobs: Sequence[str]) -> None:
     write_text(folder / JOBS, json.dumps({"jobs": list(jobs)}, indent=1, ensure_ascii=False) + "\n")
 
 
+def find_jobs(runs: Path, page: str, shown: str) -> list[tuple[Path, int]]:
+    """The jobs of sweeps that a command, typed alone, is: each with its sweep's folder, and its number.
+
+    Args:
+        runs: the runs folder.
+        page: the command.
+        shown: the command as a user types it.
+    """
+    found = []
+    for path in sorted((runs / SWEEPS / page).glob(f"*/{JOBS}")):
+        held = _read(path).get("jobs")
+        found += [(path.parent, n) for n, one in enumerate(held) if one == shown] if isinstance(held, list) else []
+    return found
+
+
+def opened(run: Path) -> None:
+    """Let the attempts of this process know of a run directory that their job is about."""
+    for attempt in _here:
+        attempt.opened(run)
+
+
+def alive() -> None:
+    """Write down how long the attempts of this process have taken so far, twice a minute at most."""
+    for attempt in _here:
+        attempt.alive()
+
+
 class Attempt:
     """One process at one job of a sweep; a context manager around the work.
 
@@ -58,20 +90,36 @@ class Attempt:
     def __init__(self, folder: Path, number: int) -> None:
         name = f"{number}.{socket.gethostname()}.{os.getpid()}.{time.monotonic_ns()}"
         self._path, self._lock_path = folder / ATTEMPTS / f"{name}.json", folder / ATTEMPTS / f"{name}.lock"
-        self._number = number
+        self._number, self._turn = number, 0
         self._lock: int | None = None
-        self._begun = time.monotonic()
+        self._begun = self._written = time.monotonic()
+        self._runs: dict[str, None] = {}
+        self._root = Path(os.path.abspath(folder)).parents[2]
 
     def __enter__(self) -> Self:
         with disk_errors(self._path):
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self._lock = lock(self._lock_path)
+        self._turn = 1 + max((one.turn for one in _attempts(self._path.parent, self._number)), default=0)
         self._write("running")
+        _here.append(self)
         return self
+
+    def opened(self, run: Path) -> None:
+        """A run directory that the job is about."""
+        path = Path(os.path.abspath(run))
+        if path.is_relative_to(self._root):
+            self._runs[path.relative_to(self._root).as_posix()] = None
+
+    def alive(self) -> None:
+        """Write down how long it has taken so far, twice a minute at most."""
+        if time.monotonic() - self._written >= _NOTE_EVERY:
+            self._write("running")
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        _here.remove(self)
         if error is None:
             self._write("done")
         elif isinstance(error, Busy):
@@ -85,8 +133,11 @@ class Attempt:
         os.close(self._lock)
 
     def _write(self, state: str, why: str = "") -> None:
-        seconds = round(time.monotonic() - self._begun, 2)
-        facts = {"job": self._number, "state": state, "why": why, "host": socket.gethostname(), "seconds": seconds}
+        self._written = time.monotonic()
+        facts = {
+            "job": self._number, "turn": self._turn, "state": state, "why": why, "host": socket.gethostname(),
+            "seconds": round(self._written - self._begun, 2), "runs": list(self._runs),
+        }  # fmt: skip
         write_text(self._path, json.dumps(facts, ensure_ascii=False) + "\n")
 
 
@@ -138,29 +189,62 @@ def read_sweeps(runs: Path) -> list[SweepState]:
     return sweeps
 
 
-def _states(folder: Path, jobs: list[object]) -> tuple[JobState, ...]:
-    attempts: dict[int, list[tuple[str, str, str, float]]] = {}
-    for path in sorted((folder / ATTEMPTS).glob("*.json")):
+@dataclass(frozen=True)
+class _Told:
+    """What an attempt has told of itself: its turn, its state and the cause, its seconds, the runs it is about."""
+
+    path: Path
+    job: int
+    turn: int
+    state: str
+    why: str
+    seconds: float
+    runs: tuple[str, ...]
+
+
+def _attempts(folder: Path, number: int | None = None) -> list[_Told]:
+    """The attempts at all jobs, or at one, in their turn; what is damaged counts as absent."""
+    found = []
+    for path in sorted(folder.glob("*.json" if number is None else f"{number}.*.json")):
         held = _read(path)
-        state, seconds = held.get("state"), held.get("seconds")
-        if not isinstance(state, str) or not isinstance(seconds, int | float) or not isinstance(held.get("job"), int):
-            continue
-        where = ""
-        if state == "running":
-            where = holder(path.with_suffix(".lock")) or ""
-            state = "running" if where else "stopped"
-        attempts.setdefault(int(str(held["job"])), []).append((state, str(held.get("why", "")), where, float(seconds)))
-    return tuple(_state(str(shown), attempts.get(number, [])) for number, shown in enumerate(jobs))
+        job, state, seconds = held.get("job"), held.get("state"), held.get("seconds")
+        turn, runs = held.get("turn", 0), held.get("runs", [])
+        counted = all(isinstance(one, int) and not isinstance(one, bool) for one in (job, turn))
+        timed = isinstance(seconds, int | float) and not isinstance(seconds, bool) and math.isfinite(seconds)
+        if counted and timed and isinstance(state, str) and isinstance(runs, list):
+            why, seconds = str(held.get("why", "")), float(str(seconds))
+            found.append(_Told(path, int(str(job)), int(str(turn)), state, why, seconds, tuple(map(str, runs))))
+    return sorted(found, key=lambda one: one.turn)
 
 
-def _state(shown: str, attempts: list[tuple[str, str, str, float]]) -> JobState:
-    """A job's state: the best of its attempts, but that one which runs tells more than one that failed."""
-    seconds = sum(one[3] for one in attempts if one[0] != "busy")
-    for wanted in ("done", "running", "failed", "stopped", "interrupted"):
-        for state, why, where, _ in attempts:
-            if state == wanted:
-                return JobState(shown, "stopped" if state == "interrupted" else state, why, where, seconds)
-    return JobState(shown, "to do")
+def _states(folder: Path, jobs: list[object]) -> tuple[JobState, ...]:
+    told: dict[int, list[_Told]] = {}
+    for one in _attempts(folder / ATTEMPTS):
+        told.setdefault(one.job, []).append(one)
+    root = folder.parents[2]
+    return tuple(_state(str(shown), told.get(number, []), root) for number, shown in enumerate(jobs))
+
+
+def _state(shown: str, told: list[_Told], root: Path) -> JobState:
+    """A job's state: running if any attempt is, else what the newest came to.
+
+    An attempt that was cut short takes nothing back of one that was done before, and a job that was done is so for as
+    long as its runs are there.
+    """
+    worked = [one for one in told if one.state != "busy"]
+    seconds = sum(one.seconds for one in worked)
+    for one in worked:
+        if one.state == "running" and (where := holder(one.path.with_suffix(".lock"))):
+            return JobState(shown, "running", where=where, seconds=seconds)
+    cut_short = ("running", "interrupted")
+    newest = next((one for one in reversed(worked) if one.state not in cut_short), None)
+    if newest is not None and newest.state == "done" and all((root / run / DONE).exists() for run in newest.runs):
+        return JobState(shown, "done", seconds=seconds)
+    if worked and worked[-1].state in cut_short:
+        return JobState(shown, "stopped", seconds=seconds)
+    if newest is not None and newest.state == "failed":
+        return JobState(shown, "failed", newest.why, seconds=seconds)
+    return JobState(shown, "to do", seconds=seconds)
 
 
 def _read(path: Path) -> dict[str, object]:

@@ -4,9 +4,10 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from invariance.runs.files import DONE
 from invariance.runs.find import all_runs
 from invariance.runs.locks import holder
-from invariance.runs.run import DONE, LOCK, PROGRESS, PROVENANCE
+from invariance.runs.run import LOCK, PROGRESS, PROVENANCE
 from invariance.runs.sweep import SweepState
 
 
@@ -65,7 +66,7 @@ def _state(path: Path, runs: Path) -> RunState:
         done, of, since, seconds = (float(held[key]) for key in ("done", "of", "since", "seconds"))
         rate = (done - since) / seconds if seconds > 0 and where else 0.0
         return RunState(name, state, where, int(done), int(of), str(held["unit"]), max(0.0, rate))
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, OverflowError):
         return RunState(name, state, where)
 
 

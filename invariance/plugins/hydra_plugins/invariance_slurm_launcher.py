@@ -42,7 +42,7 @@ class SlurmLauncher(Launcher):
         assert self.config is not None
         folder = Path(os.environ[SWEEP_VARIABLE])
         files = folder / str(self.settings["submitit_folder"])
-        executor = build_executor(self.settings, files)
+        executor = build_executor(self.settings, files, self.config.get("memory_gb"))
         jobs = jobs_of(self.config.hydra.job.name, job_overrides, options_of(self.config), folder, initial_job_idx)
         print(f"{len(jobs)} jobs on SLURM; what they print is in {folder / 'logs'}", flush=True)
         progress = bool(self.config.get("progress", True))
