@@ -14,7 +14,8 @@ if TYPE_CHECKING:  # torch takes seconds to import, and --help must not wait for
 
     import torch
 
-    from invariance.planning import Estimate, Study
+    from invariance.planning import Study
+    from invariance.work import Estimate
 
 GROUPS = ("data", "model", "recipe", "trainer")
 
@@ -35,9 +36,11 @@ def plan(config: dict[str, Any]) -> None:
 
     from invariance.features import choose_device
     from invariance.memory import keep_freed
-    from invariance.planning import Study, Templates, estimate, networks_there, units_of
+    from invariance.planning import Study
     from invariance.progress import bar
     from invariance.rates import measure_rates
+    from invariance.templates import Templates, networks_there
+    from invariance.work import estimate, units_of
 
     keep_freed()
     device = choose_device(str(chosen["trainer"]))

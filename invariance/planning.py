@@ -7,18 +7,15 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from invariance.cli import find_plugins, no_yaml
 from invariance.conf import conf_dir
 from invariance.data.building import BYTES_OF_LISTS, MANIFEST
 from invariance.data.decode import COLOURS, Pixels
@@ -29,13 +26,12 @@ from invariance.data.sources import data_config
 from invariance.errors import UserError, nearest
 from invariance.fits import JOINT, Fit, fits_of
 from invariance.grids import Grid, grids_for, joint_grid
-from invariance.models import build_model
-from invariance.models.representation import Representation
 from invariance.pairs import group_size
+from invariance.templates import Config, Templates, Trained, plain, trained_by
 from invariance.transforms import build
 from invariance.transforms.base import UNTOUCHED
+from invariance.work import START, Job, Net, Stage, Unit, Work, shape_of
 
-Config = dict[str, Any]
 PUBLISHED: dict[str, tuple[dict[str, int], int]] = {
     "invariance.data.ilsvrc.ILSVRC": ({"train": ILSVRC.TRAINING, "val": ILSVRC.VALIDATION}, 1000),
     "invariance.data.rvl_cdip.RVLCDIP": (RVLCDIP.SIZES, len(RVLCDIP.CLASSES)),
@@ -44,110 +40,6 @@ PUBLISHED: dict[str, tuple[dict[str, int], int]] = {
 
 _EXAMPLES = 4
 _FLOAT = 4
-
-
-@dataclass(frozen=True)
-class Net:
-    """A network as far as its speed depends on it.
-
-    Attributes:
-        model: a yaml of `conf/model/`, resolved, as JSON.
-        classes: how many.
-        channels: of the images.
-        layer: where φ ends.
-    """
-
-    model: str
-    classes: int
-    channels: int
-    layer: str
-
-    @property
-    def config(self) -> Config:
-        """The configuration of `conf/model/`."""
-        return dict(json.loads(self.model))
-
-    @property
-    def size(self) -> int:
-        """Side of its input in pixels."""
-        return int(self.config["input_size"])
-
-
-@cache
-def shape_of(net: Net) -> tuple[int, int]:
-    """D at the layer, and how many parameters the network has; nothing is allocated.
-
-    Raises:
-        UserError: for a network that cannot be had, or has no such layer.
-    """
-    with torch.device("meta"):
-        network = build_model(net.config, net.classes, net.channels)
-        r = Representation(network, net.layer).phi(torch.empty(1, net.channels, net.size, net.size))
-    return r.shape[1], sum(one.numel() for one in network.parameters())
-
-
-@dataclass(frozen=True)
-class Unit:
-    """What a job does some number of times.
-
-    Attributes:
-        kind: what it is.
-        of: what its cost depends on.
-        how: what is needed to time it, of which any one with the same `of` will do.
-    """
-
-    kind: str
-    of: tuple[Any, ...] = ()
-    how: Any = field(default=None, compare=False)
-
-
-START = Unit("start")
-"""A job beside its work: imports, composing, opening the data, the first and the last things it does."""
-
-
-class Work(dict[Unit, float]):
-    """How often a job does what."""
-
-    def add(self, unit: Unit, times: float) -> None:
-        """So many times more."""
-        self[unit] = self.get(unit, 0.0) + times
-
-    def join(self, other: Work) -> None:
-        """Another's work as well."""
-        for unit, times in other.items():
-            self.add(unit, times)
-
-
-@dataclass(frozen=True)
-class Job:
-    """One job of a stage.
-
-    Attributes:
-        name: what it is about.
-        work: its work.
-        disk: bytes that it leaves.
-    """
-
-    name: str
-    work: Work
-    disk: float = 0.0
-
-
-@dataclass(frozen=True)
-class Stage:
-    """A part of the study.
-
-    Attributes:
-        name: prepare, networks, measure, distance, finetune, cross, or a network that is for the distances alone.
-        jobs: its jobs.
-        on_cores: whether it runs on all cores of one machine, and not on a device a job.
-        gap: why it cannot be planned, if that is so.
-    """
-
-    name: str
-    jobs: list[Job]
-    on_cores: bool = False
-    gap: str = ""
 
 
 @dataclass(frozen=True)
@@ -215,145 +107,6 @@ def data_set(config: Config, prepared: Path) -> DataSet:
     largest = max(found.listings.values(), key=len)
     images = {name: len(listing) for name, listing in found.listings.items()}
     return DataSet(config, images, len(found.classes), "counted", lambda: largest.read(0))
-
-
-@contextmanager
-def _hydra_at(folder: Path) -> Iterator[None]:
-    """Hydra composing from a folder, also while it runs the command."""
-    from hydra import initialize_config_dir
-    from hydra.core.global_hydra import GlobalHydra
-
-    instance = GlobalHydra.instance()
-    held = instance.hydra
-    instance.clear()
-    try:
-        with initialize_config_dir(str(folder.absolute()), version_base="1.3"):
-            yield
-    finally:
-        instance.hydra = held
-
-
-class Templates:
-    """The templates of one study: `<study>_networks.yaml`, `<study>_measure.yaml` and so on.
-
-    Args:
-        folder: where they are.
-        study: the beginning of their names.
-    """
-
-    def __init__(self, folder: Path, study: str) -> None:
-        self.folder, self.study = folder, study
-
-    def there(self, stage: str) -> bool:
-        """Whether there is such a template."""
-        return (self.folder / f"{self.study}_{stage}.yaml").is_file()
-
-    def compose(self, stage: str, *overrides: str) -> DictConfig:
-        """A template's configuration, not resolved, as its command makes it for overrides.
-
-        Raises:
-            UserError: if there is no such template, or it cannot be composed.
-        """
-        from hydra import compose
-        from hydra.errors import HydraException
-        from omegaconf.errors import OmegaConfBaseException
-        from yaml import YAMLError
-
-        if not self.there(stage):
-            raise UserError(f"no template {self.study}_{stage}.yaml in {self.folder}; name its folder with templates=…")
-        where = f"hydra.searchpath=[file://{conf_dir()}]"
-        try:
-            with _hydra_at(self.folder):
-                return compose(f"{self.study}_{stage}", [where, *overrides], return_hydra_config=True)
-        except YAMLError as error:
-            raise UserError(no_yaml(error)) from error
-        except (HydraException, OmegaConfBaseException) as error:
-            raise UserError(f"{self.study}_{stage} with {' '.join(overrides)}: {str(error).splitlines()[0]}") from error
-
-    def sweep(self, config: DictConfig) -> list[dict[str, str]]:
-        """The jobs of a composed template: what each sets, by key.
-
-        Raises:
-            UserError: if what it sweeps over cannot be read.
-        """
-        from hydra.core.global_hydra import GlobalHydra
-        from hydra.core.override_parser.overrides_parser import OverridesParser
-        from hydra.errors import HydraException
-
-        find_plugins()
-        from hydra_plugins.invariance_sweeper import FamilySweeper
-
-        params = [f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items()]
-        with _hydra_at(conf_dir()):  # where glob(*) looks
-            parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
-            try:
-                jobs = FamilySweeper.split_arguments(parser.parse_overrides(params), None)[0]
-            except HydraException as error:
-                said = str(error).splitlines()[0]
-                raise UserError(f"{config.hydra.job.config_name}: hydra.sweeper.params: {said}") from error
-        return [dict((key, value) for key, _, value in (one.partition("=") for one in job)) for job in jobs]
-
-
-def plain(config: DictConfig, settings: Mapping[Any, Any] | None = None) -> Config:
-    """A composed configuration, resolved and without Hydra's own part, with some of its keys set otherwise.
-
-    Raises:
-        UserError: if something in it is not set.
-    """
-    from omegaconf.errors import OmegaConfBaseException
-
-    copy = config.copy()
-    OmegaConf.set_readonly(copy, False)
-    OmegaConf.set_struct(copy, False)
-    copy.pop("hydra", None)
-    for key, value in (settings or {}).items():
-        OmegaConf.update(copy, key, value)
-    try:
-        held = OmegaConf.to_container(copy, resolve=True)
-    except OmegaConfBaseException as error:
-        raise UserError(str(error).splitlines()[0]) from error
-    assert isinstance(held, dict)
-    return {str(key): value for key, value in held.items()}
-
-
-@dataclass(frozen=True)
-class Trained:
-    """A network that the study trains: its name as `<name>/seed<k>`, and its family's configuration."""
-
-    label: str
-    transform: Config
-
-    @property
-    def name(self) -> str:
-        """Its name without the seed."""
-        return self.label.rpartition("/seed")[0]
-
-
-def trained_by(jobs: Sequence[Mapping[str, str]], everything: Mapping[str, Trained], where: str) -> dict[str, Trained]:
-    """The networks that jobs of training make, by what each job sets.
-
-    Args:
-        jobs: what each sets, by key.
-        everything: every network there is, by its name in `conf/network/`.
-        where: the template, for messages.
-
-    Raises:
-        UserError: for a network that does not exist, and for jobs that differ by more than their network and seed.
-    """
-    found = {}
-    for job in jobs:
-        if "network" not in job or job.keys() - {"network", "seed"}:
-            raise UserError(
-                f"{where} sweeps over {', '.join(sorted(job)) or 'nothing'}; a plan knows sweeps over network, and seed"
-            )
-        name = job["network"]
-        if name not in everything:
-            raise UserError(f"{where}: network={name}: there is no such network{nearest(name, everything)}")
-        one = everything[name]
-        if "seed" in job:
-            name, one = f"{name} seed={job['seed']}", replace(one, label=f"{one.name}/seed{job['seed']}")
-        found[name] = one
-    return found
 
 
 class Study:
@@ -577,63 +330,3 @@ class Study:
 
 def _epochs(fit: Fit) -> int:
     return int(getattr(fit.settings, "epochs", 1))
-
-
-def networks_there(templates: Templates) -> dict[str, Trained]:
-    """Every network of `conf/network/` by that name, as the study trains it; composed once for all of a family."""
-    found, families = {}, dict[str, DictConfig]()
-    for path in sorted((conf_dir() / "network").glob("*.yaml")):
-        own = OmegaConf.load(path)
-        assert isinstance(own, DictConfig)
-        [(key, family)] = own.pop("defaults")[0].items()
-        if key != "override /transform":
-            raise UserError(f"{path} overrides {key}; a plan knows networks that differ by their transform alone")
-        if family not in families:
-            families[family] = templates.compose("networks", f"transform={family}")
-        config = plain(families[family], own)
-        found[path.stem] = Trained(f"{config['name']}/seed{config['seed']}", config["transform"])
-    return found
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """What a stage takes.
-
-    Attributes:
-        stage: the stage.
-        seconds: of all jobs together, on one device, or on one core for a stage that runs on cores.
-        longest: of its longest job.
-        wall: with all devices, or all cores.
-        disk: bytes.
-    """
-
-    stage: Stage
-    seconds: float
-    longest: float
-    wall: float
-    disk: float
-
-
-def estimate(stage: Stage, rates: Mapping[Unit, float], devices: int, cores: int) -> Estimate:
-    """What a stage takes at some rates.
-
-    A stage ends no sooner than its longest job, nor than all its work shared out evenly.
-
-    Args:
-        stage: the stage.
-        rates: seconds a unit.
-        devices: devices that work at once, each on a job of its own.
-        cores: cores of the machine that prepares.
-    """
-    disk = sum(job.disk for job in stage.jobs)
-    if stage.gap:
-        return Estimate(stage, math.nan, math.nan, math.nan, disk)
-    seconds = [sum(count * rates[unit] for unit, count in job.work.items()) for job in stage.jobs]
-    total = sum(seconds)
-    wall = total / cores if stage.on_cores else max(total / devices, max(seconds, default=0.0))
-    return Estimate(stage, total, max(seconds, default=0.0), wall, disk)
-
-
-def units_of(stages: Sequence[Stage]) -> list[Unit]:
-    """Every unit of some stages, each once."""
-    return list(dict.fromkeys(unit for stage in stages for job in stage.jobs for unit in job.work))

@@ -34,9 +34,9 @@ from invariance.metrics import l2_distance_per_image
 from invariance.models import build_model
 from invariance.models.representation import Representation
 from invariance.modules.classifier import Classifier, sgd
-from invariance.planning import START, Net, Unit
 from invariance.precision import full_float32
 from invariance.transforms import build
+from invariance.work import START, Net, Unit
 
 _CPU_BATCH = 8
 """Images of the largest timed batch on a CPU, where a step of a whole batch of the recipe's takes a minute."""

@@ -16,7 +16,7 @@ LEVELS = [
     {"network"},
     {"representations"},
     {"pair_rows"},
-    {"measurement", "pairs", "cli", "training", "planning", "rates"},
+    {"measurement", "pairs", "cli", "training", "templates", "work", "planning", "rates"},
     PAGES,
 ]
 LEVEL = {name: number for number, names in enumerate(LEVELS) for name in names}

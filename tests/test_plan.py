@@ -13,26 +13,11 @@ from invariance.cli import find_plugins
 from invariance.errors import UserError
 from invariance.maps import OnlineSGD, Ridge
 from invariance.plan import chosen_of, plan
-from invariance.planning import (
-    START,
-    Estimate,
-    Job,
-    Net,
-    Stage,
-    Study,
-    Templates,
-    Trained,
-    Unit,
-    Work,
-    data_set,
-    estimate,
-    networks_there,
-    shape_of,
-    trained_by,
-    units_of,
-)
+from invariance.planning import Study, data_set
 from invariance.progress import bar
 from invariance.rates import Clock, made_file, measure_rates, straight
+from invariance.templates import Templates, Trained, networks_there, trained_by
+from invariance.work import START, Estimate, Job, Net, Stage, Unit, Work, estimate, shape_of, units_of
 
 TEMPLATES = Path(__file__).parents[1] / "multirun_templates"
 GRIDS = {  # Appendix A, with the untouched; every size of Crop has 5 × 5 windows
