@@ -32,6 +32,7 @@ def plan(config: dict[str, Any]) -> None:
     check(config)
     chosen = chosen_of(config["chosen"])
     names = [str(name) for name in (chosen["data"] if isinstance(chosen["data"], list) else [chosen["data"]])]
+    own = keys_of(config["chosen"], names)
     import torch
 
     from invariance.features import choose_device
@@ -49,10 +50,10 @@ def plan(config: dict[str, Any]) -> None:
     templates = Templates(folder(config["templates"], "templates"), config["study"])
     prepared = folder(config["prepared"], "prepared")
     more = [f"{key}={chosen[key]}" for key in ("model", "recipe") if chosen[key]]
+    more += [one for key in ("data", "model", "recipe") for one in own[key]]
     everything = networks_there(templates)
-    own = {key: config[key] for key in ("data", "model", "recipe") if chosen[key] and len(names) == 1}
     studies = [
-        Study(templates, everything, [f"data={name}", *more], trainer, prepared, config["cross"], own)
+        Study(templates, everything, [f"data={name}", *more], [trainer, *own["trainer"]], prepared, config["cross"])
         for name in names
     ]
     stages = {study.data.name: study.stages() for study in studies}
@@ -88,6 +89,22 @@ def chosen_of(overrides: list[str]) -> dict[str, Any]:
     if data in ([], [None]) or len(set(data)) < len(data):
         raise UserError(f"data={chosen['data']}: give the name of a data set, or a list of different ones")
     return chosen
+
+
+def keys_of(overrides: list[str], names: list[str]) -> dict[str, list[str]]:
+    """The overrides of single keys of the groups, as `recipe.updates=10`, by group.
+
+    Raises:
+        UserError: for a key of data where several data sets are planned.
+    """
+    found: dict[str, list[str]] = {group: [] for group in GROUPS}
+    for override in overrides:
+        group, dot, _ = override.partition("=")[0].lstrip("+~").partition(".")
+        if dot and group in found:
+            found[group].append(override)
+    if found["data"] and len(names) > 1:
+        raise UserError(f"{found['data'][0]}: of which of {', '.join(names)}? plan them one by one, with data=")
+    return found
 
 
 def check(config: dict[str, Any]) -> None:

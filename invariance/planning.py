@@ -116,19 +116,20 @@ class Study:
         templates: the templates.
         everything: every network there is, from `networks_there`.
         choices: overrides of the training template that choose the data set and more: `data=…`, `model=…`, `recipe=…`.
-        trainer: the option of `conf/trainer/` that trains.
+        trainer: the option of `conf/trainer/` that trains, and overrides of its keys.
         prepared: folder of prepared data.
         cross: images that the networks are measured on across data sets; None where that is not known.
-        own: parts of the training configuration to take instead of the composed ones.
     """
 
     def __init__(
-        self, templates: Templates, everything: Mapping[str, Trained], choices: Sequence[str], trainer: str,
-        prepared: Path, cross: int | None = None, own: Mapping[str, Any] | None = None,
+        self, templates: Templates, everything: Mapping[str, Trained], choices: Sequence[str], trainer: Sequence[str],
+        prepared: Path, cross: int | None = None,
     ) -> None:
-        self.templates, self.trainer, self.prepared, self.cross = templates, f"trainer={trainer}", prepared, cross
-        composed = templates.compose("networks", *choices, self.trainer)
-        self.train = {**plain(composed), **(own or {})}
+        self.templates, self.prepared, self.cross = templates, prepared, cross
+        self.trainer, (option, *own) = trainer[0], trainer
+        self.on = [f"trainer={option}", *own]
+        composed = templates.compose("networks", *choices, *self.on)
+        self.train = plain(composed)
         self.data = data_set(self.train["data"], prepared)
         model = json.dumps(self.train["model"], sort_keys=True)
         self.net = Net(model, self.data.classes, self.data.channels, "relu7")
@@ -150,7 +151,7 @@ class Study:
         if stage == "finetune" and self.templates.study == "paper" and (conf_dir() / f"recipe/{own}.yaml").is_file():
             over.append(f"recipe={own}")
         if stage == "finetune":
-            over.append(self.trainer)
+            over += self.on
         if over:
             config = self.templates.compose(stage, *over)
         return config, self.templates.sweep(config)
@@ -179,10 +180,14 @@ class Study:
         recipe, images = self.train["recipe"], self.data.images
         trained = recipe["updates"] * recipe["batch"]
         looks = math.ceil(recipe["updates"] / recipe["val_every"]) * images["val"]
-        looks += sum(images[split] for split in {"val", self.data.report})
-        work = Work({START: 1, self._drawn(one): trained, Unit("image φ", (self.net,)): looks})
+        looked = looks + self._evaluated()
+        work = Work({START: 1, self._drawn(one): trained, Unit("image φ", (self.net,)): looked})
         work.join(self._updates(self.train["trainer"], recipe["batch"], recipe["updates"], trained))
         return Job(name, work, 3.0 * _FLOAT * shape_of(self.net)[1])  # the best, and the last with its momentum
+
+    def _evaluated(self) -> int:
+        """Images that a finished network is evaluated on."""
+        return sum(self.data.images[split] for split in {"val", self.data.report})
 
     def _updates(self, trainer: Config, batch: int, updates: float, images: float) -> Work:
         how = (batch, json.dumps(trainer, sort_keys=True))
@@ -258,7 +263,7 @@ class Study:
             work.add(Unit("image φ", (self.net,)), n_fit + n_report)
             work.add(self._moved("image under g", one.transform), n_fit + n_report)
         fits = fits_of({"linear": {}}, config["solver"]) if "l2_distance" in config["metrics"] else []
-        device = torch.device("cuda" if self.trainer == "trainer=gpu" and torch.cuda.is_available() else "cpu")
+        device = torch.device("cuda" if self.trainer == "gpu" and torch.cuda.is_available() else "cpu")
         memory = float(config["memory_gb"]) * 1e9
         held = group_size(dim, dim, n_fit, n_report, fits=fits, memory=memory, device=device)
         fitted = n * math.ceil(n / held)  # stacked fits, of one source to a group of targets
@@ -289,11 +294,12 @@ class Study:
             j = sum(point.label != UNTOUCHED for point in grid.transform.grid())
             images = recipe["updates"] * recipe["batch"] * (j + 1)
             work.join(self._updates(config["trainer"], recipe["batch"], recipe["updates"], images))
-            work.add(self._moved("image under g", grid.settings), images)
+            looks = math.ceil(recipe["updates"] / recipe["val_every"]) * self.data.images["val"]
+            work.add(self._moved("image under g", grid.settings), images + looks * (j + 1))
+            work.add(Unit("image φ", (self.net,)), looks * (j + 1) + self._evaluated())
+            work.add(Unit("image scored", (self.net,)), looks * j)
             about = (dim, recipe["batch"], json.dumps(config["trainer"], sort_keys=True))
             work.add(Unit("map trained", about), recipe["updates"] * j)
-            looks = math.ceil(recipe["updates"] / recipe["val_every"]) * self.data.images["val"]
-            work.add(Unit("image φ", (self.net,)), looks)
             own = config["grids"] == "own" and not grid.own
             for other in (grid, *grids_for(one.transform, grid.family if own else config["grids"], {})):
                 for learned in ([], [Fit("residual", JOINT)] if other is grid else []):  # before, and after

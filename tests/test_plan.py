@@ -12,7 +12,7 @@ import invariance.rates
 from invariance.cli import find_plugins
 from invariance.errors import UserError
 from invariance.maps import OnlineSGD, Ridge
-from invariance.plan import chosen_of, plan
+from invariance.plan import chosen_of, keys_of, plan
 from invariance.planning import Study, data_set
 from invariance.progress import bar
 from invariance.rates import Clock, made_file, measure_rates, straight
@@ -41,7 +41,7 @@ def paper():
 
     def stages(data):
         if data not in made:
-            made[data] = Study(templates, everything, [f"data={data}"], "cpu", Path("nowhere"))
+            made[data] = Study(templates, everything, [f"data={data}"], ["cpu"], Path("nowhere"))
         return {stage.name: stage for stage in made[data].stages()}
 
     return stages
@@ -135,8 +135,11 @@ def test_finetuning_takes_all_copies_through_the_network_and_is_measured_before_
     for name, j in copies.items():
         job = about(finetune, name)
         assert times(job, "image trained") == 150_000 * batch * (j + 1) and times(job, "map trained") == 150_000 * j
-    looks = 30 * (50_000 if data == "ilsvrc" else 40_000)
-    assert times(about(finetune, "rotation_20"), "image φ") == looks + 2 * (7 + 17) * images
+    val = 50_000 if data == "ilsvrc" else 40_000
+    looks, rotation = 30 * val, about(finetune, "rotation_20")  # every 5,000 updates, untouched and under every g of G
+    evaluated = {"ilsvrc": 50_000, "rvl_cdip": 80_000}[data]
+    assert times(rotation, "image φ") == 7 * looks + evaluated + 2 * (7 + 17) * images
+    assert times(rotation, "image under g") == 150_000 * batch * 7 + 7 * looks + 2 * (7 + 17) * images
 
 
 def test_room_is_that_of_the_arrays_and_checkpoints(paper):
@@ -207,7 +210,7 @@ def test_every_unit_of_a_study_is_timed(smoke):
     study = Study.__new__(Study)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Templates, "sweep", lambda self, config: [{"network": "rotation_20"}, {"network": "mirror_both"}])
-        study.__init__(templates, everything, [], "cpu", Path("nowhere"))
+        study.__init__(templates, everything, [], ["cpu"], Path("nowhere"))
         patch.setattr(Templates, "sweep", lambda self, config: [{"which": "rotation_20"}, {"which": "mirror_both"}])
         stages = [study.prepare(), study.networks(), study.measure(), study.finetune()]
         patch.setattr(Templates, "sweep", lambda self, config: [])
@@ -284,6 +287,35 @@ def test_the_paper_with_another_model_and_recipe(compose, quick, tmp_path, capsy
     assert stages["networks"]["jobs"] == 35 and stages["distance"]["jobs"] == stages["baseline_3"]["jobs"] == 1
     each = 10 + 1e-3 * (2 * 50 * 16 + 50 + 5 * 359 + 718)
     assert stages["networks"]["seconds_longest"] == pytest.approx(each)
+
+
+def test_keys_of_groups_count_for_every_data_set(compose, quick, tmp_path):
+    path = tmp_path / "plan.json"
+    own = ["model=tiny", "recipe=smoke", "recipe.updates=50", "recipe.batch=8"]
+    plan(config_of(compose, "data=[digits,photos]", *own, "study=smoke", "trainer=cpu", f"json={path}"))
+    stages = json.loads(path.read_text())["stages"]
+    each = 10 + 1e-3 * (2 * 50 * 8 + 50 + 5 * 359 + 718)
+    assert stages["digits"]["networks"]["seconds_longest"] == pytest.approx(each)
+    assert list(stages) == ["digits", "photos"]
+
+
+def test_a_key_of_the_trainer_is_planned_for(compose, smoke):
+    on = ["cpu", "trainer.precision=bf16-mixed"]
+    study = Study(Templates(TEMPLATES, "smoke"), smoke, ["data=digits"], on, Path("nowhere"))
+    [said] = {unit.of[2] for unit in study.networks().jobs[0].work if unit.kind == "update"}
+    assert json.loads(said)["precision"] == "bf16-mixed"
+    [said] = {unit.of[2] for unit in study.finetune().jobs[0].work if unit.kind == "update"}
+    assert json.loads(said)["precision"] == "bf16-mixed"
+
+
+def test_keys_of_groups_on_a_command_line():
+    said = ["data=digits", "recipe.updates=3", "++model.width=2", "study=smoke", "trainer.precision=x", "recipe=smoke"]
+    found = keys_of(said, ["digits"])
+    assert found == {"data": [], "model": ["++model.width=2"], "recipe": ["recipe.updates=3"],
+                     "trainer": ["trainer.precision=x"]}  # fmt: skip
+    assert keys_of(["data.root=/x"], ["digits"])["data"] == ["data.root=/x"]
+    with pytest.raises(UserError, match="data.root=/x: of which of ilsvrc, rvl_cdip"):
+        keys_of(["data.root=/x"], ["ilsvrc", "rvl_cdip"])
 
 
 def test_what_the_command_line_chose():
