@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -168,9 +168,10 @@ class Study:
             for size in sorted(sizes)
         ], on_cores=True)  # fmt: skip
 
-    def _decoded(self, size: int) -> Unit:
-        about = (self.data.config["_target_"], self.data.config["colour"], size)
-        return Unit("image decoded", about, self.data.sample)
+    def _decoded(self, size: int, config: Config | None = None) -> Unit:
+        """An image of the data set, or of another whose images are made gray or coloured as this one's are."""
+        about = ((config or self.data.config)["_target_"], self.data.config["colour"], size)
+        return Unit("image decoded", about, None if config else self.data.sample)
 
     def networks(self) -> Stage:
         """Training."""
@@ -323,7 +324,23 @@ class Study:
         except UserError:
             counted = [Job(str(job["networks"]), Work()) for job in jobs]
             return Stage("cross", counted, gap="how many images are measured on is not known: give cross=")
-        return Stage("cross", [self._measuring(job, self.data, (fit, report)) for job in jobs])
+        made, sizes = [], set[int]()
+        for job in jobs:
+            one, new = self._measuring(job, self.data, (fit, report)), self._sizes(job) - sizes
+            sizes |= new
+            for size in new:  # images are prepared by the first job that needs them
+                one.work.add(self._decoded(size, job["data"]), fit + report)
+            room = sum(self.data.channels * size**2 + BYTES_OF_LISTS for size in new) * (fit + report)
+            made.append(replace(one, disk=one.disk + room))
+        return Stage("cross", made)
+
+    def _sizes(self, config: Config) -> set[int]:
+        """The sizes of image that a measurement needs."""
+        return {
+            build(grid.settings).source_size(self.net.size)
+            for one in self._chosen(config)
+            for grid in grids_for(one.transform, config["grids"], config.get("grid") or {})
+        }
 
     def _cross_images(self, config: Config) -> tuple[int, int]:
         """Images to fit and to report on of another data set."""

@@ -292,11 +292,22 @@ def test_the_paper_with_another_model_and_recipe(compose, quick, tmp_path, capsy
 def test_keys_of_groups_count_for_every_data_set(compose, quick, tmp_path):
     path = tmp_path / "plan.json"
     own = ["model=tiny", "recipe=smoke", "recipe.updates=50", "recipe.batch=8"]
-    plan(config_of(compose, "data=[digits,photos]", *own, "study=smoke", "trainer=cpu", f"json={path}"))
+    plan(config_of(compose, "data=[digits,rvl_cdip]", *own, "trainer=cpu", f"json={path}"))
     stages = json.loads(path.read_text())["stages"]
-    each = 10 + 1e-3 * (2 * 50 * 8 + 50 + 5 * 359 + 718)
-    assert stages["digits"]["networks"]["seconds_longest"] == pytest.approx(each)
-    assert list(stages) == ["digits", "photos"]
+    for data, val, evaluated in (("digits", 359, 718), ("rvl_cdip", 40_000, 80_000)):
+        each = 10 + 1e-3 * (2 * 50 * 8 + 50 + 5 * val + evaluated)
+        assert stages[data]["networks"]["seconds_longest"] == pytest.approx(each)
+
+
+def test_cross_data_is_measured_and_its_pages_prepared_once():
+    find_plugins()
+    templates, pages = Templates(TEMPLATES, "paper"), 10_000
+    study = Study(templates, networks_there(templates), ["data=rvl_cdip"], ["cpu"], Path("nowhere"), pages)
+    jobs = study.cross_data().jobs
+    assert len(jobs) == 35 and {times(job, "image φ") for job in jobs if "rotation" in job.name} == {17 * pages}
+    sizes = (227, 240, 256, 288, 320)  # all by the first job, which is a baseline's
+    assert times(jobs[0], "image decoded") == 5 * pages and not any(times(job, "image decoded") for job in jobs[1:])
+    assert 0 <= jobs[0].disk - pages * sum(size**2 for size in sizes) < pages * 5000 + 4 * 227**2 * EVERYTHING + 1
 
 
 def test_a_key_of_the_trainer_is_planned_for(compose, smoke):
