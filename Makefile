@@ -64,20 +64,30 @@ LAUNCHERS := one local slurm
 ifeq ($(filter $(LAUNCHER),$(LAUNCHERS)),)
 $(error LAUNCHER=$(LAUNCHER): choose one of $(LAUNCHERS))
 endif
+ifneq ($(filter paper% plan,$(MAKECMDGOALS)),)
+override DATA := $(sort $(DATA))
+DATA_SETS := $(patsubst conf/data/%.yaml,%,$(wildcard conf/data/*.yaml))
+$(if $(DATA),,$(error DATA= is empty: choose of $(DATA_SETS), several with blanks between them))
+$(foreach data,$(filter-out $(DATA_SETS),$(DATA)),$(error DATA=$(data): choose of $(DATA_SETS), several with blanks between them))
+endif
 LAUNCH_one = $(if $(GPUS),$(error GPUS=$(GPUS): LAUNCHER=one runs one job at a time; choose LAUNCHER=local))
-LAUNCH_local = hydra/launcher=local $(if $(GPUS),hydra.launcher.gpus=$(GPUS))
+LAUNCH_local = hydra/launcher=local $(if $(GPUS),'hydra.launcher.gpus=$(GPUS)')
 LAUNCH_slurm = hydra/launcher=slurm $(if $(findstring [,$(GPUS)),$(error GPUS=$(GPUS): with LAUNCHER=slurm give how many jobs are to run at once))$(if $(GPUS),hydra.launcher.array_parallelism=$(GPUS))
 LAUNCH = $(LAUNCH_$(LAUNCHER))
 TEMPLATE := --config-dir multirun_templates --config-name
-PLACES = runs=$(RUNS) prepared=$(PREPARED)
+PLACES = 'runs=$(RUNS)' 'prepared=$(PREPARED)'
 
 # shows a command and runs it; one that was interrupted or killed leaves the file $STOP, for make itself makes 2 of any
 # status, and where that is nothing is run
-RUN = sh -c '[ ! -e "$${STOP:-/dev/null/none}" ] || exit 130; echo "$$@"; "$$@"; s=$$?; \
-	[ $$s -lt 128 ] || [ -z "$$STOP" ] || : > "$$STOP"; exit $$s' --
+ifneq ($(filter paper% smoke%,$(MAKECMDGOALS)),)
+ifeq ($(MAKELEVEL),0)
+export STOP := $(shell mktemp -u)
+endif
+endif
+RUN = sh -c '[ ! -e "$$STOP" ] || exit 130; echo "$$@"; "$$@"; s=$$?; [ $$s -lt 128 ] || : > "$$STOP"; exit $$s' --
 
 # runs every part in its order, whatever became of the one before, unless that was interrupted
-all_parts = status=0; STOP=$$(mktemp -u); export STOP; for part in $(PARTS); do \
+all_parts = status=0; for part in $(PARTS); do \
 	$(MAKE) --no-print-directory $(1)-$$part || { status=$$?; [ $$status -lt 128 ] || exit $$status; \
 	[ ! -e "$$STOP" ] || { rm -f "$$STOP"; echo "$(1)-$$part was interrupted; the same command goes on with it" >&2; exit 130; }; \
 	}; done; exit $$status
@@ -99,17 +109,17 @@ smoke-networks:
 smoke-measure:
 	@$(RUN) $(BIN)/invariance-measure -m $(TEMPLATE) smoke_measure $(LAUNCH) $(PLACES) $(ARGS)
 smoke-distance:
-	@$(RUN) $(BIN)/invariance-distance -m $(TEMPLATE) smoke_distance features=$(SMOKE)/features $(LAUNCH) $(PLACES) $(ARGS)
+	@$(RUN) $(BIN)/invariance-distance -m $(TEMPLATE) smoke_distance 'features=$(SMOKE)/features' $(LAUNCH) $(PLACES) $(ARGS)
 smoke-finetune:
 	@$(RUN) $(BIN)/invariance-finetune -m $(TEMPLATE) smoke_finetune $(LAUNCH) $(PLACES) $(ARGS)
 smoke-cross:
 	@$(RUN) $(BIN)/invariance-measure -m $(TEMPLATE) smoke_cross $(LAUNCH) $(PLACES) $(ARGS)
 smoke-report:
-	@$(RUN) $(BIN)/invariance-report out=$(SMOKE)/report logger=csv $(PLACES)
+	@$(RUN) $(BIN)/invariance-report 'out=$(SMOKE)/report' logger=csv $(PLACES)
 
 # ILSVRC=/data/imagenet is data.root of data=ilsvrc, and so on
 upper = $(shell echo $(1) | tr a-z A-Z)
-data_of = data=$(1) $(if $($(upper)),data.root=$($(upper)))
+data_of = data=$(1) $(if $($(upper)),'data.root=$($(upper))')
 comma := ,
 empty :=
 space := $(empty) $(empty)
@@ -129,7 +139,7 @@ $(DATA:%=paper-measure.%): paper-measure.%:
 $(DATA:%=paper-distance.%): paper-distance.%:
 	@status=0; $(RUN) $(BIN)/invariance-train -m $(TEMPLATE) paper_networks network=baseline_3 $(call data_of,$*) $(LAUNCH) \
 		$(PLACES) $(ARGS) || status=$$?; [ $$status -lt 128 ] || exit $$status; $(RUN) $(BIN)/invariance-distance -m $(TEMPLATE) paper_distance of=$* \
-		features=$(FEATURES) $(LAUNCH) $(PLACES) $(ARGS) || status=$$?; exit $$status
+		'features=$(FEATURES)' $(LAUNCH) $(PLACES) $(ARGS) || status=$$?; exit $$status
 $(DATA:%=paper-finetune.%): paper-finetune.%:
 	@$(RUN) $(BIN)/invariance-finetune -m $(TEMPLATE) paper_finetune of=$* recipe=finetune_$* $(LAUNCH) $(PLACES) $(ARGS)
 paper-cross:
@@ -138,17 +148,17 @@ ifeq ($(filter rvl_cdip,$(DATA)),)
 	@echo "Fig. 10 is left out: it is of networks trained on RVL-CDIP, and DATA=$(DATA)"
 else
 	@[ -d '$(HISTORICAL)' ] || { echo "error: HISTORICAL=$(HISTORICAL): there is no such folder" >&2; exit 2; }
-	@$(RUN) $(BIN)/invariance-measure -m $(TEMPLATE) paper_cross data.root=$(HISTORICAL) $(LAUNCH) $(PLACES) $(ARGS)
+	@$(RUN) $(BIN)/invariance-measure -m $(TEMPLATE) paper_cross 'data.root=$(HISTORICAL)' $(LAUNCH) $(PLACES) $(ARGS)
 endif
 else
 	@echo "Fig. 10 is left out: give HISTORICAL=, a folder of page images"
 endif
 paper-report:
-	@$(RUN) $(BIN)/invariance-report out=$(REPORT) $(PLACES)
+	@$(RUN) $(BIN)/invariance-report 'out=$(REPORT)' $(PLACES)
 
 plan:
 	$(if $(findstring [,$(GPUS)),$(error GPUS=$(GPUS): give a plan how many))$(BIN)/invariance-plan \
-		'data=[$(subst $(space),$(comma),$(strip $(DATA)))]' prepared=$(PREPARED) $(if $(GPUS),gpus=$(GPUS)) $(ARGS)
+		'data=[$(subst $(space),$(comma),$(strip $(DATA)))]' 'prepared=$(PREPARED)' $(if $(GPUS),gpus=$(GPUS)) $(ARGS)
 
 status:
-	$(BIN)/invariance-status runs=$(RUNS)
+	$(BIN)/invariance-status 'runs=$(RUNS)'

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 from pathlib import Path
@@ -103,7 +104,7 @@ def test_make_runs_every_template():
             assert (f"--config-name multirun_templates {path.stem}" in said or f" {path.stem} " in said) == (
                 path.stem.startswith(study)
             )
-    assert "data=ilsvrc data.root=/in" in said and "hydra.launcher.gpus=8" in said and "data=rvl_cdip  " in said
+    assert "data=ilsvrc 'data.root=/in'" in said and "hydra.launcher.gpus=8" in said and "data=rvl_cdip  " in said
     slurm = made("paper-measure", "LAUNCHER=slurm", "DATA=ilsvrc", "GPUS=4", "ARGS=hydra.launcher.partition=big").stdout
     assert slurm.count("invariance-measure") == 1 and "hydra/launcher=slurm hydra.launcher.array_parallelism=4" in slurm
     assert slurm.rstrip().endswith("hydra.launcher.partition=big")
@@ -112,6 +113,7 @@ def test_make_runs_every_template():
 def test_what_is_interrupted_ends_make_and_what_fails_does_not(tmp_path):
     for path in ("pyproject.toml", "Makefile"):
         shutil.copy(ROOT / path, tmp_path)
+    (tmp_path / "conf").symlink_to(ROOT / "conf")
     (tmp_path / ".venv/bin").mkdir(parents=True)
     (tmp_path / ".venv/installed").touch()
 
@@ -131,6 +133,8 @@ def test_what_is_interrupted_ends_make_and_what_fails_does_not(tmp_path):
         pages, status, errors = ran(target, train=2, distance=130)
         assert pages[-1] == "distance" and "measure" in pages and status != 0
         assert f"{target}-distance was interrupted; the same command goes on with it" in errors
+    pages, status, errors = ran("paper-measure", measure=130)  # of the first data set: the second is not begun
+    assert pages == ["measure"] and status != 0
     # a third baseline that fails does not keep the distances from being measured, nor these the rest
     pages, status, _ = ran("paper", train=2, distance=2)
     assert (pages.count("distance"), pages.count("finetune"), pages[-1]) == (2, 2, "report") and status != 0
@@ -142,4 +146,24 @@ def test_make_refuses_what_makes_no_sense():
     assert "give HISTORICAL=" in made("paper-cross").stdout
     assert "networks trained on RVL-CDIP" in made("paper-cross", "DATA=ilsvrc", "HISTORICAL=/scans").stdout
     assert "how many jobs are to run at once" in made("paper-measure", "LAUNCHER=slurm", "GPUS=[0,2]").stderr
-    assert "prepared=/big gpus=8" in made("plan", "GPUS=8", "PREPARED=/big").stdout
+    assert "'prepared=/big' gpus=8" in made("plan", "GPUS=8", "PREPARED=/big").stdout
+    for wrong in ("DATA=", "DATA=rvl_cdip,ilsvrc", "DATA=imagenet"):
+        for target in ("paper", "paper-measure", "plan"):
+            refused = made(target, wrong)
+            assert refused.returncode != 0 and not refused.stdout
+            assert f"{wrong}{' is empty' if wrong == 'DATA=' else ''}: choose of cifar10 digits" in refused.stderr
+    assert made("test", "DATA=/mnt/data").returncode == 0  # a variable of somebody's shell
+
+
+def test_folders_may_have_blanks_in_their_names():
+    for part in ("prepare", "networks", "measure", "distance", "finetune", "cross", "report"):
+        said = made(f"paper-{part}", "RUNS=my runs", "PREPARED=at home", "RVL_CDIP=/data/my scans", "GPUS=[0, 2]",
+                    "FEATURES=big disk", "REPORT=our report", f"HISTORICAL={ROOT}", "DATA=rvl_cdip").stdout  # fmt: skip
+        for line in said.replace("\\\n", " ").splitlines():
+            words = shlex.split(line)
+            if words[:2] == ["[", "-d"]:
+                continue
+            assert "runs=my runs" in words and "prepared=at home" in words
+        assert "data.root=/data/my scans" in words or part not in ("prepare", "networks")
+    assert "out=our report" in words
+    assert "runs=my runs" in shlex.split(made("status", "RUNS=my runs").stdout)
