@@ -11,7 +11,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from invariance.conf import conf_dir, family_sweep
+from invariance.conf import check_keys, conf_dir, family_sweep
 from invariance.errors import Busy, UserError, nearest
 from invariance.launch import BUSY, shown
 from invariance.runs.files import disk_refusal
@@ -47,6 +47,7 @@ def command(page: str, job: Job) -> None:
     def task(config: DictConfig) -> None:
         try:
             with attempt(page, config):
+                check_template(page, config)
                 plain = OmegaConf.to_container(config, resolve=True)
                 assert isinstance(plain, dict)
                 job({str(key): value for key, value in plain.items()})
@@ -82,6 +83,15 @@ def command(page: str, job: Job) -> None:
             del os.environ["HYDRA_FULL_ERROR"]
     if statuses:
         sys.exit(MISTAKE if MISTAKE in statuses else BUSY)
+
+
+def check_template(page: str, config: DictConfig) -> None:
+    """Refuse unknown keys of the template that a command was given with `--config-name`."""
+    from hydra.core.hydra_config import HydraConfig
+
+    name = HydraConfig.get().job.config_name
+    if name and name != page:
+        check_keys(config, page, name)
 
 
 def attempt(page: str, config: DictConfig) -> AbstractContextManager[object]:

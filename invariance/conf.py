@@ -1,10 +1,13 @@
-"""The folder of configurations, and what its families of transformations say of themselves."""
+"""The folder of configurations, what its families of transformations say of themselves, and which keys a page has."""
 
+import re
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
+
+from invariance.errors import UserError, nearest
 
 
 def conf_dir() -> Path:
@@ -39,3 +42,30 @@ def family_sweep(family: str) -> dict[str, list[str]]:
         return {}
     sweep = family_config(family).get("sweep", {})
     return {str(key): [str(value) for value in values] for key, values in sweep.items()}
+
+
+def page_keys(page: str) -> set[str]:
+    """The keys at the top of a page's configuration: its own, those that all pages share, and its groups."""
+    own, common = (_mapping(conf_dir() / f"{name}.yaml") for name in (page, "common"))
+    groups = {str(group) for entry in own.defaults if isinstance(entry, DictConfig) for group in entry}
+    return {str(key) for key in (*own, *common)} - {"defaults"} | groups
+
+
+def check_keys(config: DictConfig, page: str, template: str) -> None:
+    """Refuse a key at the top of a template that its page does not have, and that nothing in it refers to.
+
+    Args:
+        config: the composed configuration, not resolved.
+        page: the command.
+        template: the template's name, for the message.
+
+    Raises:
+        UserError: naming the key, and what may have been meant.
+    """
+    known = page_keys(page)
+    referred = set(re.findall(r"\$\{(\w+)", str(OmegaConf.to_container(config, resolve=False))))
+    for key in sorted({str(key) for key in config} - known - referred):
+        raise UserError(
+            f"{template}: unknown key {key!r}{nearest(key, sorted(known))} (invariance-{page} --help lists them; one "
+            "of your own is there to be referred to, as ${" + key + "})"
+        )

@@ -258,6 +258,18 @@ def test_a_template_that_is_no_yaml_is_named_with_the_place(tmp_path, monkeypatc
         assert line.startswith("error: ") and "mine.yaml, line 4, column 1: not YAML: expected ',' or '}'" in line
 
 
+def test_an_unknown_key_of_a_template_is_refused_before_anything_runs(tmp_path, monkeypatch, capfd):
+    mine = "defaults:\n  - measure\n  - _self_\nof: digits\nnetworks: ${of}\nmetrcs: [l2_distance]\n"
+    (tmp_path / "mine.yaml").write_text(mine)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+    for more in ([], ["-m", "batch=8,16"]):
+        assert call("measure", *more, "--config-dir", ".", "--config-name", "mine", monkeypatch=monkeypatch) == 2
+        [line] = capfd.readouterr().err.splitlines()
+        assert line.startswith("error: mine: unknown key 'metrcs'; did you mean 'metrics'? (invariance-measure --help")
+    assert not list(tmp_path.glob("runs/**/jobs.json")) and not (tmp_path / "runs/measure").exists()
+
+
 def test_a_folder_must_be_a_path_in_utf8():
     with pytest.raises(UserError, match="runs=.* not UTF-8"):
         folder("runs\udcff", "runs")

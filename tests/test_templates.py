@@ -11,9 +11,11 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
 
 from invariance.cli import find_plugins
-from invariance.conf import conf_dir, families, family_sweep
+from invariance.conf import check_keys, conf_dir, families, family_sweep
+from invariance.errors import UserError
 
 ROOT = Path(__file__).parents[1]
 TEMPLATES = sorted((ROOT / "multirun_templates").glob("*.yaml"))
@@ -56,6 +58,18 @@ def test_a_template_shows_the_command_that_runs_it(path):
     [page] = set(re.findall(r"^#   invariance-(\w+) .*--config-name " + path.stem, path.read_text(), re.M))
     assert (conf_dir() / f"{page}.yaml").exists()
     assert f"- {page}\n" in path.read_text()
+
+
+@pytest.mark.parametrize("path", TEMPLATES, ids=lambda path: path.stem)
+def test_a_template_has_no_key_that_nothing_knows(path):
+    config, _ = composed(path.stem)
+    [page] = set(re.findall(r"^#   invariance-(\w+) .*--config-name", path.read_text(), re.M))
+    check_keys(config, page, path.stem)
+    OmegaConf.set_readonly(config, False)
+    OmegaConf.set_struct(config, False)
+    config.metrcs = ["l2_distance"]
+    with pytest.raises(UserError, match=f"{path.stem}: unknown key 'metrcs'"):
+        check_keys(config, page, path.stem)
 
 
 def run_of(which, all_networks):

@@ -11,7 +11,7 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 
-from invariance.conf import family_sweep
+from invariance.conf import check_keys, family_sweep
 from invariance.errors import UserError
 from invariance.launch import options_of, shown
 from invariance.runs.sweep import SWEEP_VARIABLE, begin_sweep, sweep_folder
@@ -42,6 +42,8 @@ class FamilySweeper(BasicSweeper):
         super().validate_batch_is_legal(batch)
         assert self.config is not None and self.overrides is not None
         page, options = self.config.hydra.job.name, options_of(self.config)
+        if (template := self.config.hydra.job.config_name) not in (None, page):
+            check_keys(self.config, page, template)
         jobs = [shown(page, job, options) for part in self.overrides for job in part]
         folder = sweep_folder(Path(os.path.expandvars(str(self.config.runs))).expanduser(), page, jobs)
         begin_sweep(folder, jobs)
