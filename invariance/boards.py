@@ -16,7 +16,7 @@ from invariance.headlines import PARTS, REPORTED
 from invariance.reporting.contents import Figure, Heading, Item, Paragraph, TableText
 from invariance.runs.files import write_text
 
-_MOST = 100  # runs, and bars, that a panel shows
+_MOST = 500  # runs, and bars, that a panel shows; the whole study of both data sets has some 300
 _COLUMNS = 24  # of a panel grid in a W&B report
 _SOLVERS = ("online_sgd", "ridge")
 _TERMS = ("classification", "transformed", "recovery", "invariance")

@@ -263,17 +263,19 @@ def check_metrics(chosen: object, known: Sequence[str]) -> None:
         raise UserError(f"metrics={odd[0] if odd else chosen}{hint}: give a list, as [{known[0]}], of {there}")
 
 
-def check_numbers(config: Mapping[str, Any], least: Mapping[str, float]) -> None:
+def check_numbers(config: Mapping[str, Any], least: Mapping[str, float], whole: Sequence[str] = ()) -> None:
     """Refuse numbers that are none, or too small.
 
     Args:
         config: the configuration.
         least: the smallest value of each key.
+        whole: the keys whose value is a whole number.
 
     Raises:
         UserError: naming the key.
     """
     for key, low in least.items():
         value = config[key]
-        if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value < math.inf:
-            raise UserError(f"{key}={value!r}: give a number from {low}")
+        kinds = int if key in whole else int | float
+        if isinstance(value, bool) or not isinstance(value, kinds) or not low <= value < math.inf:
+            raise UserError(f"{key}={value!r}: give a {'whole ' if key in whole else ''}number from {low}")

@@ -48,7 +48,7 @@ def check(config: dict[str, Any]) -> None:
 
     check_logger(config["logger"])
     check_metrics(config["metrics"], METRICS)
-    check_numbers(config, {"batch": 1, "memory_gb": 0.01})
+    check_numbers(config, {"batch": 1, "memory_gb": 0.01}, whole=["batch"])
     folder(config["features"], "features")
 
 

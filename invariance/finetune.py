@@ -82,7 +82,7 @@ def check(config: dict[str, Any]) -> None:
 
     check_logger(config["logger"])
     check_metrics(config["metrics"], METRICS)
-    check_numbers(config, {"batch": 1, "memory_gb": 0.01})
+    check_numbers(config, {"batch": 1, "memory_gb": 0.01}, whole=["batch"])
     check_recipe(config["recipe"])
     check_trainer(config["trainer"])
     check_devices(config)

@@ -65,7 +65,7 @@ def check(config: dict[str, Any]) -> None:
 
     check_logger(config["logger"])
     check_metrics(config["metrics"], METRICS)
-    check_numbers(config, {"batch": 1, "memory_gb": 0.01})
+    check_numbers(config, {"batch": 1, "memory_gb": 0.01}, whole=["batch"])
 
 
 def metrics_of(config: dict[str, Any]) -> list[str]:

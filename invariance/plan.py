@@ -114,10 +114,8 @@ def check(config: dict[str, Any]) -> None:
         UserError: for a number that makes no sense.
     """
     check_numbers(config, {"seconds": 1})
-    for key in ("gpus", "cross"):
-        value = config[key]
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-            raise UserError(f"{key}={value!r}: give a whole number from 1")
+    counted = [key for key in ("gpus", "cross") if config[key] is not None]
+    check_numbers(config, dict.fromkeys(counted, 1), whole=counted)
 
 
 def cores() -> int:

@@ -7,6 +7,7 @@ import re
 import secrets
 import sys
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self, cast
@@ -39,6 +40,8 @@ def check_logger(settings: Mapping[str, Any]) -> None:
         raise UserError(f"logger.kind={settings.get('kind')!r}: choose logger=wandb or logger=csv")
     if settings["kind"] != "wandb":
         return
+    if find_spec("wandb") is None:
+        raise UserError("logger=wandb: there is no wandb here; install it with pip, or do without it: logger=csv")
     if settings["mode"] not in _MODES:
         raise UserError(f"logger.mode={settings['mode']!r}: choose one of {', '.join(_MODES)}")
     wish = os.environ.get("WANDB_MODE")

@@ -10,6 +10,7 @@ import yaml
 from PIL import Image
 
 from invariance.data.prepared import prepare
+from invariance.data.unlabelled import Unlabelled
 from invariance.errors import UserError
 from invariance.measure import measure
 from invariance.modules.classifier import load_classifier
@@ -130,3 +131,9 @@ def test_the_report_tells_them_from_those_on_the_own_data(measured, compose, tmp
     assert 'id="data-digits"' in page and 'id="data-digits@historical"' in page
     rows = read_rows(tmp_path / "report/rows.csv")
     assert set(rows["data"]) == {"digits", "digits@historical"}
+
+
+def test_an_archive_in_the_folder_that_was_named_is_pointed_at(tmp_path):
+    (tmp_path / "scans.zip").write_bytes(b"PK")
+    with pytest.raises(UserError, match=r"holds 0 images; two or more are needed; name its archive, as .*/scans\.zip"):
+        Unlabelled(str(tmp_path)).splits()

@@ -78,6 +78,13 @@ def test_a_mode_that_wandb_does_not_know_is_refused(monkeypatch):
     check_logger({**WANDB, "mode": "auto"})
 
 
+def test_a_logger_that_is_not_installed_is_refused_before_the_work(monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(UserError, match="there is no wandb here; .* logger=csv"):
+        check_logger({"kind": "wandb", "mode": "auto"})
+    check_logger({"kind": "csv"})
+
+
 WANDB = {"kind": "wandb", "project": "invariance", "entity": None, "mode": "offline", "group": None, "tags": []}
 ABOUT = {"stage": "measure", "data": "digits", "network": "blur_3", "family": "blur", "seed": 0, "solvers": ["ridge"]}
 

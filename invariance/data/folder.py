@@ -24,7 +24,7 @@ from invariance.data.trees import FolderTree, Stamp, Tree, open_tree
 from invariance.errors import UserError, nearest
 
 _WHAT = "a folder or archive of images, as <split>/<class>/* or <class>/*"
-_ARCHIVES = (".gz", ".bz2", ".xz", ".tgz", ".tar", ".zip")
+ARCHIVES = (".gz", ".bz2", ".xz", ".tgz", ".tar", ".zip")
 _ALMOST_SPLITS = ("valid", "validation", "dev", "training", "testing", "eval", "evaluation")
 
 
@@ -76,7 +76,7 @@ class Folder:
     def name(self) -> str:
         """The folder's own name, or the archive's, made fit for a folder of runs."""
         own = self.root.resolve().name
-        for suffix in _ARCHIVES:
+        for suffix in ARCHIVES:
             own = own.removesuffix(suffix)
         fit = "".join(c if c.isalnum() or c in "_.-" else "_" for c in own)
         return fit.lstrip(".-") or "folder"

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from invariance.data.folder import is_image
+from invariance.data.folder import ARCHIVES, is_image
 from invariance.data.sources import Listing, Splits, check_split_arguments, existing_root, tree_digest, tree_stamps
 from invariance.data.trees import Stamp, Tree, open_tree
 from invariance.errors import UserError
@@ -72,7 +72,9 @@ class Unlabelled:
         images = {name: stamp for name, stamp in files.items() if is_image(name.rpartition("/")[2])}
         names = list(images)
         if len(names) < 2:
-            raise UserError(f"{self.root} holds {len(names)} images; two or more are needed")
+            archives = [name for name in files if name.lower().endswith(ARCHIVES)]
+            hint = f"; name its archive, as data.root={self.root / archives[0]}" if archives else ""
+            raise UserError(f"{self.root} holds {len(names)} images; two or more are needed{hint}")
         everything = Listing.of_tree(self._tree, names, np.full(len(names), -1, np.int64), list(images.values()))
         drawn = np.random.default_rng(derive(self.split_seed, "split", "all")).permutation(len(names))
         count = min(max(1, round(self.val_fraction * len(names))), len(names) - 1)
