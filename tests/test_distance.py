@@ -394,7 +394,8 @@ def test_damaged_features_and_full_disks_are_told(place, compose, monkeypatch):
     [
         ("metrics=[indicies]", "did you mean"), ("metrics=indices", "give a list"), ("metrics=[]", "metrics="),
         ("memory_gb=1e400", "memory_gb"),
-        ("memory_gb=-1", "memory_gb=-1"), ("memory_gb=nan", "memory_gb=nan"), ("batch=0", "batch=0"), ("batch=2.5", "batch=2.5: give a whole number"),
+        ("memory_gb=-1", "memory_gb=-1"), ("memory_gb=nan", "memory_gb=nan"), ("batch=0", "batch=0"),
+        ("batch=2.5", "batch=2.5: give a whole number"),
         ("layer=relu9", "relu9"), ("features=null", "features=None"), ("report=vall", "vall"),
         ("fit={split: test}", "reported on"), ("networks=nothing", "no run"),
     ],
