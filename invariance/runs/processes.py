@@ -12,7 +12,7 @@ from types import FrameType
 from typing import Any
 
 _PR_SET_PDEATHSIG = 1
-_NUMBERS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
+_NUMBERS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP") if hasattr(signal, name)]
 _interrupted, _gently = threading.Event(), threading.Event()
 _chosen: dict[int, Any] = {}
 _TOGETHER = 2.0
@@ -21,7 +21,11 @@ _TOGETHER = 2.0
 
 @contextmanager
 def signals_interrupt() -> Iterator[None]:
-    """Let SIGTERM, and the SIGUSR1 that schedulers send before a job's limit, end a command as Ctrl-C does."""
+    """Let what ends a command end it in order, as Ctrl-C does.
+
+    That is SIGTERM, the SIGUSR1 that schedulers send before a job's limit, and the SIGHUP of a terminal that closes,
+    unless the command was begun to live on then (nohup).
+    """
     if threading.current_thread() is not threading.main_thread():  # where Python handles no signals
         yield
         return
@@ -39,8 +43,9 @@ def signals_interrupt() -> Iterator[None]:
             raise KeyboardInterrupt
 
     _interrupted.clear()
-    held = {number: signal.signal(number, interrupt) for number in _NUMBERS}
-    _chosen.update(dict.fromkeys(_NUMBERS, interrupt))
+    heeded = [one for one in _NUMBERS if (one, signal.getsignal(one)) != (signal.SIGHUP, signal.SIG_IGN)]
+    held = {number: signal.signal(number, interrupt) for number in heeded}
+    _chosen.update(dict.fromkeys(heeded, interrupt))
     try:
         yield
     finally:
