@@ -175,13 +175,14 @@ def test_damaged_records_count_as_absent(tmp_path):
     assert read_sweeps(tmp_path) == []
 
 
-def test_a_job_that_another_process_works_at_is_put_off_until_that_is_done(tmp_path, monkeypatch):
+def test_a_job_that_another_process_works_at_is_put_off_until_that_is_done(tmp_path, monkeypatch, capfd):
     monkeypatch.setattr("invariance.launch.AGAIN", 0.3)
     flag, order = tmp_path / "free", tmp_path / "order"
     code = f"""
     import pathlib, sys
     name = sys.argv[1]
     if name == "held" and not pathlib.Path({str(flag)!r}).exists():
+        print("error: runs/held is being worked on by process 7 on b")
         sys.exit({BUSY})
     with open({str(order)!r}, "a") as file:
         file.write(name + "\\n")
@@ -194,6 +195,7 @@ def test_a_job_that_another_process_works_at_is_put_off_until_that_is_done(tmp_p
     ]
     assert run_jobs(jobs, [Slot("one", {})], progress=False) == []
     assert order.read_text().split() == ["other", "last", "held"]
+    assert capfd.readouterr().err.count("put off: held: runs/held is being worked on by process 7 on b\n") == 1
 
 
 def test_two_launchers_at_one_sweep_share_it(tmp_path):
