@@ -371,7 +371,7 @@ def _end(processes: Sequence[subprocess.Popen[bytes]], shown: Progress) -> None:
         process.terminate()
     if processes:
         with suppress(OSError):  # the terminal may be gone
-            say(shown, f"waiting for {len(processes)} jobs to save their state, {GRACE:.0f} seconds at most …")
+            say(shown, f"waiting for {len(processes)} jobs to end in order, {GRACE:.0f} seconds at most …")
     over = time.monotonic() + GRACE
     for process in processes:
         try:

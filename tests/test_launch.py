@@ -86,7 +86,7 @@ def test_when_the_launcher_ends_its_jobs_end_in_order(tmp_path, number):
     os.kill(launcher.pid, number)
     said = launcher.communicate(timeout=60)[1]
     assert launcher.returncode != 0
-    assert ("waiting for 2 jobs to save their state" in said) == (number != signal.SIGKILL)
+    assert ("waiting for 2 jobs to end in order" in said) == (number != signal.SIGKILL)
     until(lambda: all("ended in order" in log.read_text() for log in logs))
     assert not (tmp_path / "j2.log").exists()
 
@@ -251,6 +251,33 @@ def test_a_sweep_side_by_side_ends_as_one_after_another(tmp_path, compose):
     for network in ("rotation_5", "rotation_10"):
         place = f"train/digits/{network}/seed0/rows.csv"
         assert (tmp_path / "beside" / place).read_bytes() == (tmp_path / "after" / place).read_bytes()
+
+
+@pytest.mark.skipif(not hasattr(os, "login_tty"), reason="no terminals here")
+def test_a_terminal_that_closes_lets_a_command_save_its_state(tmp_path):
+    code = f"""
+    import os, sys, time
+    from pathlib import Path
+    os.login_tty(0)
+    from invariance.cli import command
+    def job(config):
+        print("begun", flush=True)
+        try:
+            while True:
+                time.sleep(0.01)
+        finally:
+            print("what a progress bar prints at its end", flush=True)
+            Path({str(tmp_path / "saved")!r}).touch()
+    sys.argv = ["invariance-prepare"]
+    command("prepare", job)
+    """
+    here, there = os.openpty()
+    one = subprocess.Popen([sys.executable, "-c", textwrap.dedent(code)], stdin=there, cwd=tmp_path)
+    os.close(there)
+    while b"begun" not in os.read(here, 1000):
+        pass
+    os.close(here)
+    assert one.wait(60) == 130 and (tmp_path / "saved").exists()
 
 
 def test_signals_that_come_together_are_one():

@@ -6,7 +6,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
@@ -31,9 +31,12 @@ def signals_interrupt() -> Iterator[None]:
         return
 
     last = -_TOGETHER
+    terminals = [descriptor for descriptor in (1, 2) if os.isatty(descriptor)]
 
-    def interrupt(_number: int, _frame: FrameType | None) -> None:
+    def interrupt(number: int, _frame: FrameType | None) -> None:
         nonlocal last
+        if number == signal.SIGHUP:
+            _leave(terminals)
         again = _interrupted.is_set()
         if again and time.monotonic() - last < _TOGETHER:
             return
@@ -53,6 +56,14 @@ def signals_interrupt() -> Iterator[None]:
         _interrupted.clear()
         for number, handler in held.items():
             signal.signal(number, handler)
+
+
+def _leave(terminals: Iterable[int]) -> None:
+    """Let what is printed to a terminal that closes go nowhere: its errors would end what saves a run's state."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for descriptor in terminals:
+        os.dup2(nowhere, descriptor)
+    os.close(nowhere)
 
 
 def heed_signals() -> None:
