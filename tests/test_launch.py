@@ -7,6 +7,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -127,7 +128,7 @@ def one_after_another(tmp_path, monkeypatch, capfd):
     """Runs `do(size)` as the jobs of a sweep in this process; gives its status, and what was printed."""
     find_plugins()
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("hydra_plugins.invariance_one_launcher.AGAIN", 0.2)
+    monkeypatch.setattr(import_module("hydra_plugins.invariance_one_launcher"), "AGAIN", 0.2)
     monkeypatch.setenv(SWEEP_VARIABLE, "")
     monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
 

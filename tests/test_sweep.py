@@ -162,6 +162,21 @@ def test_another_s_work_leaves_no_trace_unless_a_part_was_done(tmp_path):
     assert job.state == "stopped" and job.seconds > 0
 
 
+def test_a_sweep_that_is_deleted_meanwhile_is_left_out(tmp_path, monkeypatch):
+    for job in "ab":
+        begin_sweep(sweep_folder(tmp_path, "train", [job]), [job])
+    gone, real = sweep_folder(tmp_path, "train", ["a"]).name, os.scandir
+
+    def vanish(path):
+        if gone in str(path):
+            raise FileNotFoundError(path)
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", vanish)
+    ended(sweep_folder(tmp_path, "train", ["b"]), 0)
+    assert "b" in [job.shown for state in read_sweeps(tmp_path) for job in state.jobs]
+
+
 def test_damaged_records_count_as_absent(tmp_path):
     begin_sweep(folder := sweep_folder(tmp_path, "train", ["a", "b"]), ["a", "b"])
     ended(folder, 0)

@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from glob import glob
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -61,7 +62,7 @@ def find_jobs(runs: Path, page: str, shown: str) -> list[tuple[Path, int]]:
         shown: the command as a user types it.
     """
     found = []
-    for path in sorted((runs / SWEEPS / page).glob(f"*/{JOBS}")):
+    for path in _found(runs / SWEEPS / page, f"*/{JOBS}"):
         held = _read(path).get("jobs")
         found += [(path.parent, n) for n, one in enumerate(held) if one == shown] if isinstance(held, list) else []
     return found
@@ -77,14 +78,15 @@ def launching(folder: Path) -> Iterator[None]:
     Raises:
         UserError: if the disk refuses.
     """
-    path = folder / LAUNCHERS / f"{socket.gethostname()}.{os.getpid()}.lock"
-    with disk_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        held = lock(path)
+    path, held = folder / LAUNCHERS / f"{socket.gethostname()}.{os.getpid()}.lock", None
     try:
+        with disk_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            held = lock(path)
         yield
     finally:
-        _give_up(path, held)
+        if held is not None:
+            _give_up(path, held)
 
 
 def _give_up(path: Path, held: int | None) -> None:
@@ -139,10 +141,10 @@ class Attempt:
         self._root = Path(os.path.abspath(folder)).parents[2]
 
     def __enter__(self) -> Self:
-        with disk_errors(self._path):
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._lock = lock(self._lock_path)
         try:
+            with disk_errors(self._path):
+                self._path.parent.mkdir(parents=True, exist_ok=True)
+                self._lock = lock(self._lock_path)
             self._turn = 1 + max((one.turn for one in _attempts(self._path.parent, self._number)), default=0)
             self._write("running")
         except BaseException:
@@ -236,10 +238,10 @@ class SweepState:
 def read_sweeps(runs: Path) -> list[SweepState]:
     """Every sweep below a runs folder. Nothing is written, and what is damaged or half-written counts as absent."""
     sweeps = []
-    for path in sorted((runs / SWEEPS).glob(f"*/*/{JOBS}")):
+    for path in _found(runs / SWEEPS, f"*/*/{JOBS}"):
         held, folder = _read(path).get("jobs"), path.parent
         if isinstance(held, list):
-            launchers = tuple(who for one in sorted(folder.glob(f"{LAUNCHERS}/*.lock")) if (who := holder(one)))
+            launchers = tuple(who for one in _found(folder, f"{LAUNCHERS}/*.lock") if (who := holder(one)))
             sweeps.append(SweepState(folder.parent.name, folder.name, _states(folder, held), launchers))
     return sweeps
 
@@ -260,7 +262,7 @@ class _Told:
 def _attempts(folder: Path, number: int | None = None) -> list[_Told]:
     """The attempts at all jobs, or at one, in their turn; what is damaged counts as absent."""
     found = []
-    for path in sorted(folder.glob("*.json" if number is None else f"{number}.*.json")):
+    for path in _found(folder, "*.json" if number is None else f"{number}.*.json"):
         held = _read(path)
         job, state, seconds = held.get("job"), held.get("state"), held.get("seconds")
         turn, runs = held.get("turn", 0), held.get("runs", [])
@@ -299,6 +301,11 @@ def _state(shown: str, told: list[_Told], root: Path) -> JobState:
     if newest is not None and newest.state == "failed":
         return JobState(shown, "failed", newest.why, seconds=seconds)
     return JobState(shown, "to do", seconds=seconds)
+
+
+def _found(folder: Path, pattern: str) -> list[Path]:
+    """The files below a folder that a pattern names, sorted; `Path.glob` would raise for what vanishes meanwhile."""
+    return [folder / name for name in sorted(glob(pattern, root_dir=folder))]
 
 
 def _read(path: Path) -> dict[str, object]:
