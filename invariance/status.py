@@ -12,7 +12,7 @@ from invariance.errors import UserError
 if TYPE_CHECKING:  # rich takes a while to import, and --help must not wait for it
     from pathlib import Path
 
-    from rich.console import Group
+    from rich.console import Console, Group
 
     from invariance.runs.sweep import SweepState
     from invariance.runs.watch import RunState
@@ -41,19 +41,20 @@ def status(config: dict[str, Any]) -> None:
 
     console = Console()
     now = look(runs)
-    if now.busy and config["every"] and console.is_terminal and config["progress"]:
-        with Live(now.shown(), console=console, auto_refresh=False) as live:
-            try:
-                while now.busy:
-                    time.sleep(config["every"])
-                    now = look(runs)
-                    live.update(now.shown(), refresh=True)
-            finally:
-                live.update(now.shown(lines=False), refresh=True)
-    else:
+    if not (now.busy and config["every"] and console.is_terminal and config["progress"]):
         console.print(now.shown(lines=False))
-    for line in now.lines:
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+        now.print_lines(console)
+        return
+    try:
+        with Live(now.shown(), console=console, auto_refresh=False) as live:
+            going = True
+            while going:
+                time.sleep(config["every"])
+                now = look(runs)
+                going = now.busy
+                live.update(now.shown(lines=going), refresh=True)
+    finally:  # also after Ctrl-C, for long ones were cut
+        now.print_lines(console)
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,11 @@ class Now:
         from rich.text import Text
 
         return Group(*self.tables, *(Text(line, no_wrap=True, overflow="ellipsis") for line in self.lines if lines))
+
+    def print_lines(self, console: Console) -> None:
+        """Print what is to be copied."""
+        for line in self.lines:
+            console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def look(runs: Path) -> Now:

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import signal
 import time
 from contextlib import ExitStack
 
@@ -106,6 +107,10 @@ def test_it_stays_live_while_jobs_are_launched_though_none_runs(tmp_path, capsys
         text = said(capsys, tmp_path, every=1)
     assert len(looks) == 3 and f"launched by {me()}: train {folder.name}" in text
     assert text.endswith(f"failed: no\n again: {command}\n")
+    with pytest.raises(KeyboardInterrupt), launching(folder):
+        monkeypatch.setattr(time, "sleep", lambda _: signal.raise_signal(signal.SIGINT))
+        said(capsys, tmp_path, every=1)
+    assert f" again: {command}\n" in re.sub(" +", " ", capsys.readouterr().out)
 
 
 def test_a_command_to_repeat_is_printed_in_one_line(tmp_path, capsys):
