@@ -262,8 +262,8 @@ def test_a_terminal_that_closes_lets_a_command_save_its_state(tmp_path):
     os.login_tty(0)
     from invariance.cli import command
     def job(config):
-        print("begun", flush=True)
         try:
+            print("begun", flush=True)
             while True:
                 time.sleep(0.01)
         finally:
