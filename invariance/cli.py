@@ -4,6 +4,7 @@ import math
 import os
 import re
 import sys
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
@@ -31,7 +32,8 @@ def command(page: str, job: Job) -> None:
     """Run one page as a Hydra command: `conf/<page>.yaml` and the command line, handed to `job` as plain data.
 
     A `UserError` is printed as one line and the process exits with status 2, or with 75 if nothing is wrong but that
-    another process works at the same; in a sweep the other jobs still run. HYDRA_FULL_ERROR=1 shows every traceback.
+    another process works at the same. A job of a sweep hands its error on to the launcher, as a `UserError`.
+    HYDRA_FULL_ERROR=1 shows every traceback.
     """
     find_plugins()
     import hydra
@@ -51,8 +53,10 @@ def command(page: str, job: Job) -> None:
                 plain = OmegaConf.to_container(config, resolve=True)
                 assert isinstance(plain, dict)
                 job({str(key): value for key, value in plain.items()})
-        except (UserError, OmegaConfBaseException, OSError) as error:
+        except Exception as error:
             line = one_line(error, page)
+            if number_in_sweep() is not None:
+                raise told(error, line, tracebacks) from None
             if tracebacks or line is None:
                 raise
             # not handed on to Hydra, which would add lines of its own and end the sweep
@@ -99,21 +103,39 @@ def attempt(page: str, config: DictConfig) -> AbstractContextManager[object]:
 
     A command that is typed alone, as a failed job is repeated, is a job of the sweeps that have the same.
     """
-    from hydra.core.hydra_config import HydraConfig
-    from hydra.types import RunMode
-
-    folder, number = os.environ.get(SWEEP_VARIABLE), os.environ.get(JOB_VARIABLE)
-    alone = HydraConfig.get().mode != RunMode.MULTIRUN
-    if number is None and not alone:  # one job after another in this process
-        number = str(HydraConfig.get().job.num)
-    if folder and number is not None:
-        return Attempt(Path(folder), int(number))
+    folder, number, here = os.environ.get(SWEEP_VARIABLE), os.environ.get(JOB_VARIABLE), number_in_sweep()
+    if folder and (number is not None or here is not None):
+        return Attempt(Path(folder), int(number) if number is not None else here or 0)
     attempts = ExitStack()
-    if alone and isinstance(config.get("runs"), str):
+    if here is None and isinstance(config.get("runs"), str):
         runs = Path(os.path.expandvars(config.runs)).expanduser()
         for sweep, job in find_jobs(runs, page, shown(page, sys.argv[1:], [])):
             attempts.enter_context(Attempt(sweep, job))
     return attempts
+
+
+def number_in_sweep() -> int | None:
+    """The number of the job that runs now, of a sweep whose jobs run one after another in this process; else None."""
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    hydra = HydraConfig.get()
+    return int(hydra.job.num) if hydra.mode == RunMode.MULTIRUN else None
+
+
+def told(error: Exception, line: str | None, tracebacks: bool) -> UserError:
+    """What a sweep is told of a job's error; of one that no user can mend the traceback is printed here and now.
+
+    Args:
+        error: the error.
+        line: what to tell a user of it; None if nothing can be told in a line.
+        tracebacks: whether every traceback is wanted.
+    """
+    if (line is None or tracebacks) and not was_interrupted():
+        print("".join(traceback.format_exception(error)), end="", file=sys.stderr, flush=True)
+    if isinstance(error, UserError):
+        return error
+    return UserError(line or " ".join(f"{type(error).__name__}: {error}".split()))
 
 
 def flags_last(arguments: list[str]) -> list[str]:
@@ -135,8 +157,9 @@ def flags_last(arguments: list[str]) -> list[str]:
 
 
 def one_line(error: Exception, page: str) -> str | None:
-    """What to tell a user of an error that they can mend; None for one of the operating system that they cannot."""
+    """What to tell a user of an error that they can mend; None for one that they cannot."""
     from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
     from yaml import YAMLError
 
     if isinstance(error, UserError):
@@ -145,7 +168,7 @@ def one_line(error: Exception, page: str) -> str | None:
         return no_yaml(error)
     if isinstance(error, OSError) and not isinstance(error, HydraException):  # one of Hydra's is both
         return disk_refusal(error)
-    return explain(error, page)
+    return explain(error, page) if isinstance(error, HydraException | OmegaConfBaseException) else None
 
 
 def no_yaml(error: Exception) -> str:
@@ -168,13 +191,28 @@ def find_plugins() -> None:
 
 
 def say_error(message: str) -> None:
-    """Print one line to standard error."""
-    print("error: " + " ".join(message.split()), file=sys.stderr, flush=True)
+    """Print one line to standard error; where it cannot be written, as to a log on a full disk, it is given up."""
+    try:
+        print("error: " + " ".join(message.split()), file=sys.stderr, flush=True)
+        sys.stdout.flush()
+    except OSError:
+        give_up_output()
+
+
+def give_up_output() -> None:
+    """Let what cannot be written go nowhere: Python would try again at its end, and end with a status of its own."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, stream.fileno())
+            os.close(nowhere)
 
 
 def explain(error: Exception, page: str) -> str:
     """One line for an error of composing the configuration: what, where, what to do."""
-    from hydra.errors import MissingConfigException
+    from hydra.errors import MissingConfigException, OverrideParseException
 
     text = str(error)
     first = text.strip().splitlines()[0]
@@ -194,8 +232,12 @@ def explain(error: Exception, page: str) -> str:
             return f"{key}: there is no {group} yet; choose it, as {group}={there[0]} (there are: {', '.join(there)})"
         others = [other for other in known_keys(page) if other != key]
         return f"unknown key {key!r}{nearest(key, others)} (invariance-{page} --help lists them)"
-    if match := re.search(r"Error parsing override '(.+?)'", text):
-        return f"{match[1]!r} is no override; give key=value (invariance-{page} --help lists the keys)"
+    if isinstance(error, OverrideParseException):
+        key, _, value = error.override.partition("=")
+        if value and not set(value) & set("'\""):
+            out = f", or write the path out, as {key}={Path(value).expanduser()}" if value.startswith("~") else ""
+            return f"{error.override}: Hydra cannot read this value; quote it for Hydra, as '{key}=\"{value}\"'{out}"
+        return f"{error.override!r} is no override; give key=value (invariance-{page} --help lists the keys)"
     if match := re.search(r"Interpolation key '(.+?)' not found", text):
         return f"the configuration refers to {match[1]!r}, which is not set; set it on the command line: {match[1]}=…"
     if match := re.search(r"Missing mandatory value: (\S+)", text):

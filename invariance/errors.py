@@ -18,6 +18,9 @@ class UserError(ValueError):
 class Busy(UserError):
     """Another process is at the same work: nothing is wrong, and the same command later goes on or finds it done."""
 
+    remedy = "; wait for it to end, then repeat"
+    """The end of its text, for those who have nobody who waits and repeats for them."""
+
 
 def nearest_word(word: str, known: Iterable[str]) -> str | None:
     """The known word nearest to `word`, or None where none is near."""

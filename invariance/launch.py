@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from rich.progress import Progress, TaskID
+from rich.progress import Progress
 
-from invariance.errors import UserError
-from invariance.progress import bar
+from invariance.errors import Busy, UserError
+from invariance.progress import bar, say
 from invariance.runs.processes import die_with
 from invariance.runs.sweep import JOB_VARIABLE, SWEEP_VARIABLE
 
@@ -30,10 +32,16 @@ GRACE = 90.0
 BUSY = 75
 """Exit status of a command whose runs another process works at; EX_TEMPFAIL in `sysexits.h`."""
 
-AGAIN = 15.0
-"""Seconds between two attempts at jobs that another process works at."""
+AGAIN, SELDOM = 15.0, 300.0
+"""Seconds until a job that another process works at is tried again; they double from try to try, up to the second."""
 
-_LOOK_EVERY = 0.1
+_ROOM = 1 << 24
+"""Bytes of room below which a disk counts as full: what a job took with it when it failed is free again."""
+
+LOOK_EVERY = 0.1
+"""Seconds between two looks at jobs."""
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -71,12 +79,53 @@ class Failure:
     """A job that did not end well.
 
     Attributes:
-        job: the job.
+        shown: its command, as a user would type it.
         why: its cause, in a line.
+        log: the file with its output, where it has one.
     """
 
-    job: Job
+    shown: str
     why: str
+    log: Path | None = None
+
+
+class Later(Generic[T]):
+    """Jobs that another process works at: each is tried again after a while, ever more seldom.
+
+    Args:
+        first: seconds until a job is tried for the second time.
+    """
+
+    def __init__(self, first: float) -> None:
+        self._first = first
+        self._jobs: list[tuple[float, T]] = []
+        self._seconds: dict[str, float] = {}
+
+    def __len__(self) -> int:
+        return len(self._jobs)
+
+    def put_off(self, job: T, shown: str, why: str) -> str:
+        """Put a job off.
+
+        Args:
+            job: the job.
+            shown: its command.
+            why: what it said of the other process.
+
+        Returns:
+            What to tell of it: who works at it; nothing if that was told before.
+        """
+        seconds = self._seconds.get(shown, 0.0)
+        self._seconds[shown] = min(SELDOM, 2 * seconds) if seconds else self._first
+        self._jobs.append((time.monotonic() + self._seconds[shown], job))
+        return "" if seconds else f"put off: {shown}: {why.removesuffix(Busy.remedy)}"
+
+    def due(self) -> list[T]:
+        """The jobs whose time has come, which are put off no more."""
+        now = time.monotonic()
+        due = [job for when, job in self._jobs if when <= now]
+        self._jobs = [one for one in self._jobs if one[0] > now]
+        return due
 
 
 def slots_of(gpus: object, slots: object, cores: object, count_gpus: Callable[[], int]) -> list[Slot]:
@@ -176,7 +225,8 @@ def tell(failures: Sequence[Failure], count: int) -> None:
         UserError: if any failed.
     """
     for failure in failures:
-        print(f"failed: {failure.why}\n  again: {failure.job.shown}\n  log: {failure.job.log}", flush=True)
+        log = f"\n  log: {failure.log}" if failure.log is not None else ""
+        print(f"failed: {failure.why}\n  again: {failure.shown}{log}", flush=True)
     if failures:
         rest = "; the others are done" if len(failures) < count else ""
         raise UserError(f"{len(failures)} of {count} jobs failed, for the reasons above{rest}")
@@ -213,21 +263,18 @@ def run_jobs(jobs: Sequence[Job], slots: Sequence[Slot], *, progress: bool) -> l
     Raises:
         KeyboardInterrupt: if it was interrupted.
     """
-    waiting, free = list(jobs), list(slots)
+    waiting, free, later = list(jobs), list(slots), Later[Job](AGAIN)
     running: list[tuple[Job, Slot, subprocess.Popen[bytes]]] = []
     failures: list[Failure] = []
-    put_off: list[Job] = []
-    again = 0.0
     with bar(progress) as shown:
         task = shown.add_task("jobs", total=len(jobs))
         try:
-            while waiting or running or put_off:
-                if put_off and not waiting and time.monotonic() > again:
-                    waiting, put_off = put_off, []
+            while waiting or running or later:
+                waiting = waiting or later.due()
                 while waiting and free:
                     job, slot = waiting.pop(0), free.pop(0)
                     running.append((job, slot, start(job, slot.environment)))
-                time.sleep(_LOOK_EVERY)
+                time.sleep(LOOK_EVERY)
                 for one in list(running):
                     job, slot, process = one
                     status = process.poll()
@@ -235,13 +282,13 @@ def run_jobs(jobs: Sequence[Job], slots: Sequence[Slot], *, progress: bool) -> l
                         continue
                     running.remove(one)
                     free.append(slot)
-                    if status == BUSY:
-                        put_off.append(job)
-                        again = time.monotonic() + AGAIN
-                    else:
-                        _ended(job, status, failures, shown, task)
+                    if status != BUSY:
+                        report(job, status, cause(job.log, status), failures, shown)
+                        shown.advance(task)
+                    elif told := later.put_off(job, job.shown, cause(job.log, status)):
+                        say(shown, told)
         except BaseException:
-            _end([process for _, _, process in running])
+            _end([process for _, _, process in running], shown)
             raise
     return failures
 
@@ -273,21 +320,21 @@ def start(job: Job, environment: Mapping[str, str], ignore: Sequence[signal.Sign
         )  # fmt: skip
 
 
-def _ended(job: Job, status: int, failures: list[Failure], shown: Progress, task: TaskID) -> None:
-    said = last_line(job.log)
+def report(job: Job, status: int, why: str, failures: list[Failure], shown: Progress) -> None:
+    """Say how a job ended, and keep it if it failed.
+
+    Args:
+        job: the job.
+        status: 0 if it ended well.
+        why: its cause if not.
+        failures: gets it then.
+        shown: the bar to print above.
+    """
     if status == 0:
-        shown.console.print(said or f"done: {job.shown}", highlight=False, markup=False, soft_wrap=True)
+        say(shown, [f"done: {job.shown}", *_lines(job.log)][-1])
     else:
-        why = cause(job.log, status)
-        failures.append(Failure(job, why))
-        shown.console.print(f"failed: {job.shown}: {why}", highlight=False, markup=False, soft_wrap=True, style="red")
-    shown.advance(task)
-
-
-def last_line(log: Path) -> str:
-    """The last line that a job printed, or nothing."""
-    lines = _lines(log)
-    return lines[-1] if lines else ""
+        failures.append(Failure(job.shown, why, job.log))
+        say(shown, f"failed: {job.shown}: {why}", "red")
 
 
 def cause(log: Path, status: int) -> str:
@@ -296,18 +343,35 @@ def cause(log: Path, status: int) -> str:
         return f"killed by signal {-status} ({signal.Signals(-status).name})"
     lines = _lines(log)
     errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
-    return [f"ended with status {status}", *lines[-1:], *errors[-1:]][-1]
+    how = f"ended with status {status}"
+    if not lines and _full(log.parent):
+        how = f"{how} and could not write why: the disk of {log.parent} is full; make room, then repeat"
+    return [how, *lines[-1:], *errors[-1:]][-1]
+
+
+def _full(folder: Path) -> bool:
+    """Whether a folder's disk has next to no room."""
+    try:
+        return shutil.disk_usage(folder).free < _ROOM
+    except OSError:
+        return False
 
 
 def _lines(log: Path) -> list[str]:
-    text = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
+    try:
+        text = log.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        text = ""
     return [line for line in text.splitlines() if line.strip()]
 
 
-def _end(processes: Sequence[subprocess.Popen[bytes]]) -> None:
+def _end(processes: Sequence[subprocess.Popen[bytes]], shown: Progress) -> None:
     """Ask jobs to end in order, and make those end that do not."""
     for process in processes:
         process.terminate()
+    if processes:
+        with suppress(OSError):  # the terminal may be gone
+            say(shown, f"waiting for {len(processes)} jobs to end in order, {GRACE:.0f} seconds at most …")
     over = time.monotonic() + GRACE
     for process in processes:
         try:

@@ -15,6 +15,11 @@ from rich.progress import (
 from rich.text import Text
 
 
+def say(shown: Progress, line: str, style: str | None = None) -> None:
+    """Print a line above a progress bar, as it is: one that is longer than the terminal can still be copied."""
+    shown.console.print(line, highlight=False, markup=False, soft_wrap=True, style=style)
+
+
 class _Rate(ProgressColumn):
     """Steps per second."""
 

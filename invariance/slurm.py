@@ -1,152 +1,37 @@
-"""The jobs of a sweep on a SLURM cluster, through submitit: what runs on a node, and who waits for it."""
+"""The jobs of a sweep on a SLURM cluster, through submitit: how they are submitted, and waited for."""
 
 from __future__ import annotations
 
 import math
-import os
 import re
 import shutil
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, suppress
 from io import StringIO
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from invariance.errors import UserError
-from invariance.launch import BUSY, Failure, Job, cause, last_line, start
-from invariance.progress import bar
+from invariance.launch import BUSY, Failure, Job, Later, cause, report
+from invariance.progress import bar, say
+from invariance.slurm_job import SlurmJob
+from invariance.slurm_states import Watch, ended_as, final_state, states
 
 if TYPE_CHECKING:
     import submitit
-    from rich.progress import Progress
 
 AGAIN = 60.0
-"""Seconds until a job is submitted again whose runs another process worked at."""
+"""Seconds until a job is submitted again whose runs another process worked at; they double from time to time."""
 
-_INTERRUPTED = 130
-_SUBMITITS = (signal.SIGUSR2,)
-"""What submitit has SLURM send before a time limit; the command, which does not know it, gets it too. (SIGUSR1, which
-a user can choose in its place, ends one in order.)"""
-_SIGNALS_COME = 3.0
-"""Seconds within which SLURM's signal has reached every process of a job."""
 _TRIES = 3
 """Questions to squeue, of a minute each at most, before it counts as not answering."""
-_LOOK_EVERY, _ASK_EVERY, _GONE = 1.0, 10.0, 25.0
-"""Seconds between looks for results, between questions to SLURM, and from a job's end to the certainty that no result
-comes (shared file systems show files late)."""
+_LOOK_EVERY, _GONE = 1.0, 25.0
+"""Seconds between looks for results, and from a job's end to the certainty that none comes (files may show late)."""
 _BESIDE = 16
 """GB of a job beside what its command's `memory_gb` bounds: libraries, the network, workers that read images."""
 _ARRAY = 1000
 """Jobs of one job array; SLURM's `MaxArraySize` is 1001 unless a cluster says otherwise."""
-_LIVE = ("RUNNING", "COMPLETING", "PENDING")
-_PATIENT = {"None", "Priority", "Resources", "BeginTime", "JobArrayTaskLimit", "Dependency", "Prolog", "Cleaning", ""}
-"""Reasons to wait that pass by themselves."""
-_SENSE = {
-    "OUT_OF_MEMORY": "raise hydra.launcher.mem_gb", "TIMEOUT": "raise hydra.launcher.signal_delay_s",
-    "NODE_FAIL": "its node was lost and SLURM did not requeue it", "CANCELLED": "by scancel or an administrator",
-}  # fmt: skip
-
-
-class CommandFailed(Exception):
-    """A job's command did not end well; the message is its cause, in a line."""
-
-
-class SlurmJob:
-    """One job of a sweep, as submitit runs it on a node.
-
-    The command ends in order, with a checkpoint, whenever SLURM wants the job to end, and goes on when SLURM starts the
-    job again: after a preemption (SIGTERM), before its time limit (submitit's signal), and after the loss of its node.
-
-    Args:
-        job: the job.
-        patience: seconds that the command has to end in order before the time limit.
-    """
-
-    def __init__(self, job: Job, patience: float) -> None:
-        self.job, self.patience = job, patience
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def __call__(self) -> int:
-        """Run the command.
-
-        Returns:
-            0, or `BUSY` if another process works on its runs.
-
-        Raises:
-            CommandFailed: if it failed.
-        """
-        keep_log(self.job.log)
-        threads = {"OMP_NUM_THREADS": os.environ.get("SLURM_CPUS_PER_TASK", "1")}
-        signal.signal(signal.SIGTERM, self._told_to_end)
-        self._process = start(self.job, threads, ignore=_SUBMITITS)
-        status = self._process.wait()
-        if status == _INTERRUPTED:
-            time.sleep(_SIGNALS_COME)  # the command has had SLURM's signal before this process
-        if status in (0, BUSY):
-            return status
-        raise CommandFailed(cause(self.job.log, status))
-
-    def checkpoint(self) -> submitit.helpers.DelayedSubmission:
-        """End the command in order, for submitit, which then requeues the job."""
-        import submitit
-
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        self._end_command(self.patience)
-        return submitit.helpers.DelayedSubmission(SlurmJob(self.job, self.patience))
-
-    def _told_to_end(self, _number: int, _frame: FrameType | None) -> None:
-        """End the command and leave no result, for SLURM knows what becomes of the job; but requeue it if not so.
-
-        A partition with a `GraceTime` sends its signal to a job that still counts as running, and takes one that ends
-        then for one that is done.
-        """
-        for repeated in (signal.SIGTERM, *_SUBMITITS):
-            signal.signal(repeated, signal.SIG_IGN)
-        self._end_command(math.inf)  # SLURM kills what takes too long
-        number = job_id_here()
-        if state_now(number) == "RUNNING":
-            print(f"SLURM wants the place of job {number}: requeued", flush=True)
-            _ask("scontrol", "requeue", number)
-        sys.exit(_INTERRUPTED)
-
-    def _end_command(self, patience: float) -> None:
-        """End the command in order, or at once after some seconds. In a signal's handler a lock of `Popen` is held."""
-        if self._process is None:
-            return
-        begun, told = time.monotonic(), False
-        while _lives(self._process.pid):
-            if not told:
-                os.kill(self._process.pid, signal.SIGTERM)
-                told = True
-            elif time.monotonic() - begun > patience:
-                os.kill(self._process.pid, signal.SIGKILL)
-            time.sleep(0.05)
-
-
-def _lives(child: int) -> bool:
-    """Whether a child lives; if not, it is left to be waited for."""
-    try:
-        return os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
-    except ChildProcessError:
-        return False
-
-
-def keep_log(log: Path) -> None:
-    """Set aside what an attempt of this SLURM job has printed before, so that no cause is read from it."""
-    count = os.environ.get("SLURM_RESTART_COUNT")
-    if count and log.exists():
-        log.rename(log.with_suffix(f".{int(count) - 1}.log"))
-
-
-def job_id_here() -> str:
-    """The id of the SLURM job that this process runs in."""
-    array = os.environ.get("SLURM_ARRAY_JOB_ID")
-    return f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}" if array else os.environ["SLURM_JOB_ID"]
 
 
 def build_executor(settings: Mapping[str, Any], folder: Path, memory_gb: float | None = None) -> submitit.AutoExecutor:
@@ -272,17 +157,16 @@ def run_on_slurm(
     waiting = find(jobs, executor.folder)
     if waiting:
         print(f"{len(waiting)} of {len(jobs)} jobs are on the cluster already, and are not submitted again", flush=True)
-    put_off = [job for job in jobs if all(job.shown != other.shown for other, _ in waiting.values())]
+    ready = [job for job in jobs if all(job.shown != other.shown for other, _ in waiting.values())]
     failures: list[Failure] = []
-    watch = Watch()
-    again = 0.0
+    watch, later = Watch(), Later[Job](AGAIN)
     with bar(progress) as shown:
         task = shown.add_task("jobs", total=len(jobs))
         try:
-            while waiting or put_off:
-                if put_off and time.monotonic() >= again:
-                    waiting |= _submit(put_off, executor, patience)
-                    put_off = []
+            while waiting or ready or later:
+                if ready := ready or later.due():
+                    waiting |= _submit(ready, executor, patience)
+                    ready = []
                     watch.at_once()
                 time.sleep(_LOOK_EVERY)
                 watch.look(shown)
@@ -291,12 +175,11 @@ def run_on_slurm(
                     if status is None:
                         continue
                     del waiting[number]
-                    if status == BUSY:
-                        put_off.append(job)
-                        again = time.monotonic() + AGAIN
-                        continue
-                    _tell(job, status, why, failures, shown)
-                    shown.advance(task)
+                    if status != BUSY:
+                        report(job, status, why, failures, shown)
+                        shown.advance(task)
+                    elif told := later.put_off(job, job.shown, cause(job.log, status)):
+                        say(shown, told)
         except KeyboardInterrupt:
             if waiting:
                 print(f"{len(waiting)} jobs go on; this command finds them when it is repeated. To end them: scancel "
@@ -351,15 +234,6 @@ def _submit(
     return submitted
 
 
-def _tell(job: Job, status: int, why: str, failures: list[Failure], shown: Progress) -> None:
-    if status == 0:
-        line, style = last_line(job.log) or f"done: {job.shown}", None
-    else:
-        failures.append(Failure(job, why))
-        line, style = f"failed: {job.shown}: {why}", "red"
-    shown.console.print(line, highlight=False, markup=False, soft_wrap=True, style=style)
-
-
 def _outcome(number: str, handle: submitit.Job[int], watch: Watch) -> tuple[int | None, str]:
     """How a job ended: 0, `BUSY`, or 1 and why; None while nothing is known."""
     with suppress(OSError):
@@ -380,86 +254,3 @@ def _outcome(number: str, handle: submitit.Job[int], watch: Watch) -> tuple[int 
         if final_state(number) not in ("FAILED", "UNKNOWN"):
             why = f"{why}; {ended_as(number, handle.paths.stderr)}"
     return 1, why
-
-
-class Watch:
-    """What SLURM says about this user's jobs, asked seldom."""
-
-    def __init__(self) -> None:
-        self._states: dict[str, tuple[str, str]] = {}
-        self._last_seen: dict[str, float] = {}
-        self._told: set[tuple[str, str]] = set()
-        self._next = 0.0
-
-    def at_once(self) -> None:
-        """Ask at the next look."""
-        self._next = 0.0
-
-    def look(self, shown: Progress) -> None:
-        """Ask, if it is time, and say which jobs wait for what will not come by itself."""
-        if time.monotonic() < self._next:
-            return
-        asked = states()
-        self._next = time.monotonic() + _ASK_EVERY
-        if asked is None:  # its controller does not answer: nothing is known
-            self._last_seen = dict.fromkeys(self._last_seen, time.monotonic())
-            return
-        self._states = asked
-        self._last_seen |= dict.fromkeys(asked, time.monotonic())
-        for number, (state, reason) in asked.items():
-            if state == "PENDING" and reason.strip("()") not in _PATIENT and (number, reason) not in self._told:
-                self._told.add((number, reason))
-                line = f"SLURM does not start job {number}: {reason} (scancel {number} gives it up)"
-                shown.console.print(line, highlight=False, markup=False, soft_wrap=True, style="yellow")
-
-    def gone(self, number: str) -> float:
-        """Seconds since SLURM knew a job last, or 0 if it is on the cluster."""
-        if number in self._states:
-            return 0.0
-        return time.monotonic() - self._last_seen.setdefault(number, time.monotonic())
-
-
-def states() -> dict[str, tuple[str, str]] | None:
-    """State and reason of every job of this user that is on the cluster, by id; None if SLURM does not answer."""
-    said = _ask("squeue", "--me", "--noheader", "--array", "--format=%i|%T|%r")
-    if said is None:
-        return None
-    rows = [line.strip().split("|", 2) for line in said.splitlines() if line.count("|") >= 2]
-    return {number: (state, reason) for number, state, reason in rows}
-
-
-def state_now(number: str) -> str:
-    """The state of a job that has not ended long ago, such as RUNNING or CANCELLED; UNKNOWN if SLURM has forgotten."""
-    found = re.search(r"\bJobState=(\S+)", _ask("scontrol", "--oneliner", "show", "job", number) or "")
-    return found[1] if found else "UNKNOWN"
-
-
-def final_state(number: str) -> str:
-    """The state in which a job ended, from SLURM's accounting, or from its controller where there is none."""
-    said = _ask("sacct", "--noheader", "--parsable2", "--allocations", "--format=State", f"--jobs={number}") or ""
-    states = [line.strip() for line in said.splitlines() if line.strip() and not line.startswith(_LIVE)]
-    return states[-1] if states else state_now(number)
-
-
-def ended_as(number: str, errors: Path) -> str:
-    """How a job ended, in SLURM's words.
-
-    Args:
-        number: its id.
-        errors: submitit's file of errors, to which SLURM's own daemon writes what it ended a job for.
-    """
-    state = final_state(number)
-    sense = _SENSE.get(state.split()[0], "")
-    if state == "FAILED" and errors.exists():
-        said = re.findall(r"^slurmstepd.*?: error: (.+)$", errors.read_text(errors="replace"), flags=re.MULTILINE)
-        sense = next((line for line in said if "memory" in line or "oom" in line), said[-1] if said else "")
-    return f"SLURM job {number} ended as {state}" + (f" ({sense})" if sense else "")
-
-
-def _ask(*command: str) -> str | None:
-    """What one of SLURM's commands prints; None if it fails."""
-    try:
-        asked = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return asked.stdout if asked.returncode == 0 else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from invariance.cli import check_numbers, command, folder
@@ -11,7 +12,7 @@ from invariance.errors import UserError
 if TYPE_CHECKING:  # rich takes a while to import, and --help must not wait for it
     from pathlib import Path
 
-    from rich.console import Group
+    from rich.console import Console, Group
 
     from invariance.runs.sweep import SweepState
     from invariance.runs.watch import RunState
@@ -22,7 +23,7 @@ SHOWN = 40
 
 
 def status(config: dict[str, Any]) -> None:
-    """Print where everything stands; in a terminal again and again, for as long as something runs.
+    """Print where everything stands; in a terminal again and again, for as long as something runs or is launched.
 
     Args:
         config: the configuration of `conf/status.yaml`, plain and resolved.
@@ -39,40 +40,71 @@ def status(config: dict[str, Any]) -> None:
     from rich.live import Live
 
     console = Console()
-    now, busy = look(runs)
-    if not (busy and config["every"] and console.is_terminal and config["progress"]):
-        console.print(now)
+    now = look(runs)
+    if not (now.busy and config["every"] and console.is_terminal and config["progress"]):
+        console.print(now.shown(lines=False))
+        now.print_lines(console)
         return
-    with Live(now, console=console, auto_refresh=False) as live:
-        while busy:
-            time.sleep(config["every"])
-            now, busy = look(runs)
-            live.update(now, refresh=True)
+    try:
+        with Live(now.shown(), console=console, auto_refresh=False) as live:
+            going = True
+            while going:
+                time.sleep(config["every"])
+                now = look(runs)
+                going = now.busy
+                live.update(now.shown(lines=going), refresh=True)
+    finally:  # also after Ctrl-C, for long ones were cut
+        now.print_lines(console)
 
 
-def look(runs: Path) -> tuple[Group, bool]:
-    """Everything there is to say now, and whether something runs."""
-    from rich.console import Group
-    from rich.text import Text
+@dataclass(frozen=True)
+class Now:
+    """Everything there is to say now.
 
+    Attributes:
+        tables: what to show as it is.
+        lines: what to be copied; never broken.
+        busy: whether anything runs, or is launched.
+    """
+
+    tables: list[Any]
+    lines: list[str]
+    busy: bool
+
+    def shown(self, lines: bool = True) -> Group:
+        """All of it for a terminal, where a long line is cut; or the tables alone."""
+        from rich.console import Group
+        from rich.text import Text
+
+        return Group(*self.tables, *(Text(line, no_wrap=True, overflow="ellipsis") for line in self.lines if lines))
+
+    def print_lines(self, console: Console) -> None:
+        """Print what is to be copied."""
+        for line in self.lines:
+            console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def look(runs: Path) -> Now:
+    """Where everything stands."""
     from invariance.runs.sweep import read_sweeps
     from invariance.runs.watch import read_runs
 
     sweeps, found = read_sweeps(runs), read_runs(runs)
-    parts: list[Any] = [sweeps_table(sweeps)] if sweeps else []
+    tables: list[Any] = [sweeps_table(sweeps)] if sweeps else []
     if found:
-        parts.append(runs_table(found))
+        tables.append(runs_table(found))
     running = [one for one in found if one.state == "running"]
     if running:
-        parts.append(running_table(running[:SHOWN], len(running)))
-    failed = [(sweep.page, job) for sweep in sweeps for job in sweep.jobs if job.state == "failed"]
-    for _, job in failed[:SHOWN]:
-        parts.append(Text(f"failed: {job.why}\n  again: {job.shown}"))
+        tables.append(running_table(running[:SHOWN], len(running)))
+    lines = [f"launched by {who}: {sweep.page} {sweep.name}" for sweep in sweeps for who in sweep.launchers]
+    busy = bool(running or lines) or any(sweep.count("running") for sweep in sweeps)
+    failed = [job for sweep in sweeps for job in sweep.jobs if job.state == "failed"]
+    lines += [line for job in failed[:SHOWN] for line in (f"failed: {job.why}", f"  again: {job.shown}")]
     if len(failed) > SHOWN:
-        parts.append(Text(f"and {len(failed) - SHOWN} more that failed"))
-    if not parts:
-        parts.append(Text(f"nothing in {runs} yet"))
-    return Group(*parts), bool(running) or any(sweep.count("running") for sweep in sweeps)
+        lines.append(f"and {len(failed) - SHOWN} more that failed")
+    if not tables:
+        lines.append(f"nothing in {runs} yet")
+    return Now(tables, lines, busy)
 
 
 def sweeps_table(sweeps: list[SweepState]) -> Any:  # noqa: ANN401

@@ -179,6 +179,9 @@ def test_the_networks_by_name_are_table_threes(compose):
         ("train", ["model._target_=invariance.cli.find_plugins"], "is no network"),
         ("train", ["model._target_=invariance.modules.classifier.Classifier"], "num_classes"),
         ("prepare", ["size=0"], "size=0"),
+        ("prepare", ["runs=~/rr"], "quote it for Hydra, as 'runs=\"~/rr\"', or write the path out, as runs=/"),
+        ("prepare", ["runs=a(b"], "quote it for Hydra, as 'runs=\"a(b\"'"),
+        ("prepare", ["runs"], "'runs' is no override; give key=value"),
         ("prepare", ["size=big"], "size='big'"),
         ("measure", [], "run invariance-train first"),
         ("measure", ["metrics=[accuracy]"], "metrics=accuracy"),
@@ -298,7 +301,7 @@ def test_a_refusal_of_the_disk_anywhere_is_one_line(number, tmp_path, monkeypatc
     assert capfd.readouterr().err.startswith("error: cannot write some/file.csv: ")
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP])
 def test_a_schedulers_signal_anywhere_is_the_line_that_says_interrupted(number, tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["invariance-train"])
@@ -310,10 +313,31 @@ def test_a_schedulers_signal_anywhere_is_the_line_that_says_interrupted(number, 
     raise_if_interrupted()  # what is run next in the same process is not interrupted
 
 
+def test_a_command_begun_to_outlive_its_terminal_does(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["invariance-train"])
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    try:
+        command("train", lambda _config: signal.raise_signal(signal.SIGHUP))
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full here")
+def test_a_full_disk_under_what_is_printed_does_not_change_the_status(tmp_path):
+    with open("/dev/full", "w") as full:
+        ended = subprocess.run(
+            [sys.executable, "-m", "invariance.prepare", "size=0"], cwd=tmp_path, stdout=full, stderr=full
+        )
+    assert ended.returncode == 2
+
+
 def test_a_mistake_in_one_job_of_a_sweep_leaves_the_others(tmp_path):
     result = run("train", "-m", *QUICK, "transform=rotation", "range=-1,5", cwd=tmp_path)
     assert result.returncode == 2
-    assert result.stderr.count("error: ") == 1 and "range=-1" in result.stderr
+    assert "range=-1 must be a number above 0" in result.stderr
+    assert result.stderr.splitlines()[-1] == "error: 1 of 2 jobs failed, for the reasons above; the others are done"
     assert json.loads((tmp_path / "runs/train/digits/rotation_5/seed0/done.json").read_text())["rows"] == 2
 
 

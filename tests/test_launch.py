@@ -1,16 +1,22 @@
 """Jobs side by side on one machine: slots, failures that harm no other, and interruptions."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import textwrap
 import time
+from importlib import import_module
+from pathlib import Path
 
 import pytest
 
-from invariance.errors import UserError
-from invariance.launch import Job, Slot, run_jobs, slots_of
+from invariance.cli import command, find_plugins
+from invariance.errors import Busy, UserError
+from invariance.launch import Job, Later, Slot, run_jobs, slots_of
+from invariance.runs.locks import me
+from invariance.runs.sweep import SWEEP_VARIABLE, read_sweeps
 
 SLEEPER = """
 import signal, sys, time
@@ -55,7 +61,7 @@ def test_a_job_that_fails_or_is_killed_harms_no_other(tmp_path):
         job(tmp_path, "silent", "import sys; sys.exit(3)"),
         job(tmp_path, "fine", "print('all is well')"),
     ]
-    failures = {one.job.shown: one.why for one in run_jobs(jobs, slots(2), progress=False)}
+    failures = {one.shown: one.why for one in run_jobs(jobs, slots(2), progress=False)}
     assert failures == {
         "wrong": "rate=-1: give a number from 0", "killed": "killed by signal 9 (SIGKILL)",
         "crashed": "ValueError: no", "silent": "ended with status 3",
@@ -63,7 +69,7 @@ def test_a_job_that_fails_or_is_killed_harms_no_other(tmp_path):
     assert "all is well" in (tmp_path / "fine.log").read_text()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
 def test_when_the_launcher_ends_its_jobs_end_in_order(tmp_path, number):
     script = f"""
     import sys
@@ -75,11 +81,13 @@ def test_when_the_launcher_ends_its_jobs_end_in_order(tmp_path, number):
     with signals_interrupt():
         run_jobs(jobs, [Slot("a", {{}}), Slot("b", {{}})], progress=False)
     """
-    launcher = subprocess.Popen([sys.executable, "-c", textwrap.dedent(script)], stderr=subprocess.PIPE)
+    launcher = subprocess.Popen([sys.executable, "-c", textwrap.dedent(script)], stderr=subprocess.PIPE, text=True)
     logs = [tmp_path / f"j{k}.log" for k in range(2)]
     until(lambda: all(log.exists() and "begun" in log.read_text() for log in logs))
     os.kill(launcher.pid, number)
-    assert launcher.wait(60) != 0
+    said = launcher.communicate(timeout=60)[1]
+    assert launcher.returncode != 0
+    assert ("waiting for 2 jobs to end in order" in said) == (number != signal.SIGKILL)
     until(lambda: all("ended in order" in log.read_text() for log in logs))
     assert not (tmp_path / "j2.log").exists()
 
@@ -89,6 +97,112 @@ def until(holds):
     while not holds():
         assert time.monotonic() < over, "nothing came"
         time.sleep(0.05)
+
+
+def test_a_job_that_could_not_write_why_it_failed_has_a_full_disk(tmp_path, monkeypatch):
+    silent = job(tmp_path, "silent", "import sys; sys.exit(2)")
+    [failure] = run_jobs([silent], slots(1), progress=False)
+    assert failure.why == "ended with status 2"
+    full = shutil.disk_usage(tmp_path)._replace(free=4096)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: full)
+    [failure] = run_jobs([silent, job(tmp_path, "fine", "")], slots(1), progress=False)
+    assert failure.why.startswith("ended with status 2 and could not write why: the disk of ") and failure.log.exists()
+
+
+def test_what_is_put_off_is_tried_ever_more_seldom_and_told_once(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    later = Later(15.0)
+    tries, told = [0.0], [later.put_off("a", "a", "runs/a is being worked on by process 7 on b" + Busy.remedy)]
+    while len(tries) < 8:
+        now[0] += 5
+        for one in later.due():
+            tries.append(now[0])
+            told.append(later.put_off(one, one, "still"))
+    assert [b - a for a, b in zip(tries, tries[1:], strict=False)] == [15, 30, 60, 120, 240, 300, 300]
+    assert told == ["put off: a: runs/a is being worked on by process 7 on b", *[""] * 7]
+
+
+@pytest.fixture
+def one_after_another(tmp_path, monkeypatch, capfd):
+    """Runs `do(size)` as the jobs of a sweep in this process; gives its status, and what was printed."""
+    find_plugins()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(import_module("hydra_plugins.invariance_one_launcher"), "AGAIN", 0.2)
+    monkeypatch.setenv(SWEEP_VARIABLE, "")
+    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+
+    def run(sizes, do):
+        monkeypatch.setattr(sys, "argv", ["invariance-prepare", "-m", f"size={sizes}"])
+        status = 0
+        try:
+            command("prepare", lambda config: do(config["size"]))
+        except SystemExit as end:
+            status = end.code
+        return status, *capfd.readouterr()
+
+    return run
+
+
+def test_one_after_another_a_failure_harms_no_other_and_is_named_at_the_end(one_after_another):
+    done = []
+
+    def do(size):
+        if size == 1:
+            raise UserError("size=1: no")
+        if size == 2:
+            raise ZeroDivisionError("by\nnothing")
+        done.append(size)
+
+    status, out, err = one_after_another("1,2,3", do)
+    assert (status, done) == (2, [3])
+    assert "failed: size=1: no\n  again: invariance-prepare size=1\n" in out
+    assert "failed: ZeroDivisionError: by nothing\n  again: invariance-prepare size=2\n" in out
+    assert err.count("Traceback") == 1 and err.index("Traceback") < err.index("failed: invariance-prepare size=2: Zero")
+    assert err.splitlines()[-1] == "error: 2 of 3 jobs failed, for the reasons above; the others are done"
+    assert [job.state for job in read_sweeps(Path("runs"))[0].jobs] == ["failed", "failed", "done"]
+
+
+def test_one_after_another_what_others_work_at_is_waited_for(one_after_another):
+    tries = []
+
+    def do(size):
+        tries.append(size)
+        assert [sweep.launchers for sweep in read_sweeps(Path("runs"))] == [(me(),)]
+        if size == 1 and len(tries) < 4:
+            raise Busy("runs/a is being worked on by process 7 on b")
+
+    status, _, err = one_after_another("1,2", do)
+    assert (status, tries) == (0, [1, 2, 1, 1])
+    assert err == "put off: invariance-prepare size=1: runs/a is being worked on by process 7 on b\n"
+    [sweep] = read_sweeps(Path("runs"))
+    assert sweep.count("done") == 2 and sweep.launchers == ()
+    assert len(list(Path("runs").rglob("attempts/*"))) == 2  # tries leave none
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_one_after_another_an_interruption_ends_all(one_after_another, number):
+    done = []
+
+    def do(size):
+        done.append(size)
+        try:
+            signal.raise_signal(number)
+        except KeyboardInterrupt as error:
+            raise ImportError("what an interruption can become") from error
+
+    status, _, err = one_after_another("1,2", do)
+    assert (status, done) == (130, [1]) and err.startswith("error: interrupted") and "Traceback" not in err
+
+
+def test_one_after_another_all_tracebacks_are_shown_if_wanted(one_after_another, monkeypatch):
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+
+    def do(size):
+        raise UserError(f"size={size}: no")
+
+    with pytest.raises(UserError, match="2 of 2 jobs failed"):
+        one_after_another("1,2", do)
 
 
 def test_a_slot_is_a_gpu_or_some_cores(monkeypatch):
@@ -138,6 +252,33 @@ def test_a_sweep_side_by_side_ends_as_one_after_another(tmp_path, compose):
     for network in ("rotation_5", "rotation_10"):
         place = f"train/digits/{network}/seed0/rows.csv"
         assert (tmp_path / "beside" / place).read_bytes() == (tmp_path / "after" / place).read_bytes()
+
+
+@pytest.mark.skipif(not hasattr(os, "login_tty"), reason="no terminals here")
+def test_a_terminal_that_closes_lets_a_command_save_its_state(tmp_path):
+    code = f"""
+    import os, sys, time
+    from pathlib import Path
+    os.login_tty(0)
+    from invariance.cli import command
+    def job(config):
+        try:
+            print("begun", flush=True)
+            while True:
+                time.sleep(0.01)
+        finally:
+            print("what a progress bar prints at its end", flush=True)
+            Path({str(tmp_path / "saved")!r}).touch()
+    sys.argv = ["invariance-prepare"]
+    command("prepare", job)
+    """
+    here, there = os.openpty()
+    one = subprocess.Popen([sys.executable, "-c", textwrap.dedent(code)], stdin=there, cwd=tmp_path)
+    os.close(there)
+    while b"begun" not in os.read(here, 1000):
+        pass
+    os.close(here)
+    assert one.wait(60) == 130 and (tmp_path / "saved").exists()
 
 
 def test_signals_that_come_together_are_one():

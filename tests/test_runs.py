@@ -3,6 +3,7 @@
 import math
 import os
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
@@ -12,7 +13,7 @@ import pytest
 
 from invariance.errors import UserError
 from invariance.runs.files import atomic_path, write_text
-from invariance.runs.find import find_runs
+from invariance.runs.find import all_runs, find_runs
 from invariance.runs.rows import COLUMNS, Row, read_rows, to_frame, write_rows
 from invariance.runs.run import Run, read_config, read_provenance
 
@@ -209,6 +210,35 @@ def finished(root: Path, name: str, done: bool = True) -> None:
     with Run(root, name, {"name": name}) as run:
         if done:
             run.finish(to_frame([row()]))
+
+
+def test_what_vanishes_while_runs_are_looked_for_is_left_out(tmp_path, monkeypatch):
+    for name in ("train/a", "train/b", "finetune/a", "finetune/a/rotation"):
+        finished(tmp_path, name)
+    for folder in (".sweeps/train", "train/a/wandb/run-7", "train/a/wandb/offline-run-7/files"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "config.yaml").touch()
+    found = lambda: [path.relative_to(tmp_path).as_posix() for path in all_runs(tmp_path)]  # noqa: E731
+    assert found() == ["finetune/a", "finetune/a/rotation", "train/a", "train/b"]
+    real = os.scandir
+
+    def vanish(path):
+        if Path(path).name == "b":
+            raise FileNotFoundError(path)
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", vanish)
+    assert found() == ["finetune/a", "finetune/a/rotation", "train/a"]
+
+
+def test_half_written_files_of_two_machines_have_two_names(tmp_path, monkeypatch):
+    names = set()
+    for host in ("one", "two"):  # containers, whose processes are numbered alike
+        monkeypatch.setattr(socket, "gethostname", lambda host=host: host)
+        with atomic_path(tmp_path / "file") as temporary:
+            temporary.touch()
+            names.add(temporary.name)
+    assert len(names) == 2
 
 
 def test_runs_are_found_by_part_path_and_pattern(tmp_path):

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from invariance import slurm
+from invariance import slurm, slurm_states
 from invariance.errors import UserError
 from invariance.launch import BUSY, Job
 
@@ -206,16 +206,16 @@ print("all is well")
 DRIVER = """
 import json, sys
 from pathlib import Path
-from invariance import slurm
+from invariance import slurm, slurm_states
 from invariance.launch import Job
 from invariance.runs.processes import signals_interrupt
-slurm._ASK_EVERY, slurm._GONE, slurm.AGAIN = 1.0, 4.0, 2.0
+slurm_states._ASK_EVERY, slurm._GONE, slurm.AGAIN = 1.0, 4.0, 2.0
 folder, settings, jobs = Path(sys.argv[1]), json.loads(sys.argv[2]), json.loads(sys.argv[3])
 jobs = [Job(command, name, folder / f"{name}.log") for name, command in jobs.items()]
 with signals_interrupt():
     executor = slurm.build_executor(settings, folder / "submitit" / "%j")
     failures = slurm.run_on_slurm(jobs, executor, slurm.patience_of(settings), progress=False)
-print("FAILURES", json.dumps({one.job.shown: one.why for one in failures}), flush=True)
+print("FAILURES", json.dumps({one.shown: one.why for one in failures}), flush=True)
 """
 
 
@@ -296,7 +296,7 @@ def until(holds, seconds=150):
 
 def wait_for_requeue(number):
     """Until SLURM has a job in its queue again and its processes are gone, for which SLURM gives a node two minutes."""
-    until(lambda: slurm.state_now(number) == "PENDING")
+    until(lambda: slurm_states.state_now(number) == "PENDING")
     until(lambda: not ask("pgrep", "--full", rf"^slurmstepd: \[{number}\."))
     ask("scontrol", "update", f"job={number}", "starttime=now")
 
@@ -344,9 +344,9 @@ def test_jobs_have_their_cpus_and_failures_their_causes(sweep):
     )
     assert one.failures() == {"wrong": "rate=-1: give a number from 0"}
     assert (one.folder / "fine.log").read_text() == f"{TWO} threads\n"
-    rows = ask("sacct", "-n", "-P", "-o", "JobID,State,AllocCPUS", "-j", one.id("wrong"))
-    assert f"{one.id('wrong')}.0|FAILED|{TWO}" in rows
-    assert slurm.final_state(one.id("fine")) == "COMPLETED"
+    rows = lambda: ask("sacct", "-n", "-P", "-o", "JobID,State,AllocCPUS", "-j", one.id("wrong"))  # noqa: E731
+    until(lambda: f"{one.id('wrong')}.0|FAILED|{TWO}" in rows())  # accounting hears of it later
+    until(lambda: slurm_states.final_state(one.id("fine")) == "COMPLETED")
 
 
 @pytest.mark.parametrize("how", ["preempted", "preempted with grace", "requeued", "node down"])
@@ -361,7 +361,7 @@ def test_a_job_that_loses_its_place_ends_in_order_and_goes_on(sweep, how):
     else:
         node = ask("sinfo", "--noheader", "--format=%n")
         ask("scontrol", "update", f"nodename={node}", "state=down", "reason=test")
-        until(lambda: slurm.state_now(number) != "RUNNING")
+        until(lambda: slurm_states.state_now(number) != "RUNNING")
         ask("scontrol", "update", f"nodename={node}", "state=resume")
         time.sleep(8)  # slurmd, which is not gone, sees only then that the job is
     wait_for_requeue(number)
@@ -465,7 +465,7 @@ def test_slurms_last_word_needs_no_accounting(sweep, monkeypatch):
     number = one.id("a")
     ask("scancel", number)
     one.failures()
-    with_accounting = slurm.final_state(number)
-    real = slurm._ask
-    monkeypatch.setattr(slurm, "_ask", lambda *command: None if command[0] == "sacct" else real(*command))
-    assert slurm.final_state(number) == "CANCELLED" == with_accounting.split()[0]
+    until(lambda: slurm_states.final_state(number).split()[0] == "CANCELLED")
+    real = slurm_states.ask
+    monkeypatch.setattr(slurm_states, "ask", lambda *command: None if command[0] == "sacct" else real(*command))
+    assert slurm_states.final_state(number) == "CANCELLED"

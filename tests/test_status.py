@@ -3,19 +3,24 @@
 import json
 import os
 import re
+import signal
+import time
+from contextlib import ExitStack
 
 import pytest
+from rich.console import Console
 
 from invariance.errors import UserError
+from invariance.runs.locks import me
 from invariance.runs.rows import to_frame
 from invariance.runs.run import PROGRESS, Run
-from invariance.runs.sweep import Attempt, JobState, SweepState, begin_sweep, sweep_folder
-from invariance.runs.watch import read_runs, seconds_left
+from invariance.runs.sweep import Attempt, JobState, SweepState, begin_sweep, launching, read_sweeps, sweep_folder
+from invariance.runs.watch import read_runs, seconds_a_job, seconds_left
 from invariance.status import duration, status
 
 
-def said(capsys, runs):
-    status({"runs": str(runs), "every": None, "progress": True})
+def said(capsys, runs, every=None):
+    status({"runs": str(runs), "every": every, "progress": True})
     return re.sub(" +", " ", capsys.readouterr().out)
 
 
@@ -63,6 +68,57 @@ def test_time_left_goes_on_at_the_pace_of_the_jobs_that_are_done():
     assert seconds_left(sweep("done", "running", "running", "to do", "to do", "stopped", "failed")) == 200.0
     assert seconds_left(sweep("running", "to do")) is None
     assert seconds_left(sweep("done", "to do")) is None
+
+
+def test_jobs_that_were_found_finished_say_nothing_of_the_time_that_jobs_take(tmp_path):
+    begin_sweep(folder := sweep_folder(tmp_path, "train", list("abc")), list("abc"))
+    run = lambda name: Run(tmp_path, f"train/{name}", {"name": name})  # noqa: E731
+    for _ in range(2):
+        with Attempt(folder, 0), run("a") as work:
+            if not work.done:
+                time.sleep(0.3)
+                work.finish(to_frame([]))
+    with run("b") as elsewhere:
+        elsewhere.finish(to_frame([]))
+    with Attempt(folder, 1):
+        assert run("b").done
+        [sweep] = read_sweeps(tmp_path)
+        assert 0.3 <= seconds_a_job(sweep) < 10 and sweep.jobs[0].seconds == seconds_a_job(sweep)
+    with Attempt(folder, 2):
+        [sweep] = read_sweeps(tmp_path)
+        assert sweep.count("done") == 2 and sweep.jobs[1].seconds == 0
+        assert seconds_a_job(sweep) == sweep.jobs[0].seconds and seconds_left(sweep) > 0
+    (tmp_path / "train/a/done.json").unlink()  # what worked is no longer done: nothing is left to go by
+    with Attempt(folder, 2):
+        assert seconds_left(read_sweeps(tmp_path)[0]) is None
+
+
+def test_it_stays_live_while_jobs_are_launched_though_none_runs(tmp_path, capsys, monkeypatch):
+    begin_sweep(folder := sweep_folder(tmp_path, "train", ["a"]), ["a"])
+    command = "invariance-train " + " ".join(f"key_{k}=value" for k in range(20))
+    begin_sweep(other := sweep_folder(tmp_path, "train", [command]), [command])
+    with pytest.raises(UserError), Attempt(other, 0):
+        raise UserError("no")
+    monkeypatch.setattr(Console, "is_terminal", property(lambda _: True))
+    looks = []
+    with ExitStack() as launcher:
+        launcher.enter_context(launching(folder))
+        monkeypatch.setattr(time, "sleep", lambda _: looks.append(1) or (len(looks) == 3 and launcher.close()))
+        text = said(capsys, tmp_path, every=1)
+    assert len(looks) == 3 and f"launched by {me()}: train {folder.name}" in text
+    assert text.endswith(f"failed: no\n again: {command}\n")
+    with pytest.raises(KeyboardInterrupt), launching(folder):
+        monkeypatch.setattr(time, "sleep", lambda _: signal.raise_signal(signal.SIGINT))
+        said(capsys, tmp_path, every=1)
+    assert f" again: {command}\n" in re.sub(" +", " ", capsys.readouterr().out)
+
+
+def test_a_command_to_repeat_is_printed_in_one_line(tmp_path, capsys):
+    command = "invariance-train " + " ".join(f"'key_{k}=[value]'" for k in range(20))
+    begin_sweep(folder := sweep_folder(tmp_path, "train", [command]), [command])
+    with pytest.raises(UserError), Attempt(folder, 0):
+        raise UserError("no")
+    assert f"\n again: {command}\n" in said(capsys, tmp_path)
 
 
 def test_times_read_as_people_say_them():

@@ -1,5 +1,6 @@
 """What a sweep leaves for those who watch it, locks, and two launchers at one sweep."""
 
+import errno
 import json
 import os
 import subprocess
@@ -13,9 +14,10 @@ import pytest
 from invariance.errors import Busy, UserError
 from invariance.launch import BUSY, Job, Slot, run_jobs
 from invariance.runs import sweep
-from invariance.runs.locks import holder, lock
+from invariance.runs.locks import holder, lock, me
 from invariance.runs.run import PROGRESS, PROVENANCE, Run
 from invariance.runs.sweep import Attempt, begin_sweep, read_sweeps, sweep_folder
+from invariance.runs.watch import read_runs
 
 
 def test_a_lock_tells_who_holds_it_and_ends_with_its_process(tmp_path):
@@ -63,6 +65,32 @@ def test_looking_at_a_lock_does_not_keep_others_from_it(tmp_path):
         looking.wait()
 
 
+def test_a_lock_that_cannot_be_looked_at_counts_as_held(tmp_path, monkeypatch):
+    path = tmp_path / "train/a/.lock"
+    with Run(tmp_path, "train/a", {}) as run:
+        pass
+    real = os.open
+
+    def refuse(what, *rest):
+        if what == path:
+            raise PermissionError(errno.EACCES, "no", str(what))
+        return real(what, *rest)
+
+    monkeypatch.setattr(os, "open", refuse)
+    assert [one.state for one in read_runs(tmp_path)] == ["running"]
+    assert holder(path) == "somebody (its lock cannot be read)"
+    run.leave_to_others()  # nobody is waited for who may not be there
+    with pytest.raises(UserError, match=r"cannot write .*/a/\.lock: it may not be written to"):
+        run.__enter__()
+
+
+def test_a_folder_in_the_place_of_a_lock_is_a_line(tmp_path):
+    (tmp_path / "train/a/.lock").mkdir(parents=True)
+    assert holder(tmp_path / "train/a/.lock") is None and holder(tmp_path / "train/a/.lock/x/y") is None
+    with pytest.raises(UserError, match=r"cannot write .*/a/\.lock: a folder stands where a file is needed"):
+        Run(tmp_path, "train/a", {}).__enter__()
+
+
 def ended(folder, number, error=None):
     try:
         with Attempt(folder, number):
@@ -104,6 +132,51 @@ def test_a_process_that_was_killed_is_not_running(tmp_path):
     assert read_sweeps(tmp_path)[0].jobs[0].state == "stopped"
 
 
+@pytest.mark.parametrize("error", [None, UserError("rate=-1"), KeyboardInterrupt()])
+def test_a_disk_that_refuses_an_attempt_hides_nothing_of_what_ended_it(tmp_path, monkeypatch, error):
+    begin_sweep(folder := sweep_folder(tmp_path, "train", ["a"]), ["a"])
+
+    def refuse(*_):
+        raise UserError("its disk is full")
+
+    begun = Attempt(folder, 0).__enter__()
+    monkeypatch.setattr(sweep, "write_text", refuse)
+    monkeypatch.setattr(sweep, "_NOTE_EVERY", 0.0)
+    sweep.alive()
+    begun.__exit__(type(error), error, None)  # which Python raises again if this raises nothing
+    assert not list(folder.glob("attempts/*.lock")) and read_sweeps(tmp_path)[0].count("stopped") == 1
+    with pytest.raises(UserError, match="full"):
+        Attempt(folder, 0).__enter__()
+    assert not list(folder.glob("attempts/*.lock"))
+
+
+def test_another_s_work_leaves_no_trace_unless_a_part_was_done(tmp_path):
+    begin_sweep(folder := sweep_folder(tmp_path, "train", ["a"]), ["a"])
+    ended(folder, 0, Busy("somebody is at it"))
+    assert not list((folder / sweep.ATTEMPTS).iterdir()) and read_sweeps(tmp_path)[0].count("to do") == 1
+    with pytest.raises(Busy), Attempt(folder, 0):
+        with Run(tmp_path, "measure/a", {}):
+            pass
+        raise Busy("somebody is at the rest")
+    [job] = read_sweeps(tmp_path)[0].jobs
+    assert job.state == "stopped" and job.seconds > 0
+
+
+def test_a_sweep_that_is_deleted_meanwhile_is_left_out(tmp_path, monkeypatch):
+    for job in "ab":
+        begin_sweep(sweep_folder(tmp_path, "train", [job]), [job])
+    gone, real = sweep_folder(tmp_path, "train", ["a"]).name, os.scandir
+
+    def vanish(path):
+        if gone in str(path):
+            raise FileNotFoundError(path)
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", vanish)
+    ended(sweep_folder(tmp_path, "train", ["b"]), 0)
+    assert "b" in [job.shown for state in read_sweeps(tmp_path) for job in state.jobs]
+
+
 def test_damaged_records_count_as_absent(tmp_path):
     begin_sweep(folder := sweep_folder(tmp_path, "train", ["a", "b"]), ["a", "b"])
     ended(folder, 0)
@@ -117,13 +190,14 @@ def test_damaged_records_count_as_absent(tmp_path):
     assert read_sweeps(tmp_path) == []
 
 
-def test_a_job_that_another_process_works_at_is_put_off_until_that_is_done(tmp_path, monkeypatch):
+def test_a_job_that_another_process_works_at_is_put_off_until_that_is_done(tmp_path, monkeypatch, capfd):
     monkeypatch.setattr("invariance.launch.AGAIN", 0.3)
     flag, order = tmp_path / "free", tmp_path / "order"
     code = f"""
     import pathlib, sys
     name = sys.argv[1]
     if name == "held" and not pathlib.Path({str(flag)!r}).exists():
+        print("error: runs/held is being worked on by process 7 on b")
         sys.exit({BUSY})
     with open({str(order)!r}, "a") as file:
         file.write(name + "\\n")
@@ -136,6 +210,7 @@ def test_a_job_that_another_process_works_at_is_put_off_until_that_is_done(tmp_p
     ]
     assert run_jobs(jobs, [Slot("one", {})], progress=False) == []
     assert order.read_text().split() == ["other", "last", "held"]
+    assert capfd.readouterr().err.count("put off: held: runs/held is being worked on by process 7 on b\n") == 1
 
 
 def test_two_launchers_at_one_sweep_share_it(tmp_path):
@@ -181,6 +256,26 @@ def test_one_process_writes_its_sweep_down_too(tmp_path):
     assert "size=0" in state.jobs[1].why and state.jobs[1].shown.startswith("invariance-prepare data=digits size=0")
 
 
+def test_who_launches_a_sweep_stands_in_its_folder_while_it_lives(tmp_path):
+    begin_sweep(folder := sweep_folder(tmp_path, "train", ["a"]), ["a"])
+    code = f"""
+    import time
+    from pathlib import Path
+    from invariance.runs.sweep import launching
+    with launching(Path({str(folder)!r})):
+        print("begun", flush=True)
+        time.sleep(60)
+    """
+    other = subprocess.Popen([sys.executable, "-c", textwrap.dedent(code)], stdout=subprocess.PIPE, text=True)
+    other.stdout.readline()
+    with sweep.launching(folder):
+        both = {me(), me().replace(f" {os.getpid()} ", f" {other.pid} ")}
+        assert set(read_sweeps(tmp_path)[0].launchers) == both
+    other.kill()
+    other.wait()
+    assert read_sweeps(tmp_path)[0].launchers == ()
+
+
 def test_work_that_another_version_began_is_not_gone_on_with(tmp_path):
     with Run(tmp_path, "train/a", {"name": "a"}, progress=("part",)) as run:
         (run.directory / "part").touch()
@@ -193,6 +288,9 @@ def test_work_that_another_version_began_is_not_gone_on_with(tmp_path):
         pass
     [again] = json.loads(path.read_text())["continued"]
     assert again["commit"] == held["commit"]
+    path.write_text(json.dumps({**held, "commit": "0" * 40, "continued": 3}))  # damaged
+    with Run(tmp_path, "train/a", {"name": "a"}, progress=("part",)):
+        assert [one["commit"] for one in json.loads(path.read_text())["continued"]] == [held["commit"]]
     path.write_text(json.dumps({**held, "versions": {**held["versions"], "invariance": "0.0.9"}}))
     with pytest.raises(UserError, match=r"begun by invariance 0\.0\.9, and this is .*finish it with that version"):
         Run(tmp_path, "train/a", {"name": "a"}, progress=("part",)).__enter__()

@@ -27,6 +27,7 @@ from invariance.data.trees import Stamp, Tree
 from invariance.errors import UserError
 from invariance.progress import bar
 from invariance.runs.files import atomic_path, sha256, write_text
+from invariance.runs.sweep import working
 
 FORMAT = 2
 """Version of the arrays, the manifest and the decoding; another one is another directory."""
@@ -96,6 +97,7 @@ def build(
     """
     if (directory / MANIFEST).exists():  # whole, and stopped just before it was renamed
         return
+    working()
     found = config.source.splits(progress)
     with ExitStack() as stack:
         arrays = _arrays(directory, found, (COLOURS[config.colour], size, size), stack)

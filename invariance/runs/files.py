@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -22,6 +23,7 @@ _DISK_ERRORS = {
     errno.EFBIG: "the file would be larger than allowed",
     errno.ENOTDIR: "a file stands where a folder is needed",
     errno.EEXIST: "a file stands where a folder is needed",
+    errno.EISDIR: "a folder stands where a file is needed",
 }
 
 
@@ -98,7 +100,8 @@ def _replace(temporary: Path, path: Path, aside: Path | None) -> None:
 
 
 def _temporary(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # containers that share a file system have processes of the same number
+    return path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.tmp")
 
 
 def remove_temporaries(folder: Path) -> None:

@@ -1,5 +1,6 @@
 """Finding run directories: those that are finished, by path or pattern."""
 
+import os
 import sys
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
@@ -8,11 +9,23 @@ from pathlib import Path
 from invariance.errors import UserError, nearest
 from invariance.runs.files import DONE
 from invariance.runs.run import CONFIG
+from invariance.runs.sweep import SWEEPS
+
+_WANDB = ("run-", "offline-run-")
 
 
 def all_runs(root: Path) -> list[Path]:
-    """Every run directory below `root`, finished or not, sorted."""
-    return sorted(path.parent for path in root.glob(f"**/{CONFIG}"))
+    """Every run directory below `root`, finished or not, sorted; what vanishes or cannot be looked into is left out.
+
+    Runs lie below runs, as a finetuned network's measurements below it.
+    """
+    found = []
+    for folder, folders, files in os.walk(root):
+        if CONFIG in files:
+            found.append(Path(folder))
+        wandb = os.path.basename(folder) == "wandb"  # whose own folders hold configurations that are no run's
+        folders[:] = [name for name in folders if name != SWEEPS and not (wandb and name.startswith(_WANDB))]
+    return sorted(found)
 
 
 def find_runs(root: Path, patterns: str | Sequence[str]) -> list[Path]:

@@ -6,6 +6,8 @@ import socket
 import time
 from pathlib import Path
 
+UNREADABLE = "somebody (its lock cannot be read)"
+
 _TRIES, _APART = 5, 0.05
 """Somebody who only looks holds a lock for an instant."""
 
@@ -47,15 +49,23 @@ def _taken(descriptor: int) -> bool:
 
 
 def holder(path: Path) -> str | None:
-    """Who holds the lock of a file, as "process 17 on host"; None if nobody does. Nothing is written."""
+    """Who holds the lock of a file, as "process 17 on host"; None if nobody does. Nothing is written.
+
+    Of a lock that this user may not look at it is not known whether anybody holds it: it counts as held (`UNREADABLE`),
+    so that nobody takes for left what another user works at.
+    """
     try:
         descriptor = os.open(path, os.O_RDONLY)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
+    except OSError:
+        return UNREADABLE
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return os.read(descriptor, 200).decode(errors="replace") or "another process"
+    except OSError:
+        return UNREADABLE
     finally:
         os.close(descriptor)
     return None

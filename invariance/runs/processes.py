@@ -6,13 +6,13 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
 _PR_SET_PDEATHSIG = 1
-_NUMBERS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
+_NUMBERS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP") if hasattr(signal, name)]
 _interrupted, _gently = threading.Event(), threading.Event()
 _chosen: dict[int, Any] = {}
 _TOGETHER = 2.0
@@ -21,15 +21,22 @@ _TOGETHER = 2.0
 
 @contextmanager
 def signals_interrupt() -> Iterator[None]:
-    """Let SIGTERM, and the SIGUSR1 that schedulers send before a job's limit, end a command as Ctrl-C does."""
+    """Let what ends a command end it in order, as Ctrl-C does.
+
+    That is SIGTERM, the SIGUSR1 that schedulers send before a job's limit, and the SIGHUP of a terminal that closes,
+    unless the command was begun to live on then (nohup).
+    """
     if threading.current_thread() is not threading.main_thread():  # where Python handles no signals
         yield
         return
 
     last = -_TOGETHER
+    terminals = [descriptor for descriptor in (1, 2) if os.isatty(descriptor)]
 
-    def interrupt(_number: int, _frame: FrameType | None) -> None:
+    def interrupt(number: int, _frame: FrameType | None) -> None:
         nonlocal last
+        if number == signal.SIGHUP:
+            _leave(terminals)
         again = _interrupted.is_set()
         if again and time.monotonic() - last < _TOGETHER:
             return
@@ -39,8 +46,9 @@ def signals_interrupt() -> Iterator[None]:
             raise KeyboardInterrupt
 
     _interrupted.clear()
-    held = {number: signal.signal(number, interrupt) for number in _NUMBERS}
-    _chosen.update(dict.fromkeys(_NUMBERS, interrupt))
+    heeded = [one for one in _NUMBERS if (one, signal.getsignal(one)) != (signal.SIGHUP, signal.SIG_IGN)]
+    held = {number: signal.signal(number, interrupt) for number in heeded}
+    _chosen.update(dict.fromkeys(heeded, interrupt))
     try:
         yield
     finally:
@@ -48,6 +56,14 @@ def signals_interrupt() -> Iterator[None]:
         _interrupted.clear()
         for number, handler in held.items():
             signal.signal(number, handler)
+
+
+def _leave(terminals: Iterable[int]) -> None:
+    """Let what is printed to a terminal that closes go nowhere: its errors would end what saves a run's state."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for descriptor in terminals:
+        os.dup2(nowhere, descriptor)
+    os.close(nowhere)
 
 
 def heed_signals() -> None:

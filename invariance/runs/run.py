@@ -21,9 +21,9 @@ import yaml
 from invariance import __version__
 from invariance.errors import Busy, UserError
 from invariance.runs.files import DONE, disk_errors, remove_temporaries, write_text
-from invariance.runs.locks import holder, lock
+from invariance.runs.locks import UNREADABLE, holder, lock
 from invariance.runs.rows import read_rows, write_rows
-from invariance.runs.sweep import alive, opened
+from invariance.runs.sweep import alive, opened, working
 
 CONFIG, PROVENANCE, ROWS = "config.yaml", "provenance.json", "rows.csv"
 LOCK, PROGRESS = ".lock", "progress.json"
@@ -181,15 +181,17 @@ class Run:
         Raises:
             Busy: if one does.
         """
-        if who := holder(self.directory / LOCK):
+        who = holder(self.directory / LOCK)
+        if who and who != UNREADABLE:  # which taking it will tell more of
             self._busy(who)
 
     def _busy(self, who: str) -> NoReturn:
-        raise Busy(f"{self.directory} is being worked on by {who}; wait for it to end, then repeat")
+        raise Busy(f"{self.directory} is being worked on by {who}{Busy.remedy}")
 
     def __enter__(self) -> Self:
         with disk_errors(self.directory):
             self.directory.mkdir(parents=True, exist_ok=True)
+        with disk_errors(self.directory / LOCK):
             self._lock = lock(self.directory / LOCK)
         if self._lock is None:
             self._busy(holder(self.directory / LOCK) or "another process, which just ended")
@@ -202,6 +204,8 @@ class Run:
                     self._go_on()
             else:
                 self._begin()
+            if not self.done:
+                working()
         except BaseException:
             self._release()
             raise
@@ -229,9 +233,10 @@ class Run:
                 f"{self.directory} was begun by invariance {theirs or 'of an unknown version'}, and this is {ours}: "
                 "finish it with that version, choose another folder with runs=…, or delete it to start over"
             )
-        commits = [held.get("commit"), *(one.get("commit") for one in held.get("continued", ()))]
-        if now["commit"] != commits[-1]:
-            self.record({"continued": [*held.get("continued", ()), {key: now[key] for key in _CONTINUED}]})
+        continued = held.get("continued")
+        earlier = [one for one in continued if isinstance(one, dict)] if isinstance(continued, list) else []
+        if now["commit"] != [held, *earlier][-1].get("commit"):
+            self.record({"continued": [*earlier, {key: now[key] for key in _CONTINUED}]})
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -3,7 +3,8 @@
 `runs/.sweeps/<page>/<sweep>/` holds `jobs.json`, the jobs in their order, and `attempts/`, a file for every process
 that worked at one. A process holds the lock of its file for as long as it lives, so an attempt that says nothing of its
 end and whose lock is free was killed. No clock is compared with another: durations are those of each process's own, and
-the attempts at a job are counted.
+the attempts at a job are counted. `launchers/` holds a lock for every process that launches the sweep's jobs, while it
+does.
 """
 
 import hashlib
@@ -12,8 +13,10 @@ import math
 import os
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from glob import glob
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -22,7 +25,7 @@ from invariance.errors import Busy, UserError
 from invariance.runs.files import DONE, disk_errors, write_text
 from invariance.runs.locks import holder, lock
 
-SWEEPS, JOBS, ATTEMPTS = ".sweeps", "jobs.json", "attempts"
+SWEEPS, JOBS, ATTEMPTS, LAUNCHERS = ".sweeps", "jobs.json", "attempts", "launchers"
 SWEEP_VARIABLE, JOB_VARIABLE = "INVARIANCE_SWEEP", "INVARIANCE_JOB"
 """Variables that tell a process which sweep, and which job of it, it works at."""
 
@@ -59,16 +62,51 @@ def find_jobs(runs: Path, page: str, shown: str) -> list[tuple[Path, int]]:
         shown: the command as a user types it.
     """
     found = []
-    for path in sorted((runs / SWEEPS / page).glob(f"*/{JOBS}")):
+    for path in _found(runs / SWEEPS / page, f"*/{JOBS}"):
         held = _read(path).get("jobs")
         found += [(path.parent, n) for n, one in enumerate(held) if one == shown] if isinstance(held, list) else []
     return found
+
+
+@contextmanager
+def launching(folder: Path) -> Iterator[None]:
+    """Tell those who watch that this process launches the jobs of a sweep.
+
+    Args:
+        folder: the sweep's.
+
+    Raises:
+        UserError: if the disk refuses.
+    """
+    path, held = folder / LAUNCHERS / f"{socket.gethostname()}.{os.getpid()}.lock", None
+    try:
+        with disk_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            held = lock(path)
+        yield
+    finally:
+        if held is not None:
+            _give_up(path, held)
+
+
+def _give_up(path: Path, held: int | None) -> None:
+    """Remove a lock's file and close it; only this process has one of that name."""
+    with suppress(OSError):
+        path.unlink(missing_ok=True)
+    if held is not None:
+        os.close(held)
 
 
 def opened(run: Path) -> None:
     """Let the attempts of this process know of a run directory that their job is about."""
     for attempt in _here:
         attempt.opened(run)
+
+
+def working() -> None:
+    """Let the attempts of this process know that they do work, and do not only find it done."""
+    for attempt in _here:
+        attempt.worked = True
 
 
 def alive() -> None:
@@ -80,11 +118,16 @@ def alive() -> None:
 class Attempt:
     """One process at one job of a sweep; a context manager around the work.
 
-    How it ended is "done", "failed" (with the cause), "busy" (another process works on its runs) or "interrupted".
+    How it ended is "done", "failed" (with the cause) or "interrupted", which one is, too, that did a part and left the
+    rest to another process. One that another process left nothing to do leaves no trace. Once it has begun, a disk that
+    refuses to take this down ends no job, and hides nothing of what did.
 
     Args:
         folder: the sweep's.
         number: the job's, from 0.
+
+    Attributes:
+        worked: whether it did work, and did not only find it done.
     """
 
     def __init__(self, folder: Path, number: int) -> None:
@@ -93,50 +136,61 @@ class Attempt:
         self._number, self._turn = number, 0
         self._lock: int | None = None
         self._begun = self._written = time.monotonic()
+        self.worked = False
         self._runs: dict[str, None] = {}
         self._root = Path(os.path.abspath(folder)).parents[2]
 
     def __enter__(self) -> Self:
-        with disk_errors(self._path):
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._lock = lock(self._lock_path)
-        self._turn = 1 + max((one.turn for one in _attempts(self._path.parent, self._number)), default=0)
-        self._write("running")
+        try:
+            with disk_errors(self._path):
+                self._path.parent.mkdir(parents=True, exist_ok=True)
+                self._lock = lock(self._lock_path)
+            self._turn = 1 + max((one.turn for one in _attempts(self._path.parent, self._number)), default=0)
+            self._write("running")
+        except BaseException:
+            _give_up(self._lock_path, self._lock)
+            raise
         _here.append(self)
         return self
 
     def opened(self, run: Path) -> None:
         """A run directory that the job is about."""
-        path = Path(os.path.abspath(run))
-        if path.is_relative_to(self._root):
-            self._runs[path.relative_to(self._root).as_posix()] = None
+        with suppress(OSError):
+            path = Path(os.path.abspath(run))
+            if path.is_relative_to(self._root):
+                self._runs[path.relative_to(self._root).as_posix()] = None
 
     def alive(self) -> None:
         """Write down how long it has taken so far, twice a minute at most."""
         if time.monotonic() - self._written >= _NOTE_EVERY:
-            self._write("running")
+            with suppress(UserError, OSError):
+                self._write("running")
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         _here.remove(self)
+        try:
+            with suppress(UserError, OSError):
+                self._end(error)
+        finally:
+            _give_up(self._lock_path, self._lock)
+
+    def _end(self, error: BaseException | None) -> None:
         if error is None:
             self._write("done")
-        elif isinstance(error, Busy):
-            self._write("busy", str(error))
-        elif isinstance(error, Exception):
+        elif isinstance(error, Busy) and not self.worked:
+            self._path.unlink(missing_ok=True)
+        elif isinstance(error, Exception) and not isinstance(error, Busy):
             self._write("failed", str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}")
         else:
             self._write("interrupted")
-        assert self._lock is not None
-        self._lock_path.unlink(missing_ok=True)
-        os.close(self._lock)
 
     def _write(self, state: str, why: str = "") -> None:
         self._written = time.monotonic()
         facts = {
             "job": self._number, "turn": self._turn, "state": state, "why": why, "host": socket.gethostname(),
-            "seconds": round(self._written - self._begun, 2), "runs": list(self._runs),
+            "seconds": round(self._written - self._begun, 2), "worked": self.worked, "runs": list(self._runs),
         }  # fmt: skip
         write_text(self._path, json.dumps(facts, ensure_ascii=False) + "\n")
 
@@ -150,7 +204,7 @@ class JobState:
         state: "done", "running", "failed", "stopped" (begun, and nobody works at it) or "to do".
         why: the cause of a failure.
         where: who works at it.
-        seconds: how long all attempts took that have ended.
+        seconds: how long all attempts took that did work; 0 where none did.
     """
 
     shown: str
@@ -168,11 +222,13 @@ class SweepState:
         page: the command.
         name: the sweep's folder.
         jobs: its jobs.
+        launchers: the processes that launch its jobs.
     """
 
     page: str
     name: str
     jobs: tuple[JobState, ...]
+    launchers: tuple[str, ...] = ()
 
     def count(self, state: str) -> int:
         """How many jobs are in a state."""
@@ -182,16 +238,17 @@ class SweepState:
 def read_sweeps(runs: Path) -> list[SweepState]:
     """Every sweep below a runs folder. Nothing is written, and what is damaged or half-written counts as absent."""
     sweeps = []
-    for path in sorted((runs / SWEEPS).glob(f"*/*/{JOBS}")):
-        held = _read(path).get("jobs")
+    for path in _found(runs / SWEEPS, f"*/*/{JOBS}"):
+        held, folder = _read(path).get("jobs"), path.parent
         if isinstance(held, list):
-            sweeps.append(SweepState(path.parent.parent.name, path.parent.name, _states(path.parent, held)))
+            launchers = tuple(who for one in _found(folder, f"{LAUNCHERS}/*.lock") if (who := holder(one)))
+            sweeps.append(SweepState(folder.parent.name, folder.name, _states(folder, held), launchers))
     return sweeps
 
 
 @dataclass(frozen=True)
 class _Told:
-    """What an attempt has told of itself: its turn, its state and the cause, its seconds, the runs it is about."""
+    """What an attempt has told of itself: its turn, state and cause, the seconds it worked, the runs it is about."""
 
     path: Path
     job: int
@@ -205,14 +262,14 @@ class _Told:
 def _attempts(folder: Path, number: int | None = None) -> list[_Told]:
     """The attempts at all jobs, or at one, in their turn; what is damaged counts as absent."""
     found = []
-    for path in sorted(folder.glob("*.json" if number is None else f"{number}.*.json")):
+    for path in _found(folder, "*.json" if number is None else f"{number}.*.json"):
         held = _read(path)
         job, state, seconds = held.get("job"), held.get("state"), held.get("seconds")
         turn, runs = held.get("turn", 0), held.get("runs", [])
         counted = all(isinstance(one, int) and not isinstance(one, bool) for one in (job, turn))
         timed = isinstance(seconds, int | float) and not isinstance(seconds, bool) and math.isfinite(seconds)
         if counted and timed and isinstance(state, str) and isinstance(runs, list):
-            why, seconds = str(held.get("why", "")), float(str(seconds))
+            why, seconds = str(held.get("why", "")), float(str(seconds)) if held.get("worked") is True else 0.0
             found.append(_Told(path, int(str(job)), int(str(turn)), state, why, seconds, tuple(map(str, runs))))
     return sorted(found, key=lambda one: one.turn)
 
@@ -231,20 +288,24 @@ def _state(shown: str, told: list[_Told], root: Path) -> JobState:
     An attempt that was cut short takes nothing back of one that was done before, and a job that was done is so for as
     long as its runs are there.
     """
-    worked = [one for one in told if one.state != "busy"]
-    seconds = sum(one.seconds for one in worked)
-    for one in worked:
+    seconds = sum(one.seconds for one in told)
+    for one in told:
         if one.state == "running" and (where := holder(one.path.with_suffix(".lock"))):
             return JobState(shown, "running", where=where, seconds=seconds)
     cut_short = ("running", "interrupted")
-    newest = next((one for one in reversed(worked) if one.state not in cut_short), None)
-    if newest is not None and newest.state == "done" and all((root / run / DONE).exists() for run in newest.runs):
+    newest = next((one for one in reversed(told) if one.state not in cut_short), None)
+    if newest is not None and newest.state == "done" and all(os.path.exists(root / run / DONE) for run in newest.runs):
         return JobState(shown, "done", seconds=seconds)
-    if worked and worked[-1].state in cut_short:
+    if told and told[-1].state in cut_short:
         return JobState(shown, "stopped", seconds=seconds)
     if newest is not None and newest.state == "failed":
         return JobState(shown, "failed", newest.why, seconds=seconds)
     return JobState(shown, "to do", seconds=seconds)
+
+
+def _found(folder: Path, pattern: str) -> list[Path]:
+    """The files below a folder that a pattern names, sorted; `Path.glob` would raise for what vanishes meanwhile."""
+    return [folder / name for name in sorted(glob(pattern, root_dir=folder))]
 
 
 def _read(path: Path) -> dict[str, object]:

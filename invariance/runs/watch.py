@@ -1,6 +1,7 @@
 """Where runs stand, for those who watch: read from run directories alone, on whatever machine they are worked at."""
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,13 +52,13 @@ class RunState:
 
 def read_runs(runs: Path) -> list[RunState]:
     """Every run below a folder. Nothing is written, and no clock of a file is looked at."""
-    # wandb keeps configurations inside runs; only a run has its provenance beside its own
-    return [_state(path, runs) for path in all_runs(runs) if (path / PROVENANCE).exists()]
+    # another program may keep configurations here too; only a run has its provenance beside its own
+    return [_state(path, runs) for path in all_runs(runs) if os.path.exists(path / PROVENANCE)]
 
 
 def _state(path: Path, runs: Path) -> RunState:
     name = path.relative_to(runs).as_posix()
-    if (path / DONE).exists():
+    if os.path.exists(path / DONE):
         return RunState(name, "done")
     where = holder(path / LOCK) or ""
     state = "running" if where else "stopped"
@@ -71,8 +72,11 @@ def _state(path: Path, runs: Path) -> RunState:
 
 
 def seconds_a_job(sweep: SweepState) -> float | None:
-    """How long the finished jobs of a sweep took, on average, all their attempts together; None if there is none."""
-    done = [job.seconds for job in sweep.jobs if job.state == "done"]
+    """How long the finished jobs of a sweep took, on average, all their attempts together; None if there is none.
+
+    Those that were found finished say nothing of it.
+    """
+    done = [job.seconds for job in sweep.jobs if job.state == "done" and job.seconds > 0]
     return sum(done) / len(done) if done else None
 
 

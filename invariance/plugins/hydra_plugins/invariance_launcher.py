@@ -10,7 +10,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from invariance.launch import done, jobs_of, options_of, run_jobs, slots_of, tell
-from invariance.runs.sweep import SWEEP_VARIABLE
+from invariance.runs.sweep import SWEEP_VARIABLE, launching
 
 
 class LocalLauncher(Launcher):
@@ -44,7 +44,9 @@ class LocalLauncher(Launcher):
         jobs = jobs_of(page, job_overrides, options, folder, initial_job_idx)
         where = f"{len(slots)} × {slots[0].name.split()[0]}" if len(slots) > 1 else slots[0].name
         print(f"{len(jobs)} jobs on {where}; what they print is in {folder / 'logs'}", flush=True)
-        tell(run_jobs(jobs, slots, progress=bool(self.config.get("progress", True))), len(jobs))
+        with launching(folder):
+            failures = run_jobs(jobs, slots, progress=bool(self.config.get("progress", True)))
+        tell(failures, len(jobs))
         return done(job_overrides)
 
 

@@ -11,7 +11,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 from invariance.launch import done, jobs_of, options_of, tell
-from invariance.runs.sweep import SWEEP_VARIABLE
+from invariance.runs.sweep import SWEEP_VARIABLE, launching
 from invariance.slurm import build_executor, patience_of, run_on_slurm
 
 
@@ -46,5 +46,7 @@ class SlurmLauncher(Launcher):
         jobs = jobs_of(self.config.hydra.job.name, job_overrides, options_of(self.config), folder, initial_job_idx)
         print(f"{len(jobs)} jobs on SLURM; what they print is in {folder / 'logs'}", flush=True)
         progress = bool(self.config.get("progress", True))
-        tell(run_on_slurm(jobs, executor, patience_of(self.settings), progress=progress), len(jobs))
+        with launching(folder):
+            failures = run_on_slurm(jobs, executor, patience_of(self.settings), progress=progress)
+        tell(failures, len(jobs))
         return done(job_overrides)
