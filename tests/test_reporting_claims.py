@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 
-from invariance.reporting.claims import CLAIMS, claims, details, summary, verdict
+from invariance.reporting.claims import claims
 from invariance.reporting.collect import collect
 from invariance.reporting.curves import curve, families
 from invariance.reporting.finetuned import LEARNED, NO_MAP, Finetuning, Study
+from invariance.reporting.verdicts import CLAIMS, details, summary, verdict
 from invariance.runs.rows import read_rows, write_rows
 from tests.reporting_runs import measured
 
@@ -130,6 +131,26 @@ def test_the_joint_loss_raised_what_images_could_not_explain(gains, half, says):
     [one] = claims([], [], [(study, "here")])
     assert (one.says, one.difference) == (says, pytest.approx(np.mean(gains)))
     assert one.margin == pytest.approx(half * np.sqrt(2))
+
+
+def test_finetunings_of_another_name_have_verdicts_of_their_own_and_the_control_has_none():
+    ridge, gains = ("residual", "ridge"), {0: -5.0, 0.1: 0.2, 0.3: 4.0}
+    ones, scores = [], {}
+    for network in ("a_1", "b_1"):
+        scores |= {(network, 0, "G", "2", fit): 50.0 for fit in (NO_MAP, ridge)}
+        for value, gain in gains.items():
+            after = f"{network}+joint_{value:g}"
+            name = f"joint_{value:g}"
+            ones.append(Finetuning(network, after, name, network[0], "G", 0, value, (1, 1), ("2",), "", ""))
+            scores[after, 0, "G", "2", LEARNED] = 50.0 + gain
+    study = Study("digits", "fc7", 9, "test", tuple(ones), (NO_MAP, ridge), {}, scores, {}, frozenset(), {},
+                  dict.fromkeys(scores, 1.0))  # fmt: skip
+    comparisons = claims([], [], [(study, "here")])
+    assert {(one.way, one.says) for one in comparisons} == {
+        ("learned maps, joint_0.1", "open"), ("learned maps, joint_0.3", "yes"),
+    }  # fmt: skip
+    lines = {row[2]: row[3] for row in summary(comparisons, ["digits"]).cells if row[0].startswith("(g)")}
+    assert lines == {"learned maps, joint_0.1": "not shown", "learned maps, joint_0.3": "holds"}
 
 
 def test_verdicts():

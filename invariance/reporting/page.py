@@ -10,7 +10,7 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from invariance import __version__
-from invariance.reporting import claims, tables
+from invariance.reporting import claims, tables, verdicts
 from invariance.reporting.collect import Collected, RunFacts, collect, run_anchor
 from invariance.reporting.curves import counts, families, fit_title, words
 from invariance.reporting.distances import distances
@@ -77,11 +77,11 @@ def make_report(runs: Path, out: Path, *, data: str | None = None) -> Path:
         finetuned.append((study, shown.anchor))
         made.update(files)
     said = claims.claims([(section.family, section.anchor) for section in sections], compared, finetuned)
-    verdicts = claims.summary(said, sorted(set(collected.rows["data"])))
-    details = claims.details(said)
-    for table in (verdicts, *([details] if details else [])):
+    told = verdicts.summary(said, sorted(set(collected.rows["data"])))
+    details = verdicts.details(said)
+    for table in (told, *([details] if details else [])):
         made.update(table.files())
-    page = _page(collected, (accuracy, ranges, verdicts, details), sections, apart, shown_overviews, _beside(runs, out))
+    page = _page(collected, (accuracy, ranges, told, details), sections, apart, shown_overviews, _beside(runs, out))
     write_rows(out / "rows.csv", collected.rows[COLUMNS])
     for name, content in made.items():
         with atomic_path(out / name) as temporary:
@@ -95,7 +95,7 @@ def _page(
     collected: Collected, whole: tuple[Table | None, Table, Table, Table | None], sections: list[Section],
     apart: list[StudySection], overviewed: list[ShownOverview], folder: str,
 ) -> str:
-    accuracy, ranges, verdicts, details = whole
+    accuracy, ranges, told, details = whole
     source = package_files("invariance.reporting").joinpath("page.html.j2").read_text(encoding="utf-8")
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["words"] = words
@@ -109,7 +109,7 @@ def _page(
         environment.from_string(source).render(
             overview=_overview(collected),
             accuracy=accuracy,
-            claims=verdicts,
+            claims=told,
             claims_details=details,
             transformations=ranges,
             by_data=by_data,
