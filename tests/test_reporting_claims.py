@@ -100,6 +100,38 @@ def test_diverged_and_missing_g_are_left_out_of_both_sides_and_counted(tmp_path)
     assert h.counted == 14
 
 
+ALL_BUT_ONE = tuple(str(x) for x in (-45, -30, -25, -20, -15, -10, -5, 2.5, 5, 10, 15, 20, 25, 30, 45))
+
+
+def test_a_comparison_over_too_few_g_is_open_and_one_over_fewer_says_so(tmp_path):
+    measured(tmp_path, "digits", "baseline", "baseline", None, "rotation", diverged=ALL_BUT_ONE)
+    measured(tmp_path, "digits", "rotation_20", "rotation", 20, "rotation", diverged=ALL_BUT_ONE)
+    comparisons = found(tmp_path)
+    for claim, way in (("b", "residual map, online SGD"), ("c", "residual map, online SGD"), ("h", "residual map")):
+        for one in of(comparisons, claim, way):
+            assert one.says == "open" and one.counted == 1 and f"1 of {one.of} g" in one.told
+    told = {(row[0][1], row[2]): row[3:] for row in summary(comparisons, ["digits"]).cells}
+    assert told["b", "residual map, online SGD"][0] == "not shown" and told["b", "residual map, ridge"][0] == "holds"
+    measured(tmp_path, "digits", "baseline", "baseline", None, "rotation", diverged=ALL_BUT_ONE[:4])
+    told = {(row[0][1], row[2]): row[3:] for row in summary(found(tmp_path), ["digits"]).cells}
+    ended, evidence = told["b", "residual map, online SGD"]
+    assert ended == "holds" and "rotation 12 of 16 g" in evidence
+
+
+def test_layers_have_verdicts_of_their_own(tmp_path):
+    for layer in ("fc7", "fc6"):
+        for network, family, reach in (("baseline", "baseline", None), ("rotation_20", "rotation", 20)):
+            measured(tmp_path / layer, "digits", network, family, reach, "rotation")
+        change(tmp_path, f"{layer}/**/rows.csv", layer=lambda rows, layer=layer: layer)
+    perfect = {name: (lambda rows: rows["score"] * 0) for name in ("score", "low", "high")}
+    change(tmp_path, "fc6/measure/digits/baseline/**/identity/rows.csv", **perfect)
+    told = {(row[0][1], row[2]): row[3] for row in summary(found(tmp_path), ["digits"]).cells}
+    assert told["a", "invariance, φ at fc6"] == "contradicted" and told["a", "invariance, φ at fc7"] != "contradicted"
+    assert told["b", "residual map, ridge, φ at fc6"] == "contradicted"
+    assert told["b", "residual map, ridge, φ at fc7"] == "holds"
+    assert {way for letter, way in told if letter == "h"} == {"residual map, φ at fc6", "residual map, φ at fc7"}
+
+
 def test_wider_ranges_are_ranked_over_the_g_that_all_of_them_have(runs):
     measured(runs, "digits", "rotation_10", "rotation", 10, "rotation", missing=("30",))
     measured(runs, "digits", "rotation_15", "rotation", 15, "rotation", diverged=("-25",))

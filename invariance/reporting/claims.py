@@ -6,12 +6,15 @@ Each comes to a difference and a margin, and says yes, no, or open.
 A difference of accuracies (or of −L_L2, where there is no accuracy) is a mean over the same g of the same images on
 both sides. Its margin is √(h₁² + h₂²), h being the mean half-width of the bootstrap intervals over images: as if the g
 of a network were wholly dependent and the two sides independent, which on the same images overstates it. A g without a
-number on either side is left out of both, and counted.
+number on either side is left out of both, and counted. Most of those are fits that ended worse than no map, so what is
+left is the better part: a comparison over fewer than half of what it should be over is open, whatever it comes to.
+
+What was measured at several layers is compared at each, and a way of measuring names its own.
 """
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,10 +45,11 @@ class Comparison:
         says: "yes", "no" or "open".
         difference: by how much, in percentage points of accuracy, or in −L_L2; NaN where that is not what counts.
         margin: how much of it images could explain.
-        counted: over how many g (networks, seeds).
+        counted: over how many g (networks, pairs, seeds).
         of: of how many.
         told: the evidence in words.
         anchor: where on the page its numbers are.
+        each: what is counted.
     """
 
     claim: str
@@ -59,6 +63,22 @@ class Comparison:
     of: int
     told: str
     anchor: str
+    each: str = "g"
+
+    @property
+    def some(self) -> str:
+        """Of how many it is over how many, where that is not all; else empty."""
+        return some(self.counted, self.of, self.each)
+
+
+def some(counted: int, of: int, each: str) -> str:
+    """`14 of 16 g`; empty where it is all of them."""
+    return "" if counted == of else f"{counted} of {of} {each}"
+
+
+def enough(counted: int, of: int) -> bool:
+    """Whether what is counted is half of what there should be, or more: see the module's text."""
+    return 2 * counted >= of
 
 
 @dataclass(frozen=True)
@@ -73,15 +93,18 @@ class _Difference:
 
     @property
     def says(self) -> str:
-        """Whether it is above 0 beyond its margin, below, or neither."""
+        """Whether it is above 0 beyond its margin, below, or neither, which it is too where too little was counted."""
+        if not enough(self.counted, self.of):
+            return OPEN
         return YES if self.mean > self.margin else NO if self.mean < -self.margin else OPEN
 
     def told(self, metric: str) -> str:
         unit = " points" if metric == "error_rate" else " of −L_L2"
         digits = 1 if metric == "error_rate" else 3
-        some = "" if self.counted == self.of else f", {self.counted} of {self.of} {self.each}"
         mean = round(self.mean, digits) + 0.0  # no −0.0
-        return f"{mean:+.{digits}f} ± {self.margin:.{digits}f}{unit}{some}"
+        return ", ".join(filter(None, [
+            f"{mean:+.{digits}f} ± {self.margin:.{digits}f}{unit}", some(self.counted, self.of, self.each)
+        ]))  # fmt: skip
 
 
 def claims(
@@ -95,17 +118,27 @@ def claims(
         apart: the sets of networks whose distances were measured, with theirs.
         finetuned: the studies of finetuning, with theirs.
     """
-    found: list[Comparison] = []
+    found: list[tuple[str, Comparison]] = []
     for family, anchor in measured:
         if family.metrics():
             metric = "error_rate" if "error_rate" in family.metrics() else "l2_distance"
             for claim in (_more_invariant, _baseline_equivariant, _nothing_added, _wider, _closed_form):
-                found += claim(family, metric, anchor)
+                found += [(family.layer, one) for one in claim(family, metric, anchor)]
     for distances, anchor in apart:
-        found += _near(distances, anchor)
+        found += [(distances.layer, one) for one in _near(distances, anchor)]
     for study, anchor in finetuned:
-        found += _raised(study, anchor)
-    return found
+        found += [(study.layer, one) for one in _raised(study, anchor)]
+    return _layers_apart(found)
+
+
+def _layers_apart(found: Sequence[tuple[str, Comparison]]) -> list[Comparison]:
+    """Comparisons, each with its layer: where a data set has several, the way names it."""
+    layers: dict[str, set[str]] = {}
+    for layer, one in found:
+        layers.setdefault(one.data, set()).add(layer)
+    return [
+        replace(one, way=f"{one.way}, φ at {layer}") if len(layers[one.data]) > 1 else one for layer, one in found
+    ]
 
 
 def _better(drawn: Curve, metric: str) -> Floats:
@@ -178,7 +211,8 @@ def _nothing_added(family: Family, metric: str, anchor: str) -> list[Comparison]
     for fit in family.fits:
         d = _difference(curve(family, subject, fit, metric), plain, inside, metric)
         if d is not None:
-            says = NO if d.mean > d.margin else YES if d.mean + d.margin < NOTHING[metric] else OPEN
+            nothing = enough(d.counted, d.of) and d.mean + d.margin < NOTHING[metric]
+            says = NO if d.says == YES else YES if nothing else OPEN
             made.append(_of(family, "c", anchor, fit_title(fit), words(family.name), metric, d, says))
     return made
 
@@ -234,19 +268,33 @@ def _near(found: Distances, anchor: str) -> list[Comparison]:
                 f"{near.share[k - 1]:.0%} of same-family pairs within {k} neighbours, by chance "
                 f"{near.chance[k - 1]:.0%} (over all K p {near.p:.2g})"
             )
-            made.append(Comparison(
-                "e", found.data, way, way, says, np.nan, np.nan, near.networks, len(names), f"{way}: {told}", anchor
-            ))  # fmt: skip
+            made.append(_apart("e", found, way, way, says, told, (near.networks, len(names), "networks"), anchor))
         for group in GROUPS:
             rank = group_rank(matrix, names, group)
             if rank is not None:
                 says = YES if rank.rank <= NEAR * rank.groups else NO if rank.rank > rank.groups / 2 else OPEN
                 what = ", ".join(words(name) for name in group)
-                told = f"{way}: {what} {rank.rank}. of {rank.groups} groups of three"
-                made.append(Comparison(
-                    "f", found.data, way, what, says, np.nan, np.nan, len(names), len(names), told, anchor
-                ))  # fmt: skip
+                told = f"{what} {rank.rank}. of {rank.groups} groups of three"
+                counted = (*_pairs_with_numbers(matrix, names, group), "pairs")
+                made.append(_apart("f", found, way, what, says, told, counted, anchor))
     return made
+
+
+def _apart(
+    claim: str, found: Distances, way: str, what: str, says: str, told: str, counted: tuple[int, int, str], anchor: str
+) -> Comparison:
+    """A comparison of distances, open where too few of them have a number."""
+    said = ", ".join(filter(None, [f"{way}: {told}", some(*counted)]))
+    number, of, each = counted
+    says = says if enough(number, of) else OPEN
+    return Comparison(claim, found.data, way, what, says, np.nan, np.nan, number, of, said, anchor, each)
+
+
+def _pairs_with_numbers(matrix: Floats, names: list[str], group: tuple[str, ...]) -> tuple[int, int]:
+    """Of the pairs of networks of different families of a group: how many have a distance, and how many there are."""
+    member = [(k, name) for k, name in enumerate(names) if name in group]
+    pairs = [(i, j) for i, one in member for j, other in member if i < j and one != other]
+    return sum(bool(np.isfinite(matrix[pair])) for pair in pairs), len(pairs)
 
 
 def _raised(study: Study, anchor: str) -> list[Comparison]:
@@ -272,6 +320,6 @@ def _raised(study: Study, anchor: str) -> list[Comparison]:
         told = f"{network} {d.told('error_rate')} ({int((there > 0).sum())} of {len(there)} seeds up, {name})"
         made.append(Comparison(
             "g", study.data, f"learned maps, {name}", f"{network}, {name}", says, d.mean, d.margin, d.counted, d.of,
-            told, anchor
+            told, anchor, d.each,
         ))  # fmt: skip
     return made

@@ -77,7 +77,8 @@ def summary(found: Sequence[Comparison], data: Sequence[str]) -> Table:
         f"{NOTHING['error_rate']:g} point; (e): p < {NEAR:g}; (f): among the nearest {NEAR:.0%} of all groups of "
         "three families; (g): through the learned maps after, against the best fitted maps before: yes if it rose for "
         "every seed, and on average by more than the margin; λ3 = 0, the control, is not asked. A margin is over "
-        "images, not over trainings."
+        "images, not over trainings. What is over fewer than half of the g (networks, pairs, seeds) that it should be "
+        "over is open: fits that diverged are left out, and what is left is the better part."
     )
     links = {place: link for place, link in links.items() if link}
     header = ["claim", "data", "through", "verdict", "evidence"]
@@ -111,4 +112,6 @@ def _evidence(part: Sequence[Comparison]) -> str:
     middle = round(float(np.median(differences[np.isfinite(differences)])), 9) + 0.0
     others = [one.told for one in part if one.says != YES]
     rest = f"; other than yes: {'; '.join(others)}" if others else ""
+    short = [f"{one.what} {one.some}" for one in part if one.says == YES and one.some]
+    rest = f"; not over all: {', '.join(short)}{rest}" if short else rest
     return f"{counts}; median difference {middle:+.3g}{rest}"
