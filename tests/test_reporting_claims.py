@@ -145,6 +145,23 @@ def test_wider_ranges_are_ranked_over_the_g_that_all_of_them_have(runs):
     assert "over 3 ranges" in one.what and one.difference == with_gap
 
 
+def test_elastic_networks_of_one_sigma_are_asked_for_the_larger_range(tmp_path):
+    for reach in (5, 10):
+        for sigma, gain in ((2, 0.1), (3, -0.1)):
+            measured(tmp_path, "digits", f"elastic_{reach}_sigma{sigma}", "elastic", reach, "elastic")
+            error = 0.5 - gain * (reach == 10)
+            level = {name: (lambda rows, error=error: rows["score"] * 0 + error) for name in ("score", "low", "high")}
+            change(tmp_path, f"measure/digits/elastic_{reach}_sigma{sigma}/**/identity/rows.csv", **level)
+    comparisons = {one.what.split(" (")[0]: one for one in of(found(tmp_path), "d")}
+    assert {what: one.says for what, one in comparisons.items()} == {"elastic sigma2": "yes", "elastic sigma3": "no"}
+    assert comparisons["elastic sigma2"].difference == pytest.approx(10)
+    for reach in ("horizontal", "both"):  # no order among their ranges
+        measured(tmp_path, "digits", f"mirror_{reach}", "mirror", reach, "mirror")
+    for reach in (240, 320):  # grids of their own
+        measured(tmp_path, "digits", f"crop_{reach}", "crop", reach, "crop")
+    assert len(of(found(tmp_path), "d")) == 2
+
+
 @pytest.mark.parametrize(("gains", "half", "says"), [
     ([0.7], 2.0, "open"), ([0.7], 0.2, "yes"), ([-0.5], 2.0, "open"), ([-5.0], 2.0, "no"), ([3.0, -0.1], 0.1, "open"),
     ([3.0, 1.0], 0.1, "yes"), ([3.0, 1.0], 2.0, "open"),

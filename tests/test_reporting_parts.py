@@ -14,6 +14,7 @@ from invariance.errors import UserError
 from invariance.reporting import gallery, tables
 from invariance.reporting.collect import collect, examples
 from invariance.reporting.curves import IDENTITY, curve, families, gaps, natural
+from invariance.reporting.distances import Node, sizes
 from invariance.reporting.figures import canvas, inline, swatches
 from invariance.reporting.page import make_report
 from invariance.reporting.plots import INK, against_baseline, ranges_compared
@@ -41,6 +42,16 @@ def test_the_widest_mirror_is_the_one_that_covers_most(tmp_path):
     for reach in ("both", "horizontal", "vertical"):
         measured(tmp_path, "made_up", f"mirror_{reach}", "mirror", reach, "mirror")
     assert [s.network for s in only(tmp_path).trained] == ["mirror_horizontal", "mirror_vertical", "mirror_both"]
+
+
+def test_the_most_extreme_elastic_network_is_the_one_of_the_papers_tables(tmp_path):
+    for reach, sigma in ((10, 2), (5, 3), (10, 3), (5, 2)):
+        measured(tmp_path, "made_up", f"elastic_{reach}_sigma{sigma}", "elastic", reach, "elastic")
+    assert [s.network for s in only(tmp_path).trained] == [
+        "elastic_5_sigma3", "elastic_5_sigma2", "elastic_10_sigma3", "elastic_10_sigma2",
+    ]  # fmt: skip
+    nodes = tuple(Node(s.network, s.family, s.range, 0, s.network) for s in only(tmp_path).trained)
+    assert sizes(nodes).tolist() == [0.25, 0.5, 0.75, 1.0]
 
 
 def test_a_crop_network_is_compared_with_the_baseline_at_its_own_size(tmp_path):

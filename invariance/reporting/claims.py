@@ -220,13 +220,41 @@ def _nothing_added(family: Family, metric: str, anchor: str) -> list[Comparison]
 def _wider(family: Family, metric: str, anchor: str) -> list[Comparison]:
     """(d): the network of the largest range against that of the smallest, where the latter's training did not reach.
 
-    Yes if it is better beyond the margin and the networks' ranks by range and by that mean agree (Spearman's ρ > 0).
-    The ranks are over the g where all of them have a number. Families without an order of ranges, whose grids only
-    count, are left out.
+    Networks of one σ are compared where the family has several (Elastic). Left out are families whose ranges are no
+    numbers (Mirror), and those whose networks have grids of their own (Crop).
     """
-    subjects = family.trained
-    if len(subjects) < 2 or subjects[0].facts.ordinal or subjects[0].facts.grid != subjects[-1].facts.grid:
-        return []
+    made = []
+    for rest, subjects in _of_growing_range(family).items():
+        if len(subjects) > 1 and subjects[0].facts.grid == subjects[-1].facts.grid:
+            named = f"{words(family.name)} {rest}" if rest else words(family.name)
+            made += _wider_of(family, subjects, named, metric, anchor)
+    return made
+
+
+def _of_growing_range(family: Family) -> dict[str, list[Subject]]:
+    """A family's networks by growing range, apart by what their names say beside it, as `sigma2`."""
+    found: dict[str, list[tuple[float, Subject]]] = {}
+    for subject in family.trained:
+        try:
+            reach = float(subject.range)
+        except ValueError:
+            continue
+        usual = f"{family.name}_{subject.range}"
+        rest = subject.network.removeprefix(usual).strip("_") if subject.network.startswith(usual) else ""
+        found.setdefault(rest, []).append((reach, subject))
+    return {
+        rest: [subject for _, subject in sorted(found[rest], key=lambda pair: pair[0])]
+        for rest in sorted(found)
+    }  # fmt: skip
+
+
+def _wider_of(
+    family: Family, subjects: Sequence[Subject], named: str, metric: str, anchor: str
+) -> list[Comparison]:  # fmt: skip
+    """Yes if the largest is better beyond the margin and ranks by range and by that mean agree (Spearman's ρ > 0).
+
+    The ranks are over the g where all of the networks have a number.
+    """
     beyond = _masks(subjects[0])["beyond"]
     drawn = [curve(family, subject, IDENTITY, metric) for subject in subjects]
     d = _difference(drawn[-1], drawn[0], beyond, metric)
@@ -236,9 +264,10 @@ def _wider(family: Family, metric: str, anchor: str) -> list[Comparison]:
     shared = beyond & np.logical_and.reduce([np.isfinite(one.y) for one in there])
     means = [float(np.mean(_better(one, metric)[shared])) if shared.any() else np.nan for one in there]
     rho = float(spearmanr(range(len(means)), means).statistic) if shared.any() else np.nan
-    says = OPEN if d.says == YES and not rho > 0 else d.says
-    what = f"{words(family.name)} (ρ {rho:+.2f} over {len(there)} ranges)"
-    return [_of(family, "d", anchor, "invariance", what, metric, d, says)]
+    ranked = rho > 0 and enough(int(shared.sum()), d.of)
+    says = OPEN if d.says == YES and not ranked else d.says
+    over = ", ".join(filter(None, [f"ρ {rho:+.2f} over {len(there)} ranges", some(int(shared.sum()), d.of, "g")]))
+    return [_of(family, "d", anchor, "invariance", f"{named} ({over})", metric, d, says)]
 
 
 def _closed_form(family: Family, metric: str, anchor: str) -> list[Comparison]:
