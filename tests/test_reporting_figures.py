@@ -9,7 +9,7 @@ from invariance.reporting import overview_figures
 from invariance.reporting.collect import collect
 from invariance.reporting.curves import families
 from invariance.reporting.overview import cross, overviews
-from invariance.reporting.paper_figures import FIGURES, Place, called, index, number
+from invariance.reporting.paper_figures import FIGURES, TABLES, Place, called, index, number
 from invariance.runs.rows import read_rows, write_rows
 from tests.reporting_runs import measured
 
@@ -197,8 +197,9 @@ def test_cross_data_is_not_laid_beside_other_transformations(runs):
 def test_the_index_leads_to_what_is_there_and_says_what_would_make_the_rest():
     places = [Place("extremes", "digits", "a", ""), Place("extremes", "rvl_cdip", "b", ""),
               Place("ranges", "digits", "c", "rotation"), Place("all-1", "ilsvrc", "d", "")]  # fmt: skip
-    entries = {entry.number: entry for entry in index(places)}
-    assert list(entries) == [figure.number for figure in FIGURES] and len(entries) == 14
+    entries = {entry.name.removeprefix("Figure "): entry for entry in index(places)}
+    assert list(entries) == [*(figure.number for figure in FIGURES), *(table.name for table in TABLES)]
+    assert len(entries) == 14 + 4
     assert [p.anchor for p in entries["7"].here] == ["b"] and entries["7"].command == ""
     assert entries["1"].here == [] and entries["1"].command == "make paper-networks paper-measure DATA=ilsvrc"
     assert [p.anchor for p in entries["1"].alike] == ["a", "b"]
@@ -207,6 +208,15 @@ def test_the_index_leads_to_what_is_there_and_says_what_would_make_the_rest():
     assert entries["8"].command == "make paper-networks paper-measure DATA=rvl_cdip"
     assert entries["9"].command == "make paper-networks paper-measure DATA='ilsvrc rvl_cdip'"
     assert entries["10"].command.startswith("make paper-cross") and entries["4"].command == ""
+    assert entries["Table 1"].command == "" and entries["Table 2"].command.endswith("paper-finetune DATA=rvl_cdip")
+    assert entries["Table 3"].command == "make paper-networks DATA='ilsvrc rvl_cdip'"
+
+
+def test_a_table_that_is_there_in_part_has_its_command_too():
+    places = [Place("accuracy", "ilsvrc", "a", ""), Place("accuracy", "rvl_cdip", "a", "9 of 36", whole=False)]
+    entry = next(entry for entry in index(places) if entry.name == "Table 3")
+    assert len(entry.here) == 2 and entry.lacking == ["the rest of rvl_cdip"]
+    assert entry.command == "make paper-networks DATA=rvl_cdip"
 
 
 def test_the_untouched_image_is_the_same_whatever_its_parameters(tmp_path):

@@ -218,6 +218,11 @@ def studies(collected: Collected) -> list[Study]:
     return found
 
 
+def nothing(data: str) -> Study:
+    """The study of a data set of which no network was finetuned."""
+    return Study(data, "", 0, "", (), (NO_MAP,), {}, {}, {}, frozenset(), {})
+
+
 def _runs(measured: pd.DataFrame) -> dict[Place, str]:
     """The run of every number: of all metrics, as one run measures them together."""
     columns = [measured[name] for name in ("network", "seed", "map", "solver", "run")]

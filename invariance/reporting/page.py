@@ -26,6 +26,7 @@ from invariance.reporting.sections import (
     overview_sections,
     places,
     slugs_of,
+    with_gaps,
 )
 from invariance.reporting.tables import Table
 from invariance.runs.files import atomic_path, write_text
@@ -71,7 +72,7 @@ def make_report(runs: Path, out: Path, *, data: str | None = None) -> Path:
         apart.append(shown)
         compared.append((found, shown.anchor))
         made.update(files)
-    for study in studies(collected):
+    for study in with_gaps(collected, studies(collected)):
         shown, files = finetuned_section(study)
         apart.append(shown)
         finetuned.append((study, shown.anchor))
@@ -114,7 +115,7 @@ def _page(
             transformations=ranges,
             by_data=by_data,
             overview_of=overview_of,
-            entries=index(places(overviewed, sections, apart)),
+            entries=index(places(overviewed, sections, apart, accuracy)),
             apart=apart,
             notes=_notes(collected),
             unfinished=collected.unfinished,

@@ -18,10 +18,11 @@ from invariance.reporting.collect import Collected
 from invariance.reporting.curves import BASELINE, IDENTITY, Family, counts, fit_title, gaps, words
 from invariance.reporting.distances import Distances, complete
 from invariance.reporting.drawing import Drawing
-from invariance.reporting.finetuned import Study
+from invariance.reporting.finetuned import Study, nothing
 from invariance.reporting.overview import Overview, cross, overviews
-from invariance.reporting.paper_figures import Place
+from invariance.reporting.paper_figures import Place, finetuning_command
 from invariance.reporting.plots import Plot, against_baseline, ranges_compared
+from invariance.reporting.printed import finetuned_networks
 from invariance.reporting.tables import Table
 
 
@@ -80,7 +81,10 @@ class ShownOverview:
 
 @dataclass(frozen=True)
 class StudySection:
-    """A study of several networks of one data set: how far apart they are, or what finetuning did to them."""
+    """A study of several networks of one data set: how far apart they are, or what finetuning did to them.
+
+    Its place is that of the paper's table which it is, or is the form of.
+    """
 
     anchor: str
     data: str
@@ -90,6 +94,7 @@ class StudySection:
     claims: Table | None
     tables: list[tuple[str, Table]]
     gaps: list[str]
+    place: Place | None = None
 
 
 def slugs_of(measured: list[Family]) -> list[str]:
@@ -128,9 +133,13 @@ def overview_sections(measured: list[Family], slugs: list[str]) -> tuple[list[Sh
     return shown, made
 
 
-def places(overviewed: list[ShownOverview], sections: list[Section], apart: list[StudySection]) -> list[Place]:
-    """Where the page has what the paper's figures show."""
-    found = [
+def places(
+    overviewed: list[ShownOverview], sections: list[Section], apart: list[StudySection], accuracy: Table | None
+) -> list[Place]:
+    """Where the page has what the paper's figures and tables show."""
+    found = [Place("transformations", "every family", "transformations", "")]
+    found += tables.accuracy_places(accuracy) if accuracy else []
+    found += [
         Place(shown.overview.form, shown.overview.data, shown.overview.name, shown.overview.about)
         for shown in overviewed if not shown.overview.aside
     ]
@@ -142,6 +151,7 @@ def places(overviewed: list[ShownOverview], sections: list[Section], apart: list
         if section.gallery:
             found.append(Place(family.name, family.data, section.gallery.name, ""))
     for study in apart:
+        found += [study.place] if study.place else []
         found += [Place(one.form, study.data, one.name, one.title) for one in study.drawings if one.form]
     return found
 
@@ -262,7 +272,7 @@ def _drawn(drawing: Drawing) -> ShownDrawing:
 
 def finetuned_section(study: Study) -> tuple[StudySection, dict[str, bytes]]:
     """The part of the page on finetuning with the joint loss, and its files."""
-    slug = f"{study.data}-{study.layer.replace('/', '_')}-finetuned"
+    slug = "-".join(filter(None, [study.data, study.layer.replace("/", "_"), "finetuned"]))
     made: dict[str, bytes] = {}
     shown = []
     for drawing in finetuned_figures.drawings(study, slug):
@@ -272,9 +282,27 @@ def finetuned_section(study: Study) -> tuple[StudySection, dict[str, bytes]]:
     for table in (first, *(table for _, table in others)):
         made.update(table.files())
     networks = list(dict.fromkeys(one.network for one in study.all))
+    title, lacking = f"{study.data}: finetuned for equivariance", finetuned_tables.gaps(study)
+    if not networks:
+        about = f"No network of {study.data} was finetuned with the joint loss: {finetuning_command(study.data)}."
+        return StudySection(slug, study.data, title, about, shown, first, others, lacking), made
     about = (
         f"{len(study.all)} finetunings of {', '.join(networks)} with the joint loss (Eq. 7), each network together "
         f"with one map M_g for every g of a set G; φ ends at {study.layer}. Measured before and after alike."
     )
-    title = f"{study.data}: finetuned for equivariance"
-    return StudySection(slug, study.data, title, about, shown, first, others, finetuned_tables.gaps(study)), made
+    return StudySection(slug, study.data, title, about, shown, first, others, lacking, _table_2(study, slug)), made
+
+
+def with_gaps(collected: Collected, found: list[Study]) -> list[Study]:
+    """Studies of finetuning, and empty ones for the paper's data sets without: Tables 2 and 4 are gaps there."""
+    lacking = set(collected.rows["data"]) - {study.data for study in found}
+    return [*found, *(nothing(data) for data in sorted(lacking) if finetuned_networks(data))]
+
+
+def _table_2(study: Study, slug: str) -> Place | None:
+    """Where the page has Table 2 or 4, or its form; how much of it there is, where the data are the paper's."""
+    if not study.scores:
+        return None
+    wanted, (_, lacking) = finetuned_networks(study.data), finetuned_tables.absent(study)
+    there = f"{len(wanted) - len(lacking)} of its {len(wanted)} networks" if wanted else ""
+    return Place("finetuned", study.data, slug, there, whole=not lacking)

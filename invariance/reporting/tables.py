@@ -26,6 +26,7 @@ from invariance.reporting.curves import (
     natural,
     words,
 )
+from invariance.reporting.paper_figures import Place
 from invariance.transforms.base import UNTOUCHED
 
 GAP = "–"
@@ -211,13 +212,27 @@ def accuracy(collected: Collected) -> Table | None:
     place = {(network, seed): k for k, (network, seed, _) in enumerate(order)}
     places = [place[key] for key in numbers[["network", "seed"]].itertuples(index=False, name=None)]
     numbers = numbers.iloc[np.argsort(places, kind="stable")]
-    caption = "Accuracy on untouched images, in percent, with the bootstrap 95 % interval over images."
+    of = "Table 3" if paper else "Form of Table 3"
+    others = sorted(set(numbers["data"]) - set(paper)) if paper else []
+    of += f" on {' and '.join(paper)}, and its form on {', '.join(others)}" if others else ""
+    caption = f"{of}: accuracy on untouched images, in percent, with the bootstrap 95 % interval over images."
     if paper:
         caption += (
             " The paper's Mirror Horz. and Vert. stand beside our vertical and horizontal, which is what its code did; "
             "its baselines 1 to 3 beside our seeds 0 to 2, though its seeds are not ours."
         )
     return Table("accuracy", caption, header, cells, numbers, runs=runs)
+
+
+def accuracy_places(table: Table) -> list[Place]:
+    """Where the page has Table 3, or its form: of every data set, and how many of the paper's networks it has."""
+    found = []
+    for data, own in table.numbers.groupby("data", sort=True):
+        wanted = set(printed.networks(str(data)))
+        there = len(wanted & set(own[["network", "seed"]].itertuples(index=False, name=None)))
+        what = f"{there} of its {len(wanted)} networks" if wanted else ""
+        found.append(Place("accuracy", str(data), "accuracy", what, whole=there == len(wanted)))
+    return found
 
 
 def _beginning(network: str) -> tuple[str, Any]:
