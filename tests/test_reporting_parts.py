@@ -3,6 +3,8 @@
 import base64
 import io
 import json
+import re
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 
 import numpy as np
@@ -19,6 +21,7 @@ from invariance.reporting.figures import canvas, inline, swatches
 from invariance.reporting.page import make_report
 from invariance.reporting.plots import INK, against_baseline, ranges_compared
 from invariance.reporting.vector import DARK, LIGHT, embedded, png, standalone, style, svg
+from invariance.runs import files
 from invariance.runs.rows import read_rows, write_rows
 from tests.reporting_runs import measured, trained
 
@@ -241,6 +244,44 @@ def test_files_of_an_earlier_report_go_and_those_of_the_user_stay(tmp_path, undr
     assert sorted(listed) == sorted(
         path.relative_to(out).as_posix() for path in out.glob("*/*") if path.name != "mine.png"
     )
+
+
+@pytest.mark.parametrize("writes", [1, 2, 9, 18, 10_000])
+def test_a_report_that_is_killed_leaves_nothing_the_next_does_not_know(tmp_path, undrawn, monkeypatch, writes):
+    runs, other, out = tmp_path / "runs", tmp_path / "other", tmp_path / "out"
+    trained(runs, "made_up", "baseline", "baseline", None)
+    measured(other, "another", "mirror_both", "mirror", "both", "mirror")
+    make_report(runs, out)
+    for folder in ("", "figures", "figures/dark", "tables"):
+        (out / folder / ".half.png.123.tmp").parent.mkdir(exist_ok=True)
+        (out / folder / ".half.png.123.tmp").write_text("ha")
+    written = 0
+
+    @contextmanager
+    def atomic_path(path):
+        nonlocal written
+        written += 1
+        if written > writes:
+            raise KeyboardInterrupt
+        with files.atomic_path(path) as temporary:
+            yield temporary
+
+    with monkeypatch.context() as patch, suppress(KeyboardInterrupt):
+        patch.setattr("invariance.reporting.page.atomic_path", atomic_path)
+        make_report(other, out)
+    assert written > 1
+    make_report(runs, out)
+    there = {path.relative_to(out).as_posix() for path in out.glob("*/**/*") if path.is_file()}
+    assert there == set((out / "files.txt").read_text().split()) and not list(out.rglob(".*.tmp"))
+
+
+def test_progress_is_shown_if_it_is_asked_for(tmp_path, undrawn, capsys):
+    measured(tmp_path / "runs", "made_up", "mirror_both", "mirror", "both", "mirror")
+    make_report(tmp_path / "runs", tmp_path / "out")
+    assert capsys.readouterr().err == ""
+    make_report(tmp_path / "runs", tmp_path / "out", progress=True)
+    told = capsys.readouterr().err
+    assert "figures" in told and re.search(r"\b(\d+)/\1\b", told)
 
 
 def test_names_from_runs_are_text_not_markup(tmp_path):

@@ -1,15 +1,19 @@
 """The report: every table and figure as files, and one page that holds them all."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.resources import files as package_files
 from pathlib import Path, PurePosixPath
+from typing import TypeVar
 from urllib.parse import quote
 
 import pandas as pd
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
+from rich.progress import Progress
 
 from invariance import __version__
+from invariance.progress import bar
 from invariance.reporting import claims, tables, verdicts
 from invariance.reporting.collect import Collected, RunFacts, collect, run_anchor
 from invariance.reporting.curves import counts, families, fit_title, words
@@ -23,19 +27,23 @@ from invariance.reporting.sections import (
     distance_section,
     family_section,
     finetuned_section,
-    overview_sections,
+    overview_section,
+    overviews_of,
     places,
     slugs_of,
     with_gaps,
 )
 from invariance.reporting.tables import Table
-from invariance.runs.files import atomic_path, write_text
+from invariance.runs.files import atomic_path, remove_temporaries, write_text
 from invariance.runs.rows import COLUMNS, write_rows
 
 PAGE, MANIFEST = "index.html", "files.txt"
+_FOLDERS = (("figures",), ("tables",))
+
+T = TypeVar("T")
 
 
-def make_report(runs: Path, out: Path, *, data: str | None = None) -> Path:
+def make_report(runs: Path, out: Path, *, data: str | None = None, progress: bool = False) -> Path:
     """Make the report of all finished runs: `rows.csv`, `tables/`, `figures/` and the page.
 
     Every file appears whole or not at all, the page last. Files of an earlier report that this one has no more are
@@ -45,6 +53,7 @@ def make_report(runs: Path, out: Path, *, data: str | None = None) -> Path:
         runs: the runs folder.
         out: the report's folder; created if need be.
         data: report on one data set alone.
+        progress: whether a bar shows how many parts of the page are drawn.
 
     Returns:
         The page, `index.html`.
@@ -53,43 +62,70 @@ def make_report(runs: Path, out: Path, *, data: str | None = None) -> Path:
         UserError: if no run is finished, two hold the same number, a file is damaged, or `out` cannot be written.
     """
     collected = collect(runs, data)
-    accuracy = tables.accuracy(collected)
-    made: dict[str, bytes] = accuracy.files() if accuracy else {}
-    ranges = tables.transformations()
-    made.update(ranges.files())
-    sections = []
-    measured = families(collected)
+    with bar(progress) as shown:
+        page, made = _made(collected, _beside(runs, out), shown)
+    _write(out, collected.rows[COLUMNS], made, page)
+    return out / PAGE
+
+
+def _made(collected: Collected, folder: str, progress: Progress) -> tuple[str, dict[str, bytes]]:
+    """The page, and all files by their paths in the report; `folder` is where the page finds the runs, or empty."""
+    made: dict[str, bytes] = {}
+    measured, compared, finetuned = families(collected), distances(collected), with_gaps(collected, studies(collected))
     slugs = slugs_of(measured)
-    shown_overviews, files = overview_sections(measured, slugs)
-    made.update(files)
-    for family, slug in zip(measured, slugs, strict=True):
-        section, files = family_section(collected, family, slug)
-        sections.append(section)
+    whole = overviews_of(measured, slugs)
+    task = progress.add_task("figures", total=len(whole) + len(measured) + len(compared) + len(finetuned))
+
+    def kept(shown: T, files: dict[str, bytes]) -> T:
         made.update(files)
-    apart, compared, finetuned = [], [], []
-    for found in distances(collected):
-        shown, files = distance_section(found)
-        apart.append(shown)
-        compared.append((found, shown.anchor))
-        made.update(files)
-    for study in with_gaps(collected, studies(collected)):
-        shown, files = finetuned_section(study)
-        apart.append(shown)
-        finetuned.append((study, shown.anchor))
-        made.update(files)
-    said = claims.claims([(section.family, section.anchor) for section in sections], compared, finetuned)
+        progress.advance(task)
+        return shown
+
+    overviewed = [kept(*overview_section(one)) for one in whole]
+    sections = [kept(*family_section(collected, one, slug)) for one, slug in zip(measured, slugs, strict=True)]
+    apart = [kept(*distance_section(one)) for one in compared]
+    tuned = [kept(*finetuned_section(one)) for one in finetuned]
+    said = claims.claims(
+        [(section.family, section.anchor) for section in sections],
+        [(one, shown.anchor) for one, shown in zip(compared, apart, strict=True)],
+        [(one, shown.anchor) for one, shown in zip(finetuned, tuned, strict=True)],
+    )
     told = verdicts.summary(said, sorted(set(collected.rows["data"])))
-    details = verdicts.details(said)
-    for table in (told, *([details] if details else [])):
-        made.update(table.files())
-    page = _page(collected, (accuracy, ranges, told, details), sections, apart, shown_overviews, _beside(runs, out))
-    write_rows(out / "rows.csv", collected.rows[COLUMNS])
+    everything = tables.accuracy(collected), tables.transformations(), told, verdicts.details(said)
+    for table in everything:
+        made.update(table.files() if table else {})
+    return _page(collected, everything, sections, [*apart, *tuned], overviewed, folder), made
+
+
+def _write(out: Path, rows: pd.DataFrame, made: dict[str, bytes], page: str) -> None:
+    """Write the report, the page last.
+
+    The list of files names those that are yet to come, and those that are yet to go: a report that is killed on the way
+    leaves nothing that the next one does not know.
+    """
+    for folder in (out, out / "figures", out / "figures" / "dark", out / "tables"):
+        remove_temporaries(folder)
+    before = _listed(out / MANIFEST)
+    write_text(out / MANIFEST, _lines(before | made.keys()))
+    write_rows(out / "rows.csv", rows)
     for name, content in made.items():
         with atomic_path(out / name) as temporary:
             temporary.write_bytes(content)
-    _remove_stale(out, set(made))
+    for name in before - made.keys():
+        (out / name).unlink(missing_ok=True)
+    write_text(out / MANIFEST, _lines(made.keys()))
     write_text(out / PAGE, page)
-    return out / PAGE
+
+
+def _listed(manifest: Path) -> set[str]:
+    """The files that an earlier report named in its list: only in its own folders is anything ever removed."""
+    names = manifest.read_text(encoding="utf-8", errors="replace").splitlines() if manifest.exists() else []
+    parts = {name: PurePosixPath(name).parts for name in names}
+    return {name for name in names if parts[name][:1] in _FOLDERS and ".." not in parts[name]}
+
+
+def _lines(names: Iterable[str]) -> str:
+    return "".join(f"{name}\n" for name in sorted(names))
 
 
 def _page(
@@ -212,14 +248,3 @@ def _versions(collected: Collected) -> list[str]:
         ]
     )
     return [f"{line} ({n} {'run' if n == 1 else 'runs'})" for line, n in lines.groupby(lines, sort=True).size().items()]
-
-
-def _remove_stale(out: Path, made: set[str]) -> None:
-    """Remove what an earlier report wrote and this one did not; only what its own list names is ever removed."""
-    manifest = out / MANIFEST
-    before = manifest.read_text(encoding="utf-8").splitlines() if manifest.exists() else []
-    for name in before:
-        path = PurePosixPath(name)
-        if name not in made and path.parts[:1] in (("figures",), ("tables",)) and ".." not in path.parts:
-            (out / name).unlink(missing_ok=True)
-    write_text(manifest, "".join(f"{name}\n" for name in sorted(made)))

@@ -107,8 +107,8 @@ def slugs_of(measured: list[Family]) -> list[str]:
     ]
 
 
-def overview_sections(measured: list[Family], slugs: list[str]) -> tuple[list[ShownOverview], dict[str, bytes]]:
-    """The figures of all families of a data set and layer, and their files."""
+def overviews_of(measured: list[Family], slugs: list[str]) -> list[Overview]:
+    """The figures of all families of a data set and layer."""
     groups: dict[tuple[str, str], tuple[str, list[Family]]] = {}
     for family, slug in zip(measured, slugs, strict=True):
         name = slug.removesuffix(f"-{family.name}")
@@ -121,16 +121,16 @@ def overview_sections(measured: list[Family], slugs: list[str]) -> tuple[list[Sh
             found += [one] if one else []
         else:
             found += overviews(held, name)
-    made: dict[str, bytes] = {}
-    shown = []
-    for one in found:
-        made.update(overview_figures.files(one))
-        blocks = [
-            (block.title, [(Markup(key), label) for key, label in legend], [Markup(panel) for panel in panels])
-            for block, legend, panels in overview_figures.inline(one)
-        ]
-        shown.append(ShownOverview(one, blocks))
-    return shown, made
+    return found
+
+
+def overview_section(one: Overview) -> tuple[ShownOverview, dict[str, bytes]]:
+    """An overview as the page shows it, and its files."""
+    blocks = [
+        (block.title, [(Markup(key), label) for key, label in legend], [Markup(panel) for panel in panels])
+        for block, legend, panels in overview_figures.inline(one)
+    ]
+    return ShownOverview(one, blocks), overview_figures.files(one)
 
 
 def places(
