@@ -1,6 +1,7 @@
 """The paper's figures: what is drawn is what the rows say, what is missing is said, the same rows the same bytes."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from invariance.reporting.collect import collect
 from invariance.reporting.curves import families
 from invariance.reporting.overview import cross, overviews
 from invariance.reporting.paper_figures import FIGURES, TABLES, Place, called, index, number
+from invariance.reporting.sections import ShownOverview, places
 from invariance.runs.rows import read_rows, write_rows
 from tests.reporting_runs import measured
 
@@ -80,6 +82,9 @@ def test_the_forms_there_are_by_the_papers_numbers(figures):
     ("rvl_cdip", "families", "3c", "Figure 3c"),
     ("digits", "all-2", "9", "Form of Figure 9"),
     ("digits", "no such", "", ""),
+    ("rvl_cdip@historical", "cross", "10", "Figure 10"),
+    ("rvl_cdip@photos", "cross", "10", "Form of Figure 10"),
+    ("digits@historical", "cross", "10", "Form of Figure 10"),
 ])  # fmt: skip
 def test_which_of_the_papers_figures_one_is(data, form, file, words):
     assert (number(form, data), called(form, data)) == (file, words)
@@ -183,6 +188,22 @@ def test_cross_data_shows_nearness_on_both_data_and_what_has_no_own(runs):
     assert overview.lacking == [
         "baseline (seed 1) over shear was not measured on rvl_cdip, or over other transformations of the same names"
     ]
+
+
+def test_the_title_and_the_index_agree_on_which_is_figure_10(runs):
+    foreign = own(runs, "rvl_cdip@historical")
+    photos = [replace(family, data="rvl_cdip@photos") for family in foreign]
+    for families_of, itself in ((foreign, True), (photos, False)):
+        overview = cross(families_of, [], families_of[0].data)
+        assert overview.title.startswith("Figure 10:" if itself else "Form of Figure 10:")
+        entries = index(places([ShownOverview(overview, [])], [], [], None))
+        entry = next(entry for entry in entries if entry.name == "Figure 10")
+        assert (len(entry.here), len(entry.alike), entry.command == "") == (itself, not itself, itself)
+
+
+def test_a_report_on_one_data_set_has_its_networks_on_other_data_too(runs):
+    assert set(collect(runs, "rvl_cdip").rows["data"]) == {"rvl_cdip", "rvl_cdip@historical"}
+    assert set(collect(runs, "rvl_cdip@historical").rows["data"]) == {"rvl_cdip@historical"}
 
 
 def test_cross_data_is_not_laid_beside_other_transformations(runs):

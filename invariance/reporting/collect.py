@@ -131,7 +131,7 @@ def collect(root: Path, data: str | None = None) -> Collected:
 
     Args:
         root: the runs folder.
-        data: keep the rows of one data set alone.
+        data: keep the rows of one data set alone, with those of its networks on other data.
 
     Raises:
         UserError: if nothing is finished, two runs hold the same number, there is no such data set, or a file is
@@ -157,7 +157,8 @@ def collect(root: Path, data: str | None = None) -> Collected:
         for name, path in finished.items()
         if name in named
     }
-    unfinished = [name for name in found if name not in finished and (data is None or data in name.split("/")[1:2])]
+    wanted = [name for name in found if data is None or any(_is_of(one, data) for one in name.split("/")[1:2])]
+    unfinished = [name for name in wanted if name not in finished]
     grids, finetuned = (_grids(finished, rows, stage) for stage in ("measure", "finetune"))
     return Collected(rows, runs, unfinished, grids, finetuned)
 
@@ -223,7 +224,12 @@ def _only(rows: pd.DataFrame, data: str) -> pd.DataFrame:
     there: Sequence[str] = sorted(rows["data"].unique())
     if data not in there:
         raise UserError(f"dataset={data}: no finished run on it{nearest(data, there)} (there are: {', '.join(there)})")
-    return rows[rows["data"] == data].reset_index(drop=True)
+    return rows[[_is_of(name, data) for name in rows["data"]]].reset_index(drop=True)
+
+
+def _is_of(name: str, data: str) -> bool:
+    """Whether a data set is the one that is asked for, or another that its networks were measured on."""
+    return name == data or name.startswith(f"{data}@")
 
 
 def _grids(finished: dict[str, Path], rows: pd.DataFrame, stage: str) -> dict[GridKey, GridFacts]:

@@ -1,6 +1,7 @@
 """Drawing distances between networks: Fig. 3, 11 and 12, a dendrogram, and a heat map that tells its numbers."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from html import escape
 
 import matplotlib as mpl
@@ -48,7 +49,9 @@ def drawings(found: Distances, slug: str) -> list[Drawing]:
     """
     made = [_neighbours(found, slug), _families(found, slug), *_embeddings(found, slug), _differences(found, slug)]
     made += [_trees(found, slug)]
-    return [one.numbered(found.data) for one in made if one is not None]
+    drawn = [one.numbered(found.data) for one in made if one is not None]
+    lacking = f" Of the paper’s networks not compared: {', '.join(found.absent)}." if found.absent else ""
+    return [replace(one, caption=one.caption + lacking) if one.form else one for one in drawn]
 
 
 def _pairs(labels: list[str], solver: str, **numbers: Floats) -> list[dict[str, object]]:

@@ -11,6 +11,7 @@ from scipy.cluster.hierarchy import linkage
 from scipy.spatial.distance import squareform
 from sklearn.manifold import TSNE
 
+from invariance.reporting import printed
 from invariance.reporting.collect import Collected, grid_label
 from invariance.reporting.curves import BASELINE, Floats, extent, words
 
@@ -86,6 +87,15 @@ class Distances:
     indices: dict[str, Numbers]
     statuses: dict[str, dict[str, int]]
     runs: dict[tuple[str, str, int, int], str]
+
+    @property
+    def absent(self) -> list[str]:
+        """The paper's networks that were not compared; none where the data are not the paper's."""
+        there = {(node.network, node.seed) for node in self.nodes}
+        return [
+            f"{network}, seed {seed}" if network == BASELINE else network
+            for network, seed in printed.networks(self.data) if (network, seed) not in there
+        ]  # fmt: skip
 
     @property
     def families(self) -> list[str]:

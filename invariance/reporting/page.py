@@ -138,7 +138,7 @@ def _page(
     environment.filters["words"] = words
     overview_of: dict[str, list[ShownOverview]] = {}
     for shown in overviewed:
-        overview_of.setdefault(shown.overview.section, []).append(shown)
+        overview_of.setdefault(shown.overview.data, []).append(shown)
     by_data: dict[str, list[Section]] = {}
     for section in sections:
         by_data.setdefault(section.family.data, []).append(section)

@@ -51,7 +51,7 @@ FIGURES = (
     PaperFigure("8", "all-1", "all networks: blur, color jitter, crop, elastic, mirror", _BOTH, _MEASURE),
     PaperFigure("9", "all-2", "all networks: noise, perspective, rotation, shear", _BOTH, _MEASURE),
     PaperFigure(
-        "10", "cross", "networks trained on RVL-CDIP, measured on other documents", ("rvl_cdip",),
+        "10", "cross", "networks trained on RVL-CDIP, measured on historical documents", ("rvl_cdip@historical",),
         "make paper-cross HISTORICAL=/data/scans",
     ),
     PaperFigure("11", "tsne", "t-SNE of the distances", _BOTH, _DISTANCE),
@@ -69,6 +69,11 @@ TABLES = (
 def finetuning_command(data: str) -> str:
     """What makes the numbers of Table 2 or 4."""
     return _FINETUNE.format(data=data)
+
+
+def distances_command(data: str) -> str:
+    """What makes the numbers of the distances between networks."""
+    return _DISTANCE.format(data=data)
 
 
 def number(form: str, data: str) -> str:

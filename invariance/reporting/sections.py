@@ -20,7 +20,7 @@ from invariance.reporting.distances import Distances, complete
 from invariance.reporting.drawing import Drawing
 from invariance.reporting.finetuned import Study, nothing
 from invariance.reporting.overview import Overview, cross, overviews
-from invariance.reporting.paper_figures import Place, finetuning_command
+from invariance.reporting.paper_figures import Place, distances_command, finetuning_command
 from invariance.reporting.plots import Plot, against_baseline, ranges_compared
 from invariance.reporting.printed import finetuned_networks
 from invariance.reporting.tables import Table
@@ -244,6 +244,9 @@ def distance_section(found: Distances) -> tuple[StudySection, dict[str, bytes]]:
         f"(Eq. 4). Compared through: {'; '.join(words(way) for way in ways)}."
     )
     lacking = [
+        f"of the paper’s networks not compared: {', '.join(found.absent)} ({distances_command(found.data)})"
+    ] if found.absent else []  # fmt: skip
+    lacking += [
         f"{words(way)}: {count} numbers withheld ({words(status)})"
         for way, reasons in found.statuses.items() for status, count in reasons.items()
     ]
