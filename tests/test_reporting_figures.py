@@ -143,6 +143,15 @@ def test_all_networks_has_a_row_a_family_a_column_a_way_and_a_curve_a_range(runs
     assert "rotation_5," not in overview.caption
 
 
+def test_every_number_of_a_figure_names_its_run(runs, figures):
+    for overview in figures.values():
+        shown = drawn(overview)
+        assert ((shown["run"] == "") == (shown["status"] == "not measured")).all()
+        for of in shown[shown["run"] != ""].to_dict("records"):
+            fit = "_".join(filter(None, (of["map"], of["solver"])))
+            assert of["run"] == f"measure/rvl_cdip/{of['network']}/seed0/{of['grid']}/{fit}"
+
+
 def test_gaps_and_divergence_are_marked_and_said(figures):
     shown = drawn(figures["fig7-rvl_cdip-accuracy"])
     bad = shown[(shown["network"] == "rotation_20") & (shown["g"] == "45") & (shown["solver"] != "")]

@@ -20,7 +20,7 @@ from invariance.reporting.curves import IDENTITY, curve, families, gaps, natural
 from invariance.reporting.distances import Node, sizes
 from invariance.reporting.figures import canvas, inline, swatches
 from invariance.reporting.finetuned import studies
-from invariance.reporting.page import make_report
+from invariance.reporting.page import make_report, overview
 from invariance.reporting.plots import INK, against_baseline, ranges_compared
 from invariance.reporting.vector import DARK, LIGHT, embedded, png, standalone, style, svg
 from invariance.runs import files
@@ -293,6 +293,7 @@ def test_a_finetuning_that_is_not_described_is_refused(tmp_path, damage):
     row = Row(**about, seed=0, run=name, split="test", metric="error_rate", score=0.1, n_images=9)
     finish(tmp_path / name, [row], joint=JOINT)
     assert len(studies(collect(tmp_path))) == 1
+    assert "0 networks (0 with an accuracy, 0 measured); 1 finetuned" in dict(overview(collect(tmp_path)))["made_up"]
     finish(tmp_path / name, [row], joint={**JOINT, **damage})
     with pytest.raises(UserError, match=rf"{name.replace('+', '.')}/provenance.json does not describe a finetuning"):
         studies(collect(tmp_path))

@@ -1,6 +1,7 @@
 """Tables 1 and 3 of the report, and every table in LaTeX."""
 
 import re
+from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -8,8 +9,9 @@ import pytest
 from invariance.reporting import finetuned_tables, printed
 from invariance.reporting.collect import collect
 from invariance.reporting.finetuned import NO_MAP, Finetuning, Study, nothing
+from invariance.reporting.latex import latex_text
 from invariance.reporting.page import make_report
-from invariance.reporting.tables import GAP, Table, accuracy, latex_text, transformations
+from invariance.reporting.tables import GAP, Table, accuracy, transformations
 from tests.reporting_runs import trained
 
 
@@ -128,6 +130,7 @@ def test_latex_escapes_what_has_a_meaning_there():
     assert latex_text("50% of a_b & c#1 {x} \\ $ ~ ^") == (
         r"50\% of a\_b \& c\#1 \{x\} \textbackslash{} \$ \textasciitilde{} \textasciicircum{}"
     )
+    assert latex_text("→ ←") == r"$\rightarrow$ $\leftarrow$"
     assert latex_text("θ = ±5°, λ₃ · σ² − 1") == (
         r"$\theta$ = $\pm$5$^\circ$, $\lambda$$_3$ $\cdot$ $\sigma$$^2$ $-$ 1"
     )
@@ -152,6 +155,17 @@ def test_every_table_is_a_whole_latex_table():
         assert len(body) == len(one.cells)
         for line in body:
             assert len(re.findall(r"(?<!\\)&", line)) == len(one.header) - 1 and line.endswith(r" \\")
-        [columns] = re.findall(r"\\begin\{tabular\}\{(.*)\}", tex)
-        assert len(columns) == len(one.header)
+        [columns] = re.findall(r"\\begin\{tabular\}\{(.*)\}\n", tex)
+        assert len(re.sub(r">\{.*?\}p\{.*?\}", "p", columns)) == len(one.header)
     assert "{lrr}" in table.latex()
+
+
+def test_words_in_latex_stand_to_the_left_and_break_lines_and_long_tables_pages():
+    cells = [["(e)", "1 − CKA", "yes", "w " * 60, "0.5"]] * 2
+    table = Table("t", "c", ["claim", "through", "says", "evidence", "n"], cells, pd.DataFrame(), worded=(1,))
+    assert table.text == [True, True, True, True, False]
+    assert r"\begin{tabular}{lll>{\raggedright\arraybackslash}p{0.70\linewidth}r}" in table.latex()
+    long = replace(table, cells=[["x", "1", "2", "3", "4"]] * 61).latex()
+    assert long.count(r"\begin{longtable}{llrrr}") == 1 and r"\begin{table}" not in long and balanced(long)
+    assert long.count(r"x & 1 & 2 & 3 & 4 \\") == 61 and long.count(r"claim & through") == 2
+    assert r"\begin{longtable}" in replace(table, cells=cells * 11).latex()  # few rows of many lines

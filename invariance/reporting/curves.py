@@ -90,6 +90,7 @@ class Curve:
         of: what it is of: data, network, seed, map, solver and metric, as rows name them.
         labels: the g.
         status: why a number is missing, or `ok`.
+        runs: the run of each number; empty where there is no row.
     """
 
     x: Floats
@@ -100,6 +101,7 @@ class Curve:
     of: tuple[tuple[str, str | int], ...]
     labels: tuple[str, ...]
     status: tuple[str, ...]
+    runs: tuple[str, ...]
 
 
 def words(name: str) -> str:
@@ -207,7 +209,8 @@ def curve(family: Family, subject: Subject, fit: Fit, metric: str) -> Curve | No
         "seed": subject.seed, "map": fit[0], "solver": fit[1], "metric": metric,
     }  # fmt: skip
     diverged = (status == "diverged").to_numpy(dtype=bool)
-    return Curve(x, score, low, high, diverged, tuple(of.items()), tuple(placed.index), tuple(status))
+    runs = tuple(placed["run"].fillna(""))
+    return Curve(x, score, low, high, diverged, tuple(of.items()), tuple(placed.index), tuple(status), runs)
 
 
 def counts(values: Iterable[int]) -> str:

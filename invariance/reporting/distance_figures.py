@@ -63,6 +63,14 @@ def _pairs(labels: list[str], solver: str, **numbers: Floats) -> list[dict[str, 
     ]  # fmt: skip
 
 
+def _pairs_of(found: Distances, metric: str, solver: str, **numbers: Floats) -> list[dict[str, object]]:
+    """The entries of a table of all networks, with the run of each."""
+    n = range(len(found.nodes))
+    runs = (found.run(metric, solver, i, j) for i in n for j in n if i != j)
+    entries = _pairs([node.label for node in found.nodes], solver, **numbers)
+    return [{**entry, "run": "; ".join(run)} for entry, run in zip(entries, runs, strict=True)]
+
+
 def _over(found: Distances) -> str:
     return f"over {found.images} images of {found.data} ({found.split}), φ at {found.layer}"
 
@@ -170,7 +178,9 @@ def _differences(found: Distances, slug: str) -> Drawing | None:
         f"{typical}; {_over(found)}."
     )
     alt = f"Heat map of absolute one-way differences, on average {typical}"
-    numbers = pd.DataFrame(row for s, table in tables.items() for row in _pairs(labels, s, difference=table))
+    numbers = pd.DataFrame(
+        row for s, table in tables.items() for row in _pairs_of(found, "l2_distance_difference", s, difference=table)
+    )
     title = "One-way differences |Eq. 9|"
     return Drawing(f"{slug}-differences", title, caption, alt, panels, "differences", numbers)
 
@@ -312,7 +322,9 @@ def heat_map(found: Distances, solver: str, slug: str) -> Drawing:
     title = f"All distances, {words(solver)}"
     alt = f"Heat map of all distances, {words(solver)}"
     mean = found.mean[solver]
-    numbers = pd.DataFrame(_pairs(labels, solver, distance=mean.score, low=mean.low, high=mean.high))
+    numbers = pd.DataFrame(
+        _pairs_of(found, "l2_distance_mean", solver, distance=mean.score, low=mean.low, high=mean.high)
+    )
     return Drawing(f"{slug}-distances-{solver}", title, caption, alt, (panel,), numbers=numbers)
 
 

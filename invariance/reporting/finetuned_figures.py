@@ -43,7 +43,8 @@ def _trade_off(study: Study, slug: str) -> Drawing | None:
             lambdas = ", ".join(f"{value:g}" for value in sorted(next(iter(points.values()))))
             said.append(f"{network} at λ3 = {lambdas}")
             rows += [
-                {"panel": title, "map": way(fit), "when": when, "lambda3": value, "untouched": x, "over_g": y}
+                {"panel": title, "map": way(fit), "when": when, "lambda3": value, "untouched": x, "over_g": y,
+                 "run": "; ".join(one.run for one in ones if one.seed in seeds and one.lambda3 == value)}
                 for when, of in (("before", {f: {math.nan: at} for f, at in start.items()}), ("after", points))
                 for fit, held in of.items() for value, (x, y) in held.items()
             ]  # fmt: skip
@@ -127,7 +128,8 @@ def _grids(study: Study, slug: str) -> Drawing | None:
             panels.append(Panel(title, _SIZE, _before_after(study, ones, facts[0])))
             rows += [
                 {"panel": title, "map": way(fit), "when": "after" if after else "before", "g": point.label,
-                 "x": point.value, "mean": np.mean(values), "lowest": np.min(values), "highest": np.max(values)}
+                 "x": point.value, "mean": np.mean(values), "lowest": np.min(values), "highest": np.max(values),
+                 "run": "; ".join(r for one in ones for r in study.run(one, after, facts[0].grid, point.label, fit))}
                 for fit in dict.fromkeys((NO_MAP, _chosen(study))) for after in (False, True)
                 for point in facts[0].points
                 for values in [[study.accuracy(one, after, facts[0].grid, point.label, fit) for one in ones]]

@@ -144,7 +144,7 @@ def _page(
         by_data.setdefault(section.family.data, []).append(section)
     return (
         environment.from_string(source).render(
-            overview=_overview(collected),
+            overview=overview(collected),
             accuracy=accuracy,
             claims=told,
             claims_details=details,
@@ -164,12 +164,14 @@ def _page(
     )
 
 
-def _overview(collected: Collected) -> list[tuple[str, str]]:
+def overview(collected: Collected) -> list[tuple[str, str]]:
     """What was measured, as terms and their values, one group a data set."""
     facts: list[tuple[str, str]] = []
     for data, rows in collected.rows.groupby("data", sort=True):
         trained, measured = (rows[rows["stage"] == stage] for stage in ("train", "measure"))
-        networks = sorted(set(zip(rows["network"], rows["seed"], strict=True)))
+        joint = rows[(rows["stage"] == "finetune") & (rows["g"] == "")]
+        after = set(zip(joint["network"], joint["seed"], strict=True))
+        networks = set(zip(rows["network"], rows["seed"], strict=True)) - after
         images = ", ".join(
             f"{counts(n for n in part['n_images'] if n > 0)} of {split}"
             for split, part in rows.groupby("split", sort=True)
@@ -178,6 +180,7 @@ def _overview(collected: Collected) -> list[tuple[str, str]]:
         parts = [
             f"{len(networks)} networks ({len(trained['run'].unique())} with an accuracy, "
             f"{measured[['network', 'seed']].drop_duplicates().shape[0]} measured)",
+            *([f"{len(after)} finetuned"] if after else []),
             f"images: {images}",
         ]
         if len(measured):

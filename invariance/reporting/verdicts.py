@@ -82,7 +82,7 @@ def summary(found: Sequence[Comparison], data: Sequence[str]) -> Table:
     )
     links = {place: link for place, link in links.items() if link}
     header = ["claim", "data", "through", "verdict", "evidence"]
-    return Table("claims", caption, header, cells, pd.DataFrame(records), links)
+    return Table("claims", caption, header, cells, pd.DataFrame(records), links, worded=(2, 4))
 
 
 def details(found: Sequence[Comparison]) -> Table | None:
@@ -100,7 +100,7 @@ def details(found: Sequence[Comparison]) -> Table | None:
         "there is no accuracy, ± their margin over images."
     )
     header = ["claim", "data", "through", "compared", "says", "evidence"]
-    return Table("claims-details", caption, header, cells, pd.DataFrame(records))
+    return Table("claims-details", caption, header, cells, pd.DataFrame(records), worded=(2, 3, 5))
 
 
 def _evidence(part: Sequence[Comparison]) -> str:
