@@ -242,15 +242,10 @@ def _of_growing_range(family: Family) -> dict[str, list[Subject]]:
         usual = f"{family.name}_{subject.range}"
         rest = subject.network.removeprefix(usual).strip("_") if subject.network.startswith(usual) else ""
         found.setdefault(rest, []).append((reach, subject))
-    return {
-        rest: [subject for _, subject in sorted(found[rest], key=lambda pair: pair[0])]
-        for rest in sorted(found)
-    }  # fmt: skip
+    return {rest: [one for _, one in sorted(found[rest], key=lambda pair: pair[0])] for rest in sorted(found)}
 
 
-def _wider_of(
-    family: Family, subjects: Sequence[Subject], named: str, metric: str, anchor: str
-) -> list[Comparison]:  # fmt: skip
+def _wider_of(family: Family, subjects: Sequence[Subject], named: str, metric: str, anchor: str) -> list[Comparison]:
     """Yes if the largest is better beyond the margin and ranks by range and by that mean agree (Spearman's ρ > 0).
 
     The ranks are over the g where all of the networks have a number.
