@@ -21,7 +21,7 @@ def report(config: dict[str, Any]) -> None:
 
     check_logger(config["logger"])
     out = folder(config["out"], "out")
-    page = make_report(folder(config["runs"], "runs"), out, data=config["dataset"])
+    page = make_report(folder(config["runs"], "runs"), out, data=config["dataset"], progress=config["progress"])
     about = {"stage": "report", "data": config["dataset"] or "all"}
     with Tracker(config["logger"], out, name=out.name, about=about, identity={}) as tracker:
         tracker.table("rows", read_rows(out / "rows.csv"))

@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 
-from invariance.reporting.claims import CLAIMS, claims, details, summary, verdict
+from invariance.reporting.claims import claims
 from invariance.reporting.collect import collect
 from invariance.reporting.curves import curve, families
 from invariance.reporting.finetuned import LEARNED, NO_MAP, Finetuning, Study
+from invariance.reporting.verdicts import CLAIMS, details, summary, verdict
 from invariance.runs.rows import read_rows, write_rows
 from tests.reporting_runs import measured
 
@@ -99,6 +100,38 @@ def test_diverged_and_missing_g_are_left_out_of_both_sides_and_counted(tmp_path)
     assert h.counted == 14
 
 
+ALL_BUT_ONE = tuple(str(x) for x in (-45, -30, -25, -20, -15, -10, -5, 2.5, 5, 10, 15, 20, 25, 30, 45))
+
+
+def test_a_comparison_over_too_few_g_is_open_and_one_over_fewer_says_so(tmp_path):
+    measured(tmp_path, "digits", "baseline", "baseline", None, "rotation", diverged=ALL_BUT_ONE)
+    measured(tmp_path, "digits", "rotation_20", "rotation", 20, "rotation", diverged=ALL_BUT_ONE)
+    comparisons = found(tmp_path)
+    for claim, way in (("b", "residual map, online SGD"), ("c", "residual map, online SGD"), ("h", "residual map")):
+        for one in of(comparisons, claim, way):
+            assert one.says == "open" and one.counted == 1 and f"1 of {one.of} g" in one.told
+    told = {(row[0][1], row[2]): row[3:] for row in summary(comparisons, ["digits"]).cells}
+    assert told["b", "residual map, online SGD"][0] == "not shown" and told["b", "residual map, ridge"][0] == "holds"
+    measured(tmp_path, "digits", "baseline", "baseline", None, "rotation", diverged=ALL_BUT_ONE[:4])
+    told = {(row[0][1], row[2]): row[3:] for row in summary(found(tmp_path), ["digits"]).cells}
+    ended, evidence = told["b", "residual map, online SGD"]
+    assert ended == "holds" and "rotation 12 of 16 g" in evidence
+
+
+def test_layers_have_verdicts_of_their_own(tmp_path):
+    for layer in ("fc7", "fc6"):
+        for network, family, reach in (("baseline", "baseline", None), ("rotation_20", "rotation", 20)):
+            measured(tmp_path / layer, "digits", network, family, reach, "rotation")
+        change(tmp_path, f"{layer}/**/rows.csv", layer=lambda rows, layer=layer: layer)
+    perfect = {name: (lambda rows: rows["score"] * 0) for name in ("score", "low", "high")}
+    change(tmp_path, "fc6/measure/digits/baseline/**/identity/rows.csv", **perfect)
+    told = {(row[0][1], row[2]): row[3] for row in summary(found(tmp_path), ["digits"]).cells}
+    assert told["a", "invariance, φ at fc6"] == "contradicted" and told["a", "invariance, φ at fc7"] != "contradicted"
+    assert told["b", "residual map, ridge, φ at fc6"] == "contradicted"
+    assert told["b", "residual map, ridge, φ at fc7"] == "holds"
+    assert {way for letter, way in told if letter == "h"} == {"residual map, φ at fc6", "residual map, φ at fc7"}
+
+
 def test_wider_ranges_are_ranked_over_the_g_that_all_of_them_have(runs):
     measured(runs, "digits", "rotation_10", "rotation", 10, "rotation", missing=("30",))
     measured(runs, "digits", "rotation_15", "rotation", 15, "rotation", diverged=("-25",))
@@ -110,6 +143,23 @@ def test_wider_ranges_are_ranked_over_the_g_that_all_of_them_have(runs):
         write_rows(path, rows[rows["g"] == ""])
     [one] = of(found(runs), "d")
     assert "over 3 ranges" in one.what and one.difference == with_gap
+
+
+def test_elastic_networks_of_one_sigma_are_asked_for_the_larger_range(tmp_path):
+    for reach in (5, 10):
+        for sigma, gain in ((2, 0.1), (3, -0.1)):
+            measured(tmp_path, "digits", f"elastic_{reach}_sigma{sigma}", "elastic", reach, "elastic")
+            error = 0.5 - gain * (reach == 10)
+            level = {name: (lambda rows, error=error: rows["score"] * 0 + error) for name in ("score", "low", "high")}
+            change(tmp_path, f"measure/digits/elastic_{reach}_sigma{sigma}/**/identity/rows.csv", **level)
+    comparisons = {one.what.split(" (")[0]: one for one in of(found(tmp_path), "d")}
+    assert {what: one.says for what, one in comparisons.items()} == {"elastic sigma2": "yes", "elastic sigma3": "no"}
+    assert comparisons["elastic sigma2"].difference == pytest.approx(10)
+    for reach in ("horizontal", "both"):  # no order among their ranges
+        measured(tmp_path, "digits", f"mirror_{reach}", "mirror", reach, "mirror")
+    for reach in (240, 320):  # grids of their own
+        measured(tmp_path, "digits", f"crop_{reach}", "crop", reach, "crop")
+    assert len(of(found(tmp_path), "d")) == 2
 
 
 @pytest.mark.parametrize(("gains", "half", "says"), [
@@ -130,6 +180,26 @@ def test_the_joint_loss_raised_what_images_could_not_explain(gains, half, says):
     [one] = claims([], [], [(study, "here")])
     assert (one.says, one.difference) == (says, pytest.approx(np.mean(gains)))
     assert one.margin == pytest.approx(half * np.sqrt(2))
+
+
+def test_finetunings_of_another_name_have_verdicts_of_their_own_and_the_control_has_none():
+    ridge, gains = ("residual", "ridge"), {0: -5.0, 0.1: 0.2, 0.3: 4.0}
+    ones, scores = [], {}
+    for network in ("a_1", "b_1"):
+        scores |= {(network, 0, "G", "2", fit): 50.0 for fit in (NO_MAP, ridge)}
+        for value, gain in gains.items():
+            after = f"{network}+joint_{value:g}"
+            name = f"joint_{value:g}"
+            ones.append(Finetuning(network, after, name, network[0], "G", 0, value, (1, 1), ("2",), "", ""))
+            scores[after, 0, "G", "2", LEARNED] = 50.0 + gain
+    study = Study("digits", "fc7", 9, "test", tuple(ones), (NO_MAP, ridge), {}, scores, {}, frozenset(), {},
+                  dict.fromkeys(scores, 1.0))  # fmt: skip
+    comparisons = claims([], [], [(study, "here")])
+    assert {(one.way, one.says) for one in comparisons} == {
+        ("learned maps, joint_0.1", "open"), ("learned maps, joint_0.3", "yes"),
+    }  # fmt: skip
+    lines = {row[2]: row[3] for row in summary(comparisons, ["digits"]).cells if row[0].startswith("(g)")}
+    assert lines == {"learned maps, joint_0.1": "not shown", "learned maps, joint_0.3": "holds"}
 
 
 def test_verdicts():

@@ -2,6 +2,7 @@
 
 import math
 import re
+from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
@@ -11,7 +12,7 @@ from scipy.stats import rankdata
 
 from invariance.reporting import distance_tables
 from invariance.reporting.collect import collect
-from invariance.reporting.distance_figures import telling_map
+from invariance.reporting.distance_figures import drawings, telling_map
 from invariance.reporting.distances import (
     complete,
     distances,
@@ -167,6 +168,18 @@ def test_an_embedding_and_a_tree_are_the_same_again_and_keep_clusters():
     assert kept.tolist() == list(range(10))
     _, links = tree(d)
     assert links[-1, 2] > 5 * links[-2, 2] and set(links[-1, 3:]) == {10.0}
+
+
+def test_the_paper_s_networks_that_were_not_compared_are_named(runs):
+    (found,) = distances(collect(runs))
+    assert found.absent == []
+    papers = replace(found, data="rvl_cdip")
+    assert len(papers.absent) == 36 - 6 and "baseline, seed 2" in papers.absent
+    assert "rotation_10" in papers.absent and "rotation_20" not in papers.absent
+    said = "Of the paper’s networks not compared: color_jitter_5"
+    forms = {one.form for one in drawings(papers, "x") if said in one.caption}
+    assert forms == {"neighbours", "families", "tsne", "differences"}
+    assert not any("not compared" in one.caption for one in drawings(found, "x"))
 
 
 def test_every_cell_of_the_heat_map_tells_its_pair(runs):

@@ -1,6 +1,7 @@
 """The paper's figures: what is drawn is what the rows say, what is missing is said, the same rows the same bytes."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,7 +10,8 @@ from invariance.reporting import overview_figures
 from invariance.reporting.collect import collect
 from invariance.reporting.curves import families
 from invariance.reporting.overview import cross, overviews
-from invariance.reporting.paper_figures import FIGURES, Place, called, index, number
+from invariance.reporting.paper_figures import FIGURES, TABLES, Place, called, index, number
+from invariance.reporting.sections import ShownOverview, places
 from invariance.runs.rows import read_rows, write_rows
 from tests.reporting_runs import measured
 
@@ -80,6 +82,9 @@ def test_the_forms_there_are_by_the_papers_numbers(figures):
     ("rvl_cdip", "families", "3c", "Figure 3c"),
     ("digits", "all-2", "9", "Form of Figure 9"),
     ("digits", "no such", "", ""),
+    ("rvl_cdip@historical", "cross", "10", "Figure 10"),
+    ("rvl_cdip@photos", "cross", "10", "Form of Figure 10"),
+    ("digits@historical", "cross", "10", "Form of Figure 10"),
 ])  # fmt: skip
 def test_which_of_the_papers_figures_one_is(data, form, file, words):
     assert (number(form, data), called(form, data)) == (file, words)
@@ -138,6 +143,15 @@ def test_all_networks_has_a_row_a_family_a_column_a_way_and_a_curve_a_range(runs
     assert "rotation_5," not in overview.caption
 
 
+def test_every_number_of_a_figure_names_its_run(runs, figures):
+    for overview in figures.values():
+        shown = drawn(overview)
+        assert ((shown["run"] == "") == (shown["status"] == "not measured")).all()
+        for of in shown[shown["run"] != ""].to_dict("records"):
+            fit = "_".join(filter(None, (of["map"], of["solver"])))
+            assert of["run"] == f"measure/rvl_cdip/{of['network']}/seed0/{of['grid']}/{fit}"
+
+
 def test_gaps_and_divergence_are_marked_and_said(figures):
     shown = drawn(figures["fig7-rvl_cdip-accuracy"])
     bad = shown[(shown["network"] == "rotation_20") & (shown["g"] == "45") & (shown["solver"] != "")]
@@ -185,6 +199,22 @@ def test_cross_data_shows_nearness_on_both_data_and_what_has_no_own(runs):
     ]
 
 
+def test_the_title_and_the_index_agree_on_which_is_figure_10(runs):
+    foreign = own(runs, "rvl_cdip@historical")
+    photos = [replace(family, data="rvl_cdip@photos") for family in foreign]
+    for families_of, itself in ((foreign, True), (photos, False)):
+        overview = cross(families_of, [], families_of[0].data)
+        assert overview.title.startswith("Figure 10:" if itself else "Form of Figure 10:")
+        entries = index(places([ShownOverview(overview, [])], [], [], None))
+        entry = next(entry for entry in entries if entry.name == "Figure 10")
+        assert (len(entry.here), len(entry.alike), entry.command == "") == (itself, not itself, itself)
+
+
+def test_a_report_on_one_data_set_has_its_networks_on_other_data_too(runs):
+    assert set(collect(runs, "rvl_cdip").rows["data"]) == {"rvl_cdip", "rvl_cdip@historical"}
+    assert set(collect(runs, "rvl_cdip@historical").rows["data"]) == {"rvl_cdip@historical"}
+
+
 def test_cross_data_is_not_laid_beside_other_transformations(runs):
     foreign, mine = own(runs, "rvl_cdip@historical"), own(runs, "rvl_cdip")
     without = cross(foreign, [], "x")
@@ -197,8 +227,9 @@ def test_cross_data_is_not_laid_beside_other_transformations(runs):
 def test_the_index_leads_to_what_is_there_and_says_what_would_make_the_rest():
     places = [Place("extremes", "digits", "a", ""), Place("extremes", "rvl_cdip", "b", ""),
               Place("ranges", "digits", "c", "rotation"), Place("all-1", "ilsvrc", "d", "")]  # fmt: skip
-    entries = {entry.number: entry for entry in index(places)}
-    assert list(entries) == [figure.number for figure in FIGURES] and len(entries) == 14
+    entries = {entry.name.removeprefix("Figure "): entry for entry in index(places)}
+    assert list(entries) == [*(figure.number for figure in FIGURES), *(table.name for table in TABLES)]
+    assert len(entries) == 14 + 4
     assert [p.anchor for p in entries["7"].here] == ["b"] and entries["7"].command == ""
     assert entries["1"].here == [] and entries["1"].command == "make paper-networks paper-measure DATA=ilsvrc"
     assert [p.anchor for p in entries["1"].alike] == ["a", "b"]
@@ -207,6 +238,15 @@ def test_the_index_leads_to_what_is_there_and_says_what_would_make_the_rest():
     assert entries["8"].command == "make paper-networks paper-measure DATA=rvl_cdip"
     assert entries["9"].command == "make paper-networks paper-measure DATA='ilsvrc rvl_cdip'"
     assert entries["10"].command.startswith("make paper-cross") and entries["4"].command == ""
+    assert entries["Table 1"].command == "" and entries["Table 2"].command.endswith("paper-finetune DATA=rvl_cdip")
+    assert entries["Table 3"].command == "make paper-networks DATA='ilsvrc rvl_cdip'"
+
+
+def test_a_table_that_is_there_in_part_has_its_command_too():
+    places = [Place("accuracy", "ilsvrc", "a", ""), Place("accuracy", "rvl_cdip", "a", "9 of 36", whole=False)]
+    entry = next(entry for entry in index(places) if entry.name == "Table 3")
+    assert len(entry.here) == 2 and entry.lacking == ["the rest of rvl_cdip"]
+    assert entry.command == "make paper-networks DATA=rvl_cdip"
 
 
 def test_the_untouched_image_is_the_same_whatever_its_parameters(tmp_path):

@@ -3,6 +3,9 @@
 import base64
 import io
 import json
+import math
+import re
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 
 import numpy as np
@@ -14,12 +17,15 @@ from invariance.errors import UserError
 from invariance.reporting import gallery, tables
 from invariance.reporting.collect import collect, examples
 from invariance.reporting.curves import IDENTITY, curve, families, gaps, natural
+from invariance.reporting.distances import Node, sizes
 from invariance.reporting.figures import canvas, inline, swatches
-from invariance.reporting.page import make_report
+from invariance.reporting.finetuned import studies
+from invariance.reporting.page import make_report, overview
 from invariance.reporting.plots import INK, against_baseline, ranges_compared
 from invariance.reporting.vector import DARK, LIGHT, embedded, png, standalone, style, svg
-from invariance.runs.rows import read_rows, write_rows
-from tests.reporting_runs import measured, trained
+from invariance.runs import files
+from invariance.runs.rows import Row, read_rows, write_rows
+from tests.reporting_runs import finish, measured, trained
 
 RIDGE = ("residual", "ridge")
 SGD = ("residual", "online_sgd")
@@ -41,6 +47,16 @@ def test_the_widest_mirror_is_the_one_that_covers_most(tmp_path):
     for reach in ("both", "horizontal", "vertical"):
         measured(tmp_path, "made_up", f"mirror_{reach}", "mirror", reach, "mirror")
     assert [s.network for s in only(tmp_path).trained] == ["mirror_horizontal", "mirror_vertical", "mirror_both"]
+
+
+def test_the_most_extreme_elastic_network_is_the_one_of_the_papers_tables(tmp_path):
+    for reach, sigma in ((10, 2), (5, 3), (10, 3), (5, 2)):
+        measured(tmp_path, "made_up", f"elastic_{reach}_sigma{sigma}", "elastic", reach, "elastic")
+    assert [s.network for s in only(tmp_path).trained] == [
+        "elastic_5_sigma3", "elastic_5_sigma2", "elastic_10_sigma3", "elastic_10_sigma2",
+    ]  # fmt: skip
+    nodes = tuple(Node(s.network, s.family, s.range, 0, s.network) for s in only(tmp_path).trained)
+    assert sizes(nodes).tolist() == [0.25, 0.5, 0.75, 1.0]
 
 
 def test_a_crop_network_is_compared_with_the_baseline_at_its_own_size(tmp_path):
@@ -214,6 +230,75 @@ def test_a_damaged_grid_is_named(tmp_path, content, said):
     assert "grid.json" in str(caught.value) and "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["../../evil", "a/b", "..", "x" * 240, "a\x07b", ""])
+@pytest.mark.parametrize("column", ["data", "network", "family"])
+def test_a_name_that_no_file_may_have_is_refused(tmp_path, column, name):
+    measured(tmp_path / "runs", "made_up", "mirror_both", "mirror", "both", "mirror")
+    path = tmp_path / "runs/measure/made_up/mirror_both/seed0/mirror/identity/rows.csv"
+    write_rows(path, read_rows(path).assign(**{column: name}))
+    with pytest.raises(UserError, match=rf"{path} is damaged: {column} is ") as caught:
+        make_report(tmp_path / "runs", tmp_path / "deep/down/out")
+    assert "\n" not in str(caught.value) and not (tmp_path / "deep").exists()
+
+
+def test_names_that_commands_write_are_taken(tmp_path, undrawn):
+    network = f"{'n' * 100}+joint_0.3"
+    measured(tmp_path / "runs", "rvl_cdip@historical", network, "mirror", "both", "mirror")
+    for path in tmp_path.glob("runs/**/rows.csv"):
+        write_rows(path, read_rows(path).assign(layer="features.3/relu"))
+    assert network in make_report(tmp_path / "runs", tmp_path / "out").read_text()
+
+
+@pytest.mark.parametrize("damage", [
+    lambda held: {**held, "points": []}, lambda held: {**held, "family": "../../evil"},
+    lambda held: {**held, "points": [{**held["points"][0], "value": math.inf}, *held["points"][1:]]},
+])  # fmt: skip
+def test_a_grid_without_points_or_with_an_odd_name_is_refused(tmp_path, damage):
+    measured(tmp_path, "made_up", "mirror_both", "mirror", "both", "mirror")
+    path = tmp_path / "measure/made_up/mirror_both/seed0/mirror/grid.json"
+    path.write_text(json.dumps(damage(json.loads(path.read_text()))))
+    with pytest.raises(UserError, match=r"grid\.json does not describe a grid"):
+        collect(tmp_path)
+
+
+@pytest.mark.parametrize("column", ["score", "low", "value"])
+def test_infinite_numbers_are_refused(tmp_path, column):
+    measured(tmp_path, "made_up", "mirror_both", "mirror", "both", "mirror")
+    path = tmp_path / "measure/made_up/mirror_both/seed0/mirror/identity/rows.csv"
+    write_rows(path, read_rows(path).assign(**{column: math.inf}))
+    with pytest.raises(UserError, match=rf"{path} is damaged: {column} is infinite"):
+        collect(tmp_path)
+
+
+@pytest.mark.parametrize("notes", [{"versions": [1, 2]}, {"versions": "x"}, {"remarks": "abc"}, {"skipped": 5}])
+def test_a_provenance_of_other_kinds_is_refused(tmp_path, notes):
+    trained(tmp_path, "made_up", "baseline", "baseline", None)
+    path = tmp_path / "train/made_up/baseline/seed0/provenance.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **notes}))
+    with pytest.raises(UserError, match=rf"{path} is damaged: its {next(iter(notes))} are no"):
+        collect(tmp_path)
+
+
+JOINT = {"network": "made_up/blur_3/seed0", "grid": "blur_G", "family": "blur", "g": ["2"], "lambda1": 1,
+         "lambda2": 1, "lambda3": 0.3, "name": "joint_0.3"}  # fmt: skip
+
+
+@pytest.mark.parametrize("damage", [{"name": "../../evil"}, {"lambda3": "much"}, {"g": 3}, {"network": "blur_3"}])
+def test_a_finetuning_that_is_not_described_is_refused(tmp_path, damage):
+    name = "finetune/made_up/blur_3+joint_0.3/seed0"
+    measured(tmp_path, "made_up", "blur_3+joint_0.3", "blur", 3, "blur")
+    for path in tmp_path.glob("measure/**/rows.csv"):
+        write_rows(path, read_rows(path).assign(stage="finetune"))
+    about = {"stage": "finetune", "data": "made_up", "network": "blur_3+joint_0.3", "family": "blur", "layer": "fc7"}
+    row = Row(**about, seed=0, run=name, split="test", metric="error_rate", score=0.1, n_images=9)
+    finish(tmp_path / name, [row], joint=JOINT)
+    assert len(studies(collect(tmp_path))) == 1
+    assert "0 networks (0 with an accuracy, 0 measured); 1 finetuned" in dict(overview(collect(tmp_path)))["made_up"]
+    finish(tmp_path / name, [row], joint={**JOINT, **damage})
+    with pytest.raises(UserError, match=rf"{name.replace('+', '.')}/provenance.json does not describe a finetuning"):
+        studies(collect(tmp_path))
+
+
 def test_files_of_an_earlier_report_go_and_those_of_the_user_stay(tmp_path, undrawn):
     runs, out = tmp_path / "runs", tmp_path / "out"
     trained(runs, "made_up", "baseline", "baseline", None)
@@ -230,6 +315,44 @@ def test_files_of_an_earlier_report_go_and_those_of_the_user_stay(tmp_path, undr
     assert sorted(listed) == sorted(
         path.relative_to(out).as_posix() for path in out.glob("*/*") if path.name != "mine.png"
     )
+
+
+@pytest.mark.parametrize("writes", [1, 2, 9, 18, 10_000])
+def test_a_report_that_is_killed_leaves_nothing_the_next_does_not_know(tmp_path, undrawn, monkeypatch, writes):
+    runs, other, out = tmp_path / "runs", tmp_path / "other", tmp_path / "out"
+    trained(runs, "made_up", "baseline", "baseline", None)
+    measured(other, "another", "mirror_both", "mirror", "both", "mirror")
+    make_report(runs, out)
+    for folder in ("", "figures", "figures/dark", "tables"):
+        (out / folder / ".half.png.123.tmp").parent.mkdir(exist_ok=True)
+        (out / folder / ".half.png.123.tmp").write_text("ha")
+    written = 0
+
+    @contextmanager
+    def atomic_path(path):
+        nonlocal written
+        written += 1
+        if written > writes:
+            raise KeyboardInterrupt
+        with files.atomic_path(path) as temporary:
+            yield temporary
+
+    with monkeypatch.context() as patch, suppress(KeyboardInterrupt):
+        patch.setattr("invariance.reporting.page.atomic_path", atomic_path)
+        make_report(other, out)
+    assert written > 1
+    make_report(runs, out)
+    there = {path.relative_to(out).as_posix() for path in out.glob("*/**/*") if path.is_file()}
+    assert there == set((out / "files.txt").read_text().split()) and not list(out.rglob(".*.tmp"))
+
+
+def test_progress_is_shown_if_it_is_asked_for(tmp_path, undrawn, capsys):
+    measured(tmp_path / "runs", "made_up", "mirror_both", "mirror", "both", "mirror")
+    make_report(tmp_path / "runs", tmp_path / "out")
+    assert capsys.readouterr().err == ""
+    make_report(tmp_path / "runs", tmp_path / "out", progress=True)
+    told = capsys.readouterr().err
+    assert "figures" in told and re.search(r"\b(\d+)/\1\b", told)
 
 
 def test_names_from_runs_are_text_not_markup(tmp_path):

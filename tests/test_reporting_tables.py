@@ -1,13 +1,17 @@
 """Tables 1 and 3 of the report, and every table in LaTeX."""
 
 import re
+from dataclasses import replace
 
 import pandas as pd
 import pytest
 
-from invariance.reporting import printed
+from invariance.reporting import finetuned_tables, printed
 from invariance.reporting.collect import collect
-from invariance.reporting.tables import GAP, Table, accuracy, latex_text, transformations
+from invariance.reporting.finetuned import NO_MAP, Finetuning, Study, nothing
+from invariance.reporting.latex import latex_text
+from invariance.reporting.page import make_report
+from invariance.reporting.tables import GAP, Table, accuracy, transformations
 from tests.reporting_runs import trained
 
 
@@ -41,6 +45,7 @@ def test_other_data_have_no_printed_numbers_and_only_the_networks_that_there_are
     trained(tmp_path, "digits", "rotation_20", "rotation", 20)
     table = accuracy(collect(tmp_path))
     assert len(table.cells) == 1 and "printed" not in " ".join(table.header)
+    assert table.caption.startswith("Form of Table 3:")
     assert table.numbers["paper"].isna().all()
 
 
@@ -52,6 +57,62 @@ def test_the_paper_s_networks_are_those_of_conf(compose):
         for config in (compose("train", f"network={path.stem}") for path in (conf_dir() / "network").glob("*.yaml"))
     }
     assert set(printed.networks("ilsvrc")) == ours == set(printed.networks("rvl_cdip"))
+
+
+NINE = ["color_jitter_20", "crop_256", "elastic_10_sigma2", "noise_20", "blur_3", "mirror_both", "perspective_4",
+        "rotation_20", "shear_20"]  # fmt: skip
+
+
+def finetuned(*names, lambda3=0.3, data="rvl_cdip"):
+    """A study of some networks, 50 % before and 60 % after at every g."""
+    ones = tuple(
+        Finetuning(name, f"{name}+j", "j", name.split("_")[0], "G", 0, lambda3, (1, 1), ("15",), "", "")
+        for name in names
+    )
+    scores = {
+        (one.finetuned if after else one.network, 0, "G", g, NO_MAP): 60.0 if after else 50.0
+        for one in ones for g in ("untouched", "15") for after in (False, True)
+    }  # fmt: skip
+    return Study(data, "fc7", 9, "test", ones, (NO_MAP,), {}, scores, {}, frozenset(), {})
+
+
+def accuracies_of(study):
+    [table] = [table for _, table in finetuned_tables.tables(study, "x") if "-accuracies-" in table.name]
+    return table, {row[0]: row[1:] for row in table.cells}
+
+
+@pytest.mark.parametrize("study", [finetuned("rotation_20", "shear_20"), nothing("rvl_cdip")], ids=["two", "none"])
+def test_table_2_has_the_lines_of_all_its_networks_and_gaps_beside_what_is_printed(study):
+    table, lines = accuracies_of(study)
+    assert table.caption.startswith("Table 2:")
+    assert {line.split(": ")[0] for line in lines} == set(NINE)
+    assert lines["blur_3: untouched"] == [GAP, "86.82", "87.18", *([GAP] * (len(table.header) - 4))]
+    assert lines["rotation_20: 15"][1:3] == ["88.59", "88.70"]
+    assert (lines["rotation_20: 15"][3:5] == ["50.00", "60.00"]) == bool(study.all)
+    assert set(table.numbers["network"]) == set(NINE)
+    [gap] = [gap for gap in finetuned_tables.gaps(study) if gap.startswith("Table 2")]
+    assert "blur_3" in gap and "make paper-networks paper-finetune DATA=rvl_cdip" in gap
+    assert ("shear_20" in gap) == (not study.all)
+
+
+def test_a_finetuning_of_another_weight_is_not_table_2_and_other_data_have_none():
+    study = finetuned("rotation_20", lambda3=0.1)
+    tables = [table for _, table in finetuned_tables.tables(study, "x") if "-accuracies-" in table.name]
+    assert [table.caption.partition(":")[0] for table in tables] == ["Form of Tables 2 and 4", "Table 2"]
+    assert len({row[0].split(":")[0] for row in tables[0].cells}) == 1
+    table, lines = accuracies_of(finetuned("rotation_20", data="digits"))
+    assert len(lines) == 2 and "Table" not in " ".join(table.header) and table.caption.startswith("Form of Tables")
+
+
+def test_a_report_on_the_paper_s_data_shows_its_tables_as_gaps_with_what_would_make_them(tmp_path, undrawn):
+    trained(tmp_path / "runs", "rvl_cdip", "rotation_20", "rotation", 20)
+    page = make_report(tmp_path / "runs", tmp_path / "out").read_text()
+    assert "Table 2: accuracy in percent on rvl_cdip" in page and "87.60" in page
+    assert "not measured: rvl_cdip, <code>make paper-networks paper-finetune DATA=rvl_cdip</code>" in page
+    assert "1 of its 36 networks" in page and "the rest of rvl_cdip" in page
+    assert "Table 3: accuracy on untouched images" in page
+    for number in (1, 2, 3, 4):
+        assert f'<th scope="row">Table {number}</th>' in page
 
 
 def test_table_1_is_made_from_the_families_files():
@@ -69,6 +130,7 @@ def test_latex_escapes_what_has_a_meaning_there():
     assert latex_text("50% of a_b & c#1 {x} \\ $ ~ ^") == (
         r"50\% of a\_b \& c\#1 \{x\} \textbackslash{} \$ \textasciitilde{} \textasciicircum{}"
     )
+    assert latex_text("→ ←") == r"$\rightarrow$ $\leftarrow$"
     assert latex_text("θ = ±5°, λ₃ · σ² − 1") == (
         r"$\theta$ = $\pm$5$^\circ$, $\lambda$$_3$ $\cdot$ $\sigma$$^2$ $-$ 1"
     )
@@ -93,6 +155,17 @@ def test_every_table_is_a_whole_latex_table():
         assert len(body) == len(one.cells)
         for line in body:
             assert len(re.findall(r"(?<!\\)&", line)) == len(one.header) - 1 and line.endswith(r" \\")
-        [columns] = re.findall(r"\\begin\{tabular\}\{(.*)\}", tex)
-        assert len(columns) == len(one.header)
+        [columns] = re.findall(r"\\begin\{tabular\}\{(.*)\}\n", tex)
+        assert len(re.sub(r">\{.*?\}p\{.*?\}", "p", columns)) == len(one.header)
     assert "{lrr}" in table.latex()
+
+
+def test_words_in_latex_stand_to_the_left_and_break_lines_and_long_tables_pages():
+    cells = [["(e)", "1 − CKA", "yes", "w " * 60, "0.5"]] * 2
+    table = Table("t", "c", ["claim", "through", "says", "evidence", "n"], cells, pd.DataFrame(), worded=(1,))
+    assert table.text == [True, True, True, True, False]
+    assert r"\begin{tabular}{lll>{\raggedright\arraybackslash}p{0.70\linewidth}r}" in table.latex()
+    long = replace(table, cells=[["x", "1", "2", "3", "4"]] * 61).latex()
+    assert long.count(r"\begin{longtable}{llrrr}") == 1 and r"\begin{table}" not in long and balanced(long)
+    assert long.count(r"x & 1 & 2 & 3 & 4 \\") == 61 and long.count(r"claim & through") == 2
+    assert r"\begin{longtable}" in replace(table, cells=cells * 11).latex()  # few rows of many lines

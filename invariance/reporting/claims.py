@@ -1,34 +1,28 @@
-"""What the paper claims, each with a verdict and the evidence for it, from rows alone (claims (a) to (h)).
+"""What the paper claims, put to comparisons from rows alone (claims (a) to (h)); `verdicts` has what they come to.
 
-A claim is put to comparisons: one for every family (or finetuned network, or way of measuring distances) that has the
-rows for it. Each comparison comes to a difference and a margin, and says yes, no, or open. The verdict of a data set:
-
-- "holds": every comparison says yes;
-- "holds for most": more than half of them do;
-- "contradicted": more than half say no;
-- "not shown": neither;
-- "not measured": there is none to say anything.
+There is a comparison for every family (or finetuned network, or way of measuring distances) that has the rows for it.
+Each comes to a difference and a margin, and says yes, no, or open.
 
 A difference of accuracies (or of −L_L2, where there is no accuracy) is a mean over the same g of the same images on
 both sides. Its margin is √(h₁² + h₂²), h being the mean half-width of the bootstrap intervals over images: as if the g
 of a network were wholly dependent and the two sides independent, which on the same images overstates it. A g without a
-number on either side is left out of both, and counted.
+number on either side is left out of both, and counted. Most of those are fits that ended worse than no map, so what is
+left is the better part: a comparison over fewer than half of what it should be over is open, whatever it comes to.
+
+What was measured at several layers is compared at each, and a way of measuring names its own.
 """
 
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from itertools import groupby
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
 from invariance.reporting.curves import BASELINE, IDENTITY, Curve, Family, Floats, Subject, curve, fit_title, words
 from invariance.reporting.distances import GROUPS, Distances, group_rank, neighbours
 from invariance.reporting.finetuned import LEARNED, Study
-from invariance.reporting.tables import GAP, Table
 from invariance.transforms.base import UNTOUCHED
 
 YES, NO, OPEN = "yes", "no", "open"
@@ -37,25 +31,6 @@ NOTHING = {"error_rate": 1.0, "l2_distance": 0.05}
 
 NEAR = 0.05
 """Claims (e), (f): a p, or a place among all groups of families, that chance would give so seldom is near."""
-
-CLAIMS = {
-    "a": "Training with a family makes φ more invariant to it than the baseline is, inside the range and beyond",
-    "b": "The baseline's equivariance exceeds its invariance, for most families",
-    "c": "Inside the trained range M_g adds nothing",
-    "d": "Larger trained ranges give wider robustness",
-    "e": "Networks of one family are nearer to each other than chance",
-    "f": "Rotation, shear and perspective are mutually near, and so are baseline, color jitter and noise",
-    "g": "The joint loss raises accuracy through M_g",
-    "h": "Fitted in closed form, the same maps show more equivariance than online SGD found",
-}
-_LACKS = {
-    "a": "a family's network and the baseline, measured over the family's grid",
-    "b": "the baseline, measured with maps",
-    "c": "a family's network, measured with maps", "d": "two ranges of a family, measured over its grid",
-    "e": "distances between networks, two of them of one family",
-    "f": "distances between networks of the families that it names", "g": "a network finetuned with the joint loss",
-    "h": "maps fitted by online SGD and by ridge",
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -70,10 +45,11 @@ class Comparison:
         says: "yes", "no" or "open".
         difference: by how much, in percentage points of accuracy, or in −L_L2; NaN where that is not what counts.
         margin: how much of it images could explain.
-        counted: over how many g (networks, seeds).
+        counted: over how many g (networks, pairs, seeds).
         of: of how many.
         told: the evidence in words.
         anchor: where on the page its numbers are.
+        each: what is counted.
     """
 
     claim: str
@@ -87,6 +63,22 @@ class Comparison:
     of: int
     told: str
     anchor: str
+    each: str = "g"
+
+    @property
+    def some(self) -> str:
+        """Of how many it is over how many, where that is not all; else empty."""
+        return some(self.counted, self.of, self.each)
+
+
+def some(counted: int, of: int, each: str) -> str:
+    """`14 of 16 g`; empty where it is all of them."""
+    return "" if counted == of else f"{counted} of {of} {each}"
+
+
+def enough(counted: int, of: int) -> bool:
+    """Whether what is counted is half of what there should be, or more: see the module's text."""
+    return 2 * counted >= of
 
 
 @dataclass(frozen=True)
@@ -101,15 +93,18 @@ class _Difference:
 
     @property
     def says(self) -> str:
-        """Whether it is above 0 beyond its margin, below, or neither."""
+        """Whether it is above 0 beyond its margin, below, or neither, which it is too where too little was counted."""
+        if not enough(self.counted, self.of):
+            return OPEN
         return YES if self.mean > self.margin else NO if self.mean < -self.margin else OPEN
 
     def told(self, metric: str) -> str:
         unit = " points" if metric == "error_rate" else " of −L_L2"
         digits = 1 if metric == "error_rate" else 3
-        some = "" if self.counted == self.of else f", {self.counted} of {self.of} {self.each}"
         mean = round(self.mean, digits) + 0.0  # no −0.0
-        return f"{mean:+.{digits}f} ± {self.margin:.{digits}f}{unit}{some}"
+        return ", ".join(filter(None, [
+            f"{mean:+.{digits}f} ± {self.margin:.{digits}f}{unit}", some(self.counted, self.of, self.each)
+        ]))  # fmt: skip
 
 
 def claims(
@@ -123,17 +118,27 @@ def claims(
         apart: the sets of networks whose distances were measured, with theirs.
         finetuned: the studies of finetuning, with theirs.
     """
-    found: list[Comparison] = []
+    found: list[tuple[str, Comparison]] = []
     for family, anchor in measured:
         if family.metrics():
             metric = "error_rate" if "error_rate" in family.metrics() else "l2_distance"
             for claim in (_more_invariant, _baseline_equivariant, _nothing_added, _wider, _closed_form):
-                found += claim(family, metric, anchor)
+                found += [(family.layer, one) for one in claim(family, metric, anchor)]
     for distances, anchor in apart:
-        found += _near(distances, anchor)
+        found += [(distances.layer, one) for one in _near(distances, anchor)]
     for study, anchor in finetuned:
-        found += _raised(study, anchor)
-    return found
+        found += [(study.layer, one) for one in _raised(study, anchor)]
+    return _layers_apart(found)
+
+
+def _layers_apart(found: Sequence[tuple[str, Comparison]]) -> list[Comparison]:
+    """Comparisons, each with its layer: where a data set has several, the way names it."""
+    layers: dict[str, set[str]] = {}
+    for layer, one in found:
+        layers.setdefault(one.data, set()).add(layer)
+    return [
+        replace(one, way=f"{one.way}, φ at {layer}") if len(layers[one.data]) > 1 else one for layer, one in found
+    ]
 
 
 def _better(drawn: Curve, metric: str) -> Floats:
@@ -206,7 +211,8 @@ def _nothing_added(family: Family, metric: str, anchor: str) -> list[Comparison]
     for fit in family.fits:
         d = _difference(curve(family, subject, fit, metric), plain, inside, metric)
         if d is not None:
-            says = NO if d.mean > d.margin else YES if d.mean + d.margin < NOTHING[metric] else OPEN
+            nothing = enough(d.counted, d.of) and d.mean + d.margin < NOTHING[metric]
+            says = NO if d.says == YES else YES if nothing else OPEN
             made.append(_of(family, "c", anchor, fit_title(fit), words(family.name), metric, d, says))
     return made
 
@@ -214,13 +220,36 @@ def _nothing_added(family: Family, metric: str, anchor: str) -> list[Comparison]
 def _wider(family: Family, metric: str, anchor: str) -> list[Comparison]:
     """(d): the network of the largest range against that of the smallest, where the latter's training did not reach.
 
-    Yes if it is better beyond the margin and the networks' ranks by range and by that mean agree (Spearman's ρ > 0).
-    The ranks are over the g where all of them have a number. Families without an order of ranges, whose grids only
-    count, are left out.
+    Networks of one σ are compared where the family has several (Elastic). Left out are families whose ranges are no
+    numbers (Mirror), and those whose networks have grids of their own (Crop).
     """
-    subjects = family.trained
-    if len(subjects) < 2 or subjects[0].facts.ordinal or subjects[0].facts.grid != subjects[-1].facts.grid:
-        return []
+    made = []
+    for rest, subjects in _of_growing_range(family).items():
+        if len(subjects) > 1 and subjects[0].facts.grid == subjects[-1].facts.grid:
+            named = f"{words(family.name)} {rest}" if rest else words(family.name)
+            made += _wider_of(family, subjects, named, metric, anchor)
+    return made
+
+
+def _of_growing_range(family: Family) -> dict[str, list[Subject]]:
+    """A family's networks by growing range, apart by what their names say beside it, as `sigma2`."""
+    found: dict[str, list[tuple[float, Subject]]] = {}
+    for subject in family.trained:
+        try:
+            reach = float(subject.range)
+        except ValueError:
+            continue
+        usual = f"{family.name}_{subject.range}"
+        rest = subject.network.removeprefix(usual).strip("_") if subject.network.startswith(usual) else ""
+        found.setdefault(rest, []).append((reach, subject))
+    return {rest: [one for _, one in sorted(found[rest], key=lambda pair: pair[0])] for rest in sorted(found)}
+
+
+def _wider_of(family: Family, subjects: Sequence[Subject], named: str, metric: str, anchor: str) -> list[Comparison]:
+    """Yes if the largest is better beyond the margin and ranks by range and by that mean agree (Spearman's ρ > 0).
+
+    The ranks are over the g where all of the networks have a number.
+    """
     beyond = _masks(subjects[0])["beyond"]
     drawn = [curve(family, subject, IDENTITY, metric) for subject in subjects]
     d = _difference(drawn[-1], drawn[0], beyond, metric)
@@ -230,9 +259,10 @@ def _wider(family: Family, metric: str, anchor: str) -> list[Comparison]:
     shared = beyond & np.logical_and.reduce([np.isfinite(one.y) for one in there])
     means = [float(np.mean(_better(one, metric)[shared])) if shared.any() else np.nan for one in there]
     rho = float(spearmanr(range(len(means)), means).statistic) if shared.any() else np.nan
-    says = OPEN if d.says == YES and not rho > 0 else d.says
-    what = f"{words(family.name)} (ρ {rho:+.2f} over {len(there)} ranges)"
-    return [_of(family, "d", anchor, "invariance", what, metric, d, says)]
+    ranked = rho > 0 and enough(int(shared.sum()), d.of)
+    says = OPEN if d.says == YES and not ranked else d.says
+    over = ", ".join(filter(None, [f"ρ {rho:+.2f} over {len(there)} ranges", some(int(shared.sum()), d.of, "g")]))
+    return [_of(family, "d", anchor, "invariance", f"{named} ({over})", metric, d, says)]
 
 
 def _closed_form(family: Family, metric: str, anchor: str) -> list[Comparison]:
@@ -262,28 +292,45 @@ def _near(found: Distances, anchor: str) -> list[Comparison]:
                 f"{near.share[k - 1]:.0%} of same-family pairs within {k} neighbours, by chance "
                 f"{near.chance[k - 1]:.0%} (over all K p {near.p:.2g})"
             )
-            made.append(Comparison(
-                "e", found.data, way, way, says, np.nan, np.nan, near.networks, len(names), f"{way}: {told}", anchor
-            ))  # fmt: skip
+            made.append(_apart("e", found, way, way, says, told, (near.networks, len(names), "networks"), anchor))
         for group in GROUPS:
             rank = group_rank(matrix, names, group)
             if rank is not None:
                 says = YES if rank.rank <= NEAR * rank.groups else NO if rank.rank > rank.groups / 2 else OPEN
                 what = ", ".join(words(name) for name in group)
-                told = f"{way}: {what} {rank.rank}. of {rank.groups} groups of three"
-                made.append(Comparison(
-                    "f", found.data, way, what, says, np.nan, np.nan, len(names), len(names), told, anchor
-                ))  # fmt: skip
+                told = f"{what} {rank.rank}. of {rank.groups} groups of three"
+                counted = (*_pairs_with_numbers(matrix, names, group), "pairs")
+                made.append(_apart("f", found, way, what, says, told, counted, anchor))
     return made
+
+
+def _apart(
+    claim: str, found: Distances, way: str, what: str, says: str, told: str, counted: tuple[int, int, str], anchor: str
+) -> Comparison:
+    """A comparison of distances, open where too few of them have a number."""
+    said = ", ".join(filter(None, [f"{way}: {told}", some(*counted)]))
+    number, of, each = counted
+    says = says if enough(number, of) else OPEN
+    return Comparison(claim, found.data, way, what, says, np.nan, np.nan, number, of, said, anchor, each)
+
+
+def _pairs_with_numbers(matrix: Floats, names: list[str], group: tuple[str, ...]) -> tuple[int, int]:
+    """Of the pairs of networks of different families of a group: how many have a distance, and how many there are."""
+    member = [(k, name) for k, name in enumerate(names) if name in group]
+    pairs = [(i, j) for i, one in member for j, other in member if i < j and one != other]
+    return sum(bool(np.isfinite(matrix[pair])) for pair in pairs), len(pairs)
 
 
 def _raised(study: Study, anchor: str) -> list[Comparison]:
     """(g): through the learned maps after, against the best fitted maps before.
 
-    Yes if it rose for every seed, and on average by more than images could explain; no likewise.
+    Yes if it rose for every seed, and on average by more than images could explain; no likewise. Finetunings of one
+    name, which is of one λ3, have a verdict of their own. With λ3 = 0 there is no joint loss: that is the control, and
+    says nothing of the claim.
     """
     made = []
-    for name, network, ones in study.groups():
+    for name, network, group in study.groups():
+        ones = [one for one in group if one.lambda3 != 0]
         changes = np.array([study.over_g(one, True, LEARNED) - study.best_before(one) for one in ones])
         there = changes[np.isfinite(changes)]
         if not len(there):
@@ -296,80 +343,7 @@ def _raised(study: Study, anchor: str) -> list[Comparison]:
         says = d.says if (there > 0).all() or (there < 0).all() else OPEN
         told = f"{network} {d.told('error_rate')} ({int((there > 0).sum())} of {len(there)} seeds up, {name})"
         made.append(Comparison(
-            "g", study.data, "learned maps", f"{network}, {name}", says, d.mean, d.margin, d.counted, d.of, told, anchor
+            "g", study.data, f"learned maps, {name}", f"{network}, {name}", says, d.mean, d.margin, d.counted, d.of,
+            told, anchor, d.each,
         ))  # fmt: skip
     return made
-
-
-def verdict(says: Iterable[str]) -> str:
-    """What comparisons come to: see the module's text."""
-    said = list(says)
-    if not said:
-        return "not measured"
-    yes, no = said.count(YES), said.count(NO)
-    if yes == len(said):
-        return "holds"
-    return "holds for most" if yes > len(said) / 2 else "contradicted" if no > len(said) / 2 else "not shown"
-
-
-def summary(found: Sequence[Comparison], data: Sequence[str]) -> Table:
-    """A line for every claim, data set and way: its verdict, and what it rests on."""
-    cells: list[list[str]] = []
-    records: list[dict[str, object]] = []
-    links: dict[tuple[int, int], str] = {}
-    for letter, said in CLAIMS.items():
-        for name in data:
-            own = sorted((one for one in found if (one.claim, one.data) == (letter, name)), key=lambda one: one.way)
-            if not own and "@" in name:  # networks of another data set: not every claim is of them
-                continue
-            for way, part in [(way, list(part)) for way, part in groupby(own, key=lambda one: one.way)] or [("", [])]:
-                counts = {what: sum(one.says == what for one in part) for what in (YES, NO, OPEN)}
-                told = _evidence(part) if part else f"lacks {_LACKS[letter]}"
-                ended = verdict(one.says for one in part)
-                links[len(cells), 2] = f"#{part[0].anchor}" if part else ""
-                cells.append([f"({letter}) {said}", name, words(way) or GAP, ended, told])
-                records.append({
-                    "claim": letter, "data": name, "way": way, "verdict": ended, **counts, "comparisons": len(part),
-                    "evidence": told,
-                })  # fmt: skip
-    caption = (
-        "What the paper claims, (h) aside, which it could not see. Holds: every comparison says yes; for most: more "
-        "than half; contradicted: more than half say no; not shown: neither. (a), (b), (d), (h): yes if the mean "
-        "difference over g exceeds its margin, no if it is as clearly negative; (c): yes if the gain is surely below "
-        f"{NOTHING['error_rate']:g} point; (e): p < {NEAR:g}; (f): among the nearest {NEAR:.0%} of all groups of "
-        "three families; (g): through the learned maps after, against the best fitted maps before: yes if it rose for "
-        "every seed, and on average by more than the margin. A margin is over images, not over trainings."
-    )
-    links = {place: link for place, link in links.items() if link}
-    header = ["claim", "data", "through", "verdict", "evidence"]
-    return Table("claims", caption, header, cells, pd.DataFrame(records), links)
-
-
-def details(found: Sequence[Comparison]) -> Table | None:
-    """Every comparison of every claim; None where there is none."""
-    order = sorted(found, key=lambda one: (one.claim, one.data, one.way, one.what))
-    if not order:
-        return None
-    cells = [[f"({one.claim})", one.data, words(one.way), one.what, one.says, one.told] for one in order]
-    records = [{
-        "claim": one.claim, "data": one.data, "way": one.way, "what": one.what, "says": one.says,
-        "difference": one.difference, "margin": one.margin, "counted": one.counted, "of": one.of, "evidence": one.told,
-    } for one in order]  # fmt: skip
-    caption = (
-        "Every comparison behind the verdicts. Differences are in percentage points of accuracy, or of −L_L2 where "
-        "there is no accuracy, ± their margin over images."
-    )
-    header = ["claim", "data", "through", "compared", "says", "evidence"]
-    return Table("claims-details", caption, header, cells, pd.DataFrame(records))
-
-
-def _evidence(part: Sequence[Comparison]) -> str:
-    """A verdict's evidence in a line: how many say what, the typical difference, and who does not say yes."""
-    counts = ", ".join(f"{what} {n}" for what in (YES, OPEN, NO) if (n := sum(one.says == what for one in part)))
-    differences = np.array([one.difference for one in part])
-    if not np.isfinite(differences).any():
-        return f"{counts}: " + "; ".join(one.told for one in part)
-    middle = round(float(np.median(differences[np.isfinite(differences)])), 9) + 0.0
-    others = [one.told for one in part if one.says != YES]
-    rest = f"; other than yes: {'; '.join(others)}" if others else ""
-    return f"{counts}; median difference {middle:+.3g}{rest}"

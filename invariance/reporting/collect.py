@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import re
+import unicodedata
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,6 +24,13 @@ from invariance.transforms.base import UNTOUCHED
 
 KEY = ["stage", "data", "network", "family", "range", "seed", "layer", "g", "split", "map", "solver", "metric"]
 """Columns that say which number a row is: no two rows may agree in all of them."""
+
+_NAMES = ("data", "network", "family", "layer", "split", "map", "solver", "metric")
+_NEEDED = ("data", "network", "family")
+"""Columns of names that files of the report are called by, or the page's anchors; and those that are never empty."""
+
+_LONGEST = 100
+"""Characters of a name; of both names of a finetuned network, and of two data sets."""
 
 GRID, EXAMPLES = "grid.json", "examples.npz"
 
@@ -131,7 +140,7 @@ def collect(root: Path, data: str | None = None) -> Collected:
 
     Args:
         root: the runs folder.
-        data: keep the rows of one data set alone.
+        data: keep the rows of one data set alone, with those of its networks on other data.
 
     Raises:
         UserError: if nothing is finished, two runs hold the same number, there is no such data set, or a file is
@@ -148,16 +157,18 @@ def collect(root: Path, data: str | None = None) -> Collected:
     rows = pd.concat(tables.values(), ignore_index=True) if tables else pd.DataFrame()
     if rows.empty:
         raise UserError(f"no run below {root} holds a row; delete the empty ones and repeat their commands")
+    _refuse_damaged(rows, root)
     _refuse_twice(rows)
     if data is not None:
         rows = _only(rows, data)
     named = set(rows["run"])
     runs = {
-        name: RunFacts(name, tuple(tables[name]["split"].unique()), _json(path / PROVENANCE))
+        name: RunFacts(name, tuple(tables[name]["split"].unique()), _provenance(path / PROVENANCE))
         for name, path in finished.items()
         if name in named
     }
-    unfinished = [name for name in found if name not in finished and (data is None or data in name.split("/")[1:2])]
+    wanted = [name for name in found if data is None or any(_is_of(one, data) for one in name.split("/")[1:2])]
+    unfinished = [name for name in wanted if name not in finished]
     grids, finetuned = (_grids(finished, rows, stage) for stage in ("measure", "finetune"))
     return Collected(rows, runs, unfinished, grids, finetuned)
 
@@ -207,6 +218,45 @@ def _rows_of(path: Path, name: str) -> pd.DataFrame:
     return table.assign(run=name)
 
 
+def unfit(name: str) -> str:
+    """Why a name may not be part of a file's name, in words; empty where it may.
+
+    Data, networks, families and layers are named by the project's commands without any such; a file that was damaged or
+    made by hand could lead a report's files out of its folder.
+    """
+    if "/" in name or ".." in name:
+        return "it is a path"
+    if any(unicodedata.category(letter) == "Cc" for letter in name):
+        return "it has control characters"
+    if any(len(part) > _LONGEST for part in re.split("[+@]", name)):
+        return f"it is longer than {_LONGEST} characters"
+    return ""
+
+
+def _refuse_damaged(rows: pd.DataFrame, root: Path) -> None:
+    """Refuse names that cannot be files' and numbers that are infinite: no command writes them."""
+
+    def refuse(wrong: pd.Series, said: str) -> None:
+        path = root / str(rows.loc[wrong, "run"].iloc[0]) / ROWS
+        raise UserError(f"{path} is damaged: {said}; delete its folder and repeat the run")
+
+    for column in _NAMES:
+        for name in rows[column].unique():
+            # files' names have a layer's slashes as _
+            why = unfit(name.replace("/", "_") if column == "layer" else name)
+            why = why or ("it is empty" if column in _NEEDED and not name else "")
+            if why:
+                refuse(rows[column] == name, f"{column} is {shortened(name)!r} ({why})")
+    for column in ("value", "score", "low", "high"):
+        if np.isinf(rows[column]).any():
+            refuse(np.isinf(rows[column]), f"{column} is infinite")
+
+
+def shortened(name: str) -> str:
+    """A name for a message of one line."""
+    return name if len(name) <= 40 else f"{name[:40]}…"
+
+
 def _refuse_twice(rows: pd.DataFrame) -> None:
     again = rows.duplicated(KEY, keep=False)
     if not again.any():
@@ -223,7 +273,12 @@ def _only(rows: pd.DataFrame, data: str) -> pd.DataFrame:
     there: Sequence[str] = sorted(rows["data"].unique())
     if data not in there:
         raise UserError(f"dataset={data}: no finished run on it{nearest(data, there)} (there are: {', '.join(there)})")
-    return rows[rows["data"] == data].reset_index(drop=True)
+    return rows[[_is_of(name, data) for name in rows["data"]]].reset_index(drop=True)
+
+
+def _is_of(name: str, data: str) -> bool:
+    """Whether a data set is the one that is asked for, or another that its networks were measured on."""
+    return name == data or name.startswith(f"{data}@")
 
 
 def _grids(finished: dict[str, Path], rows: pd.DataFrame, stage: str) -> dict[GridKey, GridFacts]:
@@ -244,15 +299,31 @@ def _facts(folder: Path) -> GridFacts:
     path = folder / GRID
     held = _json(path)
     try:
+        if not held["points"]:
+            raise ValueError("it has no points")
+        for name in (str(held["grid"]), str(held["family"])):
+            if why := unfit(name):
+                raise ValueError(f"{shortened(name)!r}: {why}")
         points = tuple(
             Point(str(point["label"]), float(point["value"]), bool(point["covered"]), str(point.get("params", "")))
             for point in held["points"]
         )
+        if not np.isfinite([point.value for point in points]).all():
+            raise ValueError("a point has no place")
         return GridFacts(
             str(held["grid"]), str(held["family"]), str(held["unit"]), bool(held["ordinal"]), points, folder
         )
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path} does not describe a grid ({error}); delete {folder} and measure it again") from error
+
+
+def _provenance(path: Path) -> dict[str, Any]:
+    """What made a run, as far as its parts are what they should be."""
+    held = _json(path)
+    for key, kind, called in (("versions", dict, "object"), ("remarks", list, "list"), ("skipped", list, "list")):
+        if held.get(key) is not None and not isinstance(held[key], kind):
+            raise UserError(f"{path} is damaged: its {key} are no {called}; delete its folder and repeat the run")
+    return held
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -45,7 +45,7 @@ class Family:
         data: the data set.
         layer: where φ ends.
         name: the family.
-        trained: its own networks over the grid each is compared on, by growing range; one seed each, the lowest.
+        trained: its own networks over the grid each is compared on, by growing `extent`; one seed each, the lowest.
         baseline: the baseline over the last one's grid.
         fits: the maps and solvers that were fitted.
         rows: rows over the reported split, of all networks and seeds, with columns `grid` and `label`.
@@ -90,6 +90,7 @@ class Curve:
         of: what it is of: data, network, seed, map, solver and metric, as rows name them.
         labels: the g.
         status: why a number is missing, or `ok`.
+        runs: the run of each number; empty where there is no row.
     """
 
     x: Floats
@@ -100,6 +101,7 @@ class Curve:
     of: tuple[tuple[str, str | int], ...]
     labels: tuple[str, ...]
     status: tuple[str, ...]
+    runs: tuple[str, ...]
 
 
 def words(name: str) -> str:
@@ -117,6 +119,16 @@ def natural(text: str) -> list[tuple[int, float, str]]:
     """Sort key under which 5 comes before 10 and numbers before words."""
     parts = re.findall(r"\d+(?:\.\d+)?|[^\d]+", text)
     return [(0, float(part), "") if part[0].isdigit() else (1, 0.0, part) for part in parts]
+
+
+def extent(reach: str, network: str) -> tuple[list[tuple[int, float, str]], list[tuple[int, float, str]]]:
+    """Sort key of a family's networks from the mildest to the most extreme, by trained range and name.
+
+    They go by growing range, and at one range by falling further numbers of the name. Only Elastic has any, its σ: the
+    less its displacements are smoothed, the larger they stay. So elastic_10_sigma2 is the most extreme, and it is the
+    one that the paper takes in Tables 2 and 4.
+    """
+    return natural(reach), [(kind, -number, part) for kind, number, part in natural(network)]
 
 
 def families(collected: Collected) -> list[Family]:
@@ -147,7 +159,7 @@ def _family(collected: Collected, data: str, layer: str, name: str, rows: pd.Dat
         key=lambda pair: (pair[1].seed, pair[0] != f"{name}_{pair[1].range}", natural(pair[0])),
     ):
         own.setdefault(subject.network, subject)
-    trained = tuple(sorted(own.values(), key=lambda s: (s.facts.n_covered, natural(s.range), natural(s.network))))
+    trained = tuple(sorted(own.values(), key=lambda s: (s.facts.n_covered, extent(s.range, s.network))))
     plain = sorted(
         ((grid, s) for grid, s in measured if s.family == BASELINE),
         key=lambda pair: (natural(pair[0]), -pair[1].seed, natural(pair[1].network)),
@@ -197,7 +209,8 @@ def curve(family: Family, subject: Subject, fit: Fit, metric: str) -> Curve | No
         "seed": subject.seed, "map": fit[0], "solver": fit[1], "metric": metric,
     }  # fmt: skip
     diverged = (status == "diverged").to_numpy(dtype=bool)
-    return Curve(x, score, low, high, diverged, tuple(of.items()), tuple(placed.index), tuple(status))
+    runs = tuple(placed["run"].fillna(""))
+    return Curve(x, score, low, high, diverged, tuple(of.items()), tuple(placed.index), tuple(status), runs)
 
 
 def counts(values: Iterable[int]) -> str:

@@ -1,6 +1,7 @@
 """Drawing distances between networks: Fig. 3, 11 and 12, a dendrogram, and a heat map that tells its numbers."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from html import escape
 
 import matplotlib as mpl
@@ -48,7 +49,9 @@ def drawings(found: Distances, slug: str) -> list[Drawing]:
     """
     made = [_neighbours(found, slug), _families(found, slug), *_embeddings(found, slug), _differences(found, slug)]
     made += [_trees(found, slug)]
-    return [one.numbered(found.data) for one in made if one is not None]
+    drawn = [one.numbered(found.data) for one in made if one is not None]
+    lacking = f" Of the paper’s networks not compared: {', '.join(found.absent)}." if found.absent else ""
+    return [replace(one, caption=one.caption + lacking) if one.form else one for one in drawn]
 
 
 def _pairs(labels: list[str], solver: str, **numbers: Floats) -> list[dict[str, object]]:
@@ -58,6 +61,14 @@ def _pairs(labels: list[str], solver: str, **numbers: Floats) -> list[dict[str, 
         {"solver": solver, "row": labels[i], "column": labels[j], **{name: of[i, j] for name, of in numbers.items()}}
         for i in range(n) for j in range(n) if i != j
     ]  # fmt: skip
+
+
+def _pairs_of(found: Distances, metric: str, solver: str, **numbers: Floats) -> list[dict[str, object]]:
+    """The entries of a table of all networks, with the run of each."""
+    n = range(len(found.nodes))
+    runs = (found.run(metric, solver, i, j) for i in n for j in n if i != j)
+    entries = _pairs([node.label for node in found.nodes], solver, **numbers)
+    return [{**entry, "run": "; ".join(run)} for entry, run in zip(entries, runs, strict=True)]
 
 
 def _over(found: Distances) -> str:
@@ -167,7 +178,9 @@ def _differences(found: Distances, slug: str) -> Drawing | None:
         f"{typical}; {_over(found)}."
     )
     alt = f"Heat map of absolute one-way differences, on average {typical}"
-    numbers = pd.DataFrame(row for s, table in tables.items() for row in _pairs(labels, s, difference=table))
+    numbers = pd.DataFrame(
+        row for s, table in tables.items() for row in _pairs_of(found, "l2_distance_difference", s, difference=table)
+    )
     title = "One-way differences |Eq. 9|"
     return Drawing(f"{slug}-differences", title, caption, alt, panels, "differences", numbers)
 
@@ -309,7 +322,9 @@ def heat_map(found: Distances, solver: str, slug: str) -> Drawing:
     title = f"All distances, {words(solver)}"
     alt = f"Heat map of all distances, {words(solver)}"
     mean = found.mean[solver]
-    numbers = pd.DataFrame(_pairs(labels, solver, distance=mean.score, low=mean.low, high=mean.high))
+    numbers = pd.DataFrame(
+        _pairs_of(found, "l2_distance_mean", solver, distance=mean.score, low=mean.low, high=mean.high)
+    )
     return Drawing(f"{slug}-distances-{solver}", title, caption, alt, (panel,), numbers=numbers)
 
 

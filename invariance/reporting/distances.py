@@ -11,8 +11,9 @@ from scipy.cluster.hierarchy import linkage
 from scipy.spatial.distance import squareform
 from sklearn.manifold import TSNE
 
+from invariance.reporting import printed
 from invariance.reporting.collect import Collected, grid_label
-from invariance.reporting.curves import BASELINE, Floats, natural, words
+from invariance.reporting.curves import BASELINE, Floats, extent, words
 
 INDICES = ("cka", "procrustes", "r2")
 ONE_WAY = ("l2_distance", "r2")
@@ -66,7 +67,7 @@ class Distances:
         layer: where φ ends.
         split: the reported split.
         images: how many images.
-        nodes: the networks, by family and range.
+        nodes: the networks, by family and growing `extent`.
         one_way: one-way distances by solver.
         mean: Eq. 4, symmetric, by solver.
         difference: Eq. 9, antisymmetric, by solver.
@@ -86,6 +87,15 @@ class Distances:
     indices: dict[str, Numbers]
     statuses: dict[str, dict[str, int]]
     runs: dict[tuple[str, str, int, int], str]
+
+    @property
+    def absent(self) -> list[str]:
+        """The paper's networks that were not compared; none where the data are not the paper's."""
+        there = {(node.network, node.seed) for node in self.nodes}
+        return [
+            f"{network}, seed {seed}" if network == BASELINE else network
+            for network, seed in printed.networks(self.data) if (network, seed) not in there
+        ]  # fmt: skip
 
     @property
     def families(self) -> list[str]:
@@ -146,7 +156,7 @@ def _nodes(rows: pd.DataFrame, of: pd.DataFrame) -> list[Node]:
     names = rows[["network", "family", "range", "seed"]].drop_duplicates().itertuples(index=False, name=None)
     sources = set(of[["network", "seed"]].itertuples(index=False, name=None))
     chosen = [one for one in names if (one[0], one[3]) in sources or f"{one[0]}/seed{one[3]}" in targets]
-    chosen.sort(key=lambda one: (one[1] != BASELINE, one[1], natural(one[2]), natural(one[0]), one[3]))
+    chosen.sort(key=lambda one: (one[1] != BASELINE, one[1], extent(one[2], one[0]), one[3]))
     seeds = Counter(network for network, *_ in chosen)
     return [
         Node(network, family, reach, seed, f"{network}, seed {seed}" if seeds[network] > 1 else network)
@@ -337,7 +347,7 @@ def sizes(nodes: tuple[Node, ...]) -> Floats:
     found = np.full(len(nodes), 0.5)
     for family in {node.family for node in nodes} - {BASELINE}:
         own = [k for k, node in enumerate(nodes) if node.family == family]
-        ranges = sorted({(node.range, node.network) for node in (nodes[k] for k in own)}, key=lambda r: natural(r[0]))
+        ranges = sorted({(node.range, node.network) for node in (nodes[k] for k in own)}, key=lambda one: extent(*one))
         place = {one: k for k, one in enumerate(ranges)}
         for k in own:
             found[k] = (1 + place[nodes[k].range, nodes[k].network]) / len(ranges)

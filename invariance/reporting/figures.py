@@ -63,6 +63,7 @@ def drawn(plots: Iterable[Plot]) -> pd.DataFrame:
             "high": line.curve.high[k],
             "shown": plot.y_label,
             "status": line.curve.status[k],
+            "run": line.curve.runs[k],
         }
         for plot in plots
         for panel in plot.panels

@@ -2,12 +2,15 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from invariance.reporting.collect import Collected, GridFacts, GridKey, grid_label, grid_name
+from invariance.errors import UserError
+from invariance.reporting.collect import Collected, GridFacts, GridKey, grid_label, grid_name, shortened, unfit
 from invariance.reporting.curves import Fit, fit_title, natural
+from invariance.runs.run import PROVENANCE
 from invariance.transforms.base import UNTOUCHED
 
 NO_MAP: Fit = ("identity", "")
@@ -191,12 +194,7 @@ def studies(collected: Collected) -> list[Study]:
         asked = over[["network", "seed", "map", "solver"]].drop_duplicates().itertuples(index=False, name=None)
         measured = over[(over["status"] == "ok") & over["score"].notna()]
         everything = tuple(
-            Finetuning(
-                str(held["network"]).split("/")[1], str(network), str(held["name"]), str(held["family"]),
-                str(held["grid"]), int(seed), float(held["lambda3"]),
-                (float(held["lambda1"]), float(held["lambda2"])), tuple(str(label) for label in held["g"]),
-                str(held.get("setting", "")), str(run),
-            )
+            _finetuning(str(network), int(seed), str(run), held)
             for network, seed, run in trained[["network", "seed", "run"]].itertuples(index=False, name=None)
             if isinstance(held := collected.runs[run].provenance.get("joint"), dict)
         )  # fmt: skip
@@ -216,6 +214,27 @@ def studies(collected: Collected) -> list[Study]:
             ), "error_rate")},
         ))  # fmt: skip
     return found
+
+
+def _finetuning(network: str, seed: int, run: str, held: dict[str, Any]) -> Finetuning:
+    """A finetuning as its run's provenance describes it."""
+    try:
+        if why := unfit(str(held["name"])):
+            raise ValueError(f"{shortened(str(held['name']))!r}: {why}")
+        return Finetuning(
+            str(held["network"]).split("/")[1], network, str(held["name"]), str(held["family"]), str(held["grid"]),
+            seed, float(held["lambda3"]), (float(held["lambda1"]), float(held["lambda2"])),
+            tuple(str(label) for label in held["g"]), str(held.get("setting", "")), run,
+        )  # fmt: skip
+    except (IndexError, KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{run}/{PROVENANCE} does not describe a finetuning ({error}); delete its folder and repeat the run"
+        ) from error
+
+
+def nothing(data: str) -> Study:
+    """The study of a data set of which no network was finetuned."""
+    return Study(data, "", 0, "", (), (NO_MAP,), {}, {}, {}, frozenset(), {})
 
 
 def _runs(measured: pd.DataFrame) -> dict[Place, str]:

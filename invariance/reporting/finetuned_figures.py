@@ -13,11 +13,10 @@ from invariance.reporting.curves import Fit, words
 from invariance.reporting.drawing import Drawing, Panel
 from invariance.reporting.finetuned import LEARNED, NO_MAP, Finetuning, Study, way
 from invariance.reporting.plots import BLUE, GRAY, GREEN, RED
+from invariance.reporting.printed import LAMBDA_3
 
 _COLOURS = (GREEN, BLUE, RED, "#b0479a", "#d8921f")
 _SIZE = (3.7, 3.2)
-_PAPER = 0.3
-"""The paper's λ3."""
 
 
 def drawings(study: Study, slug: str) -> list[Drawing]:
@@ -44,7 +43,8 @@ def _trade_off(study: Study, slug: str) -> Drawing | None:
             lambdas = ", ".join(f"{value:g}" for value in sorted(next(iter(points.values()))))
             said.append(f"{network} at λ3 = {lambdas}")
             rows += [
-                {"panel": title, "map": way(fit), "when": when, "lambda3": value, "untouched": x, "over_g": y}
+                {"panel": title, "map": way(fit), "when": when, "lambda3": value, "untouched": x, "over_g": y,
+                 "run": "; ".join(one.run for one in ones if one.seed in seeds and one.lambda3 == value)}
                 for when, of in (("before", {f: {math.nan: at} for f, at in start.items()}), ("after", points))
                 for fit, held in of.items() for value, (x, y) in held.items()
             ]  # fmt: skip
@@ -120,7 +120,7 @@ def _grids(study: Study, slug: str) -> Drawing | None:
     """Accuracy along the family's whole grid before and after, one panel a network."""
     panels, names, rows = [], [], []
     drawn: set[tuple[str, str]] = set()
-    for name, network, ones in sorted(study.groups(), key=lambda group: abs(group[2][0].lambda3 - _PAPER)):
+    for name, network, ones in sorted(study.groups(), key=lambda group: abs(group[2][0].lambda3 - LAMBDA_3)):
         facts = [one for one in (study.whole_grid(one) for one in ones) if one is not None]
         if len(facts) == len(ones) and (network, ones[0].family) not in drawn:
             drawn.add((network, ones[0].family))
@@ -128,7 +128,8 @@ def _grids(study: Study, slug: str) -> Drawing | None:
             panels.append(Panel(title, _SIZE, _before_after(study, ones, facts[0])))
             rows += [
                 {"panel": title, "map": way(fit), "when": "after" if after else "before", "g": point.label,
-                 "x": point.value, "mean": np.mean(values), "lowest": np.min(values), "highest": np.max(values)}
+                 "x": point.value, "mean": np.mean(values), "lowest": np.min(values), "highest": np.max(values),
+                 "run": "; ".join(r for one in ones for r in study.run(one, after, facts[0].grid, point.label, fit))}
                 for fit in dict.fromkeys((NO_MAP, _chosen(study))) for after in (False, True)
                 for point in facts[0].points
                 for values in [[study.accuracy(one, after, facts[0].grid, point.label, fit) for one in ones]]
@@ -140,7 +141,7 @@ def _grids(study: Study, slug: str) -> Drawing | None:
     caption = (
         f"Accuracy along the family's grid before (gray) and after finetuning (blue): solid without a map{through}. "
         "Mean over seeds, the band from the lowest to the highest; dotted: G. Of several λ3 the one nearest to the "
-        "paper's 0.3. "
+        f"paper's {LAMBDA_3:g}. "
         f"{_over(study)[0].upper()}{_over(study)[1:]}."
     )
     alt = f"Accuracy along the grid before and after finetuning of {', '.join(names)}"

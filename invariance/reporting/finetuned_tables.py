@@ -1,60 +1,87 @@
 """Tables of what finetuning did: the form of Tables 2 and 4, and the change over G for claim (g)."""
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 
-from invariance.reporting.finetuned import LEARNED, Spread, Study, way
-from invariance.reporting.printed import PrintedAccuracy, finetuned
+from invariance.reporting import printed
+from invariance.reporting.finetuned import LEARNED, Finetuning, Spread, Study, way
+from invariance.reporting.paper_figures import finetuning_command
+from invariance.reporting.printed import PrintedAccuracy
 from invariance.reporting.tables import GAP, Table
 from invariance.transforms.base import UNTOUCHED
 
-_TABLE = {"rvl_cdip": "Table 2", "ilsvrc": "Table 4"}
 
+def accuracies(study: Study, name: str, slug: str, lacking: Sequence[str] = ()) -> Table:
+    """Accuracy untouched and under every g of G, before and after, as in Tables 2 and 4, for one name of finetuning.
 
-def accuracies(study: Study, name: str, slug: str) -> Table:
-    """Accuracy untouched and under every g of G, before and after, as in Tables 2 and 4, for one name of finetuning."""
+    Args:
+        study: what was finetuned.
+        name: the name; one that no finetuning has gives a table of `lacking` alone.
+        slug: beginning of the file's name.
+        lacking: networks of the paper's table that were not finetuned, which have its numbers beside gaps.
+    """
     groups = [(network, ones) for of, network, ones in study.groups() if of == name]
-    printed = any(finetuned(study.data, ones[0].network) for _, ones in groups)
-    header = ["network and g", "seeds"]
-    header += [f"{_TABLE[study.data]}, original", f"{_TABLE[study.data]}, finetuned"] if printed else []
+    paper = bool(lacking) or any(printed.finetuned(study.data, network) for network, _ in groups)
+    of = printed.finetuned_table(study.data)
+    header = ["network and g", "seeds", *([f"{of}, original", f"{of}, finetuned"] if paper else [])]
     header += [f"{when}, {way(fit)}" for fit in study.fits for when in ("original", "finetuned")]
     header.append(f"finetuned, {way(LEARNED)}")
-    cells: list[list[str]] = []
-    records: list[dict[str, object]] = []
-    runs: dict[tuple[int, int], tuple[str, ...]] = {}
-    for network, ones in groups:
-        paper = {one.label: one for one in finetuned(study.data, ones[0].network) if one.label}
-        for label in (UNTOUCHED, *ones[0].labels):
-            row = [f"{network}: {label}", str(len(ones))]
-            record: dict[str, object] = {"network": network, "g": label, "seeds": len(ones)}
-            runs[len(cells), 1] = tuple(one.run for one in ones)
-            row += _printed(paper.get(label), printed, record)
-            columns = [(fit, after) for fit in study.fits for after in (False, True)]
-            for fit, after in [*columns, (LEARNED, True)]:
-                values = Spread.of(study.accuracy(one, after, one.grid, label, fit) for one in ones)
-                if label == UNTOUCHED and fit == LEARNED:  # there is no M_g of the untouched
-                    values = Spread(math.nan, math.nan, len(ones))
-                key = f"{'finetuned' if after else 'original'}_{'_'.join(filter(None, fit))}"
-                record |= {key: values.mean, f"{key}_sd": values.sd}
-                own = (run for one in ones for run in study.run(one, after, one.grid, label, fit))
-                runs[len(cells), len(row)] = tuple(own)
-                row.append(_spread(values))
-            cells.append(row)
-            records.append(record)
-        for one in finetuned(study.data, ones[0].network):
-            if not one.label:  # its g is printed without its parameters
-                record = {"network": network, "g": one.what, "seeds": 0}
-                row = [f"{network}: {one.what}", GAP, *_printed(one, printed, record)]
-                cells.append(row + [GAP] * (len(header) - len(row)))
-                records.append(record)
-    caption = (
-        f"Accuracy in percent on {study.images:,} images of {study.data} ({study.split}) before and after finetuning "
+    lines = [line for network, ones in groups for line in _lines(study, network, ones, paper)]
+    lines += [_unmeasured(network, one) for network in lacking for one in printed.finetuned(study.data, network)]
+    cells = [[*row, *([GAP] * (len(header) - len(row)))] for row, _, _ in lines]
+    runs = {(k, column): own for k, (_, _, found) in enumerate(lines) for column, own in found.items()}
+    numbers = pd.DataFrame([record for _, record, _ in lines])
+    same = paper and all(one.lambda3 == printed.LAMBDA_3 for _, ones in groups for one in ones)
+    caption = f"{of if same else 'Form of Tables 2 and 4'}: {_caption(study, name if groups else '')}"
+    return Table(f"{slug}-accuracies-{name}", caption, header, cells, numbers, runs=runs)
+
+
+_Line = tuple[list[str], dict[str, object], dict[int, tuple[str, ...]]]
+"""Cells from the left, the numbers of a line, and the runs that they are from, by column."""
+
+
+def _lines(study: Study, network: str, ones: list[Finetuning], paper: bool) -> list[_Line]:
+    """The lines of a network: untouched, every g of G, and what the paper prints without its parameters."""
+    printed_at = {one.label: one for one in printed.finetuned(study.data, network) if one.label}
+    lines = []
+    for label in (UNTOUCHED, *ones[0].labels):
+        row = [f"{network}: {label}", str(len(ones))]
+        record: dict[str, object] = {"network": network, "g": label, "seeds": len(ones)}
+        runs = {1: tuple(one.run for one in ones)}
+        row += _printed(printed_at.get(label), paper, record)
+        columns = [(fit, after) for fit in study.fits for after in (False, True)]
+        for fit, after in [*columns, (LEARNED, True)]:
+            values = Spread.of(study.accuracy(one, after, one.grid, label, fit) for one in ones)
+            if label == UNTOUCHED and fit == LEARNED:  # there is no M_g of the untouched
+                values = Spread(math.nan, math.nan, len(ones))
+            key = f"{'finetuned' if after else 'original'}_{'_'.join(filter(None, fit))}"
+            record |= {key: values.mean, f"{key}_sd": values.sd}
+            runs[len(row)] = tuple(run for one in ones for run in study.run(one, after, one.grid, label, fit))
+            row.append(_spread(values))
+        lines.append((row, record, runs))
+    return lines + [_unmeasured(network, one) for one in printed.finetuned(study.data, network) if not one.label]
+
+
+def _unmeasured(network: str, one: PrintedAccuracy) -> _Line:
+    """A line of the paper's table that we have no number for."""
+    record: dict[str, object] = {"network": network, "g": one.label or one.what, "seeds": 0}
+    return [f"{network}: {one.label or one.what}", GAP, *_printed(one, True, record)], record, {}
+
+
+def _caption(study: Study, name: str) -> str:
+    if not name:
+        return (
+            f"accuracy in percent on {study.data} before and after finetuning with the joint loss, as it is printed. "
+            f"{GAP}: not measured."
+        )
+    return (
+        f"accuracy in percent on {study.images:,} images of {study.data} ({study.split}) before and after finetuning "
         f"({name}), φ at {study.layer}: mean ± standard deviation over seeds. M_g: fitted before and after alike; "
         f"learned M_g: the maps that were finetuned with the network. {GAP}: not measured, or diverged for a seed."
     )
-    return Table(f"{slug}-accuracies-{name}", caption, header, cells, pd.DataFrame(records), runs=runs)
 
 
 def _printed(one: PrintedAccuracy | None, shown: bool, record: dict[str, object]) -> list[str]:
@@ -142,16 +169,46 @@ def distances(study: Study, slug: str) -> Table:
 
 
 def tables(study: Study, slug: str) -> list[tuple[str, Table]]:
-    """What there are numbers for, with their names: the change over G, the accuracies of every finetuning, L_L2."""
+    """What there are numbers for, with their names: the change over G, the accuracies of every finetuning, L_L2.
+
+    On the paper's data one table of accuracies, of its λ3, has all the networks of its Table 2 or 4.
+    """
     names = list(dict.fromkeys(name for name, _, _ in study.groups())) if study.scores else []
+    papers, lacking = absent(study)
     made = [("Changes over G", changes(study, slug))] if study.scores else []
-    made += [(f"Accuracies before and after, {name}", accuracies(study, name, slug)) for name in names]
+    for name in names:
+        table = accuracies(study, name, slug, lacking if name == papers else ())
+        of = table.caption.partition(":")[0]
+        made.append((f"{of}: accuracies before and after, {name}", table))
+    if lacking and papers not in names:
+        of = printed.finetuned_table(study.data)
+        made.append((f"{of}: accuracies before and after, as printed", accuracies(study, papers, slug, lacking)))
     return made + ([("Distances L_L2 before and after", distances(study, slug))] if study.far else [])
+
+
+def absent(study: Study) -> tuple[str, list[str]]:
+    """The finetuning that is the paper's Table 2 or 4 or nearest to it, and that table's networks that it lacks.
+
+    It is the one of the paper's λ3 that has the most of its networks; `printed`, and all of them, where none has any.
+    """
+    wanted = printed.finetuned_networks(study.data)
+    held: dict[str, set[str]] = {}
+    for one in study.all if study.scores else ():
+        if one.lambda3 == printed.LAMBDA_3 and one.network in wanted:
+            held.setdefault(one.name, set()).add(one.network)
+    if not held:
+        return "printed", wanted
+    name = max(held, key=lambda name: len(held[name]))
+    return name, [network for network in wanted if network not in held[name]]
 
 
 def gaps(study: Study) -> list[str]:
     """What the tables lack, in words."""
     found = []
+    _, lacking = absent(study)
+    if lacking:
+        of, command = printed.finetuned_table(study.data), finetuning_command(study.data)
+        found.append(f"{of}: not finetuned: {', '.join(lacking)} ({command})")
     for name, network, ones in study.groups():
         for one in ones:
             for fit in (fit for fit in (*study.fits, LEARNED) if study.was_asked(one, fit)):

@@ -64,8 +64,7 @@ class Overview:
     Attributes:
         name: name of its files.
         form: its form, as `paper_figures` names it.
-        data: the data set that the networks were trained on.
-        section: the data set that they were measured on, as rows name it.
+        data: the data set, as rows name it: `<trained on>@<measured on>` where these are two.
         about: what sets it apart from others of its form.
         title: its heading.
         caption: what is drawn.
@@ -78,7 +77,6 @@ class Overview:
     name: str
     form: str
     data: str
-    section: str
     about: str
     title: str
     caption: str
@@ -137,7 +135,7 @@ def _extremes(
     )
     solver = "" if first else f"-{_file(fit)}"
     return Overview(
-        f"fig{number('extremes', data)}-{slug}-{SHORT[metric]}{solver}", "extremes", data, data, _where(families, slug),
+        f"fig{number('extremes', data)}-{slug}-{SHORT[metric]}{solver}", "extremes", data, _where(families, slug),
         _title("extremes", data, f"largest range against baseline, {_of(metric)} ({_short(fit)})"),
         caption, (Block("", plots),), 3, aside,
     )  # fmt: skip
@@ -167,7 +165,7 @@ def _all_networks(families: Sequence[Family], form: str, metric: str, slug: str,
         f"{_networks_without(held, form)}{_crosses(plots)}"
     )
     return Overview(
-        f"fig{number(form, data)}-{slug}-{SHORT[metric]}", form, data, data, _where(families, slug),
+        f"fig{number(form, data)}-{slug}-{SHORT[metric]}", form, data, _where(families, slug),
         _title(form, data, f"all networks, {_of(metric)}, {_names([family for family, _ in grid])}"),
         caption, tuple(blocks), len(kinds), aside,
     )  # fmt: skip
@@ -183,7 +181,8 @@ def cross(foreign: Sequence[Family], own: Sequence[Family], slug: str) -> Overvi
     """
     if not foreign:
         return None
-    trained_on, _, measured_on = foreign[0].data.partition("@")
+    data = foreign[0].data
+    trained_on, _, measured_on = data.partition("@")
     beside = {family.name: family for family in own}
     blocks, lacking = [], []
     for family in foreign:
@@ -216,10 +215,10 @@ def cross(foreign: Sequence[Family], own: Sequence[Family], slug: str) -> Overvi
     )
     if lacking:
         caption += f" Not beside it: {len(lacking)} curves on {trained_on} (see the gaps)."
-    name = f"fig{number('cross', trained_on)}-{slug}-distance"
+    name = f"fig{number('cross', data)}-{slug}-distance"
     return Overview(
-        name, "cross", trained_on, foreign[0].data, f"on {measured_on}",
-        _title("cross", "", f"trained on {trained_on}, measured on {measured_on}"),
+        name, "cross", data, _where(foreign, slug),
+        _title("cross", data, f"trained on {trained_on}, measured on {measured_on}"),
         caption, tuple(blocks), max(len(b.plots) for b in blocks),
         lacking=lacking,
     )  # fmt: skip

@@ -1,109 +1,49 @@
 """The report: every table and figure as files, and one page that holds them all."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.resources import files as package_files
 from pathlib import Path, PurePosixPath
+from typing import TypeVar
 from urllib.parse import quote
 
 import pandas as pd
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
+from rich.progress import Progress
 
 from invariance import __version__
-from invariance.reporting import (
-    claims,
-    distance_figures,
-    distance_tables,
-    figures,
-    finetuned_figures,
-    finetuned_tables,
-    gallery,
-    overview_figures,
-    tables,
-)  # fmt: skip
+from invariance.progress import bar
+from invariance.reporting import claims, tables, verdicts
 from invariance.reporting.collect import Collected, RunFacts, collect, run_anchor
-from invariance.reporting.curves import BASELINE, IDENTITY, Family, counts, families, fit_title, gaps, words
-from invariance.reporting.distances import Distances, complete, distances
-from invariance.reporting.drawing import Drawing
-from invariance.reporting.finetuned import Study, studies
-from invariance.reporting.overview import Overview, cross, overviews
-from invariance.reporting.paper_figures import Place, index
-from invariance.reporting.plots import Plot, against_baseline, ranges_compared
+from invariance.reporting.curves import counts, families, fit_title, words
+from invariance.reporting.distances import distances
+from invariance.reporting.finetuned import studies
+from invariance.reporting.paper_figures import index
+from invariance.reporting.sections import (
+    Section,
+    ShownOverview,
+    StudySection,
+    distance_section,
+    family_section,
+    finetuned_section,
+    overview_section,
+    overviews_of,
+    places,
+    slugs_of,
+    with_gaps,
+)
 from invariance.reporting.tables import Table
-from invariance.runs.files import atomic_path, write_text
+from invariance.runs.files import atomic_path, remove_temporaries, write_text
 from invariance.runs.rows import COLUMNS, write_rows
 
 PAGE, MANIFEST = "index.html", "files.txt"
+_FOLDERS = (("figures",), ("tables",))
+
+T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class ShownPlot:
-    """A figure as the page shows it: panels and legend as SVG elements."""
-
-    plot: Plot
-    panels: list[Markup]
-    legend: list[tuple[Markup, str]]
-
-
-@dataclass(frozen=True)
-class ShownGallery:
-    """A gallery as the page shows it: for every g its images, and its label."""
-
-    name: str
-    caption: str
-    columns: list[tuple[list[str], str]]
-
-
-@dataclass(frozen=True)
-class Section:
-    """One family on one data set."""
-
-    anchor: str
-    family: Family
-    about: str
-    plots: list[ShownPlot]
-    gallery: ShownGallery | None
-    summary: Table | None
-    tables: list[Table]
-    gaps: list[str]
-
-
-@dataclass(frozen=True)
-class ShownDrawing:
-    """A drawing as the page shows it: its panels as SVG elements."""
-
-    name: str
-    title: str
-    caption: str
-    panels: list[Markup]
-    telling: bool = False
-    form: str = ""
-    tight: bool = False
-
-
-@dataclass(frozen=True)
-class ShownOverview:
-    """An overview as the page shows it: of every block its heading, its legend and its panels as SVG elements."""
-
-    overview: Overview
-    blocks: list[tuple[str, list[tuple[Markup, str]], list[Markup]]]
-
-
-@dataclass(frozen=True)
-class StudySection:
-    """A study of several networks of one data set: how far apart they are, or what finetuning did to them."""
-
-    anchor: str
-    data: str
-    title: str
-    about: str
-    drawings: list[ShownDrawing]
-    claims: Table | None
-    tables: list[tuple[str, Table]]
-    gaps: list[str]
-
-
-def make_report(runs: Path, out: Path, *, data: str | None = None) -> Path:
+def make_report(runs: Path, out: Path, *, data: str | None = None, progress: bool = False) -> Path:
     """Make the report of all finished runs: `rows.csv`, `tables/`, `figures/` and the page.
 
     Every file appears whole or not at all, the page last. Files of an earlier report that this one has no more are
@@ -113,6 +53,7 @@ def make_report(runs: Path, out: Path, *, data: str | None = None) -> Path:
         runs: the runs folder.
         out: the report's folder; created if need be.
         data: report on one data set alone.
+        progress: whether a bar shows how many parts of the page are drawn.
 
     Returns:
         The page, `index.html`.
@@ -121,257 +62,96 @@ def make_report(runs: Path, out: Path, *, data: str | None = None) -> Path:
         UserError: if no run is finished, two hold the same number, a file is damaged, or `out` cannot be written.
     """
     collected = collect(runs, data)
-    accuracy = tables.accuracy(collected)
-    made: dict[str, bytes] = accuracy.files() if accuracy else {}
-    ranges = tables.transformations()
-    made.update(ranges.files())
-    sections = []
-    measured = families(collected)
-    slugs = _slugs(measured)
-    shown_overviews, files = _overviews(measured, slugs)
-    made.update(files)
-    for family, slug in zip(measured, slugs, strict=True):
-        section, files = _section(collected, family, slug)
-        sections.append(section)
-        made.update(files)
-    apart, compared, finetuned = [], [], []
-    for found in distances(collected):
-        shown, files = _distance_section(found)
-        apart.append(shown)
-        compared.append((found, shown.anchor))
-        made.update(files)
-    for study in studies(collected):
-        shown, files = _finetuned_section(study)
-        apart.append(shown)
-        finetuned.append((study, shown.anchor))
-        made.update(files)
-    said = claims.claims([(section.family, section.anchor) for section in sections], compared, finetuned)
-    verdicts = claims.summary(said, sorted(set(collected.rows["data"])))
-    details = claims.details(said)
-    for table in (verdicts, *([details] if details else [])):
-        made.update(table.files())
-    page = _page(collected, (accuracy, ranges, verdicts, details), sections, apart, shown_overviews, _beside(runs, out))
-    write_rows(out / "rows.csv", collected.rows[COLUMNS])
-    for name, content in made.items():
-        with atomic_path(out / name) as temporary:
-            temporary.write_bytes(content)
-    _remove_stale(out, set(made))
-    write_text(out / PAGE, page)
+    with bar(progress) as shown:
+        page, made = _made(collected, _beside(runs, out), shown)
+    _write(out, collected.rows[COLUMNS], made, page)
     return out / PAGE
 
 
-def _slugs(measured: list[Family]) -> list[str]:
-    """A beginning of file names for every family; the layer is in it only where a data set was measured at several."""
-    layers: dict[str, set[str]] = {}
-    for family in measured:
-        layers.setdefault(family.data, set()).add(family.layer)
-    return [
-        "-".join([f.data, *([f.layer.replace("/", "_")] if len(layers[f.data]) > 1 else []), f.name]) for f in measured
-    ]
-
-
-def _overviews(measured: list[Family], slugs: list[str]) -> tuple[list[ShownOverview], dict[str, bytes]]:
-    """The figures of all families of a data set and layer, and their files."""
-    groups: dict[tuple[str, str], tuple[str, list[Family]]] = {}
-    for family, slug in zip(measured, slugs, strict=True):
-        name = slug.removesuffix(f"-{family.name}")
-        groups.setdefault((family.data, family.layer), (name, []))[1].append(family)
-    found: list[Overview] = []
-    for (data, layer), (name, held) in groups.items():
-        trained_on, foreign, _ = data.partition("@")
-        if foreign:
-            one = cross(held, groups.get((trained_on, layer), ("", []))[1], name)
-            found += [one] if one else []
-        else:
-            found += overviews(held, name)
+def _made(collected: Collected, folder: str, progress: Progress) -> tuple[str, dict[str, bytes]]:
+    """The page, and all files by their paths in the report; `folder` is where the page finds the runs, or empty."""
     made: dict[str, bytes] = {}
-    shown = []
-    for one in found:
-        made.update(overview_figures.files(one))
-        blocks = [
-            (block.title, [(Markup(key), label) for key, label in legend], [Markup(panel) for panel in panels])
-            for block, legend, panels in overview_figures.inline(one)
-        ]
-        shown.append(ShownOverview(one, blocks))
-    return shown, made
+    measured, compared, finetuned = families(collected), distances(collected), with_gaps(collected, studies(collected))
+    slugs = slugs_of(measured)
+    whole = overviews_of(measured, slugs)
+    task = progress.add_task("figures", total=len(whole) + len(measured) + len(compared) + len(finetuned))
 
+    def kept(shown: T, files: dict[str, bytes]) -> T:
+        made.update(files)
+        progress.advance(task)
+        return shown
 
-def _places(overviewed: list[ShownOverview], sections: list[Section], apart: list[StudySection]) -> list[Place]:
-    """Where the page has what the paper's figures show."""
-    places = [
-        Place(shown.overview.form, shown.overview.data, shown.overview.name, shown.overview.about)
-        for shown in overviewed if not shown.overview.aside
-    ]
-    for section in sections:
-        family = section.family
-        for shown_plot in section.plots:
-            if shown_plot.plot.name.endswith("-ranges-accuracy"):
-                places.append(Place("ranges", family.data, shown_plot.plot.name, words(family.name)))
-        if section.gallery:
-            places.append(Place(family.name, family.data, section.gallery.name, ""))
-    for study in apart:
-        places += [Place(one.form, study.data, one.name, one.title) for one in study.drawings if one.form]
-    return places
-
-
-def _section(collected: Collected, family: Family, slug: str) -> tuple[Section, dict[str, bytes]]:
-    """A family's part of the page, and its files."""
-    made: dict[str, bytes] = {}
-    plots = []
-    for metric in family.metrics():
-        for form in (against_baseline, ranges_compared):
-            plot = form(family, metric, slug)
-            if plot is not None:
-                made.update(figures.files(plot))
-                legend = [(Markup(key), label) for key, label in figures.swatches(plot)]
-                plots.append(ShownPlot(plot, [Markup(panel) for panel in figures.inline(plot)], legend))
-    shown = gallery.gallery(family, slug)
-    if shown is not None:
-        made.update(gallery.files(shown))
-    summary = tables.summary(family, slug)
-    numbers = [tables.measurements(family, metric, slug) for metric in family.metrics()]
-    for table in [*([summary] if summary else []), *numbers]:
-        made.update(table.files())
-    lacking = gaps(collected, family)
-    if shown is None:
-        lacking.append(f"no example images were kept of {words(family.name)}")
-    section = Section(
-        anchor=slug,
-        family=family,
-        about=_about(collected, family),
-        plots=plots,
-        gallery=ShownGallery(shown.name, shown.caption, gallery.columns(shown)) if shown else None,
-        summary=summary,
-        tables=numbers,
-        gaps=lacking,
+    overviewed = [kept(*overview_section(one)) for one in whole]
+    sections = [kept(*family_section(collected, one, slug)) for one, slug in zip(measured, slugs, strict=True)]
+    apart = [kept(*distance_section(one)) for one in compared]
+    tuned = [kept(*finetuned_section(one)) for one in finetuned]
+    said = claims.claims(
+        [(section.family, section.anchor) for section in sections],
+        [(one, shown.anchor) for one, shown in zip(compared, apart, strict=True)],
+        [(one, shown.anchor) for one, shown in zip(finetuned, tuned, strict=True)],
     )
-    return section, made
+    told = verdicts.summary(said, sorted(set(collected.rows["data"])))
+    everything = tables.accuracy(collected), tables.transformations(), told, verdicts.details(said)
+    for table in everything:
+        made.update(table.files() if table else {})
+    return _page(collected, everything, sections, [*apart, *tuned], overviewed, folder), made
 
 
-def _about(collected: Collected, family: Family) -> str:
-    """Which networks were measured, and how their maps were fitted, in a sentence or two."""
-    names = [subject.network for subject in family.trained]
-    said = [f"Trained with it: {', '.join(names)}." if names else "No network trained with it was measured."]
-    if family.baseline:
-        baseline = family.baseline.network
-        said.append(f"Compared with {baseline}." if names else f"Shown: {baseline} alone.")
-    else:
-        said.append("No baseline was measured.")
-    others = sorted(
-        set(family.rows["network"]) - set(names) - set(family.rows.loc[family.rows["family"] == BASELINE, "network"])
-    )
-    if others:
-        said.append(f"In the tables too: {', '.join(others)}.")
-    said.append(f"φ ends at {family.layer}.")
-    fits = "; ".join(fit_title(fit) for fit in family.fits)
-    reported = family.rows["split"].unique()
-    rows = collected.rows[collected.rows["run"].isin(family.rows["run"])]
-    fitted = rows[(rows["map"] != IDENTITY[0]) & ~rows["split"].isin(reported) & (rows["n_images"] > 0)]
-    if not fits:
-        said.append("No map was fitted.")
-    elif fitted.empty:
-        said.append(f"M_g: {fits}.")
-    else:
-        splits = ", ".join(sorted(fitted["split"].unique()))
-        said.append(f"M_g: {fits}; fitted on {counts(fitted['n_images'])} images of {splits}.")
-    return " ".join(said)
+def _write(out: Path, rows: pd.DataFrame, made: dict[str, bytes], page: str) -> None:
+    """Write the report, the page last.
+
+    The list of files names those that are yet to come, and those that are yet to go: a report that is killed on the way
+    leaves nothing that the next one does not know.
+    """
+    for folder in (out, out / "figures", out / "figures" / "dark", out / "tables"):
+        remove_temporaries(folder)
+    before = _listed(out / MANIFEST)
+    write_text(out / MANIFEST, _lines(before | made.keys()))
+    write_rows(out / "rows.csv", rows)
+    for name, content in made.items():
+        with atomic_path(out / name) as temporary:
+            temporary.write_bytes(content)
+    for name in before - made.keys():
+        (out / name).unlink(missing_ok=True)
+    write_text(out / MANIFEST, _lines(made.keys()))
+    write_text(out / PAGE, page)
 
 
-def _distance_section(found: Distances) -> tuple[StudySection, dict[str, bytes]]:
-    """The part of the page on distances between networks, and its files."""
-    slug = f"{found.data}-{found.layer.replace('/', '_')}"
-    made: dict[str, bytes] = {}
-    shown = []
-    for drawing in distance_figures.drawings(found, slug):
-        made.update(drawing.files())
-        shown.append(_drawn(drawing))
-    for k, solver in enumerate(found.mean):
-        drawing = distance_figures.heat_map(found, solver, slug)
-        made.update(drawing.files())
-        telling = [Markup(distance_figures.telling_map(found, solver))]
-        shown.insert(k, ShownDrawing(drawing.name, drawing.title, drawing.caption, telling, telling=True))
-    numbers = distance_tables.tables(found, slug)
-    for table in numbers:
-        made.update(table.files())
-    claims = next((table for table in numbers if table.name.endswith("-claims")), None)
-    ways = [*(f"linear map, {words(solver)}" for solver in found.mean), *found.indices]
-    pairs = len(found.nodes) * (len(found.nodes) - 1)  # ordered
-    about = (
-        f"{len(found.nodes)} networks, {pairs // 2} pairs; φ ends at {found.layer}. The distance of two networks is "
-        "the mean of two one-way distances L_L2, each left by a map E fitted from the one's features to the other's "
-        f"(Eq. 4). Compared through: {'; '.join(words(way) for way in ways)}."
-    )
-    lacking = [
-        f"{words(way)}: {count} numbers withheld ({words(status)})"
-        for way, reasons in found.statuses.items() for status, count in reasons.items()
-    ]
-    for solver, one_way in found.one_way.items():
-        absent = pairs - int((one_way.score == one_way.score).sum()) - sum(found.statuses.get(solver, {}).values())
-        if absent:
-            lacking.append(f"{words(solver)}: {absent} one-way distances are not there yet")
-        kept = complete(found.mean[solver].score)
-        left = [node.label for k, node in enumerate(found.nodes) if k not in kept]
-        if left:
-            lacking.append(f"{words(solver)}: neighbours, t-SNE and dendrogram are without {', '.join(left)}")
-    others = [
-        ("Every pair" if table.name.endswith("-pairs") else f"Families, {words(table.name.rpartition('-')[2])}", table)
-        for table in numbers if table is not claims
-    ]
-    title = f"{found.data}: distances between networks"
-    return StudySection(f"{slug}-distances", found.data, title, about, shown, claims, others, lacking), made
+def _listed(manifest: Path) -> set[str]:
+    """The files that an earlier report named in its list: only in its own folders is anything ever removed."""
+    names = manifest.read_text(encoding="utf-8", errors="replace").splitlines() if manifest.exists() else []
+    parts = {name: PurePosixPath(name).parts for name in names}
+    return {name for name in names if parts[name][:1] in _FOLDERS and ".." not in parts[name]}
 
 
-def _drawn(drawing: Drawing) -> ShownDrawing:
-    """A drawing as the page shows it; five small panels go into a row."""
-    panels = [Markup(panel) for panel in drawing.inline()]
-    tight = all(panel.size[0] < 3 for panel in drawing.panels)
-    return ShownDrawing(drawing.name, drawing.title, drawing.caption, panels, form=drawing.form, tight=tight)
-
-
-def _finetuned_section(study: Study) -> tuple[StudySection, dict[str, bytes]]:
-    """The part of the page on finetuning with the joint loss, and its files."""
-    slug = f"{study.data}-{study.layer.replace('/', '_')}-finetuned"
-    made: dict[str, bytes] = {}
-    shown = []
-    for drawing in finetuned_figures.drawings(study, slug):
-        made.update(drawing.files())
-        shown.append(_drawn(drawing))
-    (_, first), *others = finetuned_tables.tables(study, slug)
-    for table in (first, *(table for _, table in others)):
-        made.update(table.files())
-    networks = list(dict.fromkeys(one.network for one in study.all))
-    about = (
-        f"{len(study.all)} finetunings of {', '.join(networks)} with the joint loss (Eq. 7), each network together "
-        f"with one map M_g for every g of a set G; φ ends at {study.layer}. Measured before and after alike."
-    )
-    title = f"{study.data}: finetuned for equivariance"
-    return StudySection(slug, study.data, title, about, shown, first, others, finetuned_tables.gaps(study)), made
+def _lines(names: Iterable[str]) -> str:
+    return "".join(f"{name}\n" for name in sorted(names))
 
 
 def _page(
     collected: Collected, whole: tuple[Table | None, Table, Table, Table | None], sections: list[Section],
     apart: list[StudySection], overviewed: list[ShownOverview], folder: str,
 ) -> str:
-    accuracy, ranges, verdicts, details = whole
+    accuracy, ranges, told, details = whole
     source = package_files("invariance.reporting").joinpath("page.html.j2").read_text(encoding="utf-8")
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["words"] = words
     overview_of: dict[str, list[ShownOverview]] = {}
     for shown in overviewed:
-        overview_of.setdefault(shown.overview.section, []).append(shown)
+        overview_of.setdefault(shown.overview.data, []).append(shown)
     by_data: dict[str, list[Section]] = {}
     for section in sections:
         by_data.setdefault(section.family.data, []).append(section)
     return (
         environment.from_string(source).render(
-            overview=_overview(collected),
+            overview=overview(collected),
             accuracy=accuracy,
-            claims=verdicts,
+            claims=told,
             claims_details=details,
             transformations=ranges,
             by_data=by_data,
             overview_of=overview_of,
-            entries=index(_places(overviewed, sections, apart)),
+            entries=index(places(overviewed, sections, apart, accuracy)),
             apart=apart,
             notes=_notes(collected),
             unfinished=collected.unfinished,
@@ -384,12 +164,14 @@ def _page(
     )
 
 
-def _overview(collected: Collected) -> list[tuple[str, str]]:
+def overview(collected: Collected) -> list[tuple[str, str]]:
     """What was measured, as terms and their values, one group a data set."""
     facts: list[tuple[str, str]] = []
     for data, rows in collected.rows.groupby("data", sort=True):
         trained, measured = (rows[rows["stage"] == stage] for stage in ("train", "measure"))
-        networks = sorted(set(zip(rows["network"], rows["seed"], strict=True)))
+        joint = rows[(rows["stage"] == "finetune") & (rows["g"] == "")]
+        after = set(zip(joint["network"], joint["seed"], strict=True))
+        networks = set(zip(rows["network"], rows["seed"], strict=True)) - after
         images = ", ".join(
             f"{counts(n for n in part['n_images'] if n > 0)} of {split}"
             for split, part in rows.groupby("split", sort=True)
@@ -398,6 +180,7 @@ def _overview(collected: Collected) -> list[tuple[str, str]]:
         parts = [
             f"{len(networks)} networks ({len(trained['run'].unique())} with an accuracy, "
             f"{measured[['network', 'seed']].drop_duplicates().shape[0]} measured)",
+            *([f"{len(after)} finetuned"] if after else []),
             f"images: {images}",
         ]
         if len(measured):
@@ -468,14 +251,3 @@ def _versions(collected: Collected) -> list[str]:
         ]
     )
     return [f"{line} ({n} {'run' if n == 1 else 'runs'})" for line, n in lines.groupby(lines, sort=True).size().items()]
-
-
-def _remove_stale(out: Path, made: set[str]) -> None:
-    """Remove what an earlier report wrote and this one did not; only what its own list names is ever removed."""
-    manifest = out / MANIFEST
-    before = manifest.read_text(encoding="utf-8").splitlines() if manifest.exists() else []
-    for name in before:
-        path = PurePosixPath(name)
-        if name not in made and path.parts[:1] in (("figures",), ("tables",)) and ".." not in path.parts:
-            (out / name).unlink(missing_ok=True)
-    write_text(manifest, "".join(f"{name}\n" for name in sorted(made)))

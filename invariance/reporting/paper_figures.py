@@ -1,11 +1,11 @@
-"""The paper's figures by number: what each shows, which of ours are in its form, and the index of the page."""
+"""The paper's figures and tables by number: what each shows, which of ours are in its form, the index of the page."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class PaperFigure:
-    """A figure of the paper.
+    """A figure or a table of the paper.
 
     Attributes:
         number: its number.
@@ -13,6 +13,7 @@ class PaperFigure:
         shows: the same for people.
         data: the data sets it is of; none where the paper does not say.
         command: what makes its numbers, `{data}` being the data set.
+        kind: Figure or Table.
     """
 
     number: str
@@ -20,10 +21,17 @@ class PaperFigure:
     shows: str
     data: tuple[str, ...]
     command: str
+    kind: str = "Figure"
+
+    @property
+    def name(self) -> str:
+        """`Figure 1`."""
+        return f"{self.kind} {self.number}"
 
 
 _MEASURE = "make paper-networks paper-measure DATA={data}"
 _DISTANCE = "make paper-networks paper-distance DATA={data}"
+_FINETUNE = "make paper-networks paper-finetune DATA={data}"
 _BOTH = ("ilsvrc", "rvl_cdip")
 
 FIGURES = (
@@ -43,12 +51,29 @@ FIGURES = (
     PaperFigure("8", "all-1", "all networks: blur, color jitter, crop, elastic, mirror", _BOTH, _MEASURE),
     PaperFigure("9", "all-2", "all networks: noise, perspective, rotation, shear", _BOTH, _MEASURE),
     PaperFigure(
-        "10", "cross", "networks trained on RVL-CDIP, measured on other documents", ("rvl_cdip",),
+        "10", "cross", "networks trained on RVL-CDIP, measured on historical documents", ("rvl_cdip@historical",),
         "make paper-cross HISTORICAL=/data/scans",
     ),
     PaperFigure("11", "tsne", "t-SNE of the distances", _BOTH, _DISTANCE),
     PaperFigure("12", "differences", "differences of the one-way distances", _BOTH, _DISTANCE),
 )  # fmt: skip
+
+TABLES = (
+    PaperFigure("1", "transformations", "families of transformations and their ranges", (), "", "Table"),
+    PaperFigure("2", "finetuned", "accuracy before and after finetuning, RVL-CDIP", ("rvl_cdip",), _FINETUNE, "Table"),
+    PaperFigure("3", "accuracy", "accuracy of all networks", _BOTH, "make paper-networks DATA={data}", "Table"),
+    PaperFigure("4", "finetuned", "accuracy before and after finetuning, ILSVRC", ("ilsvrc",), _FINETUNE, "Table"),
+)
+
+
+def finetuning_command(data: str) -> str:
+    """What makes the numbers of Table 2 or 4."""
+    return _FINETUNE.format(data=data)
+
+
+def distances_command(data: str) -> str:
+    """What makes the numbers of the distances between networks."""
+    return _DISTANCE.format(data=data)
 
 
 def number(form: str, data: str) -> str:
@@ -69,12 +94,21 @@ def called(form: str, data: str) -> str:
 
 @dataclass(frozen=True)
 class Place:
-    """Where the page shows a figure of a form: the data set, the anchor, and what sets it apart from its like."""
+    """Where the page shows a figure or table of a form.
+
+    Attributes:
+        form: the form.
+        data: the data set.
+        anchor: where on the page.
+        what: what sets it apart from its like, or how much of it there is.
+        whole: whether all of it was measured.
+    """
 
     form: str
     data: str
     anchor: str
     what: str
+    whole: bool = True
 
 
 @dataclass(frozen=True)
@@ -82,15 +116,15 @@ class Entry:
     """A line of the index.
 
     Attributes:
-        number: the paper's number.
-        shows: what the figure shows.
+        name: the paper's name of it, as Figure 1.
+        shows: what the figure or table shows.
         here: where this report has it.
         alike: where this report has its form on data that are not the paper's.
-        lacking: the paper's data that this report does not have it of.
+        lacking: the paper's data that this report does not have it of, or not all.
         command: what would make it on those; "" where nothing lacks, and for what is not made.
     """
 
-    number: str
+    name: str
     shows: str
     here: list[Place]
     alike: list[Place]
@@ -99,15 +133,16 @@ class Entry:
 
 
 def index(places: list[Place]) -> list[Entry]:
-    """The paper's figures in their order, with where this report has them."""
+    """The paper's figures in their order and its tables, with where this report has them."""
     entries = []
-    for figure in FIGURES:
+    for figure in (*FIGURES, *TABLES):
         alike = [place for place in places if place.form == figure.form]
         here = [place for place in alike if place.data in figure.data]
-        lacking = [data for data in figure.data if data not in {place.data for place in here}]
+        lacking = [data for data in figure.data if data not in {place.data for place in here if place.whole}]
         wanted = lacking or ([] if figure.data or alike else ["ilsvrc"])
         data = f"'{' '.join(wanted)}'" if len(wanted) > 1 else "".join(wanted)
         command = figure.command.format(data=data) if wanted else ""
         others = [one for one in alike if one not in here]
-        entries.append(Entry(figure.number, figure.shows, here, others, lacking if command else [], command))
+        said = [f"the rest of {data}" if any(one.data == data for one in here) else data for data in lacking]
+        entries.append(Entry(figure.name, figure.shows, here, others, said if command else [], command))
     return entries

@@ -65,6 +65,19 @@ _NETWORKS = {
 }  # fmt: skip
 """Whose accuracy untouched in Table 3 is the one of Tables 2 and 4."""
 
+LAMBDA_3 = 0.3
+"""λ3 of the finetunings in Tables 2 and 4."""
+
+
+def finetuned_table(data: str) -> str:
+    """The table of finetunings on a data set; "" where the paper has none."""
+    return {"rvl_cdip": "Table 2", "ilsvrc": "Table 4"}.get(data, "")
+
+
+def finetuned_networks(data: str) -> list[str]:
+    """The networks of Table 2 or 4; none for a data set that is not the paper's."""
+    return [_NETWORKS[family] for family in _NUMBERS.get(data, {})]
+
 
 def finetuned(data: str, network: str) -> list[PrintedAccuracy]:
     """The lines of Table 2 (RVL-CDIP) or 4 (ILSVRC) on a network; none for other data sets or networks."""

@@ -26,6 +26,8 @@ from invariance.reporting.curves import (
     natural,
     words,
 )
+from invariance.reporting.latex import latex_table
+from invariance.reporting.paper_figures import Place
 from invariance.transforms.base import UNTOUCHED
 
 GAP = "–"
@@ -44,6 +46,7 @@ class Table:
         numbers: the numbers in full, for the CSV.
         links: where on the page the cells at some (row, column) lead, as `#anchor`.
         runs: the runs that the numbers at some (row, column) are from: the page's list of runs is where they lead.
+        worded: columns that hold words, though some begin with a digit.
     """
 
     name: str
@@ -53,6 +56,7 @@ class Table:
     numbers: pd.DataFrame
     links: Mapping[tuple[int, int], str] = field(default_factory=dict)
     runs: Mapping[tuple[int, int], tuple[str, ...]] = field(default_factory=dict)
+    worded: tuple[int, ...] = ()
 
     @property
     def text(self) -> list[bool]:
@@ -62,7 +66,7 @@ class Table:
             some = [cell for cell in cells if cell != GAP]
             return bool(some) and not any(cell.lstrip("+-−")[:1].isdigit() for cell in some)
 
-        return [words_only([row[k] for row in self.cells]) for k in range(len(self.header))]
+        return [k in self.worded or words_only([row[k] for row in self.cells]) for k in range(len(self.header))]
 
     def html(self, page: str = "") -> str:
         """The table as an HTML element.
@@ -102,17 +106,8 @@ class Table:
         return "\n".join([line(self.header), rule, *map(line, self.cells), "", self.caption, ""])
 
     def latex(self) -> str:
-        """The table in LaTeX, for a document that loads booktabs."""
-        columns = "".join("l" if is_text or k == 0 else "r" for k, is_text in enumerate(self.text))
-
-        def line(cells: Iterable[str]) -> str:
-            return " & ".join(map(latex_text, cells)) + r" \\"
-
-        return "\n".join([
-            r"\begin{table}", r"\centering", rf"\caption{{{latex_text(self.caption)}}}", rf"\label{{tab:{self.name}}}",
-            rf"\begin{{tabular}}{{{columns}}}", r"\toprule", line(self.header), r"\midrule", *map(line, self.cells),
-            r"\bottomrule", r"\end{tabular}", r"\end{table}", "",
-        ])  # fmt: skip
+        """The table in LaTeX: see `latex`."""
+        return latex_table(self.name, self.caption, self.header, self.cells, self.text)
 
     def files(self) -> dict[str, bytes]:
         """The table's files, by path in the report."""
@@ -126,25 +121,6 @@ class Table:
             f"tables/{self.name}.tex": self.latex().encode(),
             f"tables/{self.name}.csv": buffer.getvalue().encode(),
         }
-
-
-_LATEX = {
-    "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "%": r"\%", "_": r"\_",
-    "^": r"\textasciicircum{}", "~": r"\textasciitilde{}", "<": r"\textless{}", ">": r"\textgreater{}",
-    "α": r"$\alpha$", "β": r"$\beta$", "θ": r"$\theta$", "λ": r"$\lambda$", "σ": r"$\sigma$", "φ": r"$\varphi$",
-    "±": r"$\pm$", "−": "$-$", "×": r"$\times$", "·": r"$\cdot$", "≥": r"$\geq$", "≤": r"$\leq$", "≠": r"$\neq$",
-    "→": r"$\rightarrow$", "‖": r"$\|$", "°": r"$^\circ$", "²": "$^2$", "³": "$^3$", "⁻": "$^-$", "⁴": "$^4$",
-    "₁": "$_1$", "₂": "$_2$", "₃": "$_3$", "½": r"$\frac12$", "ρ": r"$\rho$", "–": "--", "—": "---", "’": "'",
-    "“": "``", "”": "''", "…": r"\ldots{}", "é": r"\'e",
-}  # fmt: skip
-
-
-def latex_text(text: str) -> str:
-    """A text as LaTeX prints it: what has a meaning there escaped, Greek and signs as mathematics.
-
-    What has no such form stays as it is, which LaTeX reads as UTF-8.
-    """
-    return "".join(_LATEX.get(letter, letter) for letter in text)
 
 
 def percent(score: float, low: float, high: float) -> str:
@@ -211,13 +187,27 @@ def accuracy(collected: Collected) -> Table | None:
     place = {(network, seed): k for k, (network, seed, _) in enumerate(order)}
     places = [place[key] for key in numbers[["network", "seed"]].itertuples(index=False, name=None)]
     numbers = numbers.iloc[np.argsort(places, kind="stable")]
-    caption = "Accuracy on untouched images, in percent, with the bootstrap 95 % interval over images."
+    of = "Table 3" if paper else "Form of Table 3"
+    others = sorted(set(numbers["data"]) - set(paper)) if paper else []
+    of += f" on {' and '.join(paper)}, and its form on {', '.join(others)}" if others else ""
+    caption = f"{of}: accuracy on untouched images, in percent, with the bootstrap 95 % interval over images."
     if paper:
         caption += (
             " The paper's Mirror Horz. and Vert. stand beside our vertical and horizontal, which is what its code did; "
             "its baselines 1 to 3 beside our seeds 0 to 2, though its seeds are not ours."
         )
     return Table("accuracy", caption, header, cells, numbers, runs=runs)
+
+
+def accuracy_places(table: Table) -> list[Place]:
+    """Where the page has Table 3, or its form: of every data set, and how many of the paper's networks it has."""
+    found = []
+    for data, own in table.numbers.groupby("data", sort=True):
+        wanted = set(printed.networks(str(data)))
+        there = len(wanted & set(own[["network", "seed"]].itertuples(index=False, name=None)))
+        what = f"{there} of its {len(wanted)} networks" if wanted else ""
+        found.append(Place("accuracy", str(data), "accuracy", what, whole=there == len(wanted)))
+    return found
 
 
 def _beginning(network: str) -> tuple[str, Any]:

@@ -20,6 +20,7 @@ _DISK_ERRORS = {
     errno.EPERM: "it may not be written to",
     errno.ENOSPC: "its disk is full",
     errno.EDQUOT: "its disk quota is used up",
+    errno.ENAMETOOLONG: "its name is too long",
     errno.EFBIG: "the file would be larger than allowed",
     errno.ENOTDIR: "a file stands where a folder is needed",
     errno.EEXIST: "a file stands where a folder is needed",

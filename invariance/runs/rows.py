@@ -82,11 +82,14 @@ def read_rows(path: Path) -> pd.DataFrame:
     """Read a `rows.csv`.
 
     Raises:
-        UserError: if the file is not a table of rows.
+        UserError: if the file is not a table of rows, or its end is cut off: every writer ends it with a line's end.
     """
     try:
+        content = path.read_bytes()
+        if content and not content.endswith(b"\n"):
+            raise ValueError("its last line is cut off")
         table = pd.read_csv(
-            path, dtype=_TYPES, na_filter=True, keep_default_na=False,
+            io.BytesIO(content), dtype=_TYPES, na_filter=True, keep_default_na=False,
             na_values={name: ["", "nan"] for name, kind in _TYPES.items() if kind is not str},
             float_precision="round_trip",
         )
