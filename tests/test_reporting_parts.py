@@ -4,7 +4,9 @@ import base64
 import io
 import json
 import math
+import os
 import re
+import threading
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 
@@ -20,10 +22,11 @@ from invariance.reporting.curves import IDENTITY, curve, families, gaps, natural
 from invariance.reporting.distances import Node, sizes
 from invariance.reporting.figures import canvas, inline, swatches
 from invariance.reporting.finetuned import studies
-from invariance.reporting.page import make_report, overview
+from invariance.reporting.page import LOCK, PAGE, make_report, overview
 from invariance.reporting.plots import INK, against_baseline, ranges_compared
 from invariance.reporting.vector import DARK, LIGHT, embedded, png, standalone, style, svg
 from invariance.runs import files
+from invariance.runs.locks import lock
 from invariance.runs.rows import Row, read_rows, write_rows
 from tests.reporting_runs import finish, measured, trained
 
@@ -344,6 +347,22 @@ def test_a_report_that_is_killed_leaves_nothing_the_next_does_not_know(tmp_path,
     make_report(runs, out)
     there = {path.relative_to(out).as_posix() for path in out.glob("*/**/*") if path.is_file()}
     assert there == set((out / "files.txt").read_text().split()) and not list(out.rglob(".*.tmp"))
+
+
+def test_two_reports_at_once_are_written_one_after_the_other(tmp_path, undrawn):
+    runs, out = tmp_path / "runs", tmp_path / "out"
+    trained(runs, "made_up", "baseline", "baseline", None)
+    out.mkdir()
+    theirs = lock(out / LOCK)
+    half = out / ".rows.csv.elsewhere.17.tmp"
+    half.write_text("theirs, which they are about to put in its place")
+    ours = threading.Thread(target=make_report, args=(runs, out))
+    ours.start()
+    ours.join(1.0)
+    assert half.exists() and not (out / PAGE).exists()
+    os.close(theirs)
+    ours.join(60)
+    assert (out / PAGE).exists() and not half.exists() and (out / LOCK).read_text() == ""
 
 
 def test_progress_is_shown_if_it_is_asked_for(tmp_path, undrawn, capsys):

@@ -1,6 +1,9 @@
 """The report: every table and figure as files, and one page that holds them all."""
 
-from collections.abc import Iterable
+import os
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.resources import files as package_files
 from pathlib import Path, PurePosixPath
@@ -34,10 +37,14 @@ from invariance.reporting.sections import (
     with_gaps,
 )
 from invariance.reporting.tables import Table
-from invariance.runs.files import atomic_path, remove_temporaries, write_text
+from invariance.runs.files import atomic_path, disk_errors, remove_temporaries, write_text
+from invariance.runs.locks import lock
 from invariance.runs.rows import COLUMNS, write_rows
 
-PAGE, MANIFEST = "index.html", "files.txt"
+PAGE, MANIFEST, LOCK = "index.html", "files.txt", ".lock"
+_WAIT = 0.2
+"""Seconds between looks whether another process has written its report."""
+
 _FOLDERS = (("figures",), ("tables",))
 
 T = TypeVar("T")
@@ -64,8 +71,23 @@ def make_report(runs: Path, out: Path, *, data: str | None = None, progress: boo
     collected = collect(runs, data)
     with bar(progress) as shown:
         page, made = _made(collected, _beside(runs, out), shown)
-    _write(out, collected.rows[COLUMNS], made, page)
+    with _alone(out):
+        _write(out, collected.rows[COLUMNS], made, page)
     return out / PAGE
+
+
+@contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """Let one process at a time write a report: of two launchers that share a study both come to it."""
+    with disk_errors(out):
+        out.mkdir(parents=True, exist_ok=True)
+        while (held := lock(out / LOCK)) is None:
+            time.sleep(_WAIT)
+    try:
+        yield
+    finally:
+        os.ftruncate(held, 0)  # who wrote it is nothing of the report's
+        os.close(held)
 
 
 def _made(collected: Collected, folder: str, progress: Progress) -> tuple[str, dict[str, bytes]]:

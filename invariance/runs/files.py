@@ -107,7 +107,7 @@ def _temporary(path: Path) -> Path:
 
 def remove_temporaries(folder: Path) -> None:
     """Remove what processes that were killed left half-written in `folder`; none may be writing there now."""
-    for path in folder.glob(".*.tmp"):
+    for path in folder.glob(".*.[0-9]*.tmp"):  # as `_temporary` names them
         path.unlink(missing_ok=True)
 
 
