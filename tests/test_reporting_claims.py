@@ -1,5 +1,7 @@
 """The paper's claims: verdicts from rows whose truth is known by construction."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -116,6 +118,22 @@ def test_a_comparison_over_too_few_g_is_open_and_one_over_fewer_says_so(tmp_path
     told = {(row[0][1], row[2]): row[3:] for row in summary(found(tmp_path), ["digits"]).cells}
     ended, evidence = told["b", "residual map, online SGD"]
     assert ended == "holds" and "rotation 12 of 16 g" in evidence
+
+
+@pytest.mark.parametrize(("within", "says"), [(0.5, "yes"), (1.0, "open"), (1.5, "no")])
+def test_families_are_near_by_the_ranks_of_all_neighbours(within, says):
+    """Whatever stands within five neighbours: what counts is p, over all K."""
+    names = [f"{k // 4}" for k in range(24)]
+    d = np.random.default_rng(1).uniform(0.9, 1.1, (24, 24))
+    d = np.triu(d, 1) + np.triu(d, 1).T
+    same = np.equal.outer(names, names)
+    d[same] *= within
+    np.fill_diagonal(d, np.nan)
+    stand_in = SimpleNamespace(
+        nodes=[SimpleNamespace(family=name) for name in names], matrices=lambda: {"cka": d}, data="made_up", layer="fc7"
+    )
+    [e] = claims([], [(stand_in, "there")], [])
+    assert (e.claim, e.says) == ("e", says)
 
 
 def test_layers_have_verdicts_of_their_own(tmp_path):

@@ -30,7 +30,8 @@ NOTHING = {"error_rate": 1.0, "l2_distance": 0.05}
 """Claim (c): a gain that is surely below this many percentage points, or this much L_L2, is nothing."""
 
 NEAR = 0.05
-"""Claims (e), (f): a p, or a place among all groups of families, that chance would give so seldom is near."""
+"""Claims (e), (f): a p, or a place among all groups of families, that chance would give so seldom is near. As high a p
+is far; a group of families in the farther half of all is not near."""
 
 
 @dataclass(frozen=True)
@@ -286,8 +287,7 @@ def _near(found: Distances, anchor: str) -> list[Comparison]:
         near = neighbours(matrix, names)
         if near is not None:
             k = near.near
-            above = near.share[k - 1] > near.chance[k - 1]
-            says = YES if above and near.p < NEAR else OPEN if above else NO
+            says = YES if near.p < NEAR else NO if near.p > 1 - NEAR else OPEN
             told = (
                 f"{near.share[k - 1]:.0%} of same-family pairs within {k} neighbours, by chance "
                 f"{near.chance[k - 1]:.0%} (over all K p {near.p:.2g})"

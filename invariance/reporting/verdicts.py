@@ -74,10 +74,11 @@ def summary(found: Sequence[Comparison], data: Sequence[str]) -> Table:
         "What the paper claims, (h) aside, which it could not see. Holds: every comparison says yes; for most: more "
         "than half; contradicted: more than half say no; not shown: neither. (a), (b), (d), (h): yes if the mean "
         "difference over g exceeds its margin, no if it is as clearly negative; (c): yes if the gain is surely below "
-        f"{NOTHING['error_rate']:g} point; (e): p < {NEAR:g}; (f): among the nearest {NEAR:.0%} of all groups of "
-        "three families; (g): through the learned maps after, against the best fitted maps before: yes if it rose for "
-        "every seed, and on average by more than the margin; λ3 = 0, the control, is not asked. A margin is over "
-        "images, not over trainings. What is over fewer than half of the g (networks, pairs, seeds) that it should be "
+        f"{NOTHING['error_rate']:g} point; (e): p over all K < {NEAR:g}, no if > {1 - NEAR:g}; (f): among the nearest "
+        f"{NEAR:.0%} of all groups of three families, no if in the farther half; (g): through the learned maps after, "
+        "against the best fitted maps before: yes if it rose for every seed, and on average by more than the margin; "
+        "λ3 = 0, the control, is not asked. A margin is over images, not over trainings. What is over fewer than half "
+        "of the g (networks, pairs, seeds) that it should be "
         "over is open: fits that diverged are left out, and what is left is the better part."
     )
     links = {place: link for place, link in links.items() if link}
