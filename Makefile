@@ -77,19 +77,20 @@ LAUNCH = $(LAUNCH_$(LAUNCHER))
 TEMPLATE := --config-dir multirun_templates --config-name
 PLACES = 'runs=$(RUNS)' 'prepared=$(PREPARED)'
 
-# shows a command and runs it; one that was interrupted or killed leaves the file $STOP, for make itself makes 2 of any
+# shows a command and runs it; one that was interrupted or killed leaves the file $INVARIANCE_STOP, for make itself makes 2 of any
 # status, and where that is nothing is run
 ifneq ($(filter paper% smoke%,$(MAKECMDGOALS)),)
-ifeq ($(MAKELEVEL),0)
-export STOP := $(shell mktemp -u)
+ifndef INVARIANCE_STOP
+export INVARIANCE_STOP := $(shell mktemp -u)
 endif
 endif
-RUN = sh -c '[ ! -e "$$STOP" ] || exit 130; echo "$$@"; "$$@"; s=$$?; [ $$s -lt 128 ] || : > "$$STOP"; exit $$s' --
+RUN = sh -c '[ ! -e "$$INVARIANCE_STOP" ] || exit 130; echo "$$@"; "$$@"; s=$$?; \
+	[ $$s -lt 128 ] || (: > "$$INVARIANCE_STOP") || true; exit $$s' --
 
 # runs every part in its order, whatever became of the one before, unless that was interrupted
 all_parts = status=0; for part in $(PARTS); do \
 	$(MAKE) --no-print-directory $(1)-$$part || { status=$$?; [ $$status -lt 128 ] || exit $$status; \
-	[ ! -e "$$STOP" ] || { rm -f "$$STOP"; echo "$(1)-$$part was interrupted; the same command goes on with it" >&2; exit 130; }; \
+	[ ! -e "$$INVARIANCE_STOP" ] || { echo "$(1)-$$part was interrupted; the same command goes on with it" >&2; exit 130; }; \
 	}; done; exit $$status
 
 .PHONY: smoke paper plan status $(PARTS:%=smoke-%) $(PARTS:%=paper-%)

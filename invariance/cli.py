@@ -93,9 +93,9 @@ def check_template(page: str, config: DictConfig) -> None:
     """Refuse unknown keys of the template that a command was given with `--config-name`."""
     from hydra.core.hydra_config import HydraConfig
 
-    name = HydraConfig.get().job.config_name
-    if name and name != page:
-        check_keys(config, page, name)
+    hydra = HydraConfig.get()
+    if hydra.job.config_name not in (None, page):
+        check_keys(config, hydra, page, hydra.job.config_name)  # type: ignore[arg-type]
 
 
 def attempt(page: str, config: DictConfig) -> AbstractContextManager[object]:

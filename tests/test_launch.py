@@ -1,5 +1,6 @@
 """Jobs side by side on one machine: slots, failures that harm no other, and interruptions."""
 
+import gc
 import os
 import shutil
 import signal
@@ -7,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 import time
+import weakref
 from importlib import import_module
 from pathlib import Path
 
@@ -161,6 +163,27 @@ def test_one_after_another_a_failure_harms_no_other_and_is_named_at_the_end(one_
     assert err.count("Traceback") == 1 and err.index("Traceback") < err.index("failed: invariance-prepare size=2: Zero")
     assert err.splitlines()[-1] == "error: 2 of 3 jobs failed, for the reasons above; the others are done"
     assert [job.state for job in read_sweeps(Path("runs"))[0].jobs] == ["failed", "failed", "done"]
+
+
+def test_one_after_another_a_failure_keeps_nothing_in_memory(one_after_another):
+    class Big:
+        pass
+
+    held, alive = [], []
+
+    def do(size):
+        alive.append(sum(one() is not None for one in held))
+        big = Big()
+        held.append(weakref.ref(big))
+        if size != 3:
+            raise UserError("no") if size == 1 else RuntimeError("out of memory")
+
+    gc.disable()
+    try:
+        assert one_after_another("1,2,3", do)[0] == 2
+    finally:
+        gc.enable()
+    assert alive == [0, 0, 0]
 
 
 def test_one_after_another_what_others_work_at_is_waited_for(one_after_another):

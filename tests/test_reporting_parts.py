@@ -233,7 +233,7 @@ def test_a_damaged_grid_is_named(tmp_path, content, said):
     assert "grid.json" in str(caught.value) and "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["../../evil", "a/b", "..", "x" * 240, "a\x07b", ""])
+@pytest.mark.parametrize("name", ["../../evil", "a/b", "..", ".a", "x" * 240, "a\x07b", ""])
 @pytest.mark.parametrize("column", ["data", "network", "family"])
 def test_a_name_that_no_file_may_have_is_refused(tmp_path, column, name):
     measured(tmp_path / "runs", "made_up", "mirror_both", "mirror", "both", "mirror")

@@ -64,12 +64,12 @@ def test_a_template_shows_the_command_that_runs_it(path):
 def test_a_template_has_no_key_that_nothing_knows(path):
     config, _ = composed(path.stem)
     [page] = set(re.findall(r"^#   invariance-(\w+) .*--config-name", path.read_text(), re.M))
-    check_keys(config, page, path.stem)
+    check_keys(config, config.hydra, page, path.stem)
     OmegaConf.set_readonly(config, False)
     OmegaConf.set_struct(config, False)
     config.metrcs = ["l2_distance"]
     with pytest.raises(UserError, match=f"{path.stem}: unknown key 'metrcs'"):
-        check_keys(config, page, path.stem)
+        check_keys(config, config.hydra, page, path.stem)
 
 
 def run_of(which, all_networks):
@@ -124,7 +124,8 @@ def test_make_runs_every_template():
     assert slurm.rstrip().endswith("hydra.launcher.partition=big")
 
 
-def test_what_is_interrupted_ends_make_and_what_fails_does_not(tmp_path):
+def test_what_is_interrupted_ends_make_and_what_fails_does_not(tmp_path, monkeypatch):
+    monkeypatch.delenv("MAKELEVEL", raising=False)
     for path in ("pyproject.toml", "Makefile"):
         shutil.copy(ROOT / path, tmp_path)
     (tmp_path / "conf").symlink_to(ROOT / "conf")
@@ -137,7 +138,7 @@ def test_what_is_interrupted_ends_make_and_what_fails_does_not(tmp_path):
             path = tmp_path / f".venv/bin/invariance-{page}"
             path.write_text(f"#!/bin/sh\nexit {statuses.get(page, 0)}\n")
             path.chmod(0o755)
-        outer = {key: value for key, value in os.environ.items() if not key.startswith("MAKE")}
+        outer = {key: value for key, value in os.environ.items() if key == "MAKELEVEL" or not key.startswith("MAKE")}
         ended = subprocess.run(["make", target], cwd=tmp_path, capture_output=True, text=True, timeout=60, env=outer)
         lines = [line for line in ended.stdout.splitlines() if line.startswith(".venv/bin/invariance-")]
         return [line.split()[0].rpartition("-")[2] for line in lines], ended.returncode, ended.stderr
@@ -147,6 +148,8 @@ def test_what_is_interrupted_ends_make_and_what_fails_does_not(tmp_path):
         pages, status, errors = ran(target, train=2, distance=130)
         assert pages[-1] == "distance" and "measure" in pages and status != 0
         assert f"{target}-distance was interrupted; the same command goes on with it" in errors
+    monkeypatch.setenv("MAKELEVEL", "1")  # in a makefile of somebody's own
+    assert ran("paper", train=130)[0][-1] == "train"
     pages, status, errors = ran("paper-measure", measure=130)  # of the first data set: the second is not begun
     assert pages == ["measure"] and status != 0
     # a third baseline that fails does not keep the distances from being measured, nor these the rest

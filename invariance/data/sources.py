@@ -199,8 +199,8 @@ def data_config(config: Mapping[str, Any]) -> DataConfig:
     if values["report"] not in (None, *SPLITS):
         raise UserError(f"data.report={values['report']!r} is no split; choose {', '.join(SPLITS)} or null")
     name = values["name"] if values["name"] is not None else source.name
-    if not isinstance(name, str) or not re.fullmatch(r"[^\W.-][\w.-]*", name):
-        raise UserError(f"data.name={name!r} cannot name a folder; use letters, digits, '.', '_' and '-'")
+    if not isinstance(name, str) or not re.fullmatch(r"[^\W.-][\w.-]{0,99}", name):
+        raise UserError(f"data.name={name!r} cannot name a folder; use up to 100 letters, digits, '.', '_' and '-'")
     return DataConfig(
         name, source, str(values["colour"]), _mean(values["mean"], COLOURS[values["colour"]]), float(max_broken),
         check_fit(values["fit"]), values["report"],

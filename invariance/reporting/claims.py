@@ -289,8 +289,9 @@ def _near(found: Distances, anchor: str) -> list[Comparison]:
             k = near.near
             says = YES if near.p < NEAR else NO if near.p > 1 - NEAR else OPEN
             told = (
-                f"{near.share[k - 1]:.0%} of same-family pairs within {k} neighbours, by chance "
-                f"{near.chance[k - 1]:.0%} (over all K p {near.p:.2g})"
+                f"{near.share.mean():.1%} of same-family pairs within K neighbours, on average over all K, by chance "
+                f"{near.chance.mean():.1%} (p {near.p:.2g}); at K = {k} {near.share[k - 1]:.0%}, by chance "
+                f"{near.chance[k - 1]:.0%}"
             )
             made.append(_apart("e", found, way, way, says, told, (near.networks, len(names), "networks"), anchor))
         for group in GROUPS:

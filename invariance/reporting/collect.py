@@ -224,8 +224,8 @@ def unfit(name: str) -> str:
     Data, networks, families and layers are named by the project's commands without any such; a file that was damaged or
     made by hand could lead a report's files out of its folder.
     """
-    if "/" in name or ".." in name:
-        return "it is a path"
+    if "/" in name or name.startswith("."):
+        return "it is a path, or hidden"
     if any(unicodedata.category(letter) == "Cc" for letter in name):
         return "it has control characters"
     if any(len(part) > _LONGEST for part in re.split("[+@]", name)):

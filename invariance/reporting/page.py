@@ -1,9 +1,10 @@
 """The report: every table and figure as files, and one page that holds them all."""
 
 import os
+import sys
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.resources import files as package_files
 from pathlib import Path, PurePosixPath
@@ -38,12 +39,12 @@ from invariance.reporting.sections import (
 )
 from invariance.reporting.tables import Table
 from invariance.runs.files import atomic_path, disk_errors, remove_temporaries, write_text
-from invariance.runs.locks import lock
+from invariance.runs.locks import holder, lock
 from invariance.runs.rows import COLUMNS, write_rows
 
 PAGE, MANIFEST, LOCK = "index.html", "files.txt", ".lock"
 _WAIT = 0.2
-"""Seconds between looks whether another process has written its report."""
+"""Seconds between looks whether another process has made its report."""
 
 _FOLDERS = (("figures",), ("tables",))
 
@@ -69,24 +70,34 @@ def make_report(runs: Path, out: Path, *, data: str | None = None, progress: boo
         UserError: if no run is finished, two hold the same number, a file is damaged, or `out` cannot be written.
     """
     collected = collect(runs, data)
-    with bar(progress) as shown:
-        page, made = _made(collected, _beside(runs, out), shown)
-    with _alone(out):
+    with _alone(out) as waited:
+        collected = collect(runs, data) if waited else collected  # runs may have ended since
+        with bar(progress) as shown:
+            page, made = _made(collected, _beside(runs, out), shown)
         _write(out, collected.rows[COLUMNS], made, page)
     return out / PAGE
 
 
 @contextmanager
-def _alone(out: Path) -> Iterator[None]:
-    """Let one process at a time write a report: of two launchers that share a study both come to it."""
+def _alone(out: Path) -> Iterator[bool]:
+    """Let one process at a time make a report, for of two launchers that share a study both come to it.
+
+    Yields whether another one had to be waited for.
+    """
+    waited = False
     with disk_errors(out):
         out.mkdir(parents=True, exist_ok=True)
         while (held := lock(out / LOCK)) is None:
+            if not waited:
+                who = holder(out / LOCK) or "another process"
+                print(f"waiting for {who}, which makes a report in {out}", file=sys.stderr, flush=True)
+            waited = True
             time.sleep(_WAIT)
     try:
-        yield
+        yield waited
     finally:
-        os.ftruncate(held, 0)  # who wrote it is nothing of the report's
+        with suppress(OSError):
+            os.ftruncate(held, 0)  # who made it is nothing of the report's
         os.close(held)
 
 

@@ -24,6 +24,7 @@ _DISK_ERRORS = {
     errno.EFBIG: "the file would be larger than allowed",
     errno.ENOTDIR: "a file stands where a folder is needed",
     errno.EEXIST: "a file stands where a folder is needed",
+    errno.ENOLCK: "its file system keeps no locks",
     errno.EISDIR: "a folder stands where a file is needed",
 }
 

@@ -24,7 +24,7 @@ def lock(path: Path) -> int | None:
     Returns:
         The open file's descriptor, whose closing gives the lock up.
     """
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     try:
         if _taken(descriptor):
             os.ftruncate(descriptor, 0)

@@ -24,6 +24,7 @@ from typing import Self
 from invariance.errors import Busy, UserError
 from invariance.runs.files import DONE, disk_errors, write_text
 from invariance.runs.locks import holder, lock
+from invariance.runs.processes import was_interrupted
 
 SWEEPS, JOBS, ATTEMPTS, LAUNCHERS = ".sweeps", "jobs.json", "attempts", "launchers"
 SWEEP_VARIABLE, JOB_VARIABLE = "INVARIANCE_SWEEP", "INVARIANCE_JOB"
@@ -181,7 +182,7 @@ class Attempt:
             self._write("done")
         elif isinstance(error, Busy) and not self.worked:
             self._path.unlink(missing_ok=True)
-        elif isinstance(error, Exception) and not isinstance(error, Busy):
+        elif isinstance(error, Exception) and not isinstance(error, Busy) and not was_interrupted():
             self._write("failed", str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}")
         else:
             self._write("interrupted")

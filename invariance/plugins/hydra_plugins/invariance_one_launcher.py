@@ -52,26 +52,29 @@ class OneLauncher(Launcher):
                     print(f"job {n + 1} of {len(names)}: {names[n]}", flush=True)
                 begun.add(n)
                 error = self._run(job_overrides[n], initial_job_idx + n)
-                if isinstance(error, Busy):
-                    if said := later.put_off(n, names[n], str(error)):
-                        print(said, file=sys.stderr, flush=True)
-                elif error is not None:
-                    failures.append(Failure(names[n], str(error)))
-                    print(f"failed: {names[n]}: {error}", file=sys.stderr, flush=True)
+                if error is None:
+                    continue
+                why, busy = error
+                if not busy:
+                    failures.append(Failure(names[n], why))
+                    print(f"failed: {names[n]}: {why}", file=sys.stderr, flush=True)
+                elif said := later.put_off(n, names[n], why):
+                    print(said, file=sys.stderr, flush=True)
         tell(failures, len(names))
         return done(job_overrides)
 
-    def _run(self, overrides: Sequence[str], number: int) -> Exception | None:
+    def _run(self, overrides: Sequence[str], number: int) -> tuple[str, bool] | None:
         """Run a job.
 
         Returns:
-            What ended it, where anything did; its text is a line.
+            What ended it, in a line, and whether another process works at it; None if it is done. The error itself is
+            let go: it would keep what the job had in memory.
         """
         assert self.config is not None and self.context is not None
         config = self.context.config_loader.load_sweep_config(self.config, list(overrides))
         with open_dict(config):
             config.hydra.job.id = config.hydra.job.num = number
-        raised: list[Exception] = []
+        raised: list[tuple[str, bool]] = []
 
         def task(chosen: DictConfig) -> None:
             assert self.task is not None
@@ -80,7 +83,7 @@ class OneLauncher(Launcher):
             except Exception as error:
                 if was_interrupted():  # in the middle of an import an interruption can come out as anything
                     raise KeyboardInterrupt from error
-                raised.append(error)
+                raised.append((str(error), isinstance(error, Busy)))
 
         run_job(
             task, config, job_dir_key="hydra.sweep.dir", job_subdir_key="hydra.sweep.subdir", hydra_context=self.context

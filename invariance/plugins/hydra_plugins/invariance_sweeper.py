@@ -43,7 +43,7 @@ class FamilySweeper(BasicSweeper):
         assert self.config is not None and self.overrides is not None
         page, options = self.config.hydra.job.name, options_of(self.config)
         if (template := self.config.hydra.job.config_name) not in (None, page):
-            check_keys(self.config, page, template)
+            check_keys(self.config, self.config.hydra, page, template)
         jobs = [shown(page, job, options) for part in self.overrides for job in part]
         folder = sweep_folder(Path(os.path.expandvars(str(self.config.runs))).expanduser(), page, jobs)
         begin_sweep(folder, jobs)
