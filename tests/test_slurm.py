@@ -298,7 +298,7 @@ def wait_for_requeue(number):
     """Until SLURM has a job in its queue again and its processes are gone, for which SLURM gives a node two minutes."""
     until(lambda: slurm_states.state_now(number) == "PENDING")
     until(lambda: not ask("pgrep", "--full", rf"^slurmstepd: \[{number}\."))
-    time.sleep(2)  # the node refuses a job that begins in the second in which it was requeued: its credential is revoked
+    time.sleep(2)  # the node refuses a job that begins in the second of its requeue: its credential is revoked
     ask("scontrol", "update", f"job={number}", "starttime=now")
 
 
