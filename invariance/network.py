@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from invariance.data.building import MANIFEST
+from invariance.data.manifest import MANIFEST
 from invariance.data.prepared import Prepared, prepare
 from invariance.errors import UserError
 from invariance.features import choose_device

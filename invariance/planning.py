@@ -17,9 +17,10 @@ import torch
 from omegaconf import DictConfig
 
 from invariance.conf import conf_dir
-from invariance.data.building import BYTES_OF_LISTS, MANIFEST
+from invariance.data.building import BYTES_OF_LISTS
 from invariance.data.decode import COLOURS, Pixels
 from invariance.data.ilsvrc import ILSVRC
+from invariance.data.manifest import MANIFEST
 from invariance.data.prepared import Prepared
 from invariance.data.rvl_cdip import RVLCDIP
 from invariance.data.sources import data_config

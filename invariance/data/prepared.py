@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from invariance.data.building import FORMAT, MANIFEST, STAMPS, allowed, begun, build, workers_here, write_stamps
+from invariance.data.building import allowed, begun, build, workers_here
+from invariance.data.manifest import FORMAT, MANIFEST, STAMPS, read_manifest, write_stamps
 from invariance.data.sources import SPLITS, DataConfig, check_fit, data_config
 from invariance.data.trees import Stamp
 from invariance.errors import UserError
@@ -76,7 +77,7 @@ class Prepared:
         channels: 1 (gray) or 3 (RGB).
         classes: names of the classes, in the order of the labels.
         mean: channel means in [0, 255].
-        sha256: hash of the manifest, which holds the hashes of all images: equal data have equal hashes.
+        sha256: hash of the manifest, which holds the hashes of all images' files: equal data have equal hashes.
         splits: names of the splits there are.
         skipped: a line for each broken image that was passed over: split, name, reason.
         broken: how many of these are not known to be broken in the official data set.
@@ -93,10 +94,7 @@ class Prepared:
         if not path.is_file():
             raise UserError(f"no prepared data in {directory}: {MANIFEST} is absent; prepare them again")
         try:
-            text = path.read_bytes()
-            manifest = json.loads(text)
-            if manifest["format"] != FORMAT:
-                raise UserError(f"{directory} was prepared by another version; delete it and prepare again")
+            manifest, self.sha256 = read_manifest(directory)
             self.name = str(manifest["name"])
             self.size, self.channels = int(manifest["size"]), int(manifest["channels"])
             self.classes = [str(name) for name in manifest["classes"]]
@@ -112,7 +110,6 @@ class Prepared:
         except _DAMAGE as error:
             why = " ".join(str(error).split()) or type(error).__name__
             raise UserError(f"prepared data in {directory} are damaged ({why}); delete it and prepare again") from error
-        self.sha256 = hashlib.sha256(text).hexdigest()
         self.report = report if report is not None else "test" if "test" in self.splits else "val"
         if self.report not in self.splits:
             raise UserError(f"data.report={report}: {self.name} has no such split; it has {', '.join(self.splits)}")

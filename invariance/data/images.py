@@ -1,0 +1,140 @@
+"""Stored images, read with their checksums verified, by as many threads as like."""
+
+import os
+import weakref
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, SupportsIndex
+
+import numpy as np
+from numpy.typing import ArrayLike, DTypeLike, NDArray
+
+from invariance.data.stored import checksum, header_of
+from invariance.errors import UserError
+
+_NAMED = 5
+_AT_ONCE = 1 << 24  # bytes that are read at once where all images are
+
+
+class StoredImages:
+    """Images uint8 (N, C, H, W) of a .npy file, indexed as an array is: by a number, a slice or an array of numbers.
+
+    Nothing is memory-mapped: images are copied out of the file, so that a disk error is an error and not the end of
+    the process, and other threads run meanwhile. What is read is compared with its checksum, each time.
+
+    Args:
+        path: the file.
+        shape: (N, C, H, W).
+        checksums: uint64 (N,); None: there are none, and nothing is compared.
+        damaged: gives the error to raise from what is wrong with them.
+
+    Attributes:
+        shape: (N, C, H, W).
+        verified: whether there are checksums.
+
+    Raises:
+        OSError: if the file cannot be opened.
+        ValueError: if it is not a .npy file of these images.
+    """
+
+    dtype, ndim = np.dtype(np.uint8), 4
+
+    def __init__(
+        self, path: Path, shape: tuple[int, ...], checksums: NDArray[np.uint64] | None,
+        damaged: Callable[[str], UserError],
+    ) -> None:
+        self.shape, self.verified = shape, checksums is not None
+        self._image, self._checksums, self._damaged = int(np.prod(shape[1:])), checksums, damaged
+        self._seen = np.zeros(shape[0], np.bool_)
+        self._file = os.open(path, os.O_RDONLY)
+        weakref.finalize(self, os.close, self._file)
+        self._start = self._header(path.name)
+
+    def _header(self, name: str) -> int:
+        """Where the first image begins; the header is compared, not parsed."""
+        expected = header_of(self.shape)
+        length = 10 + int.from_bytes(os.pread(self._file, 2, 8), "little")
+        header = os.pread(self._file, length, 0)
+        # the padding depends on numpy's version
+        if header[:8] != expected[:8] or header[10:].rstrip() != expected[10:].rstrip():
+            raise ValueError(f"{name} does not begin as uint8 images {self.shape} do")
+        size = length + self.shape[0] * self._image
+        if (there := os.fstat(self._file).st_size) != size:
+            raise ValueError(f"{name} has {there:,} bytes, and {self.shape} take {size:,}")
+        return length
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, key: SupportsIndex | slice | ArrayLike) -> NDArray[np.uint8]:
+        if isinstance(key, slice):
+            return self.read(np.arange(len(self))[key])
+        if isinstance(key, SupportsIndex) and not isinstance(key, np.ndarray):
+            return self.read(np.array([key.__index__()]))[0]
+        chosen = np.asarray(key)
+        return self.read(np.flatnonzero(chosen) if chosen.dtype == np.bool_ else chosen)
+
+    def __iter__(self) -> Iterator[NDArray[np.uint8]]:
+        return (self[i] for i in range(len(self)))
+
+    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray[Any]:
+        if copy is False:
+            raise ValueError("stored images are copied when they are read")
+        return self[:].astype(self.dtype if dtype is None else dtype, copy=False)
+
+    def read(
+        self, indices: NDArray[Any], out: NDArray[np.uint8] | None = None, once: bool = False
+    ) -> NDArray[np.uint8]:
+        """The images at `indices` (n,), in that order.
+
+        Args:
+            indices: whole numbers; negative ones count from the end.
+            out: (n, C, H, W), contiguous, where they go; None: a new array.
+            once: whether to verify only images that were not verified before.
+
+        Raises:
+            IndexError: if there is no such image.
+            UserError: if the file cannot be read, or images differ from their checksums.
+        """
+        places = np.where(indices < 0, indices + len(self), indices).astype(np.int64)
+        if len(places) and not 0 <= places.min() <= places.max() < len(self):
+            raise IndexError(f"there are images 0 to {len(self) - 1}, not {places.min()} to {places.max()}")
+        images = np.empty((len(places), *self.shape[1:]), np.uint8) if out is None else out
+        pixels = memoryview(images.reshape(-1))
+        edges = np.flatnonzero(np.diff(places) != 1) + 1  # neighbours in the file are read together
+        for first, last in zip([0, *edges], [*edges, len(places)], strict=True):
+            if first < last:
+                self._fill(pixels[first * self._image : last * self._image], int(places[first]))
+        self._verify(places, pixels, once)
+        return images
+
+    def _fill(self, pixels: memoryview, first: int) -> None:
+        done, start = 0, self._start + first * self._image
+        while done < len(pixels):
+            try:
+                read = os.preadv(self._file, [pixels[done:]], start + done)
+            except OSError as error:
+                raise self._damaged(f"image {first} cannot be read, {error.strerror or error}") from error
+            if not read:
+                raise self._damaged(f"the file ends before image {first + done // self._image} does")
+            done += read
+
+    def _verify(self, places: NDArray[np.int64], pixels: memoryview, once: bool) -> None:
+        bad = self._differing(places, pixels, once)
+        if bad:
+            named = ", ".join(map(str, bad[:_NAMED])) + (", …" if len(bad) > _NAMED else "")
+            some = f"{len(bad)} of {len(places):,} images that were read differ from their checksums"
+            raise self._damaged(f"{some} (counted from 0: {named})")
+
+    def _differing(self, places: NDArray[np.int64], pixels: memoryview, once: bool = False) -> list[int]:
+        if self._checksums is None:
+            return []
+        size, known = self._image, self._checksums
+        todo = np.flatnonzero(~self._seen[places]) if once else np.arange(len(places))
+        bad = [
+            int(places[k]) for k in todo.tolist()
+            if checksum(pixels[k * size : (k + 1) * size]) != int(known[places[k]])
+        ]  # fmt: skip
+        if not bad:
+            self._seen[places] = True
+        return bad

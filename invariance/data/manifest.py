@@ -1,0 +1,174 @@
+"""The manifest of prepared data and the lists beside it: what the data are, and hashes of what holds them."""
+
+import csv
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL
+from numpy.typing import NDArray
+
+from invariance.data.decode import COLOURS
+from invariance.data.sources import DataConfig, Splits
+from invariance.data.stored import Decoded, header_of
+from invariance.data.trees import Stamp
+from invariance.errors import UserError
+from invariance.runs.files import atomic_path, sha256, write_text
+
+FORMAT = 2
+"""Version of the arrays, the manifest and the decoding; another one is another directory."""
+MANIFEST, STAMPS = "manifest.json", "stamps.csv"
+_IGNORED_NAMED = 100
+_ADDED = ("pixels", "seal")
+"""Keys that version 0.1.0 did not write. What data are does not depend on them, so that networks trained on data of
+before know them again."""
+
+
+def checksums_name(split: str) -> str:
+    """The file with a checksum for each image of a split, uint64 (N,)."""
+    return f"{split}.checksums.npy"
+
+
+def _text(manifest: Mapping[str, Any]) -> str:
+    return json.dumps(manifest, indent=1) + "\n"
+
+
+def _hash(manifest: Mapping[str, Any]) -> str:
+    return hashlib.sha256(_text(manifest).encode()).hexdigest()
+
+
+def read_manifest(directory: Path) -> tuple[dict[str, Any], str]:
+    """The manifest of prepared data, and the hash by which runs know the data.
+
+    The hash is of the manifest as version 0.1.0 wrote it. A manifest of that version has no key `pixels`.
+
+    Raises:
+        OSError: if it cannot be read.
+        ValueError: if it is no manifest, or has changed since it was written.
+        UserError: if it is of another version of the program.
+    """
+    text = (directory / MANIFEST).read_bytes()
+    manifest = json.loads(text)
+    if not isinstance(manifest, dict):
+        raise ValueError(f"{MANIFEST} holds no manifest")
+    if manifest["format"] != FORMAT:
+        raise UserError(f"{directory} was prepared by another version; delete it and prepare again")
+    if "pixels" not in manifest and "seal" not in manifest:
+        return manifest, hashlib.sha256(text).hexdigest()
+    if manifest.get("seal") != _hash({key: value for key, value in manifest.items() if key != "seal"}):
+        raise ValueError(f"{MANIFEST} has changed")
+    return manifest, _hash({key: value for key, value in manifest.items() if key not in _ADDED})
+
+
+def write_lists(
+    directory: Path, config: DataConfig, found: Splits, order: Mapping[str, list[int]],
+    decoded: Mapping[str, Decoded], now: Mapping[str, Stamp], progress: bool,
+) -> dict[str, Any]:
+    """Write labels, checksums and lists of files, and give what the manifest says of them.
+
+    Args:
+        directory: the folder.
+        config: the data set.
+        found: its source, listed.
+        order: for each split which image stands where.
+        decoded: what came of each image.
+        now: size and time of the source's files.
+        progress: whether to show a progress bar.
+
+    Raises:
+        UserError: if every image of a class is broken.
+    """
+    about: dict[str, Any] = {}
+    for split, listing in found.listings.items():
+        part, kept = decoded[split], np.array(order[split], dtype=np.int64)
+        _check_classes(found, split, kept)
+        np.save(directory / f"{split}.labels.npy", listing.labels[kept])
+        np.save(directory / checksums_name(split), part.checksums[kept])
+        files = directory / f"{split}.files.csv"
+        _csv(files, ("name", "label", "sha256"),
+             ((listing.names[i], int(listing.labels[i]), part.hashes[i]) for i in order[split]))  # fmt: skip
+        about[split] = {
+            "images": len(kept), "files_sha256": sha256(files),
+            "labels_sha256": sha256(directory / f"{split}.labels.npy"),
+            "skipped": [
+                {"name": listing.names[i], "reason": why, "known": listing.names[i] in found.known_broken}
+                for i, why in sorted(part.broken.items())
+            ],
+        }  # fmt: skip
+    write_stamps(directory / STAMPS, _stamps(config, found, decoded, now, progress))
+    for path in directory.iterdir():
+        with open(path, "rb") as file:
+            os.fsync(file.fileno())
+    return about
+
+
+def write_manifest(
+    directory: Path, config: DataConfig, settings: dict[str, Any], found: Splits, order: Mapping[str, list[int]],
+    decoded: Mapping[str, Decoded], about: dict[str, Any],
+) -> None:
+    """Write what says that everything else is whole; `about`: what `write_lists` gave."""
+    channels, size = COLOURS[config.colour], int(settings["size"])
+    manifest = {
+        "format": FORMAT, "name": config.name, "size": settings["size"], "colour": config.colour,
+        "classes": found.classes, "channels": channels,
+        "mean": config.mean if config.mean is not None else _mean(decoded, order, size),
+        "splits": about, "remarks": found.remarks,
+        "ignored": {"count": len(found.ignored), "names": found.ignored[:_IGNORED_NAMED]},
+        "settings": {key: value for key, value in settings.items() if key != "root"}, "pillow": PIL.__version__,
+    }  # fmt: skip
+    manifest["pixels"] = {
+        split: {
+            "checksums_sha256": sha256(directory / checksums_name(split)),
+            "header_sha256": hashlib.sha256(header_of((len(kept), channels, size, size))).hexdigest(),
+        }
+        for split, kept in order.items()
+    }
+    write_text(directory / MANIFEST, _text({**manifest, "seal": _hash(manifest)}))
+
+
+def _check_classes(found: Splits, split: str, kept: NDArray[np.int64]) -> None:
+    labels = found.listings[split].labels
+    for label, name in enumerate(found.classes):
+        if (labels == label).any() and not (labels[kept] == label).any():
+            raise UserError(f"every image of class {name!r} in {split} is broken; mend them or leave the class out")
+    if not len(kept):
+        raise UserError(f"every image of {split} is broken")
+
+
+def _stamps(
+    config: DataConfig, found: Splits, decoded: Mapping[str, Decoded], now: Mapping[str, Stamp], progress: bool
+) -> list[tuple[str, int, int, str]]:
+    """Name, size, time and hash of every file that the source was made of."""
+    hashes = {
+        listing.names[i]: digest for split, listing in found.listings.items()
+        for i, digest in enumerate(decoded[split].hashes)
+    }
+    return sorted(
+        (name, *stamp, hashes[name] if name in hashes else config.source.digest(name, progress))
+        for name, stamp in now.items()
+    )
+
+
+def write_stamps(path: Path, stamps: list[tuple[str, int, int, str]]) -> None:
+    """Write what tells whether a source changed: name, size, time (ns) and hash of every file, atomically."""
+    with atomic_path(path) as temporary:
+        _csv(temporary, ("name", "size", "mtime_ns", "digest"), stamps)
+
+
+def _csv(path: Path, header: tuple[str, ...], rows: Any) -> None:  # noqa: ANN401
+    # names of files may hold bytes that are no UTF-8
+    with open(path, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(header)
+        writer.writerows(rows)
+
+
+def _mean(decoded: Mapping[str, Decoded], order: Mapping[str, list[int]], size: int) -> list[float]:
+    """Channel means of the training split (of all images where there is none), from exact sums."""
+    chosen = ["train"] if "train" in decoded else list(decoded)
+    total = np.sum([decoded[split].sums for split in chosen], axis=0)
+    return [float(value) for value in total / (sum(len(order[split]) for split in chosen) * size**2)]
