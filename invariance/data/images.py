@@ -70,7 +70,8 @@ class StoredImages:
         if isinstance(key, slice):
             return self.read(np.arange(len(self))[key])
         if isinstance(key, SupportsIndex) and not isinstance(key, np.ndarray):
-            return self.read(np.array([key.__index__()]))[0]
+            image: NDArray[np.uint8] = self.read(np.array([key.__index__()]))[0]
+            return image
         chosen = np.asarray(key)
         return self.read(np.flatnonzero(chosen) if chosen.dtype == np.bool_ else chosen)
 
@@ -100,7 +101,7 @@ class StoredImages:
         if len(places) and not 0 <= places.min() <= places.max() < len(self):
             raise IndexError(f"there are images 0 to {len(self) - 1}, not {places.min()} to {places.max()}")
         images = np.empty((len(places), *self.shape[1:]), np.uint8) if out is None else out
-        pixels = memoryview(images.reshape(-1))
+        pixels = images.reshape(-1).data
         edges = np.flatnonzero(np.diff(places) != 1) + 1  # neighbours in the file are read together
         for first, last in zip([0, *edges], [*edges, len(places)], strict=True):
             if first < last:
