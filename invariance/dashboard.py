@@ -122,7 +122,7 @@ def upload(config: dict[str, Any], contents: list[Item], rows: pd.DataFrame, rep
 
     settings = {**config["logger"], "mode": "online"}
     about = {"stage": "report", "data": config["dataset"] or "all"}
-    with refusals(), Tracker(settings, report, name=report.name, about=about, identity={}) as tracker:
+    with refusals(), Tracker(settings, report, name=report.name, about=about, identity={}, strict=True) as tracker:
         tracker.table("rows", rows)
         tracker.images(figures_of(contents))
         return str(tracker.run.id)

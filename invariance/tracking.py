@@ -6,14 +6,17 @@ import os
 import re
 import secrets
 import sys
-from collections.abc import Mapping, Sequence
-from importlib.util import find_spec
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self, cast
 
 import pandas as pd
 
+from invariance.aside import Aside
 from invariance.errors import UserError
 from invariance.runs.files import disk_errors, write_text
 from invariance.runs.run import Run
@@ -28,6 +31,15 @@ _Mode = Literal["online", "offline", "disabled", "shared"]
 _TAGGED = ("data", "family", "network", "grid", "phase")
 _LONGEST, _LONGEST_TAG = 128, 64  # characters that W&B takes
 _NOT_IN_PROJECTS = "/\\#?%:"
+_INIT, _UPLOAD, _TEARDOWN = 10.0, 20.0, 5.0
+"""Seconds that W&B's library has to reach its server, to upload what is left at a run's end, and to end itself."""
+_BEGIN, _END, _TURN, _STRICT = 60.0, 30.0, 60.0, 600.0
+"""Seconds until a beginning or an end that hangs in the library itself is given up; until another process that logs to
+the folder has had its turn; and for a command that is of no use without W&B."""
+_AWAY = 600.0
+"""Seconds for which a server that could not be reached is not tried again by this process."""
+_LOOK_EVERY = 0.2
+_away = -1.0
 
 
 def check_logger(settings: Mapping[str, Any]) -> None:
@@ -40,8 +52,6 @@ def check_logger(settings: Mapping[str, Any]) -> None:
         raise UserError(f"logger.kind={settings.get('kind')!r}: choose logger=wandb or logger=csv")
     if settings["kind"] != "wandb":
         return
-    if find_spec("wandb") is None:
-        raise UserError("logger=wandb: there is no wandb here; install it with pip, or do without it: logger=csv")
     if settings["mode"] not in _MODES:
         raise UserError(f"logger.mode={settings['mode']!r}: choose one of {', '.join(_MODES)}")
     wish = os.environ.get("WANDB_MODE")
@@ -64,14 +74,15 @@ def _text(value: object, longest: int) -> bool:
 
 def mode_of(settings: Mapping[str, Any]) -> _Mode:
     """The mode W&B runs in: as set, else as the environment has it, else online if a login is found."""
-    if settings["mode"] != "auto":
-        return cast(_Mode, settings["mode"])
-    if os.environ.get("WANDB_MODE"):
-        wish = os.environ["WANDB_MODE"]
-        return cast(_Mode, {"dryrun": "offline", "run": "online"}.get(wish, wish))
-    import wandb
+    if wish := _wish(settings):
+        return wish
+    return "online" if _library().login(prompt=False, verify=False) else "offline"  # verifying asks the server
 
-    return "online" if wandb.login(prompt=False) else "offline"
+
+def _wish(settings: Mapping[str, Any]) -> _Mode | None:
+    """The mode that the settings or the environment ask for."""
+    wish = os.environ.get("WANDB_MODE") if settings["mode"] == "auto" else settings["mode"]
+    return cast(_Mode, {"dryrun": "offline", "run": "online"}.get(wish, wish)) if wish else None
 
 
 def offline_asked(settings: Mapping[str, Any]) -> bool:
@@ -102,6 +113,9 @@ def config_of(about: Mapping[str, Any], identity: Mapping[str, Any]) -> dict[str
 class Tracker:
     """One run's view in Weights & Biases, or nothing at all with `logger=csv`; a context manager that ends it.
 
+    W&B is talked to by a thread of its own: whatever fails or hangs there is said in one line, and the run goes on
+    offline or without it. Nothing waits for W&B longer than `_BEGIN` and `_END`.
+
     The folder remembers the id of its W&B run, so that a command given again continues the same one, on whichever
     machine; while it is open, another process that would open it waits.
 
@@ -112,48 +126,92 @@ class Tracker:
         about: what the run is, as flat keys: `stage`, which is the job type; `data`, which is the group unless
             `logger.group` names another; and those of network, family, range, seed, grid, solvers … that apply.
         identity: its whole configuration.
+        strict: raise what W&B refuses, for a command that is of no use without it.
     """
 
     def __init__(
         self, settings: Mapping[str, Any], directory: Path, *, name: str, about: Mapping[str, Any],
-        identity: Mapping[str, Any],
+        identity: Mapping[str, Any], strict: bool = False,
     ) -> None:
         self.run: Any = None
         self.place: Path | None = None
+        self._strict = strict
         self._lock: int | None = None
-        if settings["kind"] != "wandb":
+        self._aside: Aside | None = None
+        self._said = False
+        if settings["kind"] != "wandb" or _wish(settings) == "disabled":
             return
+        known = read_link(directory).get("id") or secrets.token_hex(8)
+        try:
+            self._take_lock(directory)
+            write_text(directory / LINK, json.dumps({"id": known}) + "\n")
+            self._aside = Aside("wandb")
+            self._begin(settings, directory, known, name, about, identity)
+            write_text(directory / LINK, json.dumps({"id": known, **self.link(directory)}) + "\n")
+        except Exception as error:
+            if strict:
+                self._leave()
+                raise
+            self._go_without("cannot be used", error)
+        except BaseException:
+            self._leave()
+            raise
+
+    def _take_lock(self, directory: Path) -> None:
+        """Wait for another process that logs to this folder.
+
+        Raises:
+            UserError: if the folder refuses, or the other takes too long.
+        """
         with disk_errors(directory):
             directory.mkdir(parents=True, exist_ok=True)
             self._lock = os.open(directory / ".wandb.lock", os.O_RDWR | os.O_CREAT, 0o644)
-            fcntl.flock(self._lock, fcntl.LOCK_EX)
-        try:
-            self._begin(settings, directory, name, about, identity)
-        except BaseException:
-            self._release()
-            raise
+            over = time.monotonic() + _TURN
+            while True:
+                try:
+                    fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    return
+                except BlockingIOError:
+                    if time.monotonic() > over:
+                        raise UserError(f"another process logs to {directory}") from None
+                    time.sleep(_LOOK_EVERY)
 
     def _begin(
-        self, settings: Mapping[str, Any], directory: Path, name: str, about: Mapping[str, Any],
+        self, settings: Mapping[str, Any], directory: Path, known: str, name: str, about: Mapping[str, Any],
         identity: Mapping[str, Any],
     ) -> None:
-        import wandb
+        """Begin the W&B run: as the settings wish, or offline where the server cannot be had."""
+        global _away
 
-        mode = mode_of(settings)
-        os.environ.setdefault("WANDB_SILENT", "true")
-        known = read_link(directory).get("id") or secrets.token_hex(8)
-        write_text(directory / LINK, json.dumps({"id": known}) + "\n")
-        self.run = wandb.init(
-            project=settings["project"], entity=settings["entity"], group=settings.get("group") or about["data"],
-            job_type=about["stage"], name=name, tags=tags_of(about, settings.get("tags") or ()), id=known,
-            resume="allow", dir=str(directory), mode=mode, config=config_of(about, identity),
-            settings=wandb.Settings(silent=True, console="off"),
-        )
+        def begin(mode: _Mode) -> Any:  # noqa: ANN401
+            wandb = _library()
+            return wandb.init(
+                project=settings["project"], entity=settings["entity"], group=settings.get("group") or about["data"],
+                job_type=about["stage"], name=name, tags=tags_of(about, settings.get("tags") or ()), id=known,
+                resume="allow", dir=str(directory), mode=mode, config=config_of(about, identity),
+                settings=wandb.Settings(
+                    silent=True, console="off", init_timeout=_INIT, finish_timeout=_UPLOAD, finish_timeout_raises=True
+                ),
+            )
+
+        assert self._aside is not None
+        mode = self._aside.give(lambda: mode_of(settings)).result(_BEGIN)
+        if mode != "offline" and not (self._strict or time.monotonic() > _away):
+            mode, why = "offline", "it could not be reached a moment ago"
+        else:
+            why = "as asked" if offline_asked(settings) else "no login found"
+        try:
+            self.run = self._aside.give(lambda: begin(mode)).result(_BEGIN)
+        except Exception as error:
+            if self._strict or mode == "offline" or isinstance(error, TimeoutError):
+                raise
+            _away = time.monotonic() + _AWAY
+            mode, why = "offline", _words(error)
+            end_service()  # the one that failed takes the run's id for in use
+            self.run = self._aside.give(lambda: begin("offline")).result(_BEGIN)
         if mode == "offline":
             self.place = Path(self.run.dir).parent
-            why = "as asked" if offline_asked(settings) else "no login found"
-            print(f"W&B is offline ({why}); to upload this run later: wandb sync {self.place}", file=sys.stderr)
-        write_text(directory / LINK, json.dumps({"id": known, **self.link(directory)}) + "\n")
+            _say(f"W&B is offline ({why}); to upload this run later: wandb sync {self.place}")
 
     def link(self, directory: Path) -> dict[str, str]:
         """Where the W&B run is: `url`, or `offline`, its folder relative to a directory; empty where there is none."""
@@ -168,34 +226,54 @@ class Tracker:
 
     def log(self, values: Mapping[str, Any]) -> None:
         """Log values as they are: numbers, or W&B's own objects."""
-        if self.run is not None:
-            self.run.log(dict(values))
+        held = dict(values)
+        self._do(lambda run: run.log(held))
 
     def table(self, key: str, table: pd.DataFrame) -> None:
         """Log a table."""
-        if self.run is not None:
-            import wandb
-
-            self.run.log({key: wandb.Table(dataframe=table)})
+        self._do(lambda run: run.log({key: _library().Table(dataframe=table)}))
 
     def confusion(self, key: str, truth: list[int], predicted: list[int], classes: list[str]) -> None:
         """Log a confusion matrix, of true and of predicted labels."""
-        if self.run is not None:
-            import wandb
-
-            self.run.log({key: wandb.plot.confusion_matrix(y_true=truth, preds=predicted, class_names=classes)})
+        self._do(lambda run: run.log({
+            key: _library().plot.confusion_matrix(y_true=truth, preds=predicted, class_names=classes)
+        }))  # fmt: skip
 
     def images(self, pictures: Mapping[str, tuple[Path, str]]) -> None:
         """Log picture files: key → file and caption."""
-        if self.run is not None:
-            import wandb
-
-            self.run.log({key: wandb.Image(str(path), caption=said) for key, (path, said) in pictures.items()})
+        held = dict(pictures)
+        self._do(lambda run: run.log({
+            key: _library().Image(str(path), caption=said) for key, (path, said) in held.items()
+        }))  # fmt: skip
 
     def summarise(self, values: Mapping[str, Any]) -> None:
         """Set numbers of the run's summary."""
-        if self.run is not None:
-            self.run.summary.update(dict(values))
+        held = dict(values)
+        self._do(lambda run: run.summary.update(held))
+
+    def _do(self, work: Callable[[Any], object]) -> None:
+        """Have W&B's thread do something with the run, when it has done what it was given before."""
+        run = self.run
+        if run is None or self._aside is None:
+            return
+        result = self._aside.give(lambda: work(run))
+        if self._strict:
+            result.result(_STRICT)
+        else:
+            result.add_done_callback(self._look)
+
+    def _look(self, result: "Future[Any]") -> None:
+        if (error := result.exception()) is not None:
+            self._go_without("took no more", error)
+
+    def _go_without(self, what: str, error: BaseException) -> None:
+        """Say, once, what W&B did, and let the run go on without it."""
+        self.run = None
+        end_service()
+        if not self._said:
+            self._said = True
+            kept = f"; what it has already: wandb sync {self.place}" if self.place is not None else ""
+            _say(f"W&B {what} ({_words(error)}): this run goes on without it, and its own files have everything{kept}")
 
     def __enter__(self) -> Self:
         return self
@@ -204,17 +282,80 @@ class Tracker:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """End the W&B run, as failed if an error ended it."""
+        run, code = self.run, 0 if error is None else 1
         try:
-            if self.run is not None:
-                self.run.finish(exit_code=0 if error is None else 1)
+            if run is not None and self._aside is not None:
+                place = Path(run.dir).parent
+                try:
+                    self._aside.give(lambda: run.finish(exit_code=code)).result(_STRICT if self._strict else _END)
+                except Exception as refusal:
+                    if self._strict:
+                        raise
+                    if not self._said:
+                        self._said = True
+                        _say(f"W&B has not everything of this run ({_words(refusal)}); later: wandb sync {place}")
         finally:
-            self.run = None
-            self._release()
+            self._leave()
 
-    def _release(self) -> None:
+    def _leave(self) -> None:
+        """Give everything up; what hangs is ended, for W&B's library would wait for it at the end of the process."""
+        self.run = None
+        if self._aside is not None:
+            idle = self._aside.give(lambda: None)
+            self._aside.close()
+            try:
+                idle.result(2.0)
+            except TimeoutError:
+                end_service()
+            self._aside = None
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
+
+
+def _library() -> Any:  # noqa: ANN401
+    os.environ.setdefault("WANDB_SILENT", "true")
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # its reports would wait for a server that does not answer
+    import wandb
+
+    return wandb
+
+
+def end_service() -> None:
+    """Kill the process that W&B's library talks to, and let the library begin a new one when it is wanted again.
+
+    The library has no call for it that cannot hang itself. Nothing is done to a process that another program began.
+    """
+    if "wandb" not in sys.modules:
+        return
+    with suppress(Exception):
+        from wandb.sdk import wandb_setup
+
+        setup = wandb_setup.singleton()
+        process = getattr(getattr(getattr(setup, "_connection", None), "_proc", None), "_process", None)
+        if process is not None:
+            process.kill()
+            process.wait()
+        ending = Aside("wandb teardown")
+        ended = ending.give(lambda: wandb_setup.teardown(exit_code=1))
+        ending.close()
+        ended.result(_TEARDOWN)
+
+
+def _words(error: BaseException) -> str:
+    """An error in a few words."""
+    if isinstance(error, UserError):
+        return str(error)
+    said = " ".join(str(error).split())[:160]
+    if isinstance(error, TimeoutError) and not said:
+        return "no answer in time"
+    return f"{type(error).__name__}: {said}" if said else type(error).__name__
+
+
+def _say(line: str) -> None:
+    """Print a line for people; where it cannot be printed, the run's files say as much."""
+    with suppress(OSError, ValueError):
+        print(line, file=sys.stderr, flush=True)
 
 
 def read_link(directory: Path) -> dict[str, str]:

@@ -194,13 +194,13 @@ def fit(
     Raises:
         UserError: if the checkpoint cannot serve.
     """
-    from pytorch_lightning.loggers import CSVLogger, WandbLogger
+    from pytorch_lightning.loggers import CSVLogger
 
+    from invariance.modules.curves import TrackedCurves
     from invariance.runs.processes import gently
 
-    trainer.logger = (
-        CSVLogger(run.directory, name="curves") if tracker.run is None else WandbLogger(experiment=tracker.run)
-    )
+    # the files have the curves whatever becomes of W&B
+    trainer.loggers = [CSVLogger(run.directory, name="curves"), *([TrackedCurves(tracker)] if tracker.run else [])]
     try:
         with gently(), beside or nullcontext():
             trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)

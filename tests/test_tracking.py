@@ -1,10 +1,13 @@
 """Weights & Biases as a view of the files: offline without a login, with curves, tables and confusion matrices."""
 
 import json
+import os
 import subprocess
 import sys
+import threading
 import time
 from contextlib import suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -38,6 +41,8 @@ def test_training_without_a_login_is_logged_offline_and_says_how_to_upload(tmp_p
     places = [f"runs={tmp_path}/runs", f"prepared={tmp_path}/prepared", "progress=false", "trainer=cpu"]
     train(compose("train", *places, "model=tiny", "recipe=smoke", "transform=blur", "range=3"))
     said = capfd.readouterr().err
+    [curves] = (tmp_path / "runs").glob("**/curves/*/metrics.csv")  # the files have them, too
+    assert "val/accuracy" in curves.read_text()
     assert "wandb sync" in said and "as asked" in said and "no login" not in said
     held = records(tmp_path / "runs/train/digits/blur_3/seed0")
     [run] = [record["run"] for record in held if record["type"] == "run"]
@@ -76,13 +81,6 @@ def test_a_mode_that_wandb_does_not_know_is_refused(monkeypatch):
     check_logger({"kind": "csv"})
     monkeypatch.setenv("WANDB_MODE", "offline")
     check_logger({**WANDB, "mode": "auto"})
-
-
-def test_a_logger_that_is_not_installed_is_refused_before_the_work(monkeypatch):
-    monkeypatch.setitem(sys.modules, "wandb", None)
-    with pytest.raises(UserError, match="there is no wandb here; .* logger=csv"):
-        check_logger({"kind": "wandb", "mode": "auto"})
-    check_logger({"kind": "csv"})
 
 
 WANDB = {"kind": "wandb", "project": "invariance", "entity": None, "mode": "offline", "group": None, "tags": []}
@@ -207,3 +205,175 @@ def test_what_wandb_would_not_take_is_refused_before_anything_runs(setting, valu
 def test_unknown_loggers_are_refused(settings):
     with pytest.raises(UserError, match="choose"):
         check_logger(settings)
+
+
+class Library:
+    """A stand-in for W&B's library: what it is told to do when a run begins, is logged to, or ends."""
+
+    def __init__(self, init=None, log=None, finish=None, login=True):
+        self.modes, self.logged, self._do, self._login = [], [], {"init": init, "log": log, "finish": finish}, login
+        self.summary = SimpleNamespace(update=self.log)
+        self.dir, self.url = "/nowhere/wandb/run/files", "https://wandb.example/1"
+
+    def login(self, *, prompt, verify):
+        assert not prompt and not verify  # nothing that needs the network
+        return self._login
+
+    def Settings(self, **settings):  # noqa: N802, its name there
+        assert settings["init_timeout"] <= 15 and settings["finish_timeout"] <= 30
+        return settings
+
+    def init(self, *, mode, **_):
+        self.modes.append(mode)
+        self._act("init")
+        return self
+
+    def log(self, values):
+        self._act("log")
+        self.logged.append(values)
+
+    def finish(self, exit_code):
+        self._act("finish")
+
+    def _act(self, name):
+        action = self._do[name]
+        if callable(action):
+            action(self)
+        elif action is not None:
+            raise action
+
+
+@pytest.fixture
+def library(monkeypatch):
+    """Puts a stand-in in the place of W&B's library, with waits that are over at once; it returns what it is given."""
+    from invariance import tracking
+
+    for name in ("_BEGIN", "_END"):
+        monkeypatch.setattr(tracking, name, 0.2)
+    monkeypatch.setattr(tracking, "_away", -1.0)
+    monkeypatch.setattr(tracking, "end_service", lambda: None)
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+
+    def put(stand_in):
+        monkeypatch.setattr(tracking, "_library", lambda: stand_in)
+        return stand_in
+
+    return put
+
+
+AUTO = {**WANDB, "mode": "auto"}
+
+
+def use(folder, settings=AUTO):
+    with Tracker(settings, folder, name="a", about=ABOUT, identity={}) as tracker:
+        for k in range(3):
+            tracker.log({"x": k})
+        tracker.summarise({"y": 1})
+
+
+def offline_only(library):
+    if library.modes[-1] != "offline":
+        raise ConnectionError("no route to host")
+
+
+def test_a_server_that_cannot_be_reached_is_said_once_and_not_tried_again_soon(library, tmp_path, capfd):
+    wandb = library(Library(init=offline_only))
+    use(tmp_path / "a")
+    [line] = capfd.readouterr().err.splitlines()
+    assert line.startswith("W&B is offline (ConnectionError: no route to host); to upload this run later: wandb sync ")
+    assert wandb.modes == ["online", "offline"] and wandb.logged == [{"x": 0}, {"x": 1}, {"x": 2}, {"y": 1}]
+    use(tmp_path / "b")
+    assert wandb.modes == ["online", "offline", "offline"]
+    assert "it could not be reached a moment ago" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("when", ["init", "log", "finish"])
+@pytest.mark.parametrize("how", ["raises", "hangs"])
+def test_whatever_fails_or_hangs_in_wandb_is_one_line_and_the_run_goes_on(when, how, library, tmp_path, capfd):
+    over = threading.Event()
+    stand_in = Library(**{when: OSError(28, "No space left on device") if how == "raises" else lambda _: over.wait(60)})
+    library(stand_in)
+    settings = {**WANDB, "mode": "offline"}
+    try:
+        use(tmp_path, settings)
+        [line] = [line for line in capfd.readouterr().err.splitlines() if not line.startswith("W&B is offline")]
+        assert line.startswith("W&B ") and ("No space left" in line if how == "raises" else "no answer in time" in line)
+        use(tmp_path, {**settings, "kind": "csv"})  # and its lock is free
+        use(tmp_path, settings)
+    finally:
+        over.set()
+
+
+def test_a_command_of_no_use_without_wandb_is_told_what_failed(library, tmp_path):
+    library(Library(init=ConnectionError("no route to host")))
+    for _ in range(2):  # nor does it give up for what failed a moment ago
+        with pytest.raises(ConnectionError, match="no route"):
+            Tracker({**WANDB, "mode": "online"}, tmp_path, name="a", about=ABOUT, identity={}, strict=True)
+
+
+def test_a_folder_that_cannot_be_logged_to_is_one_line(library, tmp_path, capfd):
+    library(Library())
+    (tmp_path / ".wandb.lock").mkdir()
+    use(tmp_path)
+    [line] = capfd.readouterr().err.splitlines()
+    assert "a folder stands where a file is needed" in line and "this run goes on without it" in line
+
+
+def test_a_command_that_wandb_is_switched_off_for_asks_nothing_of_it(library, tmp_path, capfd, monkeypatch):
+    library(Library(init=AssertionError()))
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    use(tmp_path)
+    assert not capfd.readouterr().err and not list(tmp_path.iterdir())
+
+
+def test_without_wandb_training_goes_on_and_says_so_once(tmp_path, compose, monkeypatch, capfd):
+    from invariance.train import train
+
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    places = [f"runs={tmp_path}/runs", f"prepared={tmp_path}/prepared", "progress=false", "trainer=cpu"]
+    quick = ["recipe.updates=4", "recipe.val_every=2", "recipe.step=3"]
+    train(compose("train", *places, "model=tiny", "recipe=smoke", *quick))
+    said = [line for line in capfd.readouterr().err.splitlines() if "W&B" in line]
+    assert len(said) == 1 and "ModuleNotFoundError" in said[0] and "this run goes on without it" in said[0]
+    folder = tmp_path / "runs/train/digits/baseline/seed0"
+    assert len((folder / "rows.csv").read_text().splitlines()) == 3 and (folder / "done.json").exists()
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("answer", [None, 403, 500])
+def test_a_login_without_a_network_or_a_server_that_refuses_costs_seconds(answer, tmp_path):
+    """The real library; and what it has offline is whole."""
+    class Refusing(BaseHTTPRequestHandler):
+        def do_POST(self):  # noqa: N802, its name there
+            self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            self.send_response(answer)
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Refusing)
+    port = server.server_port
+    if answer is None:
+        server.server_close()
+    else:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+    code = f"""
+from pathlib import Path
+from invariance import tracking
+tracking._INIT = 2.0
+with tracking.Tracker({AUTO!r}, Path("run"), name="a", about={ABOUT!r}, identity={{}}) as tracker:
+    tracker.summarise({{"y": 1}})
+"""
+    variables = {key: value for key, value in os.environ.items() if not key.startswith("WANDB_")}
+    variables |= {"WANDB_API_KEY": "0" * 40, "WANDB_BASE_URL": f"http://127.0.0.1:{port}", "HOME": str(tmp_path)}
+    ended = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=variables, capture_output=True, text=True, timeout=120
+    )
+    if answer is not None:
+        server.shutdown()
+    assert ended.returncode == 0
+    [line] = ended.stderr.splitlines()
+    assert line.startswith("W&B is offline (CommError: ") and "; to upload this run later: wandb sync" in line
+    assert any(one["type"] == "summary" for one in records(tmp_path / "run"))
