@@ -4,4 +4,4 @@ Tensmeyer & Martinez, "Improving Invariance and Equivariance Properties of Convo
 pipeline: prepare, train, measure, report.
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"

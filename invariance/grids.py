@@ -81,7 +81,9 @@ def _grids_of_family(family: str, settings: Mapping[str, Any]) -> Iterator[Grid]
 def _own(trained: Mapping[str, Any], settings: Mapping[str, Any]) -> Grid:
     """The grid of a network's own family."""
     family = str(trained["name"])
-    return Grid(str(trained.get("grid", family)), family, {**trained, **settings}, own=True)
+    # keys that the family did not have when the network was trained
+    new = _configured(family, {"range": trained.get("range")}) if family in families() else {}
+    return Grid(str(trained.get("grid", family)), family, {**new, **trained, **settings}, own=True)
 
 
 def joint_grid(trained: Mapping[str, Any], wanted: Mapping[str, Mapping[str, Any] | None]) -> Grid:

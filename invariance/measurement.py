@@ -23,7 +23,7 @@ from invariance.fits import Fit
 from invariance.grids import Grid
 from invariance.headlines import of_measurement, way
 from invariance.maps import FittedMaps
-from invariance.metrics import bootstrap, errors_per_image, l2_distance_per_image, rms
+from invariance.metrics import errors_per_image, interval_of, l2_distance_per_image, rms
 from invariance.network import Network
 from invariance.precision import full_float32
 from invariance.progress import bar
@@ -31,7 +31,8 @@ from invariance.runs.files import DONE, atomic_path, write_text
 from invariance.runs.rows import Row, read_rows, to_frame, write_rows
 from invariance.runs.run import ROWS, Run
 from invariance.tracking import Tracker
-from invariance.transforms.base import UNTOUCHED, GridPoint
+from invariance.transforms.base import UNTOUCHED, GridPoint, Transform
+from invariance.transforms.near import near_copies, told
 
 EXAMPLES = 4
 FITS = "g,status,error,reference,strength\n"
@@ -89,6 +90,8 @@ def measure_grid(
                 "upstream": {network.directory.as_posix(): network.weights}, "device": str(network.device),
                 "trained_on": network.trained_on,
             })  # fmt: skip
+        if near := told(near_copies(grid.transform, network.input_size), grid.name, network.input_size):
+            print(near, flush=True)
         with bar(config["progress"]) as progress:
             _Measurement(network, grid, prepared, config, progress, stage).run(todo, folder)
         _show(network, grid, runs, todo, prepared, config, stage, before)
@@ -262,24 +265,29 @@ class _Measurement:
     def _rows(
         self, fit: Fit, run: Run, group: list[GridPoint], features: list[list[Tensor]], fitted: FittedMaps | None
     ) -> list[Row]:
-        """L_err and L_L2 of M_g φ(gx) for every g of a group over both splits, with bootstrap intervals over images."""
+        """L_err and L_L2 of M_g φ(gx) for every g of a group over both splits, with intervals over images."""
         rows = []
         for side, of_side in zip(self.sides, features, strict=True):
             values = [
-                one for j, r in enumerate(of_side)
-                for one in self._score(side, r, nn.Identity() if fitted is None else fitted.module(j))
+                self._score(side, r, nn.Identity() if fitted is None else fitted.module(j))
+                for j, r in enumerate(of_side)
             ]
-            ends = bootstrap(torch.stack(values))
-            for k, (point, metric) in enumerate(product(group, self.config["metrics"])):
-                status = "ok" if fitted is None else fitted.status[k // len(self.config["metrics"])]
-                trusted = status == "ok"
-                rows.append(Row(
-                    **self._common(fit, run, point, side), metric=metric, status=status,
-                    n_images=int(ends.n_used[k]) if trusted else len(side.indices),
-                    score=float(ends.mean[k]) if trusted else math.nan,
-                    low=float(ends.low[k]) if trusted else math.nan,
-                    high=float(ends.high[k]) if trusted else math.nan,
-                ))  # fmt: skip
+            ends = {
+                metric: interval_of(metric)(torch.stack([one[place] for one in values]))
+                for place, metric in enumerate(self.config["metrics"])
+            }
+            for (j, point), metric in product(enumerate(group), self.config["metrics"]):
+                status = "ok" if fitted is None else fitted.status[j]
+                of_g, trusted = ends[metric], status == "ok"
+                rows.append(
+                    Row(
+                        **self._common(fit, run, point, side), metric=metric, status=status,
+                        n_images=int(of_g.n_used[j]) if trusted else len(side.indices),
+                        score=float(of_g.mean[j]) if trusted else math.nan,
+                        low=float(of_g.low[j]) if trusted else math.nan,
+                        high=float(of_g.high[j]) if trusted else math.nan,
+                    )
+                )
         return rows
 
     def _common(self, fit: Fit, run: Run, point: GridPoint, side: _Side) -> dict[str, Any]:
@@ -316,7 +324,7 @@ class _Measurement:
         facts = {
             "grid": self.grid.name, "family": self.grid.family, "unit": transform.unit, "ordinal": transform.ordinal,
             "points": [
-                {"label": p.label, "value": p.value, "covered": self.grid.covered(p), "params": _hash(p)}
+                {"label": p.label, "value": p.value, "covered": self.grid.covered(p), "params": _hash(transform, p)}
                 for p in self.points
             ],
         }
@@ -339,11 +347,13 @@ def _account(group: list[GridPoint], fitted: FittedMaps) -> str:
     )
 
 
-def _hash(point: GridPoint) -> str:
-    """A short hash of a g's parameters, to tell grids of the same labels apart."""
+def _hash(transform: Transform, point: GridPoint) -> str:
+    """A short hash of what decides a g, to tell grids of the same labels apart."""
     digest = hashlib.sha256()
     for name in sorted(point.params):
         digest.update(name.encode() + point.params[name].numpy().tobytes())
+    for name, value in sorted(transform.beside().items()):
+        digest.update(f"{name}={value}".encode())
     return digest.hexdigest()[:12]
 
 

@@ -1,8 +1,9 @@
-"""What is measured on each image, and its mean over images with a bootstrap interval (Sec. 3.3)."""
+"""What is measured on each image, and its mean over images with an interval (Sec. 3.3)."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from statistics import NormalDist
 
 import numpy as np
 import torch
@@ -64,11 +65,11 @@ def errors_per_image(logits: Tensor, labels: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Interval:
-    """Means over images with bootstrap intervals, one for each of K rows of values or combinations of rows.
+    """Means over images with intervals, one for each of K rows of values or combinations of rows.
 
     Attributes:
         mean: (K,) mean over the images that are not NaN; NaN if all are.
-        low: (K,) lower end of the percentile interval.
+        low: (K,) lower end of the interval.
         high: (K,) upper end.
         n_used: (K,) images that are not NaN; of a combination the fewest that one of its rows has.
     """
@@ -125,6 +126,32 @@ def bootstrap(
     tail = (1 - level) / 2
     low, high = _quantiles(shifts, tail), _quantiles(shifts, 1 - tail)
     return Interval(combined, combined + low, combined + high, fewest)
+
+
+def wilson(values: NDArray[np.floating] | Tensor, level: float = 0.95) -> Interval:
+    """Rate of each row of zeros and ones over images, with Wilson's score interval.
+
+    Where few images or none are wrong, resampling finds no error that was not seen; this interval keeps its width
+    there. A NaN is an image left out. Without any image all is NaN.
+
+    Args:
+        values: (R, n), or (n,) for one row, of 0, 1 and NaN.
+        level: of the interval.
+    """
+    table = np.atleast_2d(np.asarray(torch.as_tensor(values).cpu().double().numpy()))
+    n = (~np.isnan(table)).sum(1)
+    z = NormalDist().inv_cdf((1 + level) / 2)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        rate = np.nansum(table, axis=1) / n
+        centre = (rate + z**2 / (2 * n)) / (1 + z**2 / n)
+        half = z * np.sqrt(rate * (1 - rate) / n + z**2 / (4 * n**2)) / (1 + z**2 / n)
+    # at a rate of 0 or 1 the interval ends there exactly, whatever is rounded on the way
+    return Interval(rate, np.minimum(rate, centre - half).clip(min=0), np.maximum(rate, centre + half).clip(max=1), n)
+
+
+def interval_of(metric: str) -> Callable[[NDArray[np.floating] | Tensor], Interval]:
+    """How a metric's mean over images gets its 95 % interval: Wilson's for rates, else by resampling images."""
+    return wilson if metric == "error_rate" else bootstrap
 
 
 def _combined(table: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:

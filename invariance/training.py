@@ -230,7 +230,7 @@ def evaluate(
     import torch
 
     from invariance.features import choose_device, extract
-    from invariance.metrics import bootstrap, errors_per_image
+    from invariance.metrics import errors_per_image, wilson
     from invariance.models.representation import Representation
     from invariance.modules.classifier import load_classifier
     from invariance.runs.files import sha256, write_text
@@ -250,7 +250,7 @@ def evaluate(
             classifier.untouched, device=device,
         )
         labels = torch.from_numpy(np.asarray(split.labels))
-        interval = bootstrap(errors_per_image(logits, labels))
+        interval = wilson(errors_per_image(logits, labels))
         error, low, high = (float(end[0]) for end in (interval.mean, interval.low, interval.high))
         rows.append(Row(
             **about, data=prepared.name, split=name, metric="error_rate", score=error, low=low, high=high,

@@ -451,9 +451,9 @@ def test_every_family_has_the_papers_g():
             points = [p.label for p in joint_grid(trained, {}).transform.grid() if p.label != "untouched"]
             counts[family] = points
     assert counts["rotation"] == ["-15", "-10", "-5", "5", "10", "15"]
-    assert counts["shear"] == ["-10", "-5", "5", "10", "vertical -15", "vertical 15"]
+    assert counts["shear"] == ["-20", "-10", "10", "vertical -15", "vertical -5", "vertical 5"]
     assert counts["crop"] == ["upper left", "upper right", "lower left", "lower right"]
-    assert counts["perspective"] == ["0.5", "0.64", "1.37", "1.46", "1.53"]
+    assert counts["perspective"] == [f"move {k}" for k in range(1, 6)]
     assert counts["elastic"] == [f"α{a} σ{s}" for a in (5, 10) for s in ("2.5", "3", "3.5")]
     assert counts["mirror"] == ["horizontal", "vertical", "both"]
     assert all(3 <= len(one) <= 6 for one in counts.values()) and len(counts) == 9

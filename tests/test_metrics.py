@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy import stats
 
-from invariance.metrics import bootstrap, errors_per_image, l2_distance_per_image, rms
+from invariance.metrics import bootstrap, errors_per_image, interval_of, l2_distance_per_image, rms, wilson
 
 
 def test_rms_is_the_root_mean_square_of_each_dimension():
@@ -101,3 +101,34 @@ def test_bootstrap_leaves_the_global_state_alone():
     before = np.random.get_state()[1].copy()
     bootstrap(np.random.default_rng(0).random(30))
     assert (np.random.get_state()[1] == before).all()
+
+
+@pytest.mark.parametrize(("k", "n"), [(0, 1), (1, 1), (0, 40), (3, 40), (40, 40), (417, 5003)])
+def test_wilson_is_scipys(k, n):
+    values = np.zeros(n + 2)
+    values[:k] = 1
+    values[n:] = np.nan
+    found = wilson(values)
+    wanted = stats.binomtest(k, n).proportion_ci(0.95, method="wilson")
+    assert (found.mean[0], found.n_used[0]) == (k / n, n)
+    assert (found.low[0], found.high[0]) == pytest.approx((wanted.low, wanted.high), abs=1e-12)
+    assert 0 <= found.low[0] <= found.mean[0] <= found.high[0] <= 1
+
+
+def test_an_error_that_was_not_seen_may_still_be_made():
+    """Resampling 359 right answers says that no error can be; a rate of 0 is within 1.1 % all the same."""
+    right = np.zeros(359)
+    assert bootstrap(right).high[0] == 0 and 0.010 < wilson(right).high[0] < 0.011
+    assert interval_of("error_rate") is wilson and interval_of("l2_distance") is bootstrap
+
+
+def test_wilson_covers_rare_rates_as_often_as_it_says():
+    for rate in (0.002, 0.01, 0.3):
+        drawn = np.random.default_rng(7).binomial(1, rate, (4000, 359)).astype(float)
+        ends = wilson(drawn)
+        assert ((ends.low <= rate) & (rate <= ends.high)).mean() > 0.93
+
+
+def test_wilson_of_nothing_is_nothing():
+    found = wilson(np.full((1, 3), np.nan))
+    assert np.isnan([found.mean[0], found.low[0], found.high[0]]).all() and found.n_used[0] == 0

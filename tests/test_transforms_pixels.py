@@ -56,7 +56,7 @@ def test_color_jitter_measures_all_channels_alike_and_takes_three():
         ColorJitter().apply(torch.zeros(1, 4, 5, 5), point.params)
 
 
-@pytest.mark.parametrize(("border", "mode"), [("zero", "constant"), ("reflect", "reflect")])
+@pytest.mark.parametrize(("border", "mode"), [("zero", "constant"), ("reflect", "reflect"), ("reflect_101", "mirror")])
 @pytest.mark.parametrize("shape", [(29, 44), (44, 13), (5, 3), (1, 6)])
 @pytest.mark.parametrize("sigma", [0.1, 0.5, 1.5, 3.3, 5.0])
 def test_blur_is_scipys(border, mode, shape, sigma):
@@ -76,7 +76,8 @@ def test_blur_is_scipys(border, mode, shape, sigma):
 def test_blur_is_opencvs(sigma):
     x = images(1, 3, dtype=torch.float32)
     size = 2 * int(4 * sigma + 0.5) + 1
-    for border, mode in (("zero", cv2.BORDER_CONSTANT), ("reflect", cv2.BORDER_REFLECT)):
+    modes = {"zero": cv2.BORDER_CONSTANT, "reflect": cv2.BORDER_REFLECT, "reflect_101": cv2.BORDER_REFLECT_101}
+    for border, mode in modes.items():
         image = np.ascontiguousarray(x[0].permute(1, 2, 0).numpy())
         expected = cv2.GaussianBlur(image, (size, size), sigma, borderType=mode)
         ours = Blur(border=border, scale_lengths=False).apply(x, {"sigma": column(sigma)})
@@ -87,7 +88,7 @@ def test_blur_of_a_batch_has_a_sigma_for_each_image():
     x = images(4)
     out = Blur(scale_lengths=False).apply(x, {"sigma": column(0, 0.7, 4, 2)}).numpy()
     for n, sigma in enumerate((0, 0.7, 4, 2)):
-        expected = ndimage.gaussian_filter(x[n].numpy(), (0, sigma, sigma), mode="constant", truncate=4)
+        expected = ndimage.gaussian_filter(x[n].numpy(), (0, sigma, sigma), mode="mirror", truncate=4)
         assert np.abs(out[n] - expected).max() < 1e-9
     assert np.array_equal(out[0], x[0].numpy())
 
@@ -95,7 +96,7 @@ def test_blur_of_a_batch_has_a_sigma_for_each_image():
 def test_blur_scales_with_the_shorter_side():
     x = images(1, 1, 454, 500)
     ours = Blur().apply(x, {"sigma": column(1.5)}).numpy()
-    expected = ndimage.gaussian_filter(x.numpy(), (0, 0, 3, 3), mode="constant", truncate=4)
+    expected = ndimage.gaussian_filter(x.numpy(), (0, 0, 3, 3), mode="mirror", truncate=4)
     assert np.abs(ours - expected).max() < 1e-9
 
 

@@ -130,7 +130,7 @@ def _extremes(
     caption = (
         f"{what_of(metric)} of the network trained with the largest range of each family (green, blue) and of the "
         f"baseline (black or white, red) under each g of the family’s grid, over {_source(families, metric)}. "
-        f"{HOW[metric]}{through} Shaded: what training drew from. Bands: bootstrap 95 % intervals over images."
+        f"{HOW[metric]}{through} Shaded: what training drew from. Bands: 95 % intervals over images."
         f"{_without([family for family, _ in shown])}{_crosses(plots)}"
     )
     solver = "" if first else f"-{_file(fit)}"
@@ -210,7 +210,7 @@ def cross(foreign: Sequence[Family], own: Sequence[Family], slug: str) -> Overvi
     caption = (
         f"Networks trained on {trained_on}, measured on {measured_on} and on {trained_on} itself: 1 − L_L2, so higher "
         f"is better and 1 is untouched; over {_source(foreign, 'l2_distance')}. The network of the family’s largest "
-        "range, and the baseline. Maps are fitted on images of the data measured on. Bands: bootstrap 95 % intervals "
+        "range, and the baseline. Maps are fitted on images of the data measured on. Bands: 95 % intervals "
         f"over images. The rows have y axes of their own.{_crosses([plot for block in blocks for plot in block.plots])}"
     )
     if lacking:

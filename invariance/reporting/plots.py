@@ -152,7 +152,7 @@ def against_baseline(family: Family, metric: str, slug: str) -> Plot | None:
     caption = (
         f"{what_of(metric)} of {names} under each g of {family.compared[-1].facts.grid}, "
         f"over {source(family, metric)}. {HOW[metric]}{shaded} "
-        f"Bands: bootstrap 95 % intervals over images. {_untouched(family)}"
+        f"Bands: 95 % intervals over images. {_untouched(family)}"
     )
     form = "trained against baseline" if len(family.compared) == 2 else family.compared[0].network
     name = f"{slug}-baseline-{SHORT[metric]}"

@@ -190,7 +190,7 @@ def accuracy(collected: Collected) -> Table | None:
     of = "Table 3" if paper else "Form of Table 3"
     others = sorted(set(numbers["data"]) - set(paper)) if paper else []
     of += f" on {' and '.join(paper)}, and its form on {', '.join(others)}" if others else ""
-    caption = f"{of}: accuracy on untouched images, in percent, with the bootstrap 95 % interval over images."
+    caption = f"{of}: accuracy on untouched images, in percent, with the 95 % interval over images."
     if paper:
         caption += (
             " The paper's Mirror Horz. and Vert. stand beside our vertical and horizontal, which is what its code did; "
@@ -275,7 +275,7 @@ def measurements(family: Family, metric: str, slug: str) -> Table:
     what = "Accuracy in percent" if metric == "error_rate" else "Distance L_L2"
     caption = (
         f"{what} under each g of {words(family.name)} on {family.data}, {counts(rows['n_images'])} images of "
-        f"{rows['split'].iloc[0]}, with the bootstrap 95 % interval over images. No map: invariance, else equivariance."
+        f"{rows['split'].iloc[0]}, with the 95 % interval over images. No map: invariance, else equivariance."
     )
     name = f"{slug}-{'accuracy' if metric == 'error_rate' else 'distance'}"
     return Table(name, caption, header, cells, rows.drop(columns=["grid", "label", "grid_family"]), runs=runs)

@@ -33,7 +33,7 @@ class Row:
         solver: how the map was fitted, empty where nothing was fitted.
         metric: error_rate, l2_distance, accuracy, …
         score: the number.
-        low: lower end of its bootstrap 95 % interval over images.
+        low: lower end of its 95 % interval over images: Wilson's for rates, else by bootstrap.
         high: upper end.
         n_images: images the score is a mean over.
         status: "ok", or why the score cannot be trusted ("diverged"); such a row's score is NaN.

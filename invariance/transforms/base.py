@@ -78,6 +78,10 @@ class Transform(ABC):
     def apply(self, x: Tensor, params: Params) -> Tensor:
         """Images g x, for x (B, C, H, W) on any device and parameters of n = B or n = 1; pure."""
 
+    def beside(self) -> dict[str, object]:
+        """What decides g beside its parameters, where two grids of the same labels may differ in it."""
+        return {}
+
     def source_size(self, input_size: int) -> int:
         """Side in pixels at which images must be prepared so that `apply` gives `input_size` (Crop: larger)."""
         return input_size
@@ -100,6 +104,11 @@ def check_batch(x: Tensor, params: Params) -> int:
 def frame_scale(x: Tensor, scale_lengths: bool) -> float:
     """Pixels of the images (…, H, W) per pixel of the 227-pixel frame, by their shorter side; 1 if unscaled."""
     return min(x.shape[-2:]) / FRAME if scale_lengths else 1.0
+
+
+def unscaled(scale_lengths: bool) -> dict[str, object]:
+    """What `Transform.beside` says of lengths: nothing where they scale with the images, as they do by default."""
+    return {} if scale_lengths else {"scale_lengths": False}
 
 
 def line_grid(

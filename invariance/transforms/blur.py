@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from invariance.transforms.base import GridPoint, Params, Transform, check_batch, frame_scale, line_grid
+from invariance.transforms.base import GridPoint, Params, Transform, check_batch, frame_scale, line_grid, unscaled
 from invariance.transforms.checks import choice, flag, grid_values, needed_range, trained_range
 from invariance.transforms.smoothing import smooth
 from invariance.transforms.warp import keep
@@ -19,7 +19,8 @@ class Blur(Transform):
     Args:
         range: trained blurs are σ ~ U(0, range), in pixels of a 227-pixel frame, at most 113; None for measuring alone.
         sigmas: measured σ, in the same unit.
-        border: what lies outside: "zero" as in Appendix A, or "reflect" for the image mirrored at its edges.
+        border: what lies outside: "reflect_101" for the image mirrored about its outermost pixels, as OpenCV does, and
+            the authors' code with it; "reflect" for the image mirrored at its edges; or "zero".
         scale_lengths: whether σ scales with the size of the images; if not, it is in their own pixels.
 
     Raises:
@@ -30,11 +31,12 @@ class Blur(Transform):
     uniforms = 1
 
     def __init__(
-        self, range: float | None = None, sigmas: Sequence[float] = (), border: str = "zero", scale_lengths: bool = True
+        self, range: float | None = None, sigmas: Sequence[float] = (), border: str = "reflect_101",
+        scale_lengths: bool = True,
     ) -> None:
         self.range = trained_range("blur", range, 0, WIDEST, "pixels (σ)", "range=3")
         self.sigmas = grid_values("blur", "sigmas", sigmas, 0, WIDEST)
-        self.border = choice("blur", "border", border, ("zero", "reflect"))
+        self.border = choice("blur", "border", border, ("reflect_101", "reflect", "zero"))
         self.scale_lengths = flag("blur", "scale_lengths", scale_lengths)
 
     def params_of(self, uniforms: Tensor) -> Params:
@@ -48,6 +50,10 @@ class Blur(Transform):
             lambda sigma: {"sigma": torch.tensor([sigma], dtype=torch.float64)},
             lambda sigma: self.range is not None and sigma <= self.range,
         )
+
+    def beside(self) -> dict[str, object]:
+        """The border, and whether lengths are the images' own."""
+        return {"border": self.border, **unscaled(self.scale_lengths)}
 
     def apply(self, x: Tensor, params: Params) -> Tensor:
         """Images blurred by `sigma`."""

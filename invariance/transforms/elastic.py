@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from invariance.transforms.base import UNTOUCHED, GridPoint, Params, Transform, check_batch, frame_scale
+from invariance.transforms.base import UNTOUCHED, GridPoint, Params, Transform, check_batch, frame_scale, unscaled
 from invariance.transforms.checks import flag, grid_values, needed_range, number, trained_range, whole
 from invariance.transforms.counter import SEEDS, fixed_seed, seeds_from, uniform
 from invariance.transforms.smoothing import smooth, square_norm
@@ -68,6 +68,10 @@ class Elastic(Transform):
                 params = self._fixed(alpha, sigma)
                 points.append(GridPoint(f"α{alpha:g} σ{sigma:g}", float(len(points)), params, covered))
         return points
+
+    def beside(self) -> dict[str, object]:
+        """Whether lengths are the images' own."""
+        return unscaled(self.scale_lengths)
 
     def apply(self, x: Tensor, params: Params) -> Tensor:
         """Images displaced by the field of `seed`, of strength `alpha` and smoothness `sigma`."""

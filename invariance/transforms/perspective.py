@@ -6,8 +6,17 @@ import torch
 from torch import Tensor
 
 from invariance.errors import UserError
-from invariance.transforms.base import GridPoint, Params, Transform, check_batch, frame_scale, line_grid
-from invariance.transforms.checks import choice, flag, grid_values, needed_range, trained_range, whole
+from invariance.transforms.base import (
+    UNTOUCHED,
+    GridPoint,
+    Params,
+    Transform,
+    check_batch,
+    frame_scale,
+    line_grid,
+    unscaled,
+)
+from invariance.transforms.checks import choice, flag, needed_range, trained_range, whole
 from invariance.transforms.counter import SEEDS, fixed_seed, normal_from
 from invariance.transforms.warp import warp_homography
 
@@ -22,8 +31,8 @@ class Perspective(Transform):
     """The homography that takes the corners of a square to corners moved at random, applied to the whole image.
 
     Training draws σ ~ U(0, range) for each image and moves every coordinate of the four corners by N(0, σ²). The
-    measured draw k moves every coordinate by a random sign times U(k, k+1)/5. If `moves` are given, each of them moves
-    every coordinate by that, with a random sign.
+    measured draw k moves every coordinate by a random sign times U(k, k+1)/5. If `moves` are given, they are measured
+    instead: each says by how much the four corners move.
 
     The square is one pixel, (0, 0) … (1, 1), at the centre of the top-left pixel, and the unit of the range is 1e-4
     pixels: what the authors' released code does, and about as strong as Figure 6. The text of A.7 moves the corners of
@@ -34,8 +43,8 @@ class Perspective(Transform):
         range: largest trained σ, in 1e-4 pixels of a 227-pixel frame (1e-3 of the side for "image"), at most 100; None
             for measuring alone.
         draws: how many measured draws, of increasing magnitude.
-        moves: by how much every coordinate is moved in each measured transformation, in the unit of the range; instead
-            of draws.
+        moves: measured transformations instead of draws, each as eight numbers: how far the top left, top right, bottom
+            right and bottom left corner move, right and down, in the unit of the range, at most ±100.
         square: "pixel" or "image".
         scale_lengths: whether the frame scales with the images; if not, the pixel is their own.
         grid_seed: number that fixes the measured draws.
@@ -48,14 +57,14 @@ class Perspective(Transform):
 
     def __init__(
         self, range: float | None = None, draws: int = 0, square: str = "pixel", scale_lengths: bool = True,
-        grid_seed: int = 0, moves: Sequence[float] = (),
+        grid_seed: int = 0, moves: Sequence[Sequence[float]] = (),
     ) -> None:
         self.range = trained_range("perspective", range, 0, 100, "units of 1e-4", "range=4")
         self.draws = whole("perspective", "draws", draws, 0, 100)
-        self.moves = grid_values("perspective", "moves", moves, 0, 100)
-        self.unit = "moved" if self.moves else "draw"
+        self.moves = _moves(moves)
+        self.unit = "move" if self.moves else "draw"
         if self.draws and self.moves:
-            raise UserError(f"perspective: draws={draws} and moves={list(moves)} are two grids; set one to 0 or []")
+            raise UserError(f"perspective: draws={draws} and {len(self.moves)} moves are two grids; set one to 0 or []")
         self.square = choice("perspective", "square", square, ("pixel", "image"))
         self.scale_lengths = flag("perspective", "scale_lengths", scale_lengths)
         self.grid_seed = whole("perspective", "grid_seed", grid_seed, 0, SEEDS)
@@ -69,14 +78,21 @@ class Perspective(Transform):
         return {"corners": (sigma * normal_from(uniforms[:, 1:])).view(-1, 4, 2)}
 
     def grid(self) -> list[GridPoint]:
-        """The fixed draws 1 … `draws`, or the moves. Covered: a typical move, (k + ½)/5, is within the range of σ."""
+        """The fixed draws 1 … `draws`, or the moves ("move 1", …).
+
+        Covered: a draw's typical move, (k + ½)/5, or the moves' root mean square, is within the range of σ.
+        """
         if self.moves:
-            return line_grid(self.moves, self._move, lambda size: self.range is not None and size <= self.range)
+            return self._listed()
         return line_grid(
             range(1, self.draws + 1),
             self._draw,
             lambda k: self.range is not None and (k + 0.5) * GRID_STEP <= self.range,
         )
+
+    def beside(self) -> dict[str, object]:
+        """The square, if it is the image, and whether lengths are the images' own."""
+        return {**({} if self.square == "pixel" else {"square": self.square}), **unscaled(self.scale_lengths)}
 
     def apply(self, x: Tensor, params: Params) -> Tensor:
         """Images seen through the homography of `corners`; what comes from behind the horizon is 0."""
@@ -85,8 +101,9 @@ class Perspective(Transform):
 
     def backward(self, x: Tensor, params: Params) -> Tensor:
         """The homographies (n, 3, 3), from output to input in pixels of x about its centre, float64."""
-        same = (params["corners"] == 0).flatten(1).all(dim=1)
-        forward = square_to(UNIT_SQUARE + params["corners"] * (1e-4 if self.square == "pixel" else 1e-3))
+        corners = params["corners"].double()  # a corner moves by 1e-5 of its square, of which float32 keeps two digits
+        same = (corners == 0).flatten(1).all(dim=1)
+        forward = square_to(UNIT_SQUARE + corners * (1e-4 if self.square == "pixel" else 1e-3))
         frame = self._frame(x)
         backward = frame @ torch.linalg.inv(forward) @ torch.linalg.inv(frame)
         return torch.where(same[:, None, None], torch.eye(3, dtype=torch.float64), backward)
@@ -108,10 +125,35 @@ class Perspective(Transform):
         size, side = torch.rand(2, 1, 4, 2, generator=generator, dtype=torch.float64)
         return {"corners": GRID_STEP * (k + size) * torch.where(side < 0.5, -1.0, 1.0)}
 
-    def _move(self, size: float) -> Params:
-        generator = torch.Generator().manual_seed(fixed_seed("perspective", self.grid_seed, "move", size))
-        side = torch.rand(1, 4, 2, generator=generator, dtype=torch.float64)
-        return {"corners": size * torch.where(side < 0.5, -1.0, 1.0)}
+    def _listed(self) -> list[GridPoint]:
+        points = [GridPoint(UNTOUCHED, 0.0, self._draw(0), covered=True)]
+        for number, move in enumerate(self.moves, start=1):
+            corners = torch.tensor(move, dtype=torch.float64).view(1, 4, 2)
+            within = self.range is not None and float(corners.square().mean().sqrt()) <= self.range
+            points.append(GridPoint(f"move {number}", float(number), {"corners": corners}, within))
+        return points
+
+
+def _moves(values: object) -> tuple[tuple[float, ...], ...]:
+    """The moves of a measured grid, checked: distinct, eight numbers each, not all of them 0."""
+    expected = (
+        "it takes a list of distinct moves, each of eight numbers from -100 to 100: x and y of the top left, "
+        "top right, bottom right and bottom left corner"
+    )
+    if isinstance(values, str) or not isinstance(values, Sequence):
+        raise UserError(f"perspective: moves={values!r} is no list; {expected}")
+    for move in values:
+        numbers = isinstance(move, Sequence) and not isinstance(move, str) and len(move) == 8 and all(
+            isinstance(one, int | float) and not isinstance(one, bool) and -100 <= one <= 100 for one in move
+        )
+        if not numbers:
+            raise UserError(f"perspective: {move!r} in moves is out of place; {expected}")
+        if not any(move):
+            raise UserError("perspective: a move by 0 is the untouched point, which every grid has; leave it out")
+    moves = tuple(tuple(float(one) for one in move) for move in values)
+    if len(set(moves)) < len(moves):
+        raise UserError(f"perspective: moves names a move twice; {expected}")
+    return moves
 
 
 def square_to(corners: Tensor) -> Tensor:

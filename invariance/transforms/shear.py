@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from invariance.transforms.base import UNTOUCHED, GridPoint, Params, Transform, check_batch, line_grid
-from invariance.transforms.checks import grid_values, needed_range, trained_range
+from invariance.transforms.checks import choice, grid_values, needed_range, trained_range
 from invariance.transforms.warp import warp_homography
 
 STEEPEST = 89.0
@@ -16,8 +16,9 @@ STEEPEST = 89.0
 class Shear(Transform):
     """Shear by θ about the centre of the image: a rectangle becomes a parallelogram with corners of 90° ± θ.
 
-    Convention: a horizontal shear slides rows, and positive θ moves the top to the right: (x, y) → (x − y tan θ, y), y
-    down. A vertical shear slides columns, and positive θ moves the right side up: (x, y) → (x, y − x tan θ).
+    Convention, that of the authors' code, y being down: a horizontal shear slides rows, and positive θ moves the top to
+    the left: (x, y) → (x + y tan θ, y). A vertical shear slides columns, and positive θ moves the right side down:
+    (x, y) → (x, y + x tan θ).
 
     Training draws the way, each with probability 1/2, and the angle.
 
@@ -25,6 +26,7 @@ class Shear(Transform):
         range: trained angles are θ ~ U(−range, range), in degrees, at most 89; None for measuring alone.
         angles: measured θ of horizontal shears, in degrees.
         vertical: measured θ of vertical shears, in degrees.
+        positive: where a positive θ moves the top: "left", as above, or "right", all angles then meaning the opposite.
 
     Raises:
         UserError: for arguments that are not such numbers.
@@ -34,33 +36,41 @@ class Shear(Transform):
     uniforms = 2
 
     def __init__(
-        self, range: float | None = None, angles: Sequence[float] = (), vertical: Sequence[float] = ()
+        self, range: float | None = None, angles: Sequence[float] = (), vertical: Sequence[float] = (),
+        positive: str = "left",
     ) -> None:
         self.range = trained_range("shear", range, 0, STEEPEST, "degrees", "range=20")
         self.angles = grid_values("shear", "angles", angles, -STEEPEST, STEEPEST)
         self.vertical = grid_values("shear", "vertical", vertical, -STEEPEST, STEEPEST)
+        self.sign = 1.0 if choice("shear", "positive", positive, ("left", "right")) == "left" else -1.0
 
     def params_of(self, uniforms: Tensor) -> Params:
-        """`angle` (n,) ~ U(−range, range), in degrees, and `vertical` (n,), 0 or 1, each with probability 1/2."""
-        angle = needed_range("shear", self.range) * (2 * uniforms[:, 0] - 1)
-        return {"angle": angle, "vertical": (uniforms[:, 1] < 0.5).to(torch.int64)}
+        """`theta` (n,) ~ U(−range, range), in degrees, and `vertical` (n,), 0 or 1, each with probability 1/2."""
+        theta = needed_range("shear", self.range) * (2 * uniforms[:, 0] - 1)
+        return {"theta": theta, "vertical": (uniforms[:, 1] < 0.5).to(torch.int64)}
 
     def grid(self) -> list[GridPoint]:
-        """The measured angles, horizontal, and after them those of vertical shears ("vertical 15")."""
+        """The measured angles, horizontal, and after them those of vertical shears ("vertical 15").
+
+        Parameters are in the class's convention, labels and values in the one that `positive` chooses.
+        """
         vertical = [point for point in self._ways(self.vertical, 1) if point.label != UNTOUCHED]
         return self._ways(self.angles, 0) + [replace(point, label=f"vertical {point.label}") for point in vertical]
 
     def _ways(self, angles: Sequence[float], vertical: int) -> list[GridPoint]:
+        def params(theta: float) -> Params:
+            signed = torch.tensor([self.sign * theta], dtype=torch.float64)
+            return {"theta": signed, "vertical": torch.tensor([vertical])}
+
         return line_grid(
-            angles,
-            lambda angle: {"angle": torch.tensor([angle], dtype=torch.float64), "vertical": torch.tensor([vertical])},
-            lambda angle: self.range is not None and abs(angle) <= self.range,
+            angles, params,
+            lambda theta: self.range is not None and abs(theta) <= self.range,
         )
 
     def apply(self, x: Tensor, params: Params) -> Tensor:
-        """Images sheared by `angle`, along rows or, where `vertical` is 1, along columns."""
+        """Images sheared by `theta`, along rows or, where `vertical` is 1, along columns."""
         check_batch(x, params)
-        slope = torch.deg2rad(params["angle"]).tan()
+        slope = -torch.deg2rad(params["theta"]).tan()
         vertical = params["vertical"] != 0
         backward = torch.eye(3, dtype=torch.float64).repeat(len(slope), 1, 1)
         backward[:, 0, 1] = torch.where(vertical, 0.0, slope)

@@ -37,7 +37,8 @@ def matrix(sigma: Tensor, size: int, border: str, dtype: torch.dtype) -> tuple[T
     Args:
         sigma: standard deviations.
         size: length of v.
-        border: what v continues with: "zero", or "reflect" about the edge of the last pixel (d c b a | a b c d).
+        border: what v continues with: "zero"; "reflect", about the edge of the last pixel (d c b a | a b c d); or
+            "reflect_101", about its centre (d c b | a b c d).
         dtype: of the matrices; the weights are computed in float64.
     """
     weights = kernel(sigma).to(dtype)
@@ -47,13 +48,15 @@ def matrix(sigma: Tensor, size: int, border: str, dtype: torch.dtype) -> tuple[T
     rows = F.pad(weights, (size - 1, size - 1)).unfold(1, span, 1)
     if border == "zero":
         return rows[:, :, radius : radius + size].flip(1), radius
-    if radius <= size:
+    shared = int(border == "reflect_101")  # the outermost pixel is the mirror, and stands once
+    if radius + shared <= size:
         folded = rows[:, :, radius : radius + size].flip(1)
-        folded[:, :, :radius] += rows[:, :, :radius].flip(1, 2)
-        folded[:, :, size - radius :] += rows[:, :, size + radius :].flip(1, 2)
+        folded[:, :, shared : radius + shared] += rows[:, :, :radius].flip(1, 2)
+        folded[:, :, size - radius - shared : size - shared] += rows[:, :, size + radius :].flip(1, 2)
         return folded, radius
-    place = torch.arange(-radius, size + radius) % (2 * size)  # about both edges, more than once
-    place = torch.where(place < size, place, 2 * size - 1 - place)
+    period = max(1, 2 * (size - shared))
+    place = torch.arange(-radius, size + radius) % period  # about both edges, more than once
+    place = torch.where(place < size, place, period - 1 + shared - place)
     return weights.new_zeros(len(sigma), size, size).index_add_(2, place, rows.flip(1)), radius
 
 
