@@ -22,6 +22,10 @@ class Busy(UserError):
     """The end of its text, for those who have nobody who waits and repeats for them."""
 
 
+class BrokenImage(Exception):
+    """A file that gives no image; its text says why, to follow the file's name."""
+
+
 def nearest_word(word: str, known: Iterable[str]) -> str | None:
     """The known word nearest to `word`, or None where none is near."""
     near = difflib.get_close_matches(str(word), list(known), 1, 0.5)

@@ -13,6 +13,10 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from PIL.ExifTags import Base as Exif
 
+from invariance.data import tiff
+from invariance.data.colours import mend, plain
+from invariance.errors import BrokenImage as BrokenImage
+
 Pixels = NDArray[np.uint8]
 COLOURS = {"gray": 1, "rgb": 3}
 MAX_PIXELS = 200_000_000
@@ -32,11 +36,19 @@ _TURNS = {
     5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_WHITE_IS_ZERO, _PHOTOMETRIC, _BITS = 0, 262, 258
-
-
-class BrokenImage(Exception):
-    """A file that gives no image; its text says why, to follow the file's name."""
+_SIGNATURES = {
+    "JPEG": (b"\xff\xd8\xff",), "PNG": (b"\x89PNG\r\n\x1a\n",), "TIFF": tiff.PREFIXES, "BMP": (b"BM",),
+    "GIF": (b"GIF87a", b"GIF89a"), "PPM": tuple(b"P%d" % n for n in range(1, 7)),
+    "JPEG2000": (b"\0\0\0\x0cjP  \r\n\x87\n", b"\xff\x4f\xff\x51"),
+}
+# formats that are told by name, for none of them is read
+_OTHERS = {
+    b"\0\0\1\0": "an icon (ICO)", b"#?": "a Radiance HDR image", b"v/1\1": "an OpenEXR image",
+    b"8BPS": "a Photoshop file", b"DDS ": "a DDS texture", b"\xff\x0a": "a JPEG XL image",
+    b"\0\0\0\x0cJXL ": "a JPEG XL image",
+    b"PF": "a colour PFM", b"P7": "a PAM image", b"qoif": "a QOI image", b"icns": "an icon (ICNS)",
+    b"II\xbc": "a JPEG XR image", b"\x01\xda": "an SGI image", b"SIMPLE  =": "a FITS image",
+}
 
 
 @contextmanager
@@ -59,11 +71,12 @@ def large_images() -> Iterator[None]:
 def decode(data: bytes | Pixels, size: int, colour: str) -> Pixels:
     """Pixels of one image, warped (not cropped) to a square.
 
-    The format is told from the content, never from a name. The first frame of an animation is taken, the EXIF
-    orientation applied, transparency laid on white, 16-bit (and 12-bit) gray scaled to 8 bits, CMYK and palettes
-    converted; floating-point gray is taken as 0…1, or as 0…255 where a value exceeds 1. Colour becomes gray by ITU-R
-    601 (0.299 R + 0.587 G + 0.114 B). Resizing is Pillow's bilinear: antialiased along an axis that shrinks, ordinary
-    bilinear along one that grows.
+    The format is told from the content, never from a name. The first frame of an animation is taken, of a TIFF the
+    first page that is no thumbnail; the EXIF orientation is applied, transparency laid on white, 16-bit (and 12-bit)
+    gray scaled to 8 bits, CMYK and palettes converted; floating-point gray is taken as 0…1, or as 0…255 where a value
+    exceeds 1. A form that would not be read as the file means it is refused. Colour becomes gray by ITU-R 601 (0.299 R
+    + 0.587 G + 0.114 B). Resizing is Pillow's bilinear: antialiased along an axis that shrinks, ordinary bilinear along
+    one that grows.
 
     Args:
         data: a file's bytes, or pixels uint8 (H, W) or (H, W, 3).
@@ -74,8 +87,8 @@ def decode(data: bytes | Pixels, size: int, colour: str) -> Pixels:
         uint8 (C, size, size), C = 1 or 3.
 
     Raises:
-        BrokenImage: if the bytes are no image, are cut off, or describe more than `MAX_PIXELS` pixels (which are told
-            from the header, and never decoded).
+        BrokenImage: if the bytes are no image or one of a form that is not supported, are cut off, or describe more
+            than `MAX_PIXELS` pixels (which are told from the header, and never decoded).
     """
     image = Image.fromarray(data) if isinstance(data, np.ndarray) else _open(data)
     turn = None
@@ -84,15 +97,17 @@ def decode(data: bytes | Pixels, size: int, colour: str) -> Pixels:
             image.draft(None, (2 * size, 2 * size))  # JPEG: skips detail finer than half a pixel of the result
             image.load()
             turn = _TURNS.get(_orientation(image))
-        plain = _eight_bits(image, COLOURS[colour])
-        if plain.size != (size, size):
-            plain = plain.resize((size, size), Image.Resampling.BILINEAR)
+        shown = plain(image, COLOURS[colour])
+        if shown.size != (size, size):
+            shown = shown.resize((size, size), Image.Resampling.BILINEAR)
+    except Image.DecompressionBombError as error:
+        raise BrokenImage(f"has more than {MAX_PIXELS / 1e6:.0f} megapixels") from error
     except _DAMAGE as error:
         raise BrokenImage(f"cannot be decoded ({_line(error)})") from error
     if turn is not None:
-        plain = plain.transpose(turn)
-    pixels = np.asarray(plain)
-    if plain.mode == "F":
+        shown = shown.transpose(turn)
+    pixels = np.asarray(shown)
+    if shown.mode == "F":
         pixels = np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
     if pixels.ndim == 2:
         return np.repeat(pixels[None], COLOURS[colour], axis=0)
@@ -112,9 +127,13 @@ def _open(data: bytes) -> Image.Image:
     if len(data) > MAX_BYTES:
         raise BrokenImage(f"has {len(data):,} bytes, more than {MAX_BYTES:,}")
     try:
+        page = tiff.picture(data) if data.startswith(tiff.PREFIXES) else 0
         image = Image.open(io.BytesIO(data), formats=_formats())
+        if page:
+            image.seek(page)
+        mend(image, data)
     except UnidentifiedImageError as error:
-        raise BrokenImage("is not an image (of the formats " + ", ".join(_formats()) + ")") from error
+        raise BrokenImage(_refusal(data)) from error
     except Image.DecompressionBombError as error:
         raise BrokenImage(f"has more than {MAX_PIXELS / 1e6:.0f} megapixels") from error
     except _DAMAGE as error:
@@ -126,49 +145,29 @@ def _open(data: bytes) -> Image.Image:
     return image
 
 
+def _refusal(data: bytes) -> str:
+    """What a file is that Pillow does not open, and why."""
+    kind = next((kind for kind, starts in _SIGNATURES.items() if data.startswith(starts)), None)
+    if kind == "TIFF":
+        return f"is {tiff.described(data)}, which is not supported"
+    if kind is not None and kind in _formats():
+        try:
+            Image.OPEN[kind][0](io.BytesIO(data), "")
+        except _DAMAGE as error:
+            return f"is a {kind} that is damaged or not supported ({_line(error)})"
+    for start, what in _OTHERS.items():
+        if data.startswith(start):
+            return f"is {what}, which is not supported (formats read: {', '.join(_formats())})"
+    if data[4:8] == b"ftyp":
+        return f"is a film or a picture of kind {data[8:12].decode('latin-1')!r}, which is not supported"
+    return "is not an image (of the formats " + ", ".join(_formats()) + ")"
+
+
 def _orientation(image: Image.Image) -> int:
     try:
         return int(image.getexif().get(Exif.Orientation, 1))
     except _DAMAGE:  # as viewers do: an unreadable EXIF block says nothing, and the pixels are whole
         return 1
-
-
-def _eight_bits(image: Image.Image, channels: int) -> Image.Image:
-    """The image in mode L, RGB, or (deeper gray, in 0…255) F."""
-    if image.mode.startswith("I;16"):
-        return _from_integers(image)
-    if image.mode == "I":
-        if image.format not in ("PNG", "PPM"):
-            raise ValueError("integer pixels of unknown range")
-        return _from_integers(image)
-    if image.mode == "F":
-        return _from_floats(image)
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    if channels == 1 and image.mode not in ("1", "L"):
-        image = image.convert("RGB")  # Pillow goes from CMYK or a palette to gray by other weights
-    mode = "L" if channels == 1 or image.mode in ("1", "L") else "RGB"
-    return image if image.mode == mode else image.convert(mode)
-
-
-def _from_integers(image: Image.Image) -> Image.Image:
-    values = np.asarray(image).astype(np.float32)
-    most, inverted = 65535, False
-    tags = getattr(image, "tag_v2", None)
-    if tags is not None:
-        most = 2 ** int(tags.get(_BITS, (16,))[0]) - 1
-        inverted = tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO
-    values *= np.float32(255 / most)
-    return Image.fromarray(255 - values if inverted else values)
-
-
-def _from_floats(image: Image.Image) -> Image.Image:
-    values = np.asarray(image)
-    low, high = float(values.min()), float(values.max())
-    if not (0 <= low and high <= 255):  # false for NaN, too
-        raise ValueError(f"floating-point pixels from {low:g} to {high:g}, expected 0 to 1 or 0 to 255")
-    return Image.fromarray(values * np.float32(255)) if high <= 1 else image
 
 
 def _line(error: BaseException) -> str:
