@@ -29,7 +29,8 @@ from invariance.precision import full_float32
 from invariance.progress import bar
 from invariance.runs.files import DONE, atomic_path, write_text
 from invariance.runs.rows import Row, read_rows, to_frame, write_rows
-from invariance.runs.run import ROWS, Run
+from invariance.runs.run import Run
+from invariance.runs.seal import rows_of
 from invariance.tracking import Tracker
 from invariance.transforms.base import UNTOUCHED, GridPoint, Transform
 from invariance.transforms.near import near_copies, told
@@ -124,8 +125,8 @@ def _show(
         tracker.summarise(of_measurement(rows, covered, prepared.report, prefix))
         if before is not None:
             folder = network.runs / stage / before.name / grid.name
-            found = {way(fit): folder / fit.name / ROWS for fit in runs if (folder / fit.name / DONE).exists()}
-            old = {name: read_rows(path) for name, path in found.items()}
+            found = {way(fit): folder / fit.name for fit in runs if (folder / fit.name / DONE).exists()}
+            old = {name: rows_of(path) for name, path in found.items()}
             tracker.summarise(of_measurement(old, covered, prepared.report, f"{stage}/before"))
 
 

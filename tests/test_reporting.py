@@ -179,10 +179,9 @@ def test_what_cannot_be_reported_is_named(runs, tmp_path):
         make_report(runs, tmp_path / "out", data="madeup")
     root = tmp_path / "twice"
     trained(root, "made_up", "baseline", "baseline", None)
-    name = "train/made_up/baseline/seed0"
-    trained(root, "made_up", "baseline", "baseline", None, seed=1)
-    write_rows(root / "train/made_up/baseline/seed1/rows.csv", read_rows(root / name / "rows.csv"))
-    with pytest.raises(UserError, match="the same number .* is in"):
+    path = root / "train/made_up/baseline/seed0/rows.csv"
+    write_rows(path, pd.concat([read_rows(path)] * 2))
+    with pytest.raises(UserError, match="the same number .* is in .*, twice"):
         make_report(root, tmp_path / "out")
 
 

@@ -286,12 +286,19 @@ JOINT = {"network": "made_up/blur_3/seed0", "grid": "blur_G", "family": "blur", 
          "lambda2": 1, "lambda3": 0.3, "name": "joint_0.3"}  # fmt: skip
 
 
+def as_finetuned(root):
+    """Let the measurements below a runs folder be a finetuning's."""
+    (root / "measure").rename(root / "finetune")
+    for path in root.glob("finetune/**/rows.csv"):
+        rows = read_rows(path)
+        write_rows(path, rows.assign(stage="finetune", run=rows["run"].str.replace("measure/", "finetune/")))
+
+
 @pytest.mark.parametrize("damage", [{"name": "../../evil"}, {"lambda3": "much"}, {"g": 3}, {"network": "blur_3"}])
 def test_a_finetuning_that_is_not_described_is_refused(tmp_path, damage):
     name = "finetune/made_up/blur_3+joint_0.3/seed0"
     measured(tmp_path, "made_up", "blur_3+joint_0.3", "blur", 3, "blur")
-    for path in tmp_path.glob("measure/**/rows.csv"):
-        write_rows(path, read_rows(path).assign(stage="finetune"))
+    as_finetuned(tmp_path)
     about = {"stage": "finetune", "data": "made_up", "network": "blur_3+joint_0.3", "family": "blur", "layer": "fc7"}
     row = Row(**about, seed=0, run=name, split="test", metric="error_rate", score=0.1, n_images=9)
     finish(tmp_path / name, [row], joint=JOINT)

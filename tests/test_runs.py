@@ -121,7 +121,7 @@ def test_a_run_is_done_only_when_finished_and_then_stays_so(tmp_path):
     assert not run.done
     with run:
         assert not run.done
-        run.finish(to_frame([row()]))
+        run.finish(to_frame([row(run="train/a")]))
     again = Run(tmp_path, "train/a", CONFIG)
     assert again.done
     assert again.rows()["score"].tolist() == [0.1 + 0.2]

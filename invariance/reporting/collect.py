@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from invariance.errors import UserError, nearest
 from invariance.runs.files import DONE
 from invariance.runs.find import all_runs
-from invariance.runs.rows import read_rows
 from invariance.runs.run import PROVENANCE, ROWS
+from invariance.runs.seal import rows_of
 from invariance.transforms.base import UNTOUCHED
 
 KEY = ["stage", "data", "network", "family", "range", "seed", "layer", "g", "split", "map", "solver", "metric"]
@@ -213,9 +213,7 @@ def grid_label(g: pd.Series) -> pd.Series:
 def _rows_of(path: Path, name: str) -> pd.DataFrame:
     if not (path / ROWS).exists():
         raise UserError(f"{path} is marked finished but has no {ROWS}; delete the folder and repeat the run")
-    table = read_rows(path / ROWS)
-    # a copied or renamed run keeps the name of its first folder in its rows; it is found where it is now
-    return table.assign(run=name)
+    return rows_of(path).assign(run=name)  # the runs folder itself may lie anywhere, and be a part of another
 
 
 def unfit(name: str) -> str:

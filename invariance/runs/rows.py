@@ -2,11 +2,12 @@
 
 import io
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from invariance.errors import UserError
@@ -62,6 +63,17 @@ class Row:
     run: str
 
 
+STAGES = ("train", "measure", "distance", "finetune")
+STATUSES = ("ok", "diverged", "not_finite", "constant", "undefined")
+"""How a row's score can stand: any but the first comes without a number."""
+
+_BOUNDS = {
+    "error_rate": (0.0, 1.0), "accuracy": (0.0, 1.0), "l2_distance": (0.0, math.inf),
+    "l2_distance_mean": (0.0, math.inf), "cka": (-1.0, 1.0), "procrustes": (0.0, math.sqrt(2)), "r2": (-math.inf, 1.0),
+}
+_ROUNDING = 1e-6
+"""How far beyond its bounds a number may be by rounding, of 1 or of itself."""
+
 COLUMNS = [field.name for field in fields(Row)]
 _TYPES: dict[str, Any] = {field.name: field.type for field in fields(Row)}
 
@@ -101,3 +113,46 @@ def read_rows(path: Path) -> pd.DataFrame:
     if not isinstance(table.index, pd.RangeIndex) or table["run"].isin(["", math.nan]).any():
         raise UserError(f"{path} is not a table of rows: a row has too many or too few fields; repeat the run")
     return table
+
+
+def check_values(path: Path, table: pd.DataFrame) -> None:
+    """Refuse rows whose values no measurement gives.
+
+    Args:
+        path: the file that they are from, for the error.
+        table: the rows.
+
+    Raises:
+        UserError: naming the first value that is out of its range.
+    """
+    for column, wanted, wrong in _wrong(table):
+        if wrong.any():
+            first = table[wrong].iloc[0]
+            value = first[column]
+            told = repr(value) if isinstance(value, str) else "infinite" if np.isinf(value) else f"{value:g}"
+            raise UserError(
+                f"{path} is damaged: {column} is {told} where {wanted} is expected ({first['metric']}, "
+                f"{int(wrong.sum())} of {len(table)} rows); delete its folder and repeat the run"
+            )
+
+
+def _wrong(table: pd.DataFrame) -> Iterator[tuple[str, str, "pd.Series[bool]"]]:
+    """Every rule for a column: its name, what is expected, and which rows break it."""
+    score, low, high, ok = table["score"], table["low"], table["high"], table["status"] == "ok"
+    for column in ("value", "score", "low", "high"):
+        yield column, "a finite number", pd.Series(np.isinf(table[column].to_numpy(dtype=float)), table.index)
+    yield "stage", f"one of {', '.join(STAGES)}", ~table["stage"].isin(STAGES)
+    yield "status", f"one of {', '.join(STATUSES)}", ~table["status"].isin(STATUSES)
+    yield "score", "a number, as its status is ok,", ok & score.isna()
+    for column in ("score", "low", "high"):
+        yield column, "none, for its status is not ok,", ~ok & table[column].notna()
+    yield "n_images", "a number above 0", table["n_images"] < 1
+    yield "seed", "a number from 0", table["seed"] < 0
+    for metric, (least, most) in _BOUNDS.items():
+        here = table["metric"] == metric
+        outside = (score < least - _ROUNDING) | (score > most + _ROUNDING)
+        yield "score", f"a number in [{least:g}, {most:g}]", here & outside
+    room = _ROUNDING * np.maximum(1.0, score.abs())
+    yield "low", "no more than the score", low > score + room
+    yield "high", "no less than the score", high < score - room
+    yield "low", "an interval with both of its ends", low.isna() != high.isna()

@@ -7,7 +7,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import version
@@ -20,15 +20,19 @@ import yaml
 
 from invariance import __version__
 from invariance.errors import Busy, UserError
+from invariance.runs.facts import BEST, CONFIG, LAST, PREVIOUS, PROVENANCE, ROWS, read_config, read_provenance
 from invariance.runs.files import DONE, disk_errors, remove_temporaries, write_text
 from invariance.runs.locks import UNREADABLE, holder, lock
-from invariance.runs.rows import read_rows, write_rows
+from invariance.runs.rows import write_rows
+from invariance.runs.seal import check, rows_of, write_marker
 from invariance.runs.sweep import alive, opened, working
 
-CONFIG, PROVENANCE, ROWS = "config.yaml", "provenance.json", "rows.csv"
+__all__ = [
+    "BEST", "CONFIG", "LAST", "LOCK", "PREVIOUS", "PROGRESS", "PROVENANCE", "ROWS", "Run", "flat", "provenance",
+    "read_config", "read_provenance",
+]
+
 LOCK, PROGRESS = ".lock", "progress.json"
-BEST, LAST, PREVIOUS = "best.ckpt", "last.ckpt", "previous.ckpt"
-"""A training run's checkpoints: the best on the validation split, where it stands, and where it stood before that."""
 
 _CONTINUED = ("commit", "dirty", "started")
 _NOTE_EVERY = 1.0
@@ -78,38 +82,6 @@ def _made_by() -> dict[str, Any]:
     }
 
 
-def read_config(directory: Path) -> dict[str, Any]:
-    """The configuration that a run directory holds.
-
-    Raises:
-        UserError: if it is absent, cannot be read or is no mapping.
-    """
-    return _read(directory / CONFIG, yaml.safe_load)
-
-
-def read_provenance(directory: Path) -> dict[str, Any]:
-    """The provenance that a run directory holds.
-
-    Raises:
-        UserError: if it is absent, cannot be read or is no mapping.
-    """
-    return _read(directory / PROVENANCE, json.loads)
-
-
-def _read(path: Path, parse: Callable[[str], Any]) -> dict[str, Any]:
-    try:
-        held = parse(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise UserError(f"{path} is absent; delete its folder and repeat the run") from error
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}); see to it and repeat") from error
-    except (ValueError, yaml.YAMLError) as error:
-        raise UserError(f"{path} is damaged; delete its folder and repeat the run") from error
-    if not isinstance(held, dict):
-        raise UserError(f"{path} holds no mapping; delete its folder and repeat the run")
-    return held
-
-
 class Run:
     """One run directory, opened for work.
 
@@ -145,6 +117,8 @@ class Run:
         self._progress = progress
         if self._holds_work:
             self._refuse_other()
+        if self.done:
+            check(self.directory, files=False)
         opened(self.directory)
 
     @property
@@ -280,9 +254,13 @@ class Run:
         write_rows(self.directory / ROWS, rows)
         seconds = round(time.monotonic() - self._started, 1)
         facts = {"finished": datetime.now(UTC).isoformat(timespec="seconds"), "seconds": seconds, "rows": len(rows)}
-        write_text(self.directory / DONE, json.dumps(facts) + "\n")
+        write_marker(self.directory, facts, self.name)
         (self.directory / PROGRESS).unlink(missing_ok=True)
 
     def rows(self) -> pd.DataFrame:
-        """The rows of a finished run."""
-        return read_rows(self.directory / ROWS)
+        """The rows of a finished run.
+
+        Raises:
+            UserError: if they, or what says which run it is, are not what it was finished with.
+        """
+        return rows_of(self.directory)

@@ -1,0 +1,46 @@
+"""The files of a run directory that say what it is: its configuration, its provenance, and what else has a name."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from invariance.errors import UserError
+
+CONFIG, PROVENANCE, ROWS = "config.yaml", "provenance.json", "rows.csv"
+BEST, LAST, PREVIOUS = "best.ckpt", "last.ckpt", "previous.ckpt"
+"""A training run's checkpoints: the best on the validation split, where it stands, and where it stood before that."""
+
+
+def read_config(directory: Path) -> dict[str, Any]:
+    """The configuration that a run directory holds.
+
+    Raises:
+        UserError: if it is absent, cannot be read or is no mapping.
+    """
+    return _read(directory / CONFIG, yaml.safe_load)
+
+
+def read_provenance(directory: Path) -> dict[str, Any]:
+    """The provenance that a run directory holds.
+
+    Raises:
+        UserError: if it is absent, cannot be read or is no mapping.
+    """
+    return _read(directory / PROVENANCE, json.loads)
+
+
+def _read(path: Path, parse: Callable[[str], Any]) -> dict[str, Any]:
+    try:
+        held = parse(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(f"{path} is absent; delete its folder and repeat the run") from error
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}); see to it and repeat") from error
+    except (ValueError, yaml.YAMLError) as error:
+        raise UserError(f"{path} is damaged; delete its folder and repeat the run") from error
+    if not isinstance(held, dict):
+        raise UserError(f"{path} holds no mapping; delete its folder and repeat the run")
+    return held
