@@ -41,23 +41,33 @@ lint: $(VENV)/installed
 # ---- the whole study: from data to the report, as templates in multirun_templates/ that a user copies and edits
 #
 #   make smoke                                     36 tiny networks on digits, on this machine
+#   make paper TOY=1 ILSVRC=/small/imagenet RVL_CDIP=/small/rvl HISTORICAL=/small/scans     the paper's at toy scale, in toy/
 #   make paper DATA=rvl_cdip RVL_CDIP=/data/rvl    35 networks (and a third baseline) on each GPU that is there
 #   make paper ILSVRC=/data/imagenet RVL_CDIP=/data/rvl HISTORICAL=/data/scans LAUNCHER=slurm ARGS='hydra.launcher.partition=gpu'
-#   make paper-networks GPUS=4                     a part: prepare, networks, measure, distance, finetune, cross, report
+#   make paper-networks GPUS=4                     a part: check, prepare, networks, measure, distance, finetune, cross, report
+#   make paper DRY=1                               which commands would run, how many jobs, which are finished; nothing is begun
 #   make plan                                      how many jobs and hours, and how much room, at this machine's pace
-#   make status                                    how far it is; RUNS=smoke/runs of make smoke
+#   make status                                    how far it is; RUNS=smoke/runs of make smoke, TOY=1 of make paper TOY=1
 #
-# Whatever was interrupted, give the same line again. A job that fails is named at the end with its cause and its command,
-# the parts behind it go on with what is there, and make ends with an error. A part that is interrupted ends it all.
+# What is needed is checked before the first part, and nothing is begun where something lacks. Whatever was interrupted, give the
+# same line again. A job that fails is named at the end with its cause and its command, the parts behind it go on with what is
+# there, and make ends with an error. A part that is interrupted ends it all.
 DATA ?= ilsvrc rvl_cdip
 LAUNCHER ?= local
 GPUS ?=
 ARGS ?=
-RUNS ?= runs
-PREPARED ?= prepared
-FEATURES ?= features
-REPORT ?= report
+NETWORKS ?=
+override TOY := $(filter-out 0 no false,$(TOY))
+override DRY := $(filter-out 0 no false,$(DRY))
+STUDY := $(if $(TOY),toy,paper)
+IN := $(if $(TOY),toy/)
+RUNS ?= $(IN)runs
+PREPARED ?= $(IN)prepared
+FEATURES ?= $(IN)features
+REPORT ?= $(IN)report
 SMOKE ?= smoke
+SIZES_paper := 227,240,256,288,320
+SIZES_toy := 67,71,76,85,94
 PARTS := prepare networks measure distance finetune cross report
 LAUNCHERS := one local slurm
 
@@ -69,11 +79,14 @@ override DATA := $(sort $(DATA))
 DATA_SETS := $(patsubst conf/data/%.yaml,%,$(wildcard conf/data/*.yaml))
 $(if $(DATA),,$(error DATA= is empty: choose of $(DATA_SETS), several with blanks between them))
 $(foreach data,$(filter-out $(DATA_SETS),$(DATA)),$(error DATA=$(data): choose of $(DATA_SETS), several with blanks between them))
+THERE := $(patsubst conf/network/%.yaml,%,$(wildcard conf/network/*.yaml))
+$(foreach network,$(filter-out $(THERE),$(NETWORKS)),$(error NETWORKS=$(network): choose of $(THERE), several with blanks between them))
+$(if $(NETWORKS),$(if $(filter-out baseline_%,$(NETWORKS)),,$(error NETWORKS=$(NETWORKS): name one besides the baselines, to be finetuned)))
 endif
 LAUNCH_one = $(if $(GPUS),$(error GPUS=$(GPUS): LAUNCHER=one runs one job at a time; choose LAUNCHER=local))
 LAUNCH_local = hydra/launcher=local $(if $(GPUS),'hydra.launcher.gpus=$(GPUS)')
 LAUNCH_slurm = hydra/launcher=slurm $(if $(findstring [,$(GPUS)),$(error GPUS=$(GPUS): with LAUNCHER=slurm give how many jobs are to run at once))$(if $(GPUS),hydra.launcher.array_parallelism=$(GPUS))
-LAUNCH = $(LAUNCH_$(LAUNCHER))
+LAUNCH = $(if $(DRY),hydra/launcher=dry,$(LAUNCH_$(LAUNCHER)))
 TEMPLATE := --config-dir multirun_templates --config-name
 PLACES = 'runs=$(RUNS)' 'prepared=$(PREPARED)'
 
@@ -88,16 +101,18 @@ RUN = sh -c '[ ! -e "$$INVARIANCE_STOP" ] || exit 130; echo "$$@"; "$$@"; s=$$?;
 	[ $$s -lt 128 ] || (: > "$$INVARIANCE_STOP") || true; exit $$s' --
 
 # runs every part in its order, whatever became of the one before, unless that was interrupted
-all_parts = status=0; for part in $(PARTS); do \
+all_parts = status=0; for part in $(if $(DRY),$(if $(filter paper,$(1)),check)) $(PARTS); do \
 	$(MAKE) --no-print-directory $(1)-$$part || { status=$$?; [ $$status -lt 128 ] || exit $$status; \
 	[ ! -e "$$INVARIANCE_STOP" ] || { echo "$(1)-$$part was interrupted; the same command goes on with it" >&2; exit 130; }; \
 	}; done; exit $$status
 
-.PHONY: smoke paper plan status $(PARTS:%=smoke-%) $(PARTS:%=paper-%)
+.PHONY: smoke paper paper-check plan status $(PARTS:%=smoke-%) $(PARTS:%=paper-%)
 .NOTPARALLEL:
 MAKEFLAGS += --keep-going
 
-smoke paper: $(VENV)/installed
+smoke: $(VENV)/installed
+	@$(call all_parts,$@)
+paper: $(VENV)/installed $(if $(DRY),,paper-check)
 	@$(call all_parts,$@)
 
 $(PARTS:%=smoke-%): RUNS = $(SMOKE)/runs
@@ -118,12 +133,30 @@ smoke-cross:
 smoke-report:
 	@$(RUN) $(BIN)/invariance-report 'out=$(SMOKE)/report' logger=csv $(PLACES)
 
-# ILSVRC=/data/imagenet is data.root of data=ilsvrc, and so on
-upper = $(shell echo $(1) | tr a-z A-Z)
-data_of = data=$(1) $(if $($(upper)),'data.root=$($(upper))')
+# ARGS= goes to every part that trains or measures, its model and recipe to those that have one; ARGS_networks=, ARGS_finetune= and
+# so on to one part, and ARGS_prepare= to the one that does neither
+quote := '
+MODEL := model=% model.% $(quote)model=% $(quote)model.%
+RECIPE := recipe=% recipe.% $(quote)recipe=% $(quote)recipe.%
+MORE_networks = $(ARGS) $(ARGS_networks)
+MORE_finetune = $(filter-out $(MODEL),$(ARGS)) $(ARGS_finetune)
+MORE_measure = $(filter-out $(MODEL) $(RECIPE),$(ARGS)) $(ARGS_measure)
+MORE_distance = $(filter-out $(MODEL) $(RECIPE),$(ARGS)) $(ARGS_distance)
+MORE_cross = $(filter-out $(MODEL) $(RECIPE),$(ARGS)) $(ARGS_cross)
+
+# NETWORKS='baseline_1 rotation_20' instead of those of the templates; a baseline's run is baseline/seed0 and so on
 comma := ,
 empty :=
 space := $(empty) $(empty)
+listed = $(subst $(space),$(comma),$(strip $(1)))
+runs_of = $(patsubst baseline_1,baseline/seed0,$(patsubst baseline_2,baseline/seed1,$(patsubst baseline_3,baseline/seed2,$(1))))
+NETWORK = $(if $(NETWORKS),network=$(call listed,$(NETWORKS)))
+WHICH = $(if $(NETWORKS),which=$(call listed,$(call runs_of,$(NETWORKS))))
+FINETUNED = $(if $(NETWORKS),which=$(call listed,$(filter-out baseline_%,$(NETWORKS))))
+
+# ILSVRC=/data/imagenet is data.root of data=ilsvrc, and so on
+upper = $(shell echo $(1) | tr a-z A-Z)
+data_of = data=$(1) $(if $($(upper)),'data.root=$($(upper))')
 
 BY_DATA := prepare networks measure distance finetune
 $(foreach part,$(BY_DATA),$(eval paper-$(part): $(DATA:%=paper-$(part).%)))
@@ -131,35 +164,51 @@ $(foreach part,$(BY_DATA),$(eval paper-$(part): $(DATA:%=paper-$(part).%)))
 $(foreach part,$(BY_DATA),$(DATA:%=paper-$(part).%)) paper-cross paper-report plan status: $(VENV)/installed
 
 $(DATA:%=paper-prepare.%): paper-prepare.%:
-	@$(RUN) $(BIN)/invariance-prepare -m $(call data_of,$*) size=227,240,256,288,320 $(PLACES)
+	@$(RUN) $(BIN)/invariance-prepare -m $(call data_of,$*) size=$(SIZES_$(STUDY)) $(PLACES) $(ARGS_prepare) $(if $(DRY),plan=true)
 $(DATA:%=paper-networks.%): paper-networks.%:
-	@$(RUN) $(BIN)/invariance-train -m $(TEMPLATE) paper_networks $(call data_of,$*) $(LAUNCH) $(PLACES) $(ARGS)
+	@$(RUN) $(BIN)/invariance-train -m $(TEMPLATE) $(STUDY)_networks $(call data_of,$*) $(NETWORK) $(LAUNCH) $(PLACES) $(MORE_networks)
 $(DATA:%=paper-measure.%): paper-measure.%:
-	@$(RUN) $(BIN)/invariance-measure -m $(TEMPLATE) paper_measure of=$* $(LAUNCH) $(PLACES) $(ARGS)
+	@$(RUN) $(BIN)/invariance-measure -m $(TEMPLATE) $(STUDY)_measure of=$* $(WHICH) $(LAUNCH) $(PLACES) $(MORE_measure)
 # the third baseline is for the distances alone
 $(DATA:%=paper-distance.%): paper-distance.%:
-	@status=0; $(RUN) $(BIN)/invariance-train -m $(TEMPLATE) paper_networks network=baseline_3 $(call data_of,$*) $(LAUNCH) \
-		$(PLACES) $(ARGS) || status=$$?; [ $$status -lt 128 ] || exit $$status; $(RUN) $(BIN)/invariance-distance -m $(TEMPLATE) paper_distance of=$* \
-		'features=$(FEATURES)' $(LAUNCH) $(PLACES) $(ARGS) || status=$$?; exit $$status
+	@status=0; $(RUN) $(BIN)/invariance-train -m $(TEMPLATE) $(STUDY)_networks network=baseline_3 $(call data_of,$*) $(LAUNCH) \
+		$(PLACES) $(MORE_networks) || status=$$?; [ $$status -lt 128 ] || exit $$status; $(RUN) $(BIN)/invariance-distance -m $(TEMPLATE) $(STUDY)_distance of=$* \
+		'features=$(FEATURES)' $(LAUNCH) $(PLACES) $(MORE_distance) || status=$$?; exit $$status
 $(DATA:%=paper-finetune.%): paper-finetune.%:
-	@$(RUN) $(BIN)/invariance-finetune -m $(TEMPLATE) paper_finetune of=$* recipe=finetune_$* $(LAUNCH) $(PLACES) $(ARGS)
+	@$(RUN) $(BIN)/invariance-finetune -m $(TEMPLATE) $(STUDY)_finetune of=$* recipe=finetune_$* $(FINETUNED) $(LAUNCH) $(PLACES) $(MORE_finetune)
 paper-cross:
 ifdef HISTORICAL
 ifeq ($(filter rvl_cdip,$(DATA)),)
 	@echo "Fig. 10 is left out: it is of networks trained on RVL-CDIP, and DATA=$(DATA)"
 else
-	@[ -d '$(HISTORICAL)' ] || { echo "error: HISTORICAL=$(HISTORICAL): there is no such folder" >&2; exit 2; }
-	@$(RUN) $(BIN)/invariance-measure -m $(TEMPLATE) paper_cross 'data.root=$(HISTORICAL)' $(LAUNCH) $(PLACES) $(ARGS)
+	@[ -e '$(HISTORICAL)' ] || { echo "error: HISTORICAL=$(HISTORICAL): there is no such folder or archive" >&2; exit 2; }
+	@$(RUN) $(BIN)/invariance-measure -m $(TEMPLATE) $(STUDY)_cross 'data.root=$(HISTORICAL)' $(WHICH) $(LAUNCH) $(PLACES) $(MORE_cross)
 endif
 else
-	@echo "Fig. 10 is left out: give HISTORICAL=, a folder of page images"
+	@echo "Fig. 10 is left out: give HISTORICAL=, a folder or an archive of page images"
 endif
 paper-report:
-	@$(RUN) $(BIN)/invariance-report 'out=$(REPORT)' $(PLACES)
+	@$(if $(DRY),echo,$(RUN)) $(BIN)/invariance-report 'out=$(REPORT)' $(if $(TOY),logger=csv) $(PLACES) $(ARGS_report)
+
+# what the commands of the study are given, for invariance-plan, which looks at all of them at once and has some keys of its own
+text = '$(subst $(quote),'\'',$(1))'
+said = $(subst ",\",$(strip $(1)))
+root_of = $(if $(filter-out $(firstword $(DATA)),$(1)),$(comma))$(1):$(if $($(call upper,$(1))),"$($(call upper,$(1)))",null)
+OWN := $(MODEL) $(RECIPE) trainer=% trainer.% seconds=% cross=% json=% templates=% progress=%
+given = $(call said,$(LAUNCH) $(filter-out $(OWN),$(ARGS)) $(ARGS_$(1)) $(2))
+EACH = networks:"$(call given,networks,$(NETWORK))",measure:"$(call given,measure,$(WHICH))",distance:"$(call \
+	given,distance)",finetune:"$(call given,finetune,$(FINETUNED))",cross:"$(call given,cross,$(if \
+	$(HISTORICAL),'data.root=$(HISTORICAL)') $(WHICH))"
+WHOLE = study=$(STUDY) 'data=[$(call listed,$(DATA))]' $(if $(TOY),count=true) \
+	$(call text,roots={$(subst $(space)$(comma),$(comma),$(foreach data,$(DATA),$(call root_of,$(data))))}) \
+	$(call text,args={$(EACH)}) $(PLACES) $(filter $(OWN),$(ARGS))
+
+paper-check: $(VENV)/installed
+	@$(BIN)/invariance-plan check=true launcher=$(LAUNCHER) 'features=$(FEATURES)' $(WHOLE)
 
 plan:
 	$(if $(findstring [,$(GPUS)),$(error GPUS=$(GPUS): give a plan how many))$(BIN)/invariance-plan \
-		'data=[$(subst $(space),$(comma),$(strip $(DATA)))]' 'prepared=$(PREPARED)' $(if $(GPUS),gpus=$(GPUS)) $(ARGS)
+		$(if $(GPUS),gpus=$(GPUS)) $(WHOLE)
 
 status:
 	$(BIN)/invariance-status 'runs=$(RUNS)'

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from invariance.cli import check_numbers, command, folder
-from invariance.errors import UserError
+from invariance.cli import check_numbers, command, folder, say_error
+from invariance.errors import UserError, nearest
 
 if TYPE_CHECKING:  # torch takes seconds to import, and --help must not wait for it
     from pathlib import Path
@@ -18,6 +20,8 @@ if TYPE_CHECKING:  # torch takes seconds to import, and --help must not wait for
     from invariance.work import Estimate
 
 GROUPS = ("data", "model", "recipe", "trainer")
+LAUNCHERS = ("one", "local", "slurm")
+STAGES = ("networks", "measure", "distance", "finetune", "cross")
 
 
 def plan(config: dict[str, Any]) -> None:
@@ -32,7 +36,7 @@ def plan(config: dict[str, Any]) -> None:
     check(config)
     chosen = chosen_of(config["chosen"])
     names = [str(name) for name in (chosen["data"] if isinstance(chosen["data"], list) else [chosen["data"]])]
-    own = keys_of(config["chosen"], names)
+    own, roots = keys_of(config["chosen"], names), mapping(config["roots"], "roots")
     import torch
 
     from invariance.features import choose_device
@@ -44,18 +48,32 @@ def plan(config: dict[str, Any]) -> None:
     from invariance.work import estimate, units_of
 
     keep_freed()
-    device = choose_device(str(chosen["trainer"]))
+    checked = config["check"]
+    device = torch.device("cpu") if checked else choose_device(str(chosen["trainer"]))
     devices = config["gpus"] or (torch.cuda.device_count() if device.type == "cuda" else cores())
     trainer = "gpu" if device.type == "cuda" else "cpu"
     templates = Templates(folder(config["templates"], "templates"), config["study"])
     prepared = folder(config["prepared"], "prepared")
-    more = [f"{key}={chosen[key]}" for key in ("model", "recipe") if chosen[key]]
-    more += [one for key in ("data", "model", "recipe") for one in own[key]]
-    everything = networks_there(templates)
-    studies = [
-        Study(templates, everything, [f"data={name}", *more], [trainer, *own["trainer"]], prepared, config["cross"])
-        for name in names
-    ]
+    recipe = [*([f"recipe={chosen['recipe']}"] if chosen["recipe"] else []), *own["recipe"]]
+    more = [*([f"model={chosen['model']}"] if chosen["model"] else []), *own["data"], *own["model"], *recipe]
+    everything, args = networks_there(templates), args_of(config["args"])
+    choices = {name: [f"data={name}", *root_of(roots, name), *more] for name in names}
+
+    def study_of(name: str, count: bool = config["count"]) -> Study:
+        on = [trainer, *own["trainer"]]
+        return Study(templates, everything, choices[name], on, prepared, config["cross"], args, count)
+
+    if checked:
+        from invariance.needs import Wanted, lacking
+
+        typed = [one for one in config["chosen"] if one.startswith("trainer=")] + own["trainer"]
+        places = {key: folder(config[key], key) for key in ("runs", "prepared", "features")}
+        tell_lacking(lacking(
+            Wanted(templates, choices, [*typed, *recipe], typed, args, places, config["launcher"]),
+            lambda name, count: study_of(name, count or config["count"]),
+        ))  # fmt: skip
+        return
+    studies = [study_of(name) for name in names]
     stages = {study.data.name: study.stages() for study in studies}
     with bar(config["progress"]) as progress:
         every = units_of([stage for some in stages.values() for stage in some])
@@ -82,6 +100,7 @@ def chosen_of(overrides: list[str]) -> dict[str, Any]:
     held = OmegaConf.to_container(OmegaConf.load(conf_dir() / "plan.yaml"))
     assert isinstance(held, dict)
     chosen = {key: one[key] for one in held["defaults"] if isinstance(one, dict) for key in GROUPS if key in one}
+    chosen |= {"model": None, "recipe": None}  # those of the file are there for their keys
     for key, _, value in (override.partition("=") for override in overrides):
         if key in GROUPS:
             chosen[key] = yaml.safe_load(value)
@@ -107,12 +126,67 @@ def keys_of(overrides: list[str], names: list[str]) -> dict[str, list[str]]:
     return found
 
 
+def tell_lacking(lines: list[str]) -> None:
+    """Say what a study lacks, a line each.
+
+    Raises:
+        UserError: if it lacks anything.
+    """
+    if not lines:
+        print("checked: everything that the study needs is there")
+        return
+    for line in lines:
+        say_error(line)
+    many = f"{len(lines)} things are" if len(lines) > 1 else "one thing is"
+    raise UserError(f"{many} to be mended first, as said above; nothing was begun")
+
+
+def args_of(given: object) -> dict[str, list[str]]:
+    """The overrides of every stage, from one text each, which is split as a shell splits it.
+
+    Raises:
+        UserError: for a stage that there is not, or what is no text.
+    """
+    found = {}
+    for stage, text in mapping(given, "args").items():
+        if stage not in STAGES:
+            raise UserError(f"args={given}: there is no stage {stage!r}{nearest(stage, STAGES)}: {', '.join(STAGES)}")
+        try:
+            found[stage] = shlex.split(text)
+        except ValueError as error:
+            raise UserError(f"args.{stage}={text!r}: {error}") from error
+    return found
+
+
+def mapping(given: object, key: str) -> dict[str, str]:
+    """A mapping of texts; empty for None.
+
+    Raises:
+        UserError: if it is none.
+    """
+    held = given if isinstance(given, dict) else {}
+    if (given is not None and held is not given) or not all(isinstance(one, str | None) for one in held.values()):
+        raise UserError(f"{key}={given!r}: give a mapping, as {{name: text}}")
+    return {str(name): str(text or "") for name, text in held.items()}
+
+
+def root_of(roots: Mapping[str, str], name: str) -> list[str]:
+    """The override of `data.root` for a data set, if there is one."""
+    return [f"data.root={json.dumps(roots[name], ensure_ascii=False)}"] if roots.get(name) else []
+
+
 def check(config: dict[str, Any]) -> None:
     """Refuse what can be refused before anything is composed.
 
     Raises:
         UserError: for a number that makes no sense.
     """
+    if config["launcher"] not in LAUNCHERS:
+        raise UserError(f"launcher={config['launcher']!r}: choose one of {', '.join(LAUNCHERS)}")
+    for key in ("count", "check"):
+        if not isinstance(config[key], bool):
+            raise UserError(f"{key}={config[key]!r}: give true or false")
+    mapping(config["roots"], "roots")
     check_numbers(config, {"seconds": 1})
     counted = [key for key in ("gpus", "cross") if config[key] is not None]
     check_numbers(config, dict.fromkeys(counted, 1), whole=counted)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
@@ -38,6 +39,9 @@ PUBLISHED: dict[str, tuple[dict[str, int], int]] = {
     "invariance.data.rvl_cdip.RVLCDIP": (RVLCDIP.SIZES, len(RVLCDIP.CLASSES)),
 }
 """Images of each split and number of classes of data sets that are planned before they are there."""
+
+BESIDE = ("baseline_3",)
+"""Networks that `make paper-distance` trains besides those of its template: the third baseline is for the distances."""
 
 _EXAMPLES = 4
 _FLOAT = 4
@@ -88,8 +92,13 @@ class DataSet:
         return int(fit.get("images") or self.images[split])
 
 
-def data_set(config: Config, prepared: Path) -> DataSet:
+def data_set(config: Config, prepared: Path, *, count: bool = False) -> DataSet:
     """A data set with its numbers: of prepared data, else as published, else of the source itself.
+
+    Args:
+        config: its yaml, resolved.
+        prepared: folder of prepared data.
+        count: whether the images of its source are counted although numbers are published.
 
     Raises:
         UserError: if none of these is there.
@@ -97,7 +106,7 @@ def data_set(config: Config, prepared: Path) -> DataSet:
     for path in sorted(prepared.glob(f"{config['name']}/*/{MANIFEST}")):
         there = Prepared(path.parent, config["report"])
         return DataSet(config, {name: len(there.split(name)) for name in there.splits}, len(there.classes), "prepared")
-    if config["_target_"] in PUBLISHED:
+    if config["_target_"] in PUBLISHED and not count:
         images, classes = PUBLISHED[config["_target_"]]
         return DataSet(config, images, classes, "as published")
     try:
@@ -120,24 +129,27 @@ class Study:
         trainer: the option of `conf/trainer/` that trains, and overrides of its keys.
         prepared: folder of prepared data.
         cross: images that the networks are measured on across data sets; None where that is not known.
+        more: overrides of each stage besides, as its command is given them.
+        count: whether images are counted although numbers are published.
     """
 
     def __init__(
         self, templates: Templates, everything: Mapping[str, Trained], choices: Sequence[str], trainer: Sequence[str],
-        prepared: Path, cross: int | None = None,
+        prepared: Path, cross: int | None = None, more: Mapping[str, Sequence[str]] | None = None, count: bool = False,
     ) -> None:
-        self.templates, self.prepared, self.cross = templates, prepared, cross
+        self.templates, self.prepared, self.cross, self.more = templates, prepared, cross, more or {}
         self.trainer, (option, *own) = trainer[0], trainer
         self.on = [f"trainer={option}", *own]
-        composed = templates.compose("networks", *choices, *self.on)
+        composed = templates.compose("networks", *choices, *self.on, *self.more.get("networks", ()))
         self.train = plain(composed)
-        self.data = data_set(self.train["data"], prepared)
+        self.recipe = [choice for choice in choices if re.match(r"\+*recipe[.=]", choice)]
+        self.data = data_set(self.train["data"], prepared, count=count)
         model = json.dumps(self.train["model"], sort_keys=True)
         self.net = Net(model, self.data.classes, self.data.channels, "relu7")
         jobs = templates.sweep(composed)
         self.trained = trained_by(jobs, everything, f"{templates.study}_networks.yaml")
         chosen = {job["network"] for job in jobs}
-        self.others = {name: one for name, one in everything.items() if name not in chosen}
+        self.others = {name: everything[name] for name in BESIDE if name in everything and name not in chosen}
 
     def stages(self) -> list[Stage]:
         """The stages, in the order in which they are run."""
@@ -149,17 +161,18 @@ class Study:
         config = self.templates.compose(stage)
         over = [f"of={self.data.name}"] if "of" in config else []
         own = f"finetune_{self.data.name}"
-        if stage == "finetune" and self.templates.study == "paper" and (conf_dir() / f"recipe/{own}.yaml").is_file():
-            over.append(f"recipe={own}")
         if stage == "finetune":
-            over += self.on
+            named = "of" in config and (conf_dir() / f"recipe/{own}.yaml").is_file()
+            over += [*([f"recipe={own}"] if named else []), *self.on, *self.recipe]
+        over += self.more.get(stage, ())
         if over:
             config = self.templates.compose(stage, *over)
         return config, self.templates.sweep(config)
 
     def prepare(self) -> Stage:
         """Every size that a network or its grid needs, decoded once."""
-        sizes = {self.net.size}
+        config, jobs = self._composed("measure")
+        sizes = {self.net.size}.union(*(self._sizes(plain(config, job)) for job in jobs))
         for one in [*self.trained.values(), *self.others.values()]:
             sizes.add(build(one.transform).source_size(self.net.size))
         total = sum(self.data.images.values())
@@ -314,7 +327,7 @@ class Study:
         if not self.templates.there("cross"):
             return None
         try:
-            config = self.templates.compose("cross")
+            config = self.templates.compose("cross", *self.more.get("cross", ()))
         except UserError as error:
             return Stage("cross", [], gap=str(error))
         jobs = [plain(config, job) for job in self.templates.sweep(config)]

@@ -64,7 +64,7 @@ class Templates:
         where = f"hydra.searchpath=[file://{conf_dir()}]"
         try:
             with _hydra_at(self.folder):
-                return compose(f"{self.study}_{stage}", [where, *overrides], return_hydra_config=True)
+                return compose(f"{self.study}_{stage}", [where, *map(_swept, overrides)], return_hydra_config=True)
         except YAMLError as error:
             raise UserError(no_yaml(error)) from error
         except (HydraException, OmegaConfBaseException) as error:
@@ -84,6 +84,8 @@ class Templates:
         from hydra_plugins.invariance_sweeper import FamilySweeper
 
         params = [f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items()]
+        keys = {param.partition("=")[0] for param in params}
+        params += [one for one in config.hydra.overrides.task if one.partition("=")[0] in keys]
         with _hydra_at(conf_dir()):  # where glob(*) looks
             parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
             try:
@@ -92,6 +94,26 @@ class Templates:
                 said = str(error).splitlines()[0]
                 raise UserError(f"{config.hydra.job.config_name}: hydra.sweeper.params: {said}") from error
         return [dict((key, value) for key, _, value in (one.partition("=") for one in job)) for job in jobs]
+
+
+def _swept(override: str) -> str:
+    """An override as the compose API takes it: one of several values is the sweeper's.
+
+    Raises:
+        UserError: if it is no override.
+    """
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    try:
+        [parsed] = OverridesParser.create().parse_overrides([override])
+    except HydraException as error:
+        raise UserError(f"{override!r} is no override; give key=value") from error
+    if not parsed.is_sweep_override():
+        return override
+    key, _, value = override.partition("=")
+    quoted = value.replace("\\", "\\\\").replace("'", "\\'")
+    return f"++hydra.sweeper.params.{key}='{quoted}'"
 
 
 def plain(config: DictConfig, settings: Mapping[Any, Any] | None = None) -> Config:

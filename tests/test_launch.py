@@ -13,12 +13,13 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
+import torch
 
 from invariance.cli import command, find_plugins
 from invariance.errors import Busy, UserError
 from invariance.launch import Job, Later, Slot, run_jobs, slots_of
 from invariance.runs.locks import me
-from invariance.runs.sweep import SWEEP_VARIABLE, read_sweeps
+from invariance.runs.sweep import SWEEP_VARIABLE, Attempt, begin_sweep, read_sweeps, sweep_folder
 
 SLEEPER = """
 import signal, sys, time
@@ -325,3 +326,37 @@ def test_signals_that_come_together_are_one():
     """
     ended = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=60)
     assert ended.stdout == "saved again\n", ended.stderr
+
+
+def sweep_of(*arguments):
+    """A sweep's command and how it ended."""
+    command = [sys.executable, "-m", "invariance.train", "-m", "model=tiny", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=240)
+
+
+def test_a_gpu_that_is_not_there_is_refused_once_and_no_job_begins(tmp_path):
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    ended = sweep_of("network=baseline_1,baseline_2", "trainer=gpu", "hydra/launcher=local", f"runs={tmp_path}/runs")
+    assert ended.returncode == 2 and ended.stderr.count("torch finds no GPU on this machine") == 1
+    assert not list(tmp_path.glob("runs/.sweeps/train/*/*"))
+
+
+def test_a_dry_run_tells_every_job_and_how_far_it_is_and_writes_nothing(tmp_path):
+    runs = tmp_path / "runs"
+    arguments = ("network=baseline_1,baseline_2,blur_3", f"runs={runs}")
+    told = sweep_of(*arguments, "trainer=gpu", "hydra/launcher=dry")
+    assert told.returncode == 0 and told.stdout.startswith("3 jobs: 3 to do\n  to do: invariance-train model=tiny")
+    assert not runs.exists()
+    names = ("baseline_1", "baseline_2", "blur_3")
+    jobs = [f"invariance-train model=tiny network={name} runs={runs}" for name in names]
+    begin_sweep(folder := sweep_folder(runs, "train", jobs), jobs)
+    with Attempt(folder, 1):
+        pass
+    with pytest.raises(UserError), Attempt(folder, 2):
+        raise UserError("no")
+    there = sorted(runs.rglob("*"))
+    told = sweep_of(*arguments, "hydra/launcher=dry").stdout
+    assert told == f"3 jobs: 1 to do, 1 done, 1 failed\n  to do: {jobs[0]}\n  failed: {jobs[2]}\n"
+    assert sorted(runs.rglob("*")) == there
+    assert "unknown key" in sweep_of("transfrm=blur", "seed=1,2", "hydra/launcher=dry").stderr

@@ -16,7 +16,7 @@ LEVELS = [
     {"network"},
     {"representations"},
     {"pair_rows"},
-    {"measurement", "pairs", "cli", "training", "templates", "work", "planning", "rates"},
+    {"measurement", "pairs", "cli", "training", "templates", "work", "planning", "rates", "needs"},
     PAGES,
 ]
 LEVEL = {name: number for number, names in enumerate(LEVELS) for name in names}

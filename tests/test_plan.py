@@ -2,6 +2,9 @@
 
 import json
 import math
+import re
+import shutil
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -352,6 +355,90 @@ def test_what_the_command_line_chose():
 def test_mistakes_are_named(compose, quick, overrides, said):
     with pytest.raises(UserError, match=said):
         plan(config_of(compose, "data=digits", *overrides))
+
+
+def test_recipe_and_arguments_of_a_stage_are_planned_for(compose, quick, tmp_path):
+    path = tmp_path / "plan.json"
+    few = '{networks: "network=baseline_1,rotation_20", measure: "which=rotation_20", finetune: "which=rotation_20"}'
+
+    def seconds(*more):
+        plan(config_of(compose, "data=rvl_cdip", "trainer=cpu", f"json={path}", *more))
+        return json.loads(path.read_text())["stages"]["rvl_cdip"]
+
+    long, short = seconds(), seconds("recipe.updates=40", "recipe.val_every=20")
+    assert short["networks"]["seconds_longest"] == pytest.approx(10 + 1e-3 * (2 * 40 * 32 + 40 + 2 * 40_000 + 80_000))
+    assert short["finetune"]["seconds"] < long["finetune"]["seconds"] / 2  # the rest is measuring
+    config = config_of(compose, "data=rvl_cdip", "trainer=cpu", f"json={path}")
+    plan({**config, "args": yaml.safe_load(few)})
+    chosen = json.loads(path.read_text())["stages"]["rvl_cdip"]
+    assert [chosen[stage]["jobs"] for stage in ("networks", "measure", "finetune", "baseline_3")] == [2, 1, 1, 1]
+    assert chosen["prepare"]["jobs"] == 1  # no network of Crop, and no baseline over its grids
+    for wrong, said in (({"network": "x=1"}, "no stage 'network'; did you mean 'networks'"),
+                        ({"measure": "'x"}, "No closing quotation"), ([1], "give a mapping")):  # fmt: skip
+        with pytest.raises(UserError, match=said):
+            plan({**config, "args": wrong})
+
+
+def test_a_toy_is_planned_by_its_own_images(compose, quick, tmp_path):
+    root, path = tmp_path / "pages of ours", tmp_path / "plan.json"
+    layout(root)
+    config = config_of(compose, "data=rvl_cdip", "study=toy", "count=true", "trainer=cpu", f"json={path}")
+    plan({**config, "roots": {"rvl_cdip": str(root)}})
+    toy = json.loads(path.read_text())["stages"]["rvl_cdip"]
+    assert [toy[stage]["jobs"] for stage in ("prepare", "networks", "measure", "finetune")] == [5, 11, 11, 9]
+    assert toy["networks"]["seconds_longest"] == pytest.approx(10 + 1e-3 * (2 * 40 * 16 + 40 + 2 * 16 + 32))
+
+
+def layout(root):
+    """RVL-CDIP's layout, with empty files for pages."""
+    (root / "labels").mkdir(parents=True)
+    (root / "images").mkdir()
+    for split in ("train", "val", "test"):
+        lines = [f"{split}{label}.tif {label}" for label in range(16)]
+        (root / f"labels/{split}.txt").write_text("\n".join(lines) + "\n")
+        for line in lines:
+            (root / "images" / line.split()[0]).touch()
+
+
+def test_all_that_a_study_lacks_is_told_before_anything_begins(compose, capsys, tmp_path, monkeypatch):
+    places = [f"{key}={tmp_path}/{key}" for key in ("runs", "prepared", "features")]
+    layout(root := tmp_path / "rvl")
+
+    def lacks(study, roots, args=None, *more):
+        config = config_of(compose, "data=[ilsvrc,rvl_cdip]", f"study={study}", "check=true", *places, *more)
+        try:
+            plan({**config, "roots": roots, "args": args})
+        except UserError as error:
+            said = capsys.readouterr()
+            assert "nothing was begun" in str(error) and not said.out
+            return said.err.removeprefix("error: ").splitlines()
+        assert capsys.readouterr().out == "checked: everything that the study needs is there\n"
+        return []
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr("shutil.which", lambda _: None)
+    gpu, ilsvrc = lacks("paper", {"rvl_cdip": str(root)})
+    assert "torch finds no GPU on this machine" in gpu and "ILSVRC= is not given" in ilsvrc
+    said = lacks("paper", {"rvl_cdip": str(tmp_path)}, {"cross": f"data.root={tmp_path}/scans.zip"}, "launcher=slurm")
+    assert "GPU" not in " ".join(said) and "no sbatch on this machine" in said[0]
+    assert any("RVL_CDIP=" in line and "holds no images" in line for line in said)
+    assert any("HISTORICAL=" in line and "no such folder or archive" in line for line in said)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert any("unknown key" in line or "'metrcs'" in line for line in lacks("toy", {}, {"measure": "metrcs=[x]"}))
+    (tmp_path / "in/train").mkdir(parents=True)
+    (tmp_path / "in/val").mkdir()
+    roots = {"ilsvrc": str(tmp_path / "in"), "rvl_cdip": str(root)}
+    pages = {"cross": f"data.root={root}/images"}
+    assert any("has 0" in line or "holds 0 class folders" in line for line in lacks("toy", roots, pages, "count=true"))
+    monkeypatch.setattr("shutil.disk_usage", lambda _: shutil._ntuple_diskusage(10**13, 0, 10**13))
+    assert not lacks("paper", roots, pages)
+    assert not (tmp_path / "runs").exists() and not (tmp_path / "prepared").exists()
+    monkeypatch.setattr("shutil.disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 0, 10**9))
+    (tmp_path / "in/val").rmdir()
+    with tarfile.open(tmp_path / "in/ILSVRC2012_img_val.tar", "w") as archive:
+        archive.add(root / "images/val0.tif", "ILSVRC2012_val_00000001.JPEG")
+    [room] = lacks("paper", roots)  # an archive is not counted: the published numbers are taken
+    assert re.search(r"the study leaves \d,\d{3}.\d GB there, and 1.0 GB are free", room)
 
 
 def test_an_estimate_says_which_stage_it_is_of():

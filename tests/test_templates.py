@@ -8,6 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -16,6 +17,7 @@ from omegaconf import OmegaConf
 from invariance.cli import find_plugins
 from invariance.conf import check_keys, conf_dir, families, family_sweep
 from invariance.errors import UserError
+from invariance.transforms.crop import Crop
 
 ROOT = Path(__file__).parents[1]
 TEMPLATES = sorted((ROOT / "multirun_templates").glob("*.yaml"))
@@ -57,7 +59,8 @@ def test_a_template_has_the_jobs_that_it_says(path):
 def test_a_template_shows_the_command_that_runs_it(path):
     [page] = set(re.findall(r"^#   invariance-(\w+) .*--config-name " + path.stem, path.read_text(), re.M))
     assert (conf_dir() / f"{page}.yaml").exists()
-    assert f"- {page}\n" in path.read_text()
+    [base] = re.findall(r"^  - (\w+)$", path.read_text().replace("  - _self_", ""), re.M)
+    assert base == page or f"  - {page}\n" in (path.parent / f"{base}.yaml").read_text()
 
 
 @pytest.mark.parametrize("path", TEMPLATES, ids=lambda path: path.stem)
@@ -77,16 +80,22 @@ def run_of(which, all_networks):
     return name, int(seed.removeprefix("seed")) if seed else 0
 
 
-@pytest.mark.parametrize("study", ["smoke", "paper"])
+def measured_by(template, there):
+    return {run_of(job[0].removeprefix("which="), there) for job in composed(template)[1]}
+
+
+@pytest.mark.parametrize("study", ["smoke", "paper", "toy"])
 def test_every_network_that_is_trained_is_measured_and_no_other(study):
     trained = {job[0].removeprefix("network=") for job in composed(f"{study}_networks")[1]}
     there = networks()
-    assert trained == set(there) - ({"baseline_3"} if study == "paper" else set())
-    measured = {run_of(job[0].removeprefix("which="), there) for job in composed(f"{study}_measure")[1]}
-    assert measured == {there[name] for name in trained}
+    if study == "toy":
+        assert {there[name][0] for name in trained} >= {name for name, _ in measured_by("paper_finetune", there)}
+    else:
+        assert trained == set(there) - ({"baseline_3"} if study == "paper" else set())
+    assert measured_by(f"{study}_measure", there) == {there[name] for name in trained}
 
 
-@pytest.mark.parametrize("study", ["smoke", "paper"])
+@pytest.mark.parametrize("study", ["smoke", "paper", "toy"])
 def test_finetuning_takes_one_network_of_every_family(study):
     there = networks()
     finetuned = [run_of(job[0].removeprefix("which="), there) for job in composed(f"{study}_finetune")[1]]
@@ -112,8 +121,10 @@ def made(*arguments):
 
 def test_make_runs_every_template():
     parts = "prepare networks measure distance finetune cross report".split()
-    for study, more in (("smoke", []), ("paper", ["HISTORICAL=/scans", "ILSVRC=/in", "GPUS=8"])):
-        said = "".join(made(f"{study}-{part}", *more).stdout for part in parts)
+    paper = ["HISTORICAL=/scans", "ILSVRC=/in", "GPUS=8"]
+    for study, more in (("smoke", []), ("toy", [*paper, "TOY=1"]), ("paper", paper)):
+        target = "smoke" if study == "smoke" else "paper"
+        said = "".join(made(f"{target}-{part}", *more).stdout for part in parts)
         for path in TEMPLATES:
             assert (f"--config-name multirun_templates {path.stem}" in said or f" {path.stem} " in said) == (
                 path.stem.startswith(study)
@@ -122,6 +133,56 @@ def test_make_runs_every_template():
     slurm = made("paper-measure", "LAUNCHER=slurm", "DATA=ilsvrc", "GPUS=4", "ARGS=hydra.launcher.partition=big").stdout
     assert slurm.count("invariance-measure") == 1 and "hydra/launcher=slurm hydra.launcher.array_parallelism=4" in slurm
     assert slurm.rstrip().endswith("hydra.launcher.partition=big")
+
+
+def words_of(target, *more):
+    """The words of the one command of a data set's part."""
+    return shlex.split(made(target, "DATA=rvl_cdip", *more).stdout.replace("\\\n", " ").rpartition("invariance-")[2])
+
+
+def test_a_toy_has_folders_and_sizes_of_its_own_and_the_real_study_is_not_touched():
+    for part in ("prepare", "networks", "measure", "distance", "finetune", "cross", "report"):
+        toy, real = (words_of(f"paper-{part}", "HISTORICAL=/scans", *more) for more in (["TOY=1"], ["TOY=0"]))
+        assert {"runs=toy/runs", "prepared=toy/prepared"} < set(toy) and {"runs=runs", "prepared=prepared"} < set(real)
+        assert not [word for word in real if "toy" in word]
+        assert not [word for word in toy if re.match("(features|out|runs|prepared)=(?!toy/)", word)]
+    sizes = {"67", *(str(Crop(range=size).source_size(67)) for size in (240, 256, 288, 320))}
+    [said] = [word for word in words_of("paper-prepare", "TOY=1") if word.startswith("size=")]
+    assert set(re.findall(r"\d+", said)) == sizes and composed("toy_networks")[0].data.input_size == 67
+
+
+def test_networks_can_be_chosen_and_are_called_as_each_part_calls_them():
+    chosen = ["NETWORKS=baseline_2 crop_256 blur_1.5", "HISTORICAL=/scans"]
+    for part, key in (("networks", "network=baseline_2,crop_256,blur_1.5"), ("finetune", "which=crop_256,blur_1.5"),
+                      ("measure", "which=baseline/seed1,crop_256,blur_1.5"),
+                      ("cross", "which=baseline/seed1,crop_256,blur_1.5")):  # fmt: skip
+        assert key in words_of(f"paper-{part}", *chosen)
+        assert not any(word.startswith(("network=", "which=")) for word in words_of(f"paper-{part}"))
+    assert "NETWORKS=crop_257: choose of baseline_1" in made("paper", "NETWORKS=crop_257").stderr
+    assert "name one besides the baselines" in made("paper", "NETWORKS=baseline_1 baseline_2").stderr
+
+
+def test_arguments_go_to_the_parts_that_have_such_a_key_or_to_one_of_them():
+    parts = ("networks", "measure", "distance", "finetune", "cross")
+    more = ["HISTORICAL=/scans", "ARGS=model=tiny recipe.updates=40 trainer=cpu"]
+    more.append("ARGS_measure='grids=[rotation, shear]'")
+    had = {part: set(words_of(f"paper-{part}", *more)) for part in parts}
+    assert all("trainer=cpu" in words for words in had.values())
+    assert [part for part, words in had.items() if "model=tiny" in words] == ["networks"]
+    assert [part for part, words in had.items() if "recipe.updates=40" in words] == ["networks", "finetune"]
+    assert [part for part, words in had.items() if "grids=[rotation, shear]" in words] == ["measure"]
+    third = made("paper-distance", "DATA=ilsvrc", *more).stdout
+    assert third.index("network=baseline_3") < third.index("model=tiny") < third.index("invariance-distance")
+
+
+def test_the_plan_is_told_what_the_parts_are_given():
+    said = made("plan", "TOY=1", "RVL_CDIP=/my scans", "HISTORICAL=/pages.zip", "NETWORKS=baseline_1 crop_256",
+                "ARGS=recipe.updates=40 logger=csv", "ARGS_measure='grids=[rotation, shear]'").stdout  # fmt: skip
+    words = shlex.split(said.replace("\\\n", " "))
+    assert {"study=toy", "count=true", "recipe.updates=40", 'roots={ilsvrc:null,rvl_cdip:"/my scans"}'} < set(words)
+    [each] = [yaml.safe_load(word[5:].replace(':"', ': "')) for word in words if word.startswith("args=")]
+    assert shlex.split(each["measure"])[-2:] == ["grids=[rotation, shear]", "which=baseline/seed0,crop_256"]
+    assert "data.root=/pages.zip" in shlex.split(each["cross"]) and "logger=csv" in each["finetune"]
 
 
 def test_what_is_interrupted_ends_make_and_what_fails_does_not(tmp_path, monkeypatch):
@@ -134,7 +195,7 @@ def test_what_is_interrupted_ends_make_and_what_fails_does_not(tmp_path, monkeyp
 
     def ran(target, **statuses):
         """The commands that make ran, which end with the statuses given or well; and make's own status and errors."""
-        for page in ("prepare", "train", "measure", "distance", "finetune", "report"):
+        for page in ("plan", "prepare", "train", "measure", "distance", "finetune", "report"):
             path = tmp_path / f".venv/bin/invariance-{page}"
             path.write_text(f"#!/bin/sh\nexit {statuses.get(page, 0)}\n")
             path.chmod(0o755)
@@ -163,7 +224,8 @@ def test_make_refuses_what_makes_no_sense():
     assert "give HISTORICAL=" in made("paper-cross").stdout
     assert "networks trained on RVL-CDIP" in made("paper-cross", "DATA=ilsvrc", "HISTORICAL=/scans").stdout
     assert "how many jobs are to run at once" in made("paper-measure", "LAUNCHER=slurm", "GPUS=[0,2]").stderr
-    assert "'prepared=/big' gpus=8" in made("plan", "GPUS=8", "PREPARED=/big").stdout
+    plan = shlex.split(made("plan", "GPUS=8", "PREPARED=/big").stdout.replace("\\\n", " "))
+    assert {"prepared=/big", "gpus=8"} < set(plan)
     for wrong in ("DATA=", "DATA=rvl_cdip,ilsvrc", "DATA=imagenet"):
         for target in ("paper", "paper-measure", "plan"):
             refused = made(target, wrong)
@@ -178,7 +240,7 @@ def test_folders_may_have_blanks_in_their_names():
                     "FEATURES=big disk", "REPORT=our report", f"HISTORICAL={ROOT}", "DATA=rvl_cdip").stdout  # fmt: skip
         for line in said.replace("\\\n", " ").splitlines():
             words = shlex.split(line)
-            if words[:2] == ["[", "-d"]:
+            if words[:2] == ["[", "-e"]:
                 continue
             assert "runs=my runs" in words and "prepared=at home" in words
         assert "data.root=/data/my scans" in words or part not in ("prepare", "networks")

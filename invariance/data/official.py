@@ -61,6 +61,14 @@ class Official(ABC):
     def _trees(self) -> Iterable[Tree]:
         """The archives and folders the data set is made of."""
 
+    def parts(self) -> list[Path]:
+        """The archives and folders that it is made of; nothing is read.
+
+        Raises:
+            UserError: if one is absent.
+        """
+        return [tree.path for tree in self._trees()]
+
     def stamps(self) -> dict[str, Stamp] | None:
         """The archives' sizes and times, and those of images and lists in folders; None if the root is not there."""
         if not self.root.is_dir():

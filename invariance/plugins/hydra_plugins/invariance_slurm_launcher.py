@@ -20,7 +20,12 @@ class SlurmLauncher(Launcher):
 
     Args:
         settings: those of hydra-submitit-launcher.
+
+    Attributes:
+        elsewhere: that its jobs need nothing of this machine.
     """
+
+    elsewhere = True
 
     def __init__(self, **settings: Any) -> None:  # noqa: ANN401
         self.settings = {

@@ -10,6 +10,7 @@ from pathlib import Path
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
+from omegaconf import OmegaConf
 
 from invariance.conf import check_keys, family_sweep
 from invariance.errors import UserError
@@ -37,17 +38,47 @@ class FamilySweeper(BasicSweeper):
         size = max_batch_size or len(jobs)
         return [jobs[i : i + size] for i in range(0, len(jobs), size)]
 
+    def sweep(self, arguments: list[str]) -> object:
+        """Run the sweep; where nothing is to be written, only its jobs are handed to the launcher."""
+        if not getattr(self.launcher, "dry", False):
+            return super().sweep(arguments)
+        assert self.launcher is not None and self.hydra_context is not None
+        parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
+        self.overrides = self.split_arguments(parser.parse_overrides([*self._parse_config(), *arguments]), None)
+        [batch] = self.overrides
+        self.validate_batch_is_legal(batch)
+        return [self.launcher.launch(batch, initial_job_idx=0)]
+
     def validate_batch_is_legal(self, batch: Sequence[Sequence[str]]) -> None:
-        """Refuse a sweep of which some job cannot be composed; then write all its jobs down."""
-        super().validate_batch_is_legal(batch)
+        """Refuse a sweep of which some job cannot be composed, or run on this machine; then write all its jobs down."""
+        self._compose(batch)
         assert self.config is not None and self.overrides is not None
         page, options = self.config.hydra.job.name, options_of(self.config)
         if (template := self.config.hydra.job.config_name) not in (None, page):
             check_keys(self.config, self.config.hydra, page, template)
+        if getattr(self.launcher, "dry", False):
+            return
         jobs = [shown(page, job, options) for part in self.overrides for job in part]
         folder = sweep_folder(Path(os.path.expandvars(str(self.config.runs))).expanduser(), page, jobs)
         begin_sweep(folder, jobs)
         os.environ[SWEEP_VARIABLE] = str(folder.absolute())
+
+    def _compose(self, batch: Sequence[Sequence[str]]) -> None:
+        """Compose every job, and refuse a device that none of them would find.
+
+        Raises:
+            UserError: where all jobs would fail for it, one after another.
+        """
+        assert self.config is not None and self.hydra_context is not None
+        loader, wanted = self.hydra_context.config_loader, set()
+        for overrides in batch:
+            job = loader.load_sweep_config(master_config=self.config, sweep_overrides=list(overrides))
+            wanted.add(str(OmegaConf.select(job, "trainer.accelerator", default="")))
+        if wanted <= {"gpu", "cuda"} and not getattr(self.launcher, "elsewhere", False):
+            from invariance.features import choose_device  # Hydra imports this module for every --help
+
+            for accelerator in sorted(wanted):
+                choose_device(accelerator)
 
 
 def _by_family(overrides: list[Override]) -> Iterator[list[Override]]:
