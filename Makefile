@@ -1,4 +1,4 @@
-# make demo   a first plot from embedded data, in minutes      make test   the test suite
+# make demo   a first plot from embedded data, in minutes      make test   the test suite      make check   its long part
 # Everything is installed into .venv; give PYTHON=… to choose the interpreter it is made with.
 PYTHON ?= python3
 VENV := .venv
@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 DEMO := demo
 DEMO_ARGS := runs=$(DEMO)/runs prepared=$(DEMO)/prepared
 
-.PHONY: demo test lint environment clean-demo smoke
+.PHONY: demo test check lint environment clean-demo smoke
 
 environment: $(VENV)/installed
 
@@ -30,9 +30,13 @@ demo: $(VENV)/installed
 clean-demo:
 	rm -rf $(DEMO)
 
-# one process a core, up to four, each with one thread: test files are dealt out whole
+# one process a core, up to four, each with one thread: test files are dealt out whole; check has what is long by nature
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 4
 test: $(VENV)/installed
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile
+	$(PYTEST) --dist loadfile -m 'not long'
+
+check: $(VENV)/installed
+	$(PYTEST) --dist loadgroup -m long
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

@@ -8,6 +8,14 @@ import pytest
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 
 
+def pytest_collection_modifyitems(items):
+    """What needs a SLURM cluster takes minutes of waiting for its daemons: `make check` runs it."""
+    for item in items:
+        if "cluster" in item.fixturenames:
+            item.add_marker(pytest.mark.long)
+            item.add_marker(pytest.mark.xdist_group("slurm"))  # all share one
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The folder of real images beside the checkout; tests that need it skip on machines without it."""

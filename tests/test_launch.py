@@ -28,7 +28,8 @@ def ended(*_):
     sys.exit(130)
 signal.signal(signal.SIGTERM, ended)
 print("begun", flush=True)
-time.sleep(60)
+while True:
+    signal.pause()
 """
 
 
@@ -49,9 +50,7 @@ def test_jobs_share_the_slots_and_each_sees_its_own(tmp_path):
     here.unlink()
     print("slot", os.environ["PLACE"])
     """
-    begun = time.monotonic()
     assert run_jobs([job(tmp_path, f"j{k}", code) for k in range(4)], slots(2), progress=False) == []
-    assert time.monotonic() - begun < 30
     said = [(tmp_path / f"j{k}.log").read_text() for k in range(4)]
     assert {line.strip() for line in said} == {"slot 0", "slot 1"}
 
@@ -88,7 +87,7 @@ def test_when_the_launcher_ends_its_jobs_end_in_order(tmp_path, number):
     logs = [tmp_path / f"j{k}.log" for k in range(2)]
     until(lambda: all(log.exists() and "begun" in log.read_text() for log in logs))
     os.kill(launcher.pid, number)
-    said = launcher.communicate(timeout=60)[1]
+    said = launcher.communicate()[1]
     assert launcher.returncode != 0
     assert ("waiting for 2 jobs to end in order" in said) == (number != signal.SIGKILL)
     until(lambda: all("ended in order" in log.read_text() for log in logs))
@@ -96,9 +95,7 @@ def test_when_the_launcher_ends_its_jobs_end_in_order(tmp_path, number):
 
 
 def until(holds):
-    over = time.monotonic() + 60
-    while not holds():
-        assert time.monotonic() < over, "nothing came"
+    while not holds():  # what never comes is ended by the suite's own limit
         time.sleep(0.05)
 
 
@@ -265,7 +262,7 @@ def test_a_sweep_side_by_side_ends_as_one_after_another(tmp_path, compose):
     quick = ["transform=rotation", "model=tiny", "recipe=smoke", "logger=csv", "trainer=cpu", "progress=false"]
     base = [sys.executable, "-m", "invariance.train", "-m", *quick, f"prepared={tmp_path}/prepared"]
     local = ["hydra/launcher=local", "hydra.launcher.slots=2", f"runs={tmp_path}/beside"]
-    ended = subprocess.run([*base, *local, "range=5,10,999"], capture_output=True, text=True, timeout=280)
+    ended = subprocess.run([*base, *local, "range=5,10,999"], capture_output=True, text=True)
     assert ended.returncode == 2
     assert "failed: rotation: range=999" in ended.stdout
     [again] = [line for line in ended.stdout.splitlines() if line.startswith("  again: invariance-train ")]
@@ -302,7 +299,7 @@ def test_a_terminal_that_closes_lets_a_command_save_its_state(tmp_path):
     while b"begun" not in os.read(here, 1000):
         pass
     os.close(here)
-    assert one.wait(60) == 130 and (tmp_path / "saved").exists()
+    assert one.wait() == 130 and (tmp_path / "saved").exists()
 
 
 def test_signals_that_come_together_are_one():
@@ -324,7 +321,7 @@ def test_signals_that_come_together_are_one():
             kept.append("again")
     print(*kept)
     """
-    ended = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=60)
+    ended = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True)
     assert ended.stdout == "saved again\n", ended.stderr
 
 

@@ -250,9 +250,8 @@ prepare(config, 6, Path(sys.argv[2]), progress=False, workers=1)
 def test_killed_while_preparing_and_started_again(pets, store, monkeypatch):
     process = subprocess.Popen([sys.executable, "-c", SLOW, pets, store], cwd=Path(__file__).parents[1])
     try:
-        deadline = time.monotonic() + 60
         while sum(path.read_bytes().count(b"\n") for path in store.glob("pets/.*.tmp/journal")) < 20:
-            assert process.poll() is None and time.monotonic() < deadline, "it was to be killed halfway"
+            assert process.poll() is None, "it was to be killed halfway"
             time.sleep(0.01)
     finally:
         process.send_signal(signal.SIGKILL)
@@ -330,7 +329,7 @@ def test_of_processes_that_ask_at_the_same_time_one_decodes(pets, store):
     processes = [context.Process(target=_prepare_in_process, args=(pets, store, results)) for _ in range(4)]
     for process in processes:
         process.start()
-    answers = {results.get(timeout=60) for _ in processes}
+    answers = {results.get() for _ in processes}
     for process in processes:
         process.join()
     assert len(answers) == 1
@@ -496,5 +495,5 @@ def test_the_second_of_two_preparers_says_that_it_waits(pets, store, capfd):
             time.sleep(0.01)
         made(pets, store)
     finally:
-        first.wait(timeout=60)
+        first.wait()
     assert "waiting for another process that prepares pets" in capfd.readouterr().err

@@ -132,7 +132,7 @@ def test_half_a_slurm_is_none(settings, programs, tmp_path, monkeypatch, absent)
 
 def command(*arguments, **environment):
     return subprocess.run(
-        [sys.executable, "-m", "invariance.train", *arguments], capture_output=True, text=True, timeout=250,
+        [sys.executable, "-m", "invariance.train", *arguments], capture_output=True, text=True,
         env={**os.environ, **environment},
     )  # fmt: skip
 
@@ -174,14 +174,14 @@ def cluster(tmp_path_factory):
     if os.getuid():
         pytest.skip("SLURM is installed, but only root can start a cluster (tests/slurm_cluster.sh start FOLDER)")
     folder = tmp_path_factory.mktemp("slurm") / "c"
-    started = subprocess.run([SCRIPT, "start", folder, str(os.getpid())], capture_output=True, text=True, timeout=240)
+    started = subprocess.run([SCRIPT, "start", folder, str(os.getpid())], capture_output=True, text=True)
     if started.returncode:
         pytest.skip(f"no SLURM cluster: {started.stderr.strip().splitlines()[-1]}")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SLURM_CONF", str(folder / "slurm.conf"))
         yield str(folder / "slurm.conf")
         ask("scancel", "--user=root")
-        subprocess.run([SCRIPT, "stop", folder], check=True, timeout=120)
+        subprocess.run([SCRIPT, "stop", folder], check=True)
 
 
 WORKER = """
@@ -253,7 +253,7 @@ class Sweep:
         return self.ids()[name][-1]
 
     def failures(self):
-        out, _ = self.launcher.communicate(timeout=200)
+        out, _ = self.launcher.communicate()
         assert self.launcher.returncode == 0, out
         return json.loads(re.search(r"^FAILURES (.*)$", out, flags=re.MULTILINE)[1])
 
@@ -284,13 +284,11 @@ def sweep(cluster, tmp_path, settings):
 
 
 def ask(*command):
-    return subprocess.run(command, capture_output=True, text=True, timeout=60).stdout.strip()
+    return subprocess.run(command, capture_output=True, text=True).stdout.strip()
 
 
-def until(holds, seconds=150):
-    over = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < over, f"nothing came; {ask('squeue', '--array')}"
+def until(holds):
+    while not holds():  # what never comes is ended by the suite's own limit
         time.sleep(0.2)
 
 
@@ -308,7 +306,6 @@ def high(seconds=2):
     assert submitted.startswith("Submitted")
 
 
-@pytest.mark.timeout(800)
 def test_a_sweep_ends_as_in_one_process_and_a_preempted_job_goes_on(cluster, tmp_path):
     work = [*QUICK, "recipe.updates=300", "recipe.step=250", f"prepared={tmp_path}/prepared", "range=5"]
     undisturbed = command("-m", *work, f"runs={tmp_path}/alone", OMP_NUM_THREADS="1")
@@ -328,7 +325,7 @@ def test_a_sweep_ends_as_in_one_process_and_a_preempted_job_goes_on(cluster, tmp
     high()
     wait_for_requeue(folder.name)
     assert not (place / "rows.csv").exists(), "it ended before it was preempted"
-    out, _ = begun.communicate(timeout=200)
+    out, _ = begun.communicate()
     assert begun.returncode == 0, out
     assert (place / "rows.csv").read_bytes() == (tmp_path / "alone/train/digits/rotation_5/seed0/rows.csv").read_bytes()
     first, last = sorted((runs / ".sweeps/train").glob("*/logs/*.log"), key=lambda path: path.stat().st_mtime)
@@ -432,7 +429,7 @@ def test_the_same_command_again_finds_the_jobs_of_a_launcher_that_is_gone(sweep,
     one = sweep("a", "b", "c", array_parallelism=2)
     until(lambda: sum(bool(one.said(name)) for name in "abc") == TWO)
     os.kill(one.launcher.pid, number)
-    out, _ = one.launcher.communicate(timeout=60)
+    out, _ = one.launcher.communicate()
     ids = {name: one.id(name) for name in "abc"}
     if number == signal.SIGINT:
         assert "3 jobs go on" in out and "scancel " + " ".join(ids[name] for name in "abc") in out

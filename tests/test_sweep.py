@@ -213,6 +213,7 @@ def test_a_job_that_another_process_works_at_is_put_off_until_that_is_done(tmp_p
     assert capfd.readouterr().err.count("put off: held: runs/held is being worked on by process 7 on b\n") == 1
 
 
+@pytest.mark.long
 def test_two_launchers_at_one_sweep_share_it(tmp_path):
     command = [
         sys.executable, "-m", "invariance.train", "-m", "transform=rotation", "range=5,20", "model=tiny",
@@ -221,7 +222,7 @@ def test_two_launchers_at_one_sweep_share_it(tmp_path):
     ]  # fmt: skip
     with ThreadPoolExecutor(2) as both:
         ends = list(both.map(
-            lambda _: subprocess.run(command, capture_output=True, text=True, timeout=280, check=False), range(2)
+            lambda _: subprocess.run(command, capture_output=True, text=True, check=False), range(2)
         ))  # fmt: skip
     assert [one.returncode for one in ends] == [0, 0], [one.stdout + one.stderr for one in ends]
     [state] = read_sweeps(tmp_path / "runs")
@@ -250,7 +251,7 @@ def test_one_process_writes_its_sweep_down_too(tmp_path):
         sys.executable, "-m", "invariance.prepare", "-m", "data=digits", "size=16,0", "progress=false",
         f"prepared={tmp_path}/prepared", f"runs={tmp_path}/runs",
     ]  # fmt: skip
-    assert subprocess.run(command, capture_output=True, timeout=200).returncode == 2
+    assert subprocess.run(command, capture_output=True).returncode == 2
     [state] = read_sweeps(tmp_path / "runs")
     assert [job.state for job in state.jobs] == ["done", "failed"]
     assert "size=0" in state.jobs[1].why and state.jobs[1].shown.startswith("invariance-prepare data=digits size=0")

@@ -114,7 +114,7 @@ def test_the_paper_s_names_its_data_set_once():
 def made(*arguments):
     outer = {key: value for key, value in os.environ.items() if not key.startswith("MAKE")}  # of make test
     return subprocess.run(
-        ["make", "-n", "-o", ".venv/installed", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=60,
+        ["make", "-n", "-o", ".venv/installed", *arguments], cwd=ROOT, capture_output=True, text=True,
         env=outer,
     )  # fmt: skip
 
@@ -200,7 +200,7 @@ def test_what_is_interrupted_ends_make_and_what_fails_does_not(tmp_path, monkeyp
             path.write_text(f"#!/bin/sh\nexit {statuses.get(page, 0)}\n")
             path.chmod(0o755)
         outer = {key: value for key, value in os.environ.items() if key == "MAKELEVEL" or not key.startswith("MAKE")}
-        ended = subprocess.run(["make", target], cwd=tmp_path, capture_output=True, text=True, timeout=60, env=outer)
+        ended = subprocess.run(["make", target], cwd=tmp_path, capture_output=True, text=True, env=outer)
         lines = [line for line in ended.stdout.splitlines() if line.startswith(".venv/bin/invariance-")]
         return [line.split()[0].rpartition("-")[2] for line in lines], ended.returncode, ended.stderr
 

@@ -103,6 +103,7 @@ def test_of_several_devices_each_has_its_slice_of_the_same_batches_and_transform
         assert torch.equal(torch.cat([params[name] for _, params in parts]), values)
 
 
+@pytest.mark.long
 def test_two_devices_train_as_one_does_and_go_on_after_a_kill(tmp_path, compose):
     """On processes of one CPU, without dropout, whose masks are each rank's own."""
     def trained(name, *more):
@@ -116,9 +117,8 @@ def test_two_devices_train_as_one_does_and_go_on_after_a_kill(tmp_path, compose)
 
     process = subprocess.Popen([*command(tmp_path / "killed"), "model.dropout=0", "trainer.devices=2"],
                                env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
-    started = time.monotonic()
     while not list(tmp_path.glob("killed/runs/train/*/*/*/last.ckpt")):
-        assert process.poll() is None and time.monotonic() - started < 120
+        assert process.poll() is None
         time.sleep(0.01)
     process.kill()
     process.wait()
@@ -180,7 +180,7 @@ def test_killed_anywhere_and_repeated_gives_the_same_to_the_bit(tmp_path, end, w
         time.sleep(0.01)
     loaders = helpers(process.pid)
     os.killpg(process.pid, end) if end != signal.SIGKILL else process.kill()  # as schedulers and terminals do
-    said = process.communicate(timeout=60)[1]
+    said = process.communicate()[1]
     assert process.returncode == (-9 if end == signal.SIGKILL else 130)
     assert end == signal.SIGKILL or [line[:18] for line in said.splitlines()] == ["error: interrupted"], said
     time.sleep(0.5)
