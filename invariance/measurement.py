@@ -3,7 +3,6 @@
 import hashlib
 import json
 import math
-import shutil
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from itertools import product
@@ -17,7 +16,6 @@ from rich.progress import Progress
 from torch import Tensor, nn
 
 from invariance.data.prepared import Prepared, Split
-from invariance.errors import UserError
 from invariance.features import extract
 from invariance.fits import Fit
 from invariance.grids import Grid
@@ -28,7 +26,8 @@ from invariance.network import Network
 from invariance.precision import full_float32
 from invariance.progress import bar
 from invariance.runs.files import DONE, atomic_path, write_text
-from invariance.runs.rows import Row, read_rows, to_frame, write_rows
+from invariance.runs.parts import Parts
+from invariance.runs.rows import Row, to_frame
 from invariance.runs.run import Run
 from invariance.runs.seal import rows_of
 from invariance.tracking import Tracker
@@ -207,13 +206,12 @@ class _Measurement:
         self._write_grid(folder)
         size = self.group_size()
         groups = [self.points[i : i + size] for i in range(0, len(self.points), size)]
-        parts = {
-            fit: [run.directory / "parts" / f"{size}_{k}.csv" for k in range(len(groups))] for fit, run in todo.items()
-        }
+        labels = [[point.label for point in group] for group in groups]
+        parts = {fit: Parts(run, size) for fit, run in todo.items()}
         for k, group in enumerate(groups):
             for run in todo.values():
                 run.note(min(k * size, len(self.points)), len(self.points), "g")
-            missing = [fit for fit in todo if not self._whole(parts[fit][k], group)]
+            missing = [fit for fit in todo if parts[fit].read(k, labels[k]) is None]
             if not missing:
                 skipped = sum(point.label != UNTOUCHED for point in group)
                 self.progress.advance(self.task, skipped * sum(len(side.indices) for side in self.sides))
@@ -221,34 +219,19 @@ class _Measurement:
             features = [[self._under(side, point) for point in group] for side in self.sides]
             for fit in missing:
                 fitted = self._fit(fit, group, features[0])
-                if fitted is not None:
-                    write_text(parts[fit][k].with_suffix(".fits"), _account(group, fitted))
-                write_rows(parts[fit][k], to_frame(self._rows(fit, todo[fit], group, features, fitted)))
+                rows = to_frame(self._rows(fit, todo[fit], group, features, fitted))
+                parts[fit].write(k, labels[k], rows, "" if fitted is None else _account(group, fitted))
             del features
         for fit, run in todo.items():
+            whole = parts[fit].all(labels)
             if fit.settings is not None:
-                accounts = [part.with_suffix(".fits").read_text(encoding="utf-8") for part in parts[fit]]
-                write_text(run.directory / "fits.csv", FITS + "".join(accounts))
-            run.finish(pd.concat([read_rows(part) for part in parts[fit]], ignore_index=True))
-            shutil.rmtree(run.directory / "parts")
+                write_text(run.directory / "fits.csv", FITS + "".join(account for _, account in whole))
+            run.finish(pd.concat([rows for rows, _ in whole], ignore_index=True))
+            parts[fit].remove()
 
     def _under(self, side: _Side, point: GridPoint) -> Tensor:
         """φ(gx) of a side; of the untouched it is there already."""
         return side.reference if point.label == UNTOUCHED else self._features(side.split, side.indices, point)
-
-    def _whole(self, part: Path, group: list[GridPoint]) -> bool:
-        """Whether a part file is there and holds every number of its group; a damaged one is measured again."""
-        if not part.exists():
-            return False
-        try:
-            held = read_rows(part)
-        except UserError:
-            return False
-        wanted = {
-            (f"{self.grid.name}:{point.label}", side.name, metric)
-            for point in group for side in self.sides for metric in self.config["metrics"]
-        }
-        return len(held) == len(wanted) and set(zip(held["g"], held["split"], held["metric"], strict=True)) == wanted
 
     def _fit(self, fit: Fit, group: list[GridPoint], features: list[Tensor]) -> FittedMaps | None:
         """The maps of a group, fitted together; None for the identity."""

@@ -11,13 +11,11 @@ import json
 import math
 import shutil
 import sys
-import zlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from itertools import combinations
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 import pandas as pd
@@ -29,40 +27,25 @@ from torch import Tensor
 from invariance.errors import UserError
 from invariance.fits import Fit
 from invariance.headlines import of_distances
-from invariance.indices import Centred, Regression, centred, cross_product, linear_cka, procrustes_distance
+from invariance.indices import Regression, cross_product, linear_cka, procrustes_distance
 from invariance.maps import FittedMaps, Ridge
 from invariance.metrics import l2_distance_per_image
 from invariance.network import Network
 from invariance.pair_rows import INDEX_NAMES, INDICES, Member, Pair, PairRows, Result, account, run_name
+from invariance.pair_units import PLAN, Held, Results, Unit, part_of
 from invariance.precision import full_float32
 from invariance.progress import bar
 from invariance.representations import Features, Store, images_of
-from invariance.runs.files import DONE, atomic_path, write_text
+from invariance.runs.files import DONE, write_text
 from invariance.runs.rows import Row, to_frame
 from invariance.runs.run import CONFIG, Run, read_config
 from invariance.tracking import Tracker
 
-_PLAN = "plan.json"
 _CHUNK = 4096
 _BYTES_OF_WEIGHT = {"online_sgd": 28, "ridge": 56, INDICES: 16}
 """Memory that a way of comparing takes for every weight of a map, at its peak."""
 
 _GPU_SHARE = 0.8
-
-
-@dataclass(frozen=True)
-class Unit:
-    """What is computed at once and kept as one file.
-
-    Attributes:
-        kind: name of a fit, or `INDICES`.
-        source: label of the network whose features are mapped.
-        targets: labels of the networks whose features are predicted.
-    """
-
-    kind: str
-    source: str
-    targets: tuple[str, ...]
 
 
 def measure_distances(networks: Sequence[Network], fits: Sequence[Fit], config: dict[str, Any]) -> None:
@@ -119,36 +102,6 @@ def _same_images(members: Sequence[Member]) -> None:
                 f"{first.network.name} and {member.network.name} cannot be compared: the {key} of their data "
                 f"differ{told}; image by image they must be the same"
             )
-
-
-class _Held:
-    """Features in memory: those of the unit that is worked on, and nothing else."""
-
-    def __init__(self, features: dict[str, Features], device: torch.device) -> None:
-        self._features, self._device = features, device
-        self._sides: dict[tuple[str, str], Tensor] = {}
-        self._centred: dict[str, Centred] = {}
-
-    def keep(self, labels: set[str]) -> None:
-        """Give up what is not among these networks."""
-        self._sides = {key: value for key, value in self._sides.items() if key[0] in labels}
-
-    def side(self, label: str, side: str) -> Tensor:
-        """A network's features of a side, (N, D): those to fit on where fits run, the others in host memory."""
-        if (label, side) not in self._sides:
-            loaded = self._features[label].load(side)
-            self._sides[label, side] = loaded.to(self._device) if side == "fit" else loaded
-        return self._sides[label, side]
-
-    def fit(self, label: str) -> Tensor:
-        """The features to fit on."""
-        return self.side(label, "fit")
-
-    def about_mean(self, label: str) -> Centred:
-        """The report features about their mean; small, and kept for all networks."""
-        if label not in self._centred:
-            self._centred[label] = centred(self.side(label, "report").to(self._device))
-        return self._centred[label]
 
 
 class _Study:
@@ -233,14 +186,15 @@ class _Study:
         with bar(self.config["progress"]) as progress:
             self._extract(progress)  # before the run is entered: a mistake leaves no directory
         about = {"networks": list(self.members), "kinds": list(self.kinds), "memory_gb": self.config["memory_gb"]}
-        work = Run(self.runs, f"distance/{self.data}/{self._work_name()}", about, progress=(_PLAN,))
+        work = Run(self.runs, f"distance/{self.data}/{self._work_name()}", about, progress=(PLAN,))
         with work, bar(self.config["progress"]) as progress:
             work.record({"device": str(self.device)})
             self.rows = PairRows(self.members, self.layer, self._counts())
             self._finish_flawed()
-            units = self._plan(work.directory / _PLAN)
+            results = Results(work.directory)
+            units = self._plan(results)
             task = progress.add_task("pairs", total=sum(len(unit.targets) for unit in units))
-            self._work_through(units, work, progress, lambda n: progress.advance(task, n))
+            self._work_through(units, results, work, progress, lambda n: progress.advance(task, n))
             if left := self.missing():
                 kind, a, b = left[0]
                 raise UserError(
@@ -285,21 +239,27 @@ class _Study:
                 why = "the same for all fit images" if features.flaw == "constant" else "not all finite numbers"
                 print(f"{label}: φ is {why}; the rows of its pairs say so and hold no number", file=sys.stderr)
 
-    def _plan(self, path: Path) -> list[Unit]:
+    def _make_again(self, label: str, progress: Progress) -> Features:
+        """Features of a network whose own were found damaged in the middle of the work."""
+        member, features = self.members[label], self.features[label]
+        task = progress.add_task("φ", total=features.n_fit + features.n_report)
+        try:
+            return self.store.make(member.network, member.images, progress, task)
+        finally:
+            member.network.forget()
+            progress.remove_task(task)
+
+    def _plan(self, results: Results) -> list[Unit]:
         """What is to be computed, in order; what was planned before an interruption is what is done after it."""
-        if path.exists():
-            try:
-                return [Unit(kind, source, tuple(targets)) for kind, source, targets in json.loads(path.read_bytes())]
-            except (ValueError, TypeError) as error:
-                raise UserError(f"{path} is damaged; delete {path.parent} and repeat") from error
+        if (planned := results.plan()) is not None:
+            return planned
         missing = set(self.missing())
         units = [
             Unit(kind, source, targets)
             for group in self._groups() for source in self.members for kind in self.kinds
             if (targets := tuple(t for t in group if (kind, *sorted((source, t))) in missing))
         ]
-        shutil.rmtree(_file(path.parent, 0).parent, ignore_errors=True)  # of a plan whose removal was cut short
-        write_text(path, json.dumps([[unit.kind, unit.source, unit.targets] for unit in units]) + "\n")
+        results.write_plan(units)
         return units
 
     def _groups(self) -> Iterator[list[str]]:
@@ -320,33 +280,31 @@ class _Study:
         return features.n_fit, features.n_report
 
     def _work_through(
-        self, units: list[Unit], work: Run, progress: Progress, advance: Callable[[int], None]
+        self, units: list[Unit], results: Results, work: Run, progress: Progress, advance: Callable[[int], None]
     ) -> None:
         """Compute what no file holds yet; write the rows of a pair as soon as both of its directions are there."""
-        folder = work.directory
         place = {(unit.kind, unit.source, target): k for k, unit in enumerate(units) for target in unit.targets}
-        held = _Held(self.features, self.device)
+        held = Held(self.features, self.device, lambda label: self._make_again(label, progress))
         for k, unit in enumerate(units):
-            path = _file(folder, k)
-            result = _read(path, unit)
+            result = results.read(unit)
             if result is None:
                 held.keep({unit.source, *unit.targets})
                 fit = self.kinds[unit.kind]
                 result = self._indices(unit, held) if fit is None else self._fit(unit, fit, held, progress)
-                _write(path, result)
+                results.write(unit, result)
             advance(len(unit.targets))
             work.note(k + 1, len(units), "units")
             ready = [target for target in unit.targets if place[unit.kind, target, unit.source] < k]
             if any(not self._run_of(unit.kind, unit.source, target).done for target in ready):
                 back = {t: place[unit.kind, t, unit.source] for t in ready}
-                other = {t: _of(_read(_file(folder, j), units[j]), units[j], unit.source) for t, j in back.items()}
-                self._finish(unit, {t: (_of(result, unit, t), other[t]) for t in ready})
+                other = {t: part_of(results.read(units[j]), units[j], unit.source) for t, j in back.items()}
+                self._finish(unit, {t: (part_of(result, unit, t), other[t]) for t in ready})
 
     def _run_of(self, kind: str, one: str, other: str) -> Run:
         a, b = sorted((one, other))
         return self.pairs[a, b][kind]
 
-    def _fit(self, unit: Unit, fit: Fit, held: _Held, progress: Progress) -> Result:
+    def _fit(self, unit: Unit, fit: Fit, held: Held, progress: Progress) -> Result:
         """E of one source to all targets of a unit in one stacked fit, and L_L2 of every image."""
         from invariance.modules.map_fit import fit_maps  # Lightning, which a finished set need not wait for
 
@@ -377,7 +335,7 @@ class _Study:
                 parts.append(l2_distance_per_image(back, target.to(self.device), scale).float().cpu())
         return torch.cat(parts).numpy()
 
-    def _indices(self, unit: Unit, held: _Held) -> Result:
+    def _indices(self, unit: Unit, held: Held) -> Result:
         """The indices of one source with every target over the report images; the symmetric ones in one direction."""
         result: Result = {name: np.full(len(unit.targets), math.nan) for name in INDEX_NAMES}
         x, own = held.side(unit.source, "report").to(self.device), held.about_mean(unit.source)
@@ -461,35 +419,5 @@ def group_size(
 
 def _remove(folder: Path) -> None:
     """Remove a folder of unfinished work; the plan first, so that what a kill leaves of it is no work."""
-    (folder / _PLAN).unlink(missing_ok=True)
+    (folder / PLAN).unlink(missing_ok=True)
     shutil.rmtree(folder, ignore_errors=True)
-
-
-def _file(folder: Path, k: int) -> Path:
-    return folder / "units" / f"{k:06d}.npz"
-
-
-def _write(path: Path, result: Result) -> None:
-    with atomic_path(path) as temporary, open(temporary, "wb") as file:
-        np.savez(file, **result)
-
-
-def _read(path: Path, unit: Unit) -> Result | None:
-    """What a unit came to, if it was computed; a damaged file is computed again."""
-    if not path.exists():
-        return None
-    try:
-        with np.load(path, allow_pickle=False) as held:
-            result = {name: held[name] for name in held.files}
-    except (OSError, ValueError, KeyError, EOFError, BadZipFile, zlib.error):
-        return None
-    whole = bool(result) and all(len(values) == len(unit.targets) for values in result.values())
-    return result if whole else None
-
-
-def _of(result: Result | None, unit: Unit, target: str) -> Result:
-    """One target's part of what a unit came to."""
-    if result is None:
-        raise UserError(f"what was computed of {unit.source} is damaged; repeat the command")
-    k = unit.targets.index(target)
-    return {name: values[k].copy() for name, values in result.items()}  # a view would keep all targets' in memory

@@ -2,9 +2,11 @@
 
 import fcntl
 import hashlib
+import io
 import json
 import os
 import shutil
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +22,8 @@ from invariance.errors import UserError
 from invariance.features import extract
 from invariance.metrics import rms
 from invariance.network import Network, files_of
-from invariance.runs.files import atomic_path, disk_errors, remove_temporaries, write_text
+from invariance.runs.checked import Damaged, digest, made_again, read_facts, write_facts
+from invariance.runs.files import atomic_path, disk_errors, remove_temporaries
 from invariance.transforms import build
 from invariance.transforms.base import UNTOUCHED
 
@@ -29,6 +32,8 @@ FORMAT = 1
 
 FACTS = "features.json"
 _CHUNK = 4096
+_HEAD = 1 << 16
+"""Bytes that hold the header of every NumPy file of version 1."""
 
 
 @dataclass(frozen=True)
@@ -98,29 +103,59 @@ class Features:
         bytes: size on disk.
     """
 
-    def __init__(self, directory: Path) -> None:
-        """Open features that `extract_features` wrote.
+    def __init__(self, directory: Path, made_from: str) -> None:
+        """Open features that a `Store` wrote; what they hold is verified whenever it is loaded.
+
+        Args:
+            directory: the folder.
+            made_from: hash of what they must have been made from.
 
         Raises:
-            UserError: if they are damaged.
+            Damaged: if they are not as they were written, or were made from something else.
         """
         self.directory = directory
         try:
-            facts = json.loads((directory / FACTS).read_text(encoding="utf-8"))
+            facts, hashed = read_facts(directory / FACTS)
+            if not hashed:
+                raise Damaged("a version that kept no hashes wrote it")
+            if facts["made_from"] != made_from:
+                raise Damaged("it is of something else")
+            self._hashes = {str(name): str(written) for name, written in facts["xxh3_of"].items()}
             self.dim, self.flaw = int(facts["dim"]), str(facts["flaw"])
             self.n_fit, self.n_report = int(facts["fit"]), int(facts["report"])
-            self.alive = torch.from_numpy(np.load(directory / "scale.npy", allow_pickle=False)) > 0
-            held = [np.load(self._file(side), mmap_mode="r", allow_pickle=False).shape for side in ("fit", "report")]
-            if held != [(self.n_fit, self.dim), (self.n_report, self.dim)] or len(self.alive) != self.dim:
-                raise ValueError(f"arrays of {held}")
-        except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
-            why = " ".join(str(error).split())
-            raise UserError(f"the features in {directory} are damaged ({why}); delete it and repeat") from error
+            self.alive = self._read("scale") > 0
+            for side, count in (("fit", self.n_fit), ("report", self.n_report)):
+                if self._file(side).stat().st_size < 4 * self.dim * count:
+                    raise Damaged(f"{side}.npy is cut off")
+        except OSError as error:
+            raise Damaged(error.strerror or "it cannot be read") from error
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise Damaged("it is not as it was written") from error
         self.bytes = 4 * self.dim * (self.n_fit + self.n_report)
 
     def load(self, side: str) -> Tensor:
-        """The features of a side ("fit" or "report"), float32 (N, D), read into memory."""
-        return torch.from_numpy(np.load(self._file(side), allow_pickle=False))
+        """The features of a side ("fit" or "report"), float32 (N, D), read into memory and verified.
+
+        Raises:
+            Damaged: if they are not as they were written.
+        """
+        values = self._read(side)
+        if values.shape != ((self.n_fit if side == "fit" else self.n_report), self.dim):
+            raise Damaged(f"{side}.npy is of another size")
+        return values
+
+    def _read(self, name: str) -> Tensor:
+        """An array, verified from the very bytes that it is made of."""
+        try:
+            held = np.fromfile(self._file(name), dtype=np.uint8)
+        except OSError as error:
+            raise Damaged(f"{name}.npy: {error.strerror}") from error
+        if digest(held) != self._hashes.get(name):
+            raise Damaged(f"{name}.npy is not as it was written")
+        head = io.BytesIO(held[:_HEAD].tobytes())
+        np.lib.format.read_magic(head)
+        shape, _, kind = np.lib.format.read_array_header_1_0(head)
+        return torch.from_numpy(held[head.tell() :].view(kind).reshape(shape))
 
     def _file(self, side: str) -> Path:
         return self.directory / f"{side}.npy"
@@ -138,22 +173,31 @@ class Store:
     def __init__(self, root: Path, layer: str, batch: int) -> None:
         self.root, self.layer, self.batch = root, layer, batch
 
-    def directory(self, network: Network, images: Images) -> Path:
-        """Where a network's features are, or will be."""
+    def _made_from(self, network: Network, images: Images) -> str:
+        """Hash of what a network's features are made from."""
         made_from = {
             "format": FORMAT, "weights": network.weights, "data": images.prepared.sha256, "layer": self.layer,
             "transform": network.transform, "images": images.identity,
         }
-        key = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:16]
-        return self.root / network.name / f"{self.layer}-{key}"
+        return hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()
+
+    def directory(self, network: Network, images: Images) -> Path:
+        """Where a network's features are, or will be."""
+        return self.root / network.name / f"{self.layer}-{self._made_from(network, images)[:16]}"
 
     def find(self, network: Network, images: Images) -> Features | None:
-        """A network's features, if they are there."""
+        """A network's features, if they are there; of those that are damaged it is told that they are made again."""
         directory = self.directory(network, images)
-        return Features(directory) if (directory / FACTS).exists() else None
+        if not (directory / FACTS).exists():
+            return None
+        try:
+            return Features(directory, self._made_from(network, images))
+        except Damaged as why:
+            made_again(directory, why)
+            return None
 
     def make(self, network: Network, images: Images, progress: Progress, task: TaskID) -> Features:
-        """Extract a network's features; they appear whole or not at all.
+        """Extract a network's features, unless they are there and not damaged; they appear whole or not at all.
 
         Raises:
             UserError: if the disk has no room for them.
@@ -168,8 +212,13 @@ class Store:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX)  # another process may be at the same network
             remove_temporaries(directory)
-            found = self.find(network, images)
-            return found if found is not None else self._extract(network, images, directory, chosen, progress, task)
+            with suppress(Damaged):
+                found = Features(directory, self._made_from(network, images))
+                for side in chosen:
+                    found.load(side)
+                return found
+            (directory / FACTS).unlink(missing_ok=True)
+            return self._extract(network, images, directory, chosen, progress, task)
         finally:
             os.close(lock)
 
@@ -180,7 +229,12 @@ class Store:
         transform = build(network.transform)
         untouched = next(point for point in transform.grid() if point.label == UNTOUCHED)
         scale: Tensor | None = None
-        facts: dict[str, Any] = {"network": network.name, "layer": self.layer, "weights": network.weights, "flaw": ""}
+        made_from = self._made_from(network, images)
+        facts: dict[str, Any] = {
+            "network": network.name, "layer": self.layer, "weights": network.weights, "made_from": made_from,
+            "flaw": "",
+        }
+        hashes: dict[str, str] = {}
         for side, (split, indices) in chosen.items():
             r = extract(
                 network.phi, network.classifier.normalise, images.prepared.split(split).images, indices, transform,
@@ -195,11 +249,16 @@ class Store:
             if not all(bool(torch.isfinite(part).all()) for part in torch.split(r, _CHUNK)):
                 facts["flaw"] = "not_finite"
             facts[side] = len(indices)
-            _save(directory / f"{side}.npy", _normalised(r, scale))
+            hashes[side] = _save(directory / f"{side}.npy", _normalised(r, scale))
         assert scale is not None
-        _save(directory / "scale.npy", scale)
-        write_text(directory / FACTS, json.dumps(facts, indent=1) + "\n")
-        return Features(directory)
+        hashes["scale"] = _save(directory / "scale.npy", scale)
+        write_facts(directory / FACTS, {**facts, "xxh3_of": hashes})
+        try:
+            return Features(directory, made_from)
+        except Damaged as why:
+            raise UserError(
+                f"{directory} does not hold what was just written to it ({why}); choose another place with features=…"
+            ) from why
 
     def _require_room(self, directory: Path, wanted: int) -> None:
         free = shutil.disk_usage(directory).free
@@ -225,6 +284,11 @@ def _constant(r: Tensor, scale: Tensor) -> bool:
     return bool((spread <= 1e-6 * scale).all())
 
 
-def _save(path: Path, values: Tensor) -> None:
+def _save(path: Path, values: Tensor) -> str:
+    """Write an array as a NumPy file, and return the hash of its bytes as they were meant to be."""
+    array, head = np.ascontiguousarray(values.numpy()), io.BytesIO()
+    np.lib.format.write_array_header_1_0(head, np.lib.format.header_data_from_array_1_0(array))
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
-        np.save(file, values.numpy())
+        file.write(head.getbuffer())
+        array.tofile(file)
+    return digest(head.getbuffer(), array)

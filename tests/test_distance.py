@@ -16,6 +16,7 @@ from invariance.indices import Regression, centred, cross_product, linear_cka, p
 from invariance.maps import order
 from invariance.metrics import bootstrap
 from invariance.modules.classifier import load_classifier
+from invariance.pair_units import Results
 from invariance.runs.rows import COLUMNS, read_rows
 from invariance.train import train
 from tests.test_measure import fc7, opened
@@ -155,7 +156,7 @@ def test_interrupted_at_any_moment_and_repeated_gives_the_same_rows(place, undis
     """Killed before each of its writes in turn, every time going on with what there is."""
     folder, places = place
     config = compose("distance", *places, *QUICK)
-    unit, finish = invariance.pairs._write, invariance.pairs.Run.finish
+    unit, finish = Results.write, invariance.pairs.Run.finish
     left = [0]
 
     def fragile(call):
@@ -167,7 +168,7 @@ def test_interrupted_at_any_moment_and_repeated_gives_the_same_rows(place, undis
 
         return called
 
-    monkeypatch.setattr(invariance.pairs, "_write", fragile(unit))
+    monkeypatch.setattr(Results, "write", fragile(unit))
     monkeypatch.setattr(invariance.pairs.Run, "finish", fragile(finish))
     for interruptions in range(40):
         left[0] = 1 + interruptions % 3
@@ -185,11 +186,7 @@ def test_killed_while_the_work_is_tidied_away(place, undisturbed, compose, monke
     folder, places = place
     config = compose("distance", *places, *QUICK)
 
-    remove = shutil.rmtree
-
     def killed(path, **settings):
-        if path.name == "units":  # what a plan before this one might have left
-            return remove(path, **settings)
         (path / "config.yaml").unlink()
         raise KeyboardInterrupt
 
@@ -214,15 +211,19 @@ def test_work_whose_pairs_others_have_finished_is_removed(place, compose, monkey
     assert not list((folder / "runs/distance/digits").glob("unfinished-*"))
 
 
-def test_a_damaged_unit_is_computed_again(place, undisturbed, compose, monkeypatch):
+def test_a_damaged_unit_is_computed_again(place, undisturbed, compose, monkeypatch, capsys):
     folder, places = place
     config = compose("distance", *places, *QUICK)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(invariance.pairs._Study, "_finish", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         distance(config)
-    first, *_ = sorted((folder / "runs/distance/digits").glob("unfinished-*/units/*.npz"))
-    first.write_bytes(first.read_bytes()[:200])
+    first, second, *_ = sorted((folder / "runs/distance/digits").glob("unfinished-*/units/*.npz"))
+    first.write_bytes(second.read_bytes())
+    second.write_bytes(second.read_bytes()[:-200])
     distance(config)
+    said = capsys.readouterr().err
+    assert f"{first} is not used (it is of something else)" in said
+    assert f"{second} is not used (it is not as it was written)" in said
     assert everything(folder) == everything(undisturbed)
 
 
@@ -375,18 +376,26 @@ def test_a_network_trained_again_is_refused_where_its_pairs_are(place, compose):
     )
 
 
-def test_damaged_features_and_full_disks_are_told(place, compose, monkeypatch):
+def test_damaged_features_are_made_again_and_full_disks_told(place, compose, monkeypatch, capsys):
     folder, places = place
     config = compose("distance", *places, *QUICK, "networks=[baseline/seed0,rotation_20]")
     with monkeypatch.context() as patch:
         patch.setattr("invariance.representations.shutil.disk_usage", lambda _: shutil._ntuple_diskusage(9, 9, 0))
         assert "choose another place with features=" in refused(config)
     distance(config)
+    before = everything(folder)
     shutil.rmtree(folder / "runs/distance")
-    broken = next((folder / "features/digits/baseline").rglob("fit.npy"))
-    broken.write_bytes(broken.read_bytes()[:100])
-    said = refused(config)
-    assert "damaged" in said and "delete it and repeat" in said
+    cut = next((folder / "features/digits/baseline").rglob("fit.npy"))
+    cut.write_bytes(cut.read_bytes()[:100])
+    flipped = next((folder / "features/digits/rotation_20").rglob("report.npy"))
+    content = bytearray(flipped.read_bytes())
+    content[-9] ^= 1
+    flipped.write_bytes(content)
+    distance(config)
+    said = capsys.readouterr().err
+    assert f"{cut.parent} is not used (fit.npy is cut off): it is computed again" in said
+    assert f"{flipped.parent} is not used (report.npy is not as it was written): it is computed again" in said
+    assert everything(folder) == before
 
 
 @pytest.mark.parametrize(

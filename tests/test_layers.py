@@ -16,6 +16,7 @@ LEVELS = [
     {"network"},
     {"representations"},
     {"pair_rows"},
+    {"pair_units"},
     {"measurement", "pairs", "cli", "training", "templates", "work", "planning", "rates", "needs"},
     PAGES,
 ]

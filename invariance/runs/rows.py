@@ -85,19 +85,28 @@ def to_frame(rows: Iterable[Row]) -> pd.DataFrame:
 
 def write_rows(path: Path, table: pd.DataFrame) -> None:
     """Write a table of rows as CSV, atomically, every float so that it reads back to the bit."""
+    write_text(path, rows_text(table))
+
+
+def rows_text(table: pd.DataFrame) -> str:
+    """A table of rows as the text of a `rows.csv`."""
     buffer = io.StringIO()
     table.to_csv(buffer, index=False, lineterminator="\n")
-    write_text(path, buffer.getvalue())
+    return buffer.getvalue()
 
 
-def read_rows(path: Path) -> pd.DataFrame:
+def read_rows(path: Path, content: bytes | None = None) -> pd.DataFrame:
     """Read a `rows.csv`.
+
+    Args:
+        path: the file.
+        content: what it holds, where that was read already.
 
     Raises:
         UserError: if the file is not a table of rows, or its end is cut off: every writer ends it with a line's end.
     """
     try:
-        content = path.read_bytes()
+        content = path.read_bytes() if content is None else content
         if content and not content.endswith(b"\n"):
             raise ValueError("its last line is cut off")
         table = pd.read_csv(
