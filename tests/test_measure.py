@@ -10,12 +10,12 @@ import torch
 from scipy import ndimage
 from sklearn import linear_model
 
-import invariance.measurement
 from invariance.data.prepared import prepare
 from invariance.errors import UserError
 from invariance.maps import order
 from invariance.measure import measure
 from invariance.modules.classifier import load_classifier
+from invariance.runs.parts import Parts
 from invariance.runs.rows import read_rows
 
 GRID = "grid={rotation: {angles: [-30, 10, 45]}}"
@@ -168,23 +168,23 @@ def test_interrupted_after_any_group_and_repeated_gives_the_same_rows(place, com
     runs = folder / "runs/measure/digits/rotation_20/seed0"
     undisturbed = {unit: (runs / unit / "rows.csv").read_bytes() for unit in units}
     assert len(undisturbed) == 2
-    write = invariance.measurement.write_rows
+    write = Parts.write
     for survive in range(1, 4):  # two groups of two fits
         shutil.rmtree(runs)
         written = 0
 
-        def stop(path, table, survive=survive):
+        def stop(*part, survive=survive):
             nonlocal written
             if written == survive:
                 raise KeyboardInterrupt
             written += 1
-            write(path, table)
+            write(*part)
 
-        monkeypatch.setattr(invariance.measurement, "write_rows", stop)
+        monkeypatch.setattr(Parts, "write", stop)
         with pytest.raises(KeyboardInterrupt):
             measure(config)
         assert not list(runs.glob("**/done.json"))
-        monkeypatch.setattr(invariance.measurement, "write_rows", write)
+        monkeypatch.setattr(Parts, "write", write)
         measure(config)
         assert {unit: (runs / unit / "rows.csv").read_bytes() for unit in units} == undisturbed
 
