@@ -86,10 +86,12 @@ class Now:
 
 def look(runs: Path) -> Now:
     """Where everything stands."""
+    from invariance.runs.find import walk
     from invariance.runs.sweep import read_sweeps
-    from invariance.runs.watch import read_runs
+    from invariance.runs.watch import read_runs, unseen_sweeps
 
-    sweeps, found = read_sweeps(runs), read_runs(runs)
+    below = walk(runs)
+    sweeps, found = read_sweeps(runs), read_runs(runs, below)
     tables: list[Any] = [sweeps_table(sweeps)] if sweeps else []
     if found:
         tables.append(runs_table(found))
@@ -102,7 +104,11 @@ def look(runs: Path) -> Now:
     lines += [line for job in failed[:SHOWN] for line in (f"failed: {job.why}", f"  again: {job.shown}")]
     if len(failed) > SHOWN:
         lines.append(f"and {len(failed) - SHOWN} more that failed")
-    if not tables:
+    unseen = below.unseen + unseen_sweeps(runs)
+    lines += [f"cannot be looked into: {one}" for one in unseen[:SHOWN]]
+    if len(unseen) > SHOWN:
+        lines.append(f"and {len(unseen) - SHOWN} more that cannot be looked into")
+    if not tables and not unseen:
         lines.append(f"nothing in {runs} yet")
     return Now(tables, lines, busy)
 

@@ -2,14 +2,15 @@
 
 import json
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from invariance.runs.files import DONE
-from invariance.runs.find import all_runs
+from invariance.runs.find import Unseen, Walk, walk
 from invariance.runs.locks import holder
 from invariance.runs.run import LOCK, PROGRESS, PROVENANCE
-from invariance.runs.sweep import SweepState
+from invariance.runs.sweep import ATTEMPTS, JOBS, SWEEPS, SweepState
 
 
 @dataclass(frozen=True)
@@ -50,10 +51,42 @@ class RunState:
         return (self.of - self.done) / self.rate if self.rate > 0 and self.of >= self.done else None
 
 
-def read_runs(runs: Path) -> list[RunState]:
-    """Every run below a folder. Nothing is written, and no clock of a file is looked at."""
+def read_runs(runs: Path, found: Walk | None = None) -> list[RunState]:
+    """Every run below a folder. Nothing is written, and no clock of a file is looked at.
+
+    Args:
+        runs: the folder.
+        found: what is below it, where that is known.
+    """
     # another program may keep configurations here too; only a run has its provenance beside its own
-    return [_state(path, runs) for path in all_runs(runs) if os.path.exists(path / PROVENANCE)]
+    return [_state(path, runs) for path in (found or walk(runs)).runs if os.path.exists(path / PROVENANCE)]
+
+
+def unseen_sweeps(runs: Path) -> list[Unseen]:
+    """The parts of a runs folder's list of sweeps that cannot be read or are damaged, so that their jobs lack."""
+    unseen: list[Unseen] = []
+
+    def inside(folder: Path) -> list[Path]:
+        try:
+            return sorted(folder.iterdir())
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        except OSError as error:
+            unseen.append(Unseen(folder, (error.strerror or "it cannot be read").lower()))
+            return []
+
+    for sweep in (sweep for page in inside(runs / SWEEPS) for sweep in inside(page)):
+        with suppress(FileNotFoundError, NotADirectoryError):
+            try:
+                jobs = json.loads((sweep / JOBS).read_text(encoding="utf-8"))["jobs"]
+                if not isinstance(jobs, list):
+                    raise TypeError(jobs)
+                inside(sweep / ATTEMPTS)
+            except (ValueError, TypeError, KeyError, RecursionError):
+                unseen.append(Unseen(sweep / JOBS, "damaged; the sweep's command writes it anew"))
+            except PermissionError as error:
+                unseen.append(Unseen(sweep / JOBS, (error.strerror or "it cannot be read").lower()))
+    return unseen
 
 
 def _state(path: Path, runs: Path) -> RunState:
