@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from invariance.conf import check_keys, conf_dir
-from invariance.data.building import MANIFEST
+from invariance.data.manifest import MANIFEST
 from invariance.data.official import Official
 from invariance.data.sources import data_config, existing_root
 from invariance.errors import UserError
