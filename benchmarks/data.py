@@ -33,7 +33,7 @@ from torchvision.datasets import ImageFolder
 
 from invariance.conf import families
 from invariance.data.decode import decode
-from invariance.data.module import PreparedData
+from invariance.data.module import PreparedData, StepSampler
 from invariance.data.prepared import Prepared
 from invariance.memory import keep_freed
 from invariance.modules.classifier import Classifier
@@ -167,6 +167,20 @@ def reading(prepared: Prepared, given: argparse.Namespace) -> tuple[float, float
     return rate, statistics.median(bare / ours for ours, bare in pairs)
 
 
+def verifying(prepared: Prepared, given: argparse.Namespace) -> float:
+    """Median share of the time of reading in random order that comparing checksums takes, as measuring does it."""
+    split, steps = prepared.split("train"), 64
+    sampler = StepSampler(len(split), given.batch, seed=0)
+    spans = [sampler.indices(step) for step in range(steps)]
+    out = np.empty((given.batch, *split.images.shape[1:]), np.uint8)
+    split.images[:]  # so that `once` has nothing left to compare
+    pairs = in_turn(
+        lambda: [split.images.read(span, out) for span in spans],
+        lambda: [split.images.read(span, out, once=True) for span in spans], 4 * given.rounds,
+    )
+    return statistics.median(1 - bare / verified for verified, bare in pairs)
+
+
 def compare(family: str, folder: Path, where: Path, given: argparse.Namespace) -> tuple[float, float, float]:
     """Images a second of ours and of theirs, and how many times as fast ours is."""
     settings = family_at_its_largest(family)
@@ -203,9 +217,10 @@ def measure(folder: Path, where: Path, given: argparse.Namespace) -> dict[str, f
     keep_freed()
     torch.set_num_threads(1)
     decoded = decoding(folder, given.size)
-    read, share = reading(prepared_at(given.size, folder, where), given)
+    prepared = prepared_at(given.size, folder, where)
+    (read, share), checks = reading(prepared, given), verifying(prepared, given)
     torch.set_num_threads(cores)
-    figures = {"decoded_per_core": decoded, "read_per_core": read, "share_of_memmap": share}
+    figures = {"decoded_per_core": decoded, "read_per_core": read, "share_of_memmap": share, "checksums_share": checks}
     table = Table("family", "ours", "ImageFolder", "times", title=f"images/s a core at {given.size}, {given.device}")
     for family in given.families:
         ours, theirs, ratio = compare(family, folder, where, given)
@@ -214,6 +229,7 @@ def measure(folder: Path, where: Path, given: argparse.Namespace) -> dict[str, f
     Console().print(table)
     print(f"decode and resize: {decoded:,.0f} images/s a core")
     print(f"prepared, random order: {read:,.0f} images/s a core, {share:.1%} of a bare gather from the memory map")
+    print(f"verifying checksums takes {checks:.1%} of reading")
     print(f"batch {given.batch}, {cores} cores each, torch {torch.__version__}")
     return {name: round(value, 4) for name, value in figures.items()}
 

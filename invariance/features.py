@@ -1,12 +1,14 @@
 """φ of a split of images under one fixed g, streamed by batches."""
 
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from invariance.data.images import StoredImages
+from invariance.data.reading import read_ahead
 from invariance.errors import UserError
 from invariance.models.representation import Representation
 from invariance.transforms.base import Params, Transform
@@ -26,8 +28,10 @@ def choose_device(accelerator: str) -> torch.device:
     return torch.device("cuda" if there and accelerator != "cpu" else "cpu")
 
 
-def batches(images: np.ndarray, indices: np.ndarray, size: int, device: torch.device) -> Iterator[tuple[slice, Tensor]]:
-    """Images as float batches (b, C, H, W) in [0, 255] on `device`, in the order of `indices`, read one batch ahead.
+def batches(
+    images: np.ndarray | StoredImages, indices: np.ndarray, size: int, device: torch.device
+) -> Iterator[tuple[slice, Tensor]]:
+    """Images as float batches (b, C, H, W) in [0, 255] on `device`, in the order of `indices`, read ahead by a thread.
 
     Yields:
         The batch's place among the indices, and the batch.
@@ -38,18 +42,14 @@ def batches(images: np.ndarray, indices: np.ndarray, size: int, device: torch.de
         batch = torch.from_numpy(np.ascontiguousarray(images[indices[span]]))
         return batch.pin_memory() if device.type == "cuda" else batch
 
-    with ThreadPoolExecutor(1) as reader:
-        ahead = reader.submit(read, spans[0]) if spans else None
-        for place, span in enumerate(spans):
-            assert ahead is not None
-            batch = ahead.result()
-            ahead = reader.submit(read, spans[place + 1]) if place + 1 < len(spans) else None
+    with closing(read_ahead(lambda place: read(spans[place]), len(spans), threads=1)) as ahead:
+        for span, batch in zip(spans, ahead, strict=True):
             yield span, batch.to(device, non_blocking=True).float()
 
 
 def extract(
-    representation: Representation, normalise: Callable[[Tensor], Tensor], images: np.ndarray, indices: np.ndarray,
-    transform: Transform, params: Params, *, device: torch.device, batch: int = 256,
+    representation: Representation, normalise: Callable[[Tensor], Tensor], images: np.ndarray | StoredImages,
+    indices: np.ndarray, transform: Transform, params: Params, *, device: torch.device, batch: int = 256,
     advance: Callable[[int], None] | None = None, home: torch.device | str = "cpu",
 ) -> Tensor:
     """φ(g x) of the images at `indices`, for one g.
@@ -57,7 +57,7 @@ def extract(
     Args:
         representation: φ, its network on `device`.
         normalise: images (b, C, H, W) in [0, 255] to what the network takes.
-        images: uint8 (N, C, H, W), in memory or memory-mapped.
+        images: uint8 (N, C, H, W), in memory or stored; what is stored is verified each time it is read.
         indices: (n,) which images, in which order.
         transform: the family of g.
         params: parameters of g, with n = 1.

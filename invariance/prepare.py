@@ -21,14 +21,16 @@ def prepare_data(config: dict[str, Any]) -> None:
     size = config["size"]
     if isinstance(size, bool) or not isinstance(size, int) or not 1 <= size <= 4096:
         raise UserError(f"size={size!r}: give a whole number of pixels from 1 to 4096")
-    for key in ("renew", "plan"):
+    for key in ("renew", "plan", "verify"):
         if not isinstance(config[key], bool):
             raise UserError(f"{key}={config[key]!r}: give true or false")
     root = folder(config["prepared"], "prepared")
     if config["plan"]:
         print_plan(config, size, root)
         return
-    prepared = prepare(config["data"], size, root, progress=config["progress"], renew=config["renew"])
+    prepared = prepare(
+        config["data"], size, root, progress=config["progress"], renew=config["renew"], verify=config["verify"]
+    )
     counts = ", ".join(f"{name} {len(prepared.split(name).labels):,}" for name in prepared.splits)
     print(f"{prepared.name}: {counts} images of {size}×{size}, {len(prepared.classes)} classes: {prepared.directory}")
     for remark in prepared.remarks:

@@ -55,7 +55,7 @@ def test_l2_distance_is_that_of_an_independent_computation(measured, trained, sc
     )
 
     def features(split, flip):
-        x = torch.from_numpy(np.array(prepared.split(split).images[..., :: -1 if flip else 1]))
+        x = torch.from_numpy(np.array(prepared.split(split).images)[..., :: -1 if flip else 1].copy())
         with torch.no_grad():
             classifier.network(classifier.normalise(x.double()))
         return caught["r"]

@@ -1,4 +1,8 @@
-"""Batches: any step reached directly, the same through a trainer, its resumption and its workers."""
+"""Batches: any step reached directly, the same through a trainer, its resumption and its reading threads."""
+
+import os
+import shutil
+import threading
 
 import numpy as np
 import pytest
@@ -8,7 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from invariance.data.module import PreparedData, StepSampler
-from invariance.data.prepared import prepare
+from invariance.data.prepared import Prepared, prepare
+from invariance.data.reading import read_ahead
+from invariance.errors import UserError
 
 DIGITS = {"_target_": "invariance.data.arrays.Digits", "colour": "gray", "name": "digits", "val_fraction": 0.05,
           "test_fraction": 0.0}  # fmt: skip
@@ -64,6 +70,11 @@ class Recorder(pl.LightningModule):
 
     def configure_optimizers(self):
         return torch.optim.SGD(self.parameters(), 0.1)
+
+
+def reading():
+    """Threads that read ahead."""
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("reading")]
 
 
 def trained(digits, folder, workers=0, stop_after=None, resume=None, updates=22, by="max_steps"):
@@ -138,3 +149,112 @@ def test_a_batch_may_be_changed_without_changing_the_data(digits):
     y.zero_()
     [(again, labels)] = list(data.steps(0, 1))
     assert torch.equal(again, before) and labels.any()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_threads_end_with_the_training_however_it_ends(digits, tmp_path):
+    trained(digits, tmp_path / "0", workers=3, updates=7)
+    assert not reading()
+    trained(digits, tmp_path / "1", workers=3, stop_after=6)
+    assert not reading()
+
+
+@pytest.mark.parametrize("threads", [0, 1, 3])
+def test_results_come_in_order_and_no_more_than_two_a_thread_are_read_ahead(threads):
+    lock, asked, furthest = threading.Lock(), [], 0
+
+    def read(place):
+        with lock:
+            asked.append(place)
+        return place
+
+    for place in read_ahead(read, 20, threads):
+        furthest = max(furthest, max(asked) - place)
+        assert place in asked
+    assert sorted(asked) == list(range(20)) and furthest <= 2 * threads
+    assert list(read_ahead(read, 0, threads)) == [] and not reading()
+
+
+def test_without_the_end_being_asked_for_the_threads_end_all_the_same():
+    ahead = read_ahead(lambda place: place, 4, 2)
+    assert [next(ahead) for _ in range(4)] == [0, 1, 2, 3] and not reading()
+    ahead = read_ahead(lambda place: place, 4, 2)
+    next(ahead)
+    assert reading()
+    ahead.close()
+    assert not reading()
+
+
+@pytest.mark.parametrize("threads", [0, 1, 4])
+def test_an_error_in_a_thread_comes_in_its_place_and_ends_the_others(threads):
+    def read(place):
+        if place == 2:
+            raise UserError("two")
+        return place
+
+    seen = []
+    with pytest.raises(UserError, match="two"):
+        for place in read_ahead(read, 9, threads):
+            seen.append(place)
+    assert seen == [0, 1] and not reading()
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_damaged_image_ends_a_training_in_one_line_and_is_told_at_its_first_reading(digits, tmp_path, workers):
+    copy = tmp_path / "copy"
+    shutil.copytree(digits.directory, copy)
+    damaged = Prepared(copy)
+    data = PreparedData(damaged, 16, 22, 5, seed=3, workers=workers)
+    [bad] = StepSampler(len(damaged.split("train")), 16, 3).indices(7)[4:5]
+    flip(copy / "train.images.npy", 128 + 64 * bad + 9)
+    with pytest.raises(UserError, match=f"damaged .train: 1 of 16 images that were read .* from 0 {bad}\\)") as caught:
+        trained(damaged, tmp_path / "run", workers)
+    assert "invariance-prepare" in str(caught.value) and "\n" not in str(caught.value) and not reading()
+    seen = 0
+    with pytest.raises(UserError):
+        for _ in data.steps(0, 22):
+            seen += 1
+    assert seen == 7
+
+
+def test_in_training_an_image_is_verified_once_and_in_measuring_each_time(digits, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(digits.directory, copy)
+    images = Prepared(copy).split("train").images
+    few = np.array([5, 3, 4])
+    before = images.read(few, once=True)
+    flip(copy / "train.images.npy", 128 + 64 * 4)
+    assert not np.array_equal(images.read(few, once=True), before)
+    with pytest.raises(UserError, match="1 of 3 images .* from 0 4\\)"):
+        images.read(few)
+
+
+def test_a_file_that_is_cut_off_while_it_is_read_is_one_line(digits, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(digits.directory, copy)
+    images = Prepared(copy).split("val").images
+    os.truncate(copy / "val.images.npy", 128 + 64 * 10 + 5)
+    assert len(images[:10]) == 10
+    with pytest.raises(UserError, match="val: the file ends before image 10 does"):
+        images[3:20]
+
+
+def flip(path, byte):
+    with open(path, "rb+") as file:
+        file.seek(byte)
+        [value] = file.read(1)
+        file.seek(byte)
+        file.write(bytes([value ^ 1]))
+
+
+def test_images_are_indexed_as_an_array_is(digits):
+    stored = digits.split("train").images
+    plain = np.load(digits.directory / "train.images.npy")
+    assert np.array_equal(stored, plain) and stored.shape == plain.shape and len(stored) == len(plain)
+    for key in (7, -2, slice(3, 40, 7), [4, 4, 0], np.array([-1, 2]), np.arange(len(plain)) % 3 == 1, slice(5, 5)):
+        assert np.array_equal(stored[key], plain[key]) and stored[key].dtype == np.uint8
+    assert sum(int(image.sum()) for image in stored) == plain.sum()
+    for key in (len(plain), [0, len(plain)], -len(plain) - 1):
+        with pytest.raises(IndexError):
+            stored[key]

@@ -74,7 +74,7 @@ def test_numbers_are_the_papers_definitions(place, compose):
     rms = rms[alive]
     wanted = rows[(rows["split"] == "test")].set_index(["g", "metric"])["score"]
     for degrees in (-30, 10, 45):
-        changed = fc7(module, rotated(test.images, degrees))
+        changed = fc7(module, rotated(np.array(test.images), degrees))
         logits = module.network.fc8(torch.from_numpy(changed).float()).detach()
         error = float((logits.argmax(1).numpy() != test.labels).mean())
         distance = np.mean(

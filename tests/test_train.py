@@ -159,13 +159,6 @@ def helpers(pid: int) -> list[Path]:
     return [Path("/proc") / child for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
-def lives(process: Path) -> bool:
-    try:
-        return (process / "stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-
-
 @pytest.mark.parametrize(
     ("end", "workers"), [(signal.SIGKILL, 4), (signal.SIGTERM, 0), (signal.SIGUSR1, 4), (signal.SIGINT, 4)]
 )
@@ -175,16 +168,14 @@ def test_killed_anywhere_and_repeated_gives_the_same_to_the_bit(tmp_path, end, w
         env={**environment(), "SLURM_JOB_ID": "1", "PYTHONWARNINGS": "ignore"}, text=True, start_new_session=True,
     )  # fmt: skip
     started = time.monotonic()
-    while not list(tmp_path.glob("runs/train/*/*/*/last.ckpt")) or len(helpers(process.pid)) < workers:
+    while not list(tmp_path.glob("runs/train/*/*/*/last.ckpt")):
         assert process.poll() is None and time.monotonic() - started < 120
         time.sleep(0.01)
-    loaders = helpers(process.pid)
+    assert not helpers(process.pid), "images are read by threads"
     os.killpg(process.pid, end) if end != signal.SIGKILL else process.kill()  # as schedulers and terminals do
     said = process.communicate()[1]
     assert process.returncode == (-9 if end == signal.SIGKILL else 130)
     assert end == signal.SIGKILL or [line[:18] for line in said.splitlines()] == ["error: interrupted"], said
-    time.sleep(0.5)
-    assert not [loader for loader in loaders if lives(loader)]
     assert not list(tmp_path.glob("runs/**/done.json"))
 
     train(compose("train", *QUICK, f"runs={tmp_path}/runs", f"prepared={tmp_path}/prepared"))

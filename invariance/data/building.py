@@ -10,14 +10,16 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from invariance.data.decode import COLOURS, BrokenImage, decode, large_images
 from invariance.data.manifest import FORMAT, MANIFEST, write_lists, write_manifest
+from invariance.data.mending import BEFORE, read_before, whole_entries
 from invariance.data.sources import DataConfig, Listing, Splits, content_hash
 from invariance.data.stored import Decoded, Entry, Journal, StoredArray, checksum
 from invariance.data.trees import Stamp, Tree
@@ -70,13 +72,22 @@ def build(
         UserError: if the source cannot serve, changes meanwhile, or more of its images are broken than allowed.
         OSError: if the disk is full or refuses.
     """
-    if (directory / MANIFEST).exists():  # whole, and stopped just before it was renamed
-        return
-    working()
+    if not (directory / MANIFEST).exists():  # else it is whole, and was stopped just before it was renamed
+        working()
+        _build(directory, config, size, settings, now, progress, workers)
+    for left in (_JOURNAL, BEFORE):
+        (directory / left).unlink(missing_ok=True)
+
+
+def _build(
+    directory: Path, config: DataConfig, size: int, settings: dict[str, Any], now: Mapping[str, Stamp], progress: bool,
+    workers: int,
+) -> None:
     found = config.source.splits(progress)
     with ExitStack() as stack:
         arrays = _arrays(directory, found, (COLOURS[config.colour], size, size), stack)
-        decoded = _decode_all(_Work(directory, config, size, found, arrays), progress, workers)
+        before = read_before(directory, arrays)
+        decoded = _decode_all(_Work(directory, config, size, found, arrays, before), progress, workers)
         order = {split: arrays[split].fill_gaps(decoded[split].broken) for split in arrays}
         for array in arrays.values():
             array.sync()
@@ -86,13 +97,12 @@ def build(
         for split, array in arrays.items():
             array.shorten(len(order[split]))
             array.cut()
-        write_manifest(directory, config, settings, found, order, decoded, about)
-    (directory / _JOURNAL).unlink()
+        write_manifest(directory, config, settings, found, order, decoded, about, before)
 
 
 def begun(directory: Path) -> bool:
     """Whether a folder holds decoded images that a later call can take up."""
-    if (directory / MANIFEST).exists():
+    if (directory / MANIFEST).exists() or (directory / BEFORE).exists():
         return True
     try:
         with open(directory / _JOURNAL, "rb") as file:
@@ -123,6 +133,7 @@ class _Work:
     size: int
     found: Splits
     arrays: Mapping[str, StoredArray]
+    before: Mapping[str, Any] | None
 
     @property
     def key(self) -> str:
@@ -170,15 +181,36 @@ def _decode_all(work: _Work, progress: bool, workers: int) -> dict[str, Decoded]
 
 
 def _still_there(work: _Work, journal: Journal, pool: ThreadPoolExecutor) -> Iterator[Entry]:
-    """Entries of the journal whose files have not changed and whose pixels are stored as they were decoded."""
+    """Entries of files that have not changed, whose pixels are stored as they were decoded.
 
-    def same(entry: Entry) -> bool:
-        return entry.reason is not None or checksum(work.arrays[entry.split].get(entry.i)) == entry.check
+    They are those of the journal or, where prepared data are made again and it has none, of the lists of before.
+    """
 
-    entries = [entry for entry in journal.read() if entry.stamp == _stamp(work.found.listings[entry.split], entry.i)]
+    def whole(entry: Entry) -> Entry | None:
+        if entry.reason is not None:
+            return entry
+        pixels = work.arrays[entry.split].get(entry.i)
+        if checksum(pixels) != entry.check:
+            return None
+        return entry if entry.sums else replace(entry, sums=_sums(np.frombuffer(pixels, np.uint8).reshape(shape)))
+
+    shape = (COLOURS[work.config.colour], work.size, work.size)
+    listed = list(journal.read())
+    noted = bool(listed)
+    if not noted and work.before is not None:
+        listed = list(whole_entries(work.directory, work.before, work.found.listings, work.arrays))
+    entries = [entry for entry in listed if entry.stamp == _stamp(work.found.listings[entry.split], entry.i)]
     for start in range(0, len(entries), _CHECKED):
-        some = entries[start : start + _CHECKED]
-        yield from (entry for entry, whole in zip(some, pool.map(same, some), strict=True) if whole)
+        for entry in pool.map(whole, entries[start : start + _CHECKED]):
+            if entry is not None:
+                if not noted:
+                    journal.add(entry)
+                yield entry
+
+
+def _sums(pixels: NDArray[np.uint8]) -> tuple[int, ...]:
+    """Sum of the pixels (C, H, W) of each channel."""
+    return tuple(pixels.sum(axis=(1, 2), dtype=np.int64).tolist())
 
 
 @contextmanager
@@ -246,14 +278,15 @@ def _decode_some(work: _Work, job: _Job) -> list[Entry]:
     """Decode some images into their places."""
     colour, entries = work.config.colour, []
     for place, i in enumerate(job.indices):
-        digest, reason, sums, check = "", None, (0,), 0
+        digest, reason, check = "", None, 0
+        sums: tuple[int, ...] = (0,)
         try:
             data = job.listing.read(i) if job.read is None else job.read[place]
             if isinstance(data, BrokenImage):
                 raise data
             digest = content_hash(data)
             pixels = decode(data, work.size, colour)
-            sums = tuple(pixels.sum(axis=(1, 2), dtype=np.int64).tolist())
+            sums = _sums(pixels)
             stored = pixels.tobytes()
             check = checksum(stored)
             work.arrays[job.split].put(i, stored)

@@ -13,7 +13,11 @@ from invariance.data.stored import checksum, header_of
 from invariance.errors import UserError
 
 _NAMED = 5
-_AT_ONCE = 1 << 24  # bytes that are read at once where all images are
+
+
+def named(images: list[int]) -> str:
+    """The first few numbers of many."""
+    return ", ".join(map(str, images[:_NAMED])) + (", …" if len(images) > _NAMED else "")
 
 
 class StoredImages:
@@ -109,6 +113,17 @@ class StoredImages:
         self._verify(places, pixels, once)
         return images
 
+    def differing(self, first: int, count: int) -> list[int]:
+        """Which of `count` images from the `first` on differ from their checksums.
+
+        Raises:
+            UserError: if the file cannot be read.
+        """
+        places = np.arange(first, min(first + count, len(self)))
+        pixels = memoryview(bytearray(len(places) * self._image))
+        self._fill(pixels, first)
+        return self._differing(places, pixels)
+
     def _fill(self, pixels: memoryview, first: int) -> None:
         done, start = 0, self._start + first * self._image
         while done < len(pixels):
@@ -123,9 +138,8 @@ class StoredImages:
     def _verify(self, places: NDArray[np.int64], pixels: memoryview, once: bool) -> None:
         bad = self._differing(places, pixels, once)
         if bad:
-            named = ", ".join(map(str, bad[:_NAMED])) + (", …" if len(bad) > _NAMED else "")
-            some = f"{len(bad)} of {len(places):,} images that were read differ from their checksums"
-            raise self._damaged(f"{some} (counted from 0: {named})")
+            some = f"{len(bad):,} of {len(places):,} images that were read differ from their checksums"
+            raise self._damaged(f"{some}, counted from 0 {named(bad)}")
 
     def _differing(self, places: NDArray[np.int64], pixels: memoryview, once: bool = False) -> list[int]:
         if self._checksums is None:

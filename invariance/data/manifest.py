@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+import io
 import json
 import os
 from collections.abc import Mapping
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 
 from invariance.data.decode import COLOURS
 from invariance.data.sources import DataConfig, Splits
-from invariance.data.stored import Decoded, header_of
+from invariance.data.stored import Decoded
 from invariance.data.trees import Stamp
 from invariance.errors import UserError
 from invariance.runs.files import atomic_path, sha256, write_text
@@ -23,9 +24,28 @@ FORMAT = 2
 """Version of the arrays, the manifest and the decoding; another one is another directory."""
 MANIFEST, STAMPS = "manifest.json", "stamps.csv"
 _IGNORED_NAMED = 100
-_ADDED = ("pixels", "seal")
+_ADDED = ("pixels", "seal", "unverified")
 """Keys that version 0.1.0 did not write. What data are does not depend on them, so that networks trained on data of
 before know them again."""
+
+
+class Damaged(UserError):
+    """Something of prepared data is not as it was written.
+
+    Args:
+        directory: the folder.
+        why: what is wrong.
+        size: side of the images in pixels, if that is known.
+
+    Attributes:
+        why: what is wrong.
+        what: the message without what to do.
+    """
+
+    def __init__(self, directory: Path, why: str, size: int | None = None) -> None:
+        self.why, self.what = why, f"prepared data in {directory} are damaged ({why})"
+        data = "the same data" + (f" and size={size}" if size else "")
+        super().__init__(f"{self.what}; run invariance-prepare with {data}, which mends them")
 
 
 def checksums_name(split: str) -> str:
@@ -51,7 +71,11 @@ def read_manifest(directory: Path) -> tuple[dict[str, Any], str]:
         ValueError: if it is no manifest, or has changed since it was written.
         UserError: if it is of another version of the program.
     """
-    text = (directory / MANIFEST).read_bytes()
+    return parse_manifest((directory / MANIFEST).read_bytes(), directory)
+
+
+def parse_manifest(text: bytes, directory: Path) -> tuple[dict[str, Any], str]:
+    """What `read_manifest` gives, of a file's content."""
     manifest = json.loads(text)
     if not isinstance(manifest, dict):
         raise ValueError(f"{MANIFEST} holds no manifest")
@@ -61,7 +85,39 @@ def read_manifest(directory: Path) -> tuple[dict[str, Any], str]:
         return manifest, hashlib.sha256(text).hexdigest()
     if manifest.get("seal") != _hash({key: value for key, value in manifest.items() if key != "seal"}):
         raise ValueError(f"{MANIFEST} has changed")
-    return manifest, _hash({key: value for key, value in manifest.items() if key not in _ADDED})
+    return manifest, identity_of(manifest)
+
+
+def identity_of(manifest: Mapping[str, Any]) -> str:
+    """The hash by which runs know the data of a manifest."""
+    return _hash({key: value for key, value in manifest.items() if key not in _ADDED})
+
+
+def sealed_text(manifest: Mapping[str, Any]) -> str:
+    """A manifest as a file's content, which says when it has changed."""
+    rest = {key: value for key, value in manifest.items() if key != "seal"}
+    return _text({**rest, "seal": _hash(rest)})
+
+
+def read_checksums(directory: Path, split: str, digest: str) -> NDArray[np.uint64]:
+    """The checksums uint64 (N,) of a split's images.
+
+    Raises:
+        OSError: if they are not there or cannot be read.
+        ValueError: if their file has not this SHA-256.
+    """
+    data = (directory / checksums_name(split)).read_bytes()
+    if hashlib.sha256(data).hexdigest() != digest:
+        raise ValueError(f"{checksums_name(split)} has changed")
+    checks: NDArray[np.uint64] = np.load(io.BytesIO(data), allow_pickle=False)
+    return checks
+
+
+def hash_of_checksums(checks: NDArray[np.uint64]) -> str:
+    """SHA-256 of the file that holds these checksums."""
+    data = io.BytesIO()
+    np.save(data, checks)
+    return hashlib.sha256(data.getvalue()).hexdigest()
 
 
 def write_lists(
@@ -108,9 +164,20 @@ def write_lists(
 
 def write_manifest(
     directory: Path, config: DataConfig, settings: dict[str, Any], found: Splits, order: Mapping[str, list[int]],
-    decoded: Mapping[str, Decoded], about: dict[str, Any],
+    decoded: Mapping[str, Decoded], about: dict[str, Any], before: Mapping[str, Any] | None,
 ) -> None:
-    """Write what says that everything else is whole; `about`: what `write_lists` gave."""
+    """Write what says that everything else is whole.
+
+    Args:
+        directory: the folder.
+        config: the data set.
+        settings: what identifies these prepared data.
+        found: the source, listed.
+        order: for each split which image stands where.
+        decoded: what came of each image.
+        about: what `write_lists` gave.
+        before: the manifest of the data that are made again here, if any are.
+    """
     channels, size = COLOURS[config.colour], int(settings["size"])
     manifest = {
         "format": FORMAT, "name": config.name, "size": settings["size"], "colour": config.colour,
@@ -120,14 +187,22 @@ def write_manifest(
         "ignored": {"count": len(found.ignored), "names": found.ignored[:_IGNORED_NAMED]},
         "settings": {key: value for key, value in settings.items() if key != "root"}, "pillow": PIL.__version__,
     }  # fmt: skip
-    manifest["pixels"] = {
-        split: {
-            "checksums_sha256": sha256(directory / checksums_name(split)),
-            "header_sha256": hashlib.sha256(header_of((len(kept), channels, size, size))).hexdigest(),
-        }
-        for split, kept in order.items()
-    }
-    write_text(directory / MANIFEST, _text({**manifest, "seal": _hash(manifest)}))
+    manifest["pixels"] = {split: hash_of_checksums(decoded[split].checksums[kept]) for split, kept in order.items()}
+    write_text(directory / MANIFEST, sealed_text(manifest if before is None else _made_again(manifest, before)))
+
+
+def _made_again(manifest: dict[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
+    """A manifest of data that were made again: the one of before if they are the same, else one with another hash."""
+    same = all(manifest[key] == before.get(key) for key in ("pixels", "classes", "channels", "mean", "size"))
+    hashes = [
+        {split: [about[key] for key in ("images", "files_sha256", "labels_sha256")] for split, about in splits.items()}
+        for splits in (manifest["splits"], before["splits"])
+    ]
+    if same and hashes[0] == hashes[1]:
+        return {key: value for key, value in before.items() if key not in _ADDED} | {"pixels": manifest["pixels"]}
+    if identity_of(manifest) == identity_of(before):
+        return {**manifest, "other_pixels_than": identity_of(before)}
+    return manifest
 
 
 def _check_classes(found: Splits, split: str, kept: NDArray[np.int64]) -> None:

@@ -1,17 +1,16 @@
 """Batches of prepared data in an exact order, any of which can be reached directly."""
 
-import os
+from collections.abc import Callable, Generator, Iterator
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
 from invariance.data.prepared import Prepared, Split
+from invariance.data.reading import read_ahead
 from invariance.errors import UserError
-from invariance.runs.processes import live_under
 from invariance.seeds import derive
 
 Batch = tuple[Tensor, Tensor]
@@ -50,50 +49,44 @@ class StepSampler:
 
 
 def gather(split: Split, indices: NDArray[np.int64]) -> Batch:
-    """Images uint8 (B, C, H, W) and labels int64 (B,) at `indices`, in their order, copied out of the map."""
-    return torch.from_numpy(np.asarray(split.images[indices])), torch.from_numpy(split.labels[indices])
+    """Images uint8 (B, C, H, W) and labels int64 (B,) at `indices`, in their order; images are verified once a process.
+
+    Raises:
+        UserError: if they cannot be read, or differ from their checksums.
+    """
+    pinned = torch.cuda.is_available()  # from where a GPU fetches them by itself
+    images = torch.empty((len(indices), *split.images.shape[1:]), dtype=torch.uint8, pin_memory=pinned)
+    split.images.read(indices, out=images.numpy(), once=True)
+    labels = torch.from_numpy(split.labels[indices])
+    return images, labels.pin_memory() if pinned else labels
 
 
-class _Steps(Dataset[Batch]):
-    """The batches of updates [start, stop), or one of `world` equal slices of each."""
+class Batches:
+    """Batches of a split in order, read ahead by threads.
 
-    def __init__(
-        self, split: Split, sampler: StepSampler, start: int, stop: int, rank: int = 0, world: int = 1
-    ) -> None:
-        self.split, self.sampler, self.start, self.stop = split, sampler, start, stop
-        self.rank, self.world = rank, world
+    Args:
+        split: the split.
+        indices: which images make each batch, by its place.
+        count: batches.
+        threads: threads that read ahead; 0 reads in the caller's own.
+    """
 
-    def __len__(self) -> int:
-        return self.stop - self.start
-
-    def __getitem__(self, place: int) -> Batch:
-        indices = self.sampler.indices(self.start + place)
-        share = len(indices) // self.world
-        return gather(self.split, indices[self.rank * share : (self.rank + 1) * share])
-
-
-class _InOrder(Dataset[Batch]):
-    """A split from its first image to its last, by batches."""
-
-    def __init__(self, split: Split, batch_size: int) -> None:
-        self.split, self.batch_size = split, batch_size
+    def __init__(self, split: Split, indices: Callable[[int], NDArray[np.int64]], count: int, threads: int) -> None:
+        self.split, self.indices, self.count, self.threads = split, indices, count, threads
+        self._reading: list[Generator[Batch, None, None]] = []
 
     def __len__(self) -> int:
-        return -(-len(self.split) // self.batch_size)
+        return self.count
 
-    def __getitem__(self, place: int) -> Batch:
-        first = place * self.batch_size
-        return gather(self.split, np.arange(first, min(first + self.batch_size, len(self.split))))
+    def __iter__(self) -> Iterator[Batch]:
+        self.close()
+        self._reading = [read_ahead(lambda place: gather(self.split, self.indices(place)), self.count, self.threads)]
+        return self._reading[0]
 
-
-class _Helper:
-    """What a loader's process does first, in a form that travels to it."""
-
-    def __init__(self, parent: int) -> None:
-        self.parent = parent
-
-    def __call__(self, _worker: int) -> None:
-        live_under(self.parent)
+    def close(self) -> None:
+        """End the threads that read ahead."""
+        while self._reading:
+            self._reading.pop().close()
 
 
 class PreparedData(pl.LightningDataModule):
@@ -113,7 +106,7 @@ class PreparedData(pl.LightningDataModule):
         updates: updates of the whole training.
         val_every: updates between validations.
         seed: seed of the order.
-        workers: processes that read ahead; 0 reads in the trainer's own.
+        workers: threads that read ahead; 0 reads in the trainer's own.
         eval_batch_size: images of a validation batch.
     """
 
@@ -125,13 +118,20 @@ class PreparedData(pl.LightningDataModule):
         self.prepared, self.updates, self.val_every, self.workers = prepared, updates, val_every, workers
         self.eval_batch_size = eval_batch_size
         self.sampler = StepSampler(len(prepared.split("train")), batch_size, seed)
+        self._made: list[Batches] = []
 
-    def steps(self, start: int, stop: int) -> DataLoader[Batch]:
+    def steps(self, start: int, stop: int) -> Batches:
         """The training batches of updates [start, stop); of several devices, this one's slices of them."""
-        ranks = (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
-        return self._loader(_Steps(self.prepared.split("train"), self.sampler, start, stop, *ranks))
+        rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
 
-    def train_dataloader(self) -> DataLoader[Batch]:
+        def slice_of(place: int) -> NDArray[np.int64]:
+            indices = self.sampler.indices(start + place)
+            share = len(indices) // world
+            return indices[rank * share : (rank + 1) * share]
+
+        return self._batches("train", slice_of, stop - start)
+
+    def train_dataloader(self) -> Batches:
         """The training batches of the span that begins at the trainer's update.
 
         Raises:
@@ -145,13 +145,24 @@ class PreparedData(pl.LightningDataModule):
             )
         return self.steps(start, min(start + self.val_every, self.updates))
 
-    def val_dataloader(self) -> DataLoader[Batch]:
+    def val_dataloader(self) -> Batches:
         """The validation split in order."""
-        return self._loader(_InOrder(self.prepared.split("val"), self.eval_batch_size))
+        n, size = len(self.prepared.split("val")), self.eval_batch_size
+        return self._batches("val", lambda place: np.arange(place * size, min(n, (place + 1) * size)), -(-n // size))
 
-    def _loader(self, batches: Dataset[Batch]) -> DataLoader[Batch]:
-        # a loader draws a seed for its workers when it starts: from a generator of its own, not from the global one
-        return DataLoader(
-            batches, batch_size=None, num_workers=self.workers, pin_memory=torch.cuda.is_available(),
-            generator=torch.Generator(), worker_init_fn=_Helper(os.getpid()) if self.workers else None,
-        )
+    def _batches(self, split: str, indices: Callable[[int], NDArray[np.int64]], count: int) -> Batches:
+        batches = Batches(self.prepared.split(split), indices, count, self.workers)
+        self._made.append(batches)
+        return batches
+
+    def on_exception(self, exception: BaseException) -> None:
+        """End the threads of a training that was interrupted."""
+        self._close()
+
+    def teardown(self, stage: str) -> None:
+        """End the threads of a training that is over."""
+        self._close()
+
+    def _close(self) -> None:
+        while self._made:
+            self._made.pop().close()

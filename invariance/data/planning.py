@@ -14,7 +14,7 @@ import numpy as np
 
 from invariance.data.building import BYTES_OF_LISTS, workers_here
 from invariance.data.decode import COLOURS, BrokenImage, Pixels, decode, large_images
-from invariance.data.prepared import prepared_settings
+from invariance.data.finding import prepared_settings
 from invariance.data.sources import Splits, content_hash, data_config
 
 _SAMPLE = 256

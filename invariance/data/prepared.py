@@ -1,17 +1,15 @@
 """Prepared data: a folder of memory-mapped arrays, made once and then only read."""
 
-import csv
 import fcntl
 import glob
-import hashlib
-import json
 import os
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,48 +17,46 @@ import numpy as np
 from numpy.typing import NDArray
 
 from invariance.data.building import allowed, begun, build, workers_here
-from invariance.data.manifest import FORMAT, MANIFEST, STAMPS, read_manifest, write_stamps
+from invariance.data.finding import Found, find, prepared_settings
+from invariance.data.images import StoredImages
+from invariance.data.manifest import MANIFEST, Damaged, read_checksums, read_manifest
+from invariance.data.mending import BEFORE, damage_of, take_apart
 from invariance.data.sources import SPLITS, DataConfig, check_fit, data_config
 from invariance.data.trees import Stamp
 from invariance.errors import UserError
 from invariance.runs.files import disk_errors, sha256, sync_folder
 from invariance.seeds import derive
 
-_BYTES_OF_HASH = 8
-_LARGEST = 4096
 _DAMAGE = (OSError, ValueError, KeyError, TypeError, EOFError, AttributeError)
 
 
+@dataclass(frozen=True)
 class Split:
     """One split of prepared data.
 
-    It travels to other processes as a path, and maps its arrays where it is used.
+    It travels to other processes as a path, and is opened there again.
 
     Attributes:
+        directory: the folder of the data.
         name: train, val or test.
+        images: uint8 (N, C, H, W), read from the file and verified when they are indexed.
+        labels: int64 (N,): the place of each image's class among the classes, -1 where it has none.
     """
 
-    def __init__(self, directory: Path, name: str) -> None:
-        self.directory, self.name = directory, name
-
-    @cached_property
-    def images(self) -> np.memmap[Any, np.dtype[np.uint8]]:
-        """uint8 (N, C, H, W), memory-mapped read-only."""
-        held = np.load(self.directory / f"{self.name}.images.npy", mmap_mode="r", allow_pickle=False)
-        assert isinstance(held, np.memmap)
-        return held
-
-    @cached_property
-    def labels(self) -> NDArray[np.int64]:
-        """int64 (N,): the place of each image's class among the classes, -1 where it has none."""
-        labels: NDArray[np.int64] = np.load(self.directory / f"{self.name}.labels.npy", allow_pickle=False)
-        return labels
+    directory: Path
+    name: str
+    images: StoredImages
+    labels: NDArray[np.int64]
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __reduce__(self) -> tuple[type["Split"], tuple[Path, str]]:
-        return Split, (self.directory, self.name)
+    def __reduce__(self) -> tuple[Callable[[Path, str], "Split"], tuple[Path, str]]:
+        return _opened_again, (self.directory, self.name)
+
+
+def _opened_again(directory: Path, name: str) -> Split:
+    return Prepared(directory, name).split(name)
 
 
 class Prepared:
@@ -77,6 +73,7 @@ class Prepared:
         channels: 1 (gray) or 3 (RGB).
         classes: names of the classes, in the order of the labels.
         mean: channel means in [0, 255].
+        verified: whether there is a checksum for every image; version 0.1.0 wrote none.
         sha256: hash of the manifest, which holds the hashes of all images' files: equal data have equal hashes.
         splits: names of the splits there are.
         skipped: a line for each broken image that was passed over: split, name, reason.
@@ -92,7 +89,7 @@ class Prepared:
         self.directory = directory
         path = directory / MANIFEST
         if not path.is_file():
-            raise UserError(f"no prepared data in {directory}: {MANIFEST} is absent; prepare them again")
+            raise Damaged(directory, f"{MANIFEST} is absent")
         try:
             manifest, self.sha256 = read_manifest(directory)
             self.name = str(manifest["name"])
@@ -104,24 +101,31 @@ class Prepared:
             skipped = [(split, entry) for split in self.splits for entry in manifest["splits"][split]["skipped"]]
             self.skipped = [f"{split}: {entry['name']} {entry['reason']}" for split, entry in skipped]
             self.broken = sum(not entry["known"] for _, entry in skipped)
-            self._splits = {split: self._open(split, manifest["splits"][split]) for split in self.splits}
+            self.verified = "pixels" in manifest
+            checksums = manifest["pixels"] if self.verified else {}
+            self._splits = {
+                split: self._open(split, manifest["splits"][split], checksums.get(split)) for split in self.splits
+            }
         except UserError:
             raise
         except _DAMAGE as error:
             why = " ".join(str(error).split()) or type(error).__name__
-            raise UserError(f"prepared data in {directory} are damaged ({why}); delete it and prepare again") from error
+            raise Damaged(directory, why) from error
         self.report = report if report is not None else "test" if "test" in self.splits else "val"
         if self.report not in self.splits:
             raise UserError(f"data.report={report}: {self.name} has no such split; it has {', '.join(self.splits)}")
 
-    def _open(self, name: str, about: Mapping[str, Any]) -> Split:
-        split = Split(self.directory, name)
-        expected = (int(about["images"]), self.channels, self.size, self.size)
-        if split.images.shape != expected or split.images.dtype != np.uint8:
-            raise ValueError(f"{name}.images.npy holds {split.images.dtype} {split.images.shape}, not uint8 {expected}")
-        if sha256(self.directory / f"{name}.labels.npy") != about["labels_sha256"] or len(split.labels) != expected[0]:
+    def _open(self, name: str, about: Mapping[str, Any], checksums: str | None) -> Split:
+        shape = (int(about["images"]), self.channels, self.size, self.size)
+        path = self.directory / f"{name}.labels.npy"
+        if sha256(path) != about["labels_sha256"] or len(labels := np.load(path, allow_pickle=False)) != shape[0]:
             raise ValueError(f"{name}.labels.npy has changed")
-        return split
+        images = StoredImages(
+            self.directory / f"{name}.images.npy", shape,
+            None if checksums is None else read_checksums(self.directory, name, checksums),
+            lambda why: Damaged(self.directory, f"{name}: {why}", self.size),
+        )  # fmt: skip
+        return Split(self.directory, name, images, labels)
 
     def split(self, name: str) -> Split:
         """The split of that name.
@@ -167,7 +171,7 @@ class Prepared:
 
 def prepare(
     config: Mapping[str, Any], size: int, root: Path, progress: bool = True, workers: int | None = None,
-    renew: bool = False,
+    renew: bool = False, verify: bool = False,
 ) -> Prepared:
     """Decode a data set once at one size, or open what was decoded before.
 
@@ -183,111 +187,76 @@ def prepare(
         progress: whether to show a progress bar.
         workers: threads that decode; None: one for each core.
         renew: decode again even if it was done.
+        verify: read everything that was done before, and decode again what is damaged.
 
     Returns:
         The data, opened.
 
     Raises:
         UserError: for a configuration or source that cannot serve, more broken images than allowed, a disk that is full
-            or read-only, or prepared data that are damaged.
+            or read-only, or prepared data that are damaged and are not to be verified, or whose source is not there.
     """
     data = data_config(config)
     settings = prepared_settings(data, size)
-    found = _find(root / data.name, data, settings)
+    found, threads = find(root / data.name, data, settings, verify), workers or workers_here()
     if found.changed and not found.there:
         print(f"{found.changed}; it is prepared again", file=sys.stderr)
-    if not found.there or renew:
+    before = _to_mend(found, data.report, progress, threads) if verify and found.there and not renew else None
+    if not found.there or renew or before is not None:
         with disk_errors(found.directory):
             found.directory.parent.mkdir(parents=True, exist_ok=True)
             with _locked(found.directory.with_name(f".{found.directory.name}.lock")):
+                if before is not None and found.directory.is_dir():
+                    take_apart(found.directory, _temporary(found.directory), listed=found.listed)
                 if not found.directory.is_dir() or renew:
-                    _build(found.directory, data, settings, found.now, progress, workers or workers_here())
+                    _build(found.directory, data, settings, found.now, progress, threads)
     prepared = Prepared(found.directory, data.report)
+    if before and before != prepared.sha256:
+        told = "are other data than they were: networks trained on those are not measured on these"
+        print(f"prepared data in {prepared.directory} {told}", file=sys.stderr)
+    if not prepared.verified:
+        _say_unverified(prepared.directory)
     _check_broken(prepared, data.max_broken)
     return prepared
 
 
-def prepared_settings(data: DataConfig, size: int) -> dict[str, Any]:
-    """What decides the content of prepared data, beside the source's files.
+@cache
+def _say_unverified(directory: Path) -> None:
+    """Say, once in a process, that damage would go unnoticed."""
+    print(
+        f"prepared data in {directory} have no checksums, since version 0.1.0 made them: damage to their pixels would "
+        "not be noticed; invariance-prepare with the same data and size adds them, once the source is there",
+        file=sys.stderr,
+    )
 
-    Raises:
-        UserError: for a size that is none.
+
+def _to_mend(found: Found, report: str | None, progress: bool, workers: int) -> str | None:
+    """Verify everything there is, and say what came of it.
+
+    Returns:
+        None if nothing is to be decoded again, else the hash of the data as they were, empty if it cannot be known.
     """
-    if isinstance(size, bool) or not isinstance(size, int) or not 1 <= size <= _LARGEST:
-        raise UserError(f"size={size!r}: images are prepared at a whole number of pixels from 1 to {_LARGEST}")
-    return {
-        **data.source.settings, "source": type(data.source).__name__,
-        "size": size, "colour": data.colour, "mean": data.mean,
-    }  # fmt: skip
-
-
-@dataclass(frozen=True)
-class _Found:
-    """Where prepared data are or will be.
-
-    Attributes:
-        directory: the folder.
-        there: whether it is there, and of the source as it is now.
-        now: size and time of the source's files.
-        changed: what differs between the source and what was prepared of it last, if that is so.
-    """
-
-    directory: Path
-    there: bool
-    now: Mapping[str, Stamp] = field(default_factory=dict)
-    changed: str = ""
-
-
-def _find(parent: Path, data: DataConfig, settings: Mapping[str, Any]) -> _Found:
-    identity = json.dumps({**settings, "format": FORMAT}, sort_keys=True)
-    prefix = f"{settings['size']}-{data.colour}-{_short_hash(identity)}"
-    held = sorted(parent.glob(f"{glob.escape(prefix)}-*"), key=lambda path: path.stat().st_mtime, reverse=True)
-    now, changed = data.source.stamps(), ""
-    if now is None:
-        if len(held) > 1:
-            raise UserError(
-                f"{parent} holds {len(held)} preparations of a source that has changed between them and is not there "
-                f"now ({held[0].name}, {held[1].name}); put it back, or delete all but one"
-            )
-        if not held:
-            data.source.splits()  # says what is not there
-        return _Found(held[0], there=True)
-    for directory in held:
-        difference = _difference(directory, data, now)
-        if not difference:
-            return _Found(directory, there=True, now=now)
-        changed = changed or f"the source of {directory} has changed since it was prepared: {difference}"
-    listing = "".join(f"{name}\0{size}\0{time}\n" for name, (size, time) in sorted(now.items()))
-    return _Found(parent / f"{prefix}-{_short_hash(listing)}", there=False, now=now, changed=changed)
-
-
-def _short_hash(text: str) -> str:
-    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:_BYTES_OF_HASH]
-
-
-def _difference(directory: Path, data: DataConfig, now: Mapping[str, Stamp]) -> str:
-    """What differs between a source and what was prepared of it, some of it by name; empty for nothing.
-
-    Where only times differ the contents are compared, and the new times noted.
-    """
+    start, sha = time.monotonic(), ""
     try:
-        with open(directory / STAMPS, encoding="utf-8", errors="surrogateescape", newline="") as file:
-            then = {name: ((int(size), int(time)), digest) for name, size, time, digest in list(csv.reader(file))[1:]}
-    except _DAMAGE as error:
-        raise UserError(f"prepared data in {directory} are damaged ({error}); delete it and prepare again") from error
-    changed = [f"{name} is gone" for name in sorted(set(then) - set(now))]
-    changed += [f"{name} is new" for name in sorted(set(now) - set(then))]
-    both = [name for name in now if name in then and then[name][0] != now[name]]
-    for name in both:
-        stamp, digest = then[name]
-        if stamp[0] != now[name][0] or data.source.digest(name) != digest:
-            changed.append(f"{name} has changed")
-    if changed:
-        return ", ".join(changed[:3]) + (f" and {len(changed) - 3} more" if len(changed) > 3 else "")
-    if both:
-        with suppress(UserError):  # a store that may only be read serves all the same
-            write_stamps(directory / STAMPS, [(name, *now[name], then[name][1]) for name in sorted(now)])
-    return ""
+        prepared = Prepared(found.directory, report)
+        sha = prepared.sha256
+        if not prepared.verified:
+            if found.source:
+                print(f"{found.directory} has no checksums; every image is decoded again and compared", file=sys.stderr)
+            return sha if found.source else None
+        why = damage_of(found.directory, {name: prepared.split(name).images for name in prepared.splits}, progress,
+                        workers) or found.damage  # fmt: skip
+        if not why:
+            images = sum(len(prepared.split(name)) for name in prepared.splits)
+            print(f"{images:,} images verified in {time.monotonic() - start:.1f} s", file=sys.stderr)
+            return None
+        raise Damaged(found.directory, why)
+    except Damaged as error:
+        if not found.source:
+            remedy = "their source is not there, from which they could be mended: put it back and repeat"
+            raise UserError(f"{error.what}; {remedy}") from error
+        print(f"{error.what}; what is damaged is prepared again", file=sys.stderr)
+    return sha
 
 
 def _build(
@@ -298,13 +267,13 @@ def _build(
     What a kill, an interruption or a full disk leaves is taken up by the next call; a source that cannot serve leaves
     nothing.
     """
-    temporary, old = directory.with_name(f".{directory.name}.tmp"), directory.with_name(f".{directory.name}.old")
+    temporary, old = _temporary(directory), directory.with_name(f".{directory.name}.old")
     _sweep(directory)
     try:
         temporary.mkdir(exist_ok=True)
         build(temporary, data, int(settings["size"]), settings, now, progress, workers)
     except Exception as error:
-        if isinstance(error, UserError) or not begun(temporary):
+        if not (temporary / BEFORE).exists() and (isinstance(error, UserError) or not begun(temporary)):
             shutil.rmtree(temporary, ignore_errors=True)
         raise
     if directory.is_dir():
@@ -313,6 +282,10 @@ def _build(
     os.rename(temporary, directory)
     sync_folder(directory.parent)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _temporary(directory: Path) -> Path:
+    return directory.with_name(f".{directory.name}.tmp")
 
 
 def _sweep(directory: Path) -> None:

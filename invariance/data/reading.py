@@ -1,7 +1,7 @@
 """Reading ahead in threads."""
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
@@ -9,7 +9,7 @@ T = TypeVar("T")
 _AHEAD = 2  # results that each thread may be ahead by
 
 
-def read_ahead(read: Callable[[int], T], count: int, threads: int) -> Iterator[T]:
+def read_ahead(read: Callable[[int], T], count: int, threads: int) -> Generator[T, None, None]:
     """What `read` gives for 0 to `count` − 1, in this order; an error comes in the place of what it happened to.
 
     Closing the iterator ends the threads; so do its end and an error.

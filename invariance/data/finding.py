@@ -1,0 +1,127 @@
+"""Finding what was prepared of a source, and whether the source has changed since."""
+
+import csv
+import glob
+import hashlib
+import json
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from invariance.data.manifest import FORMAT, STAMPS, Damaged, write_stamps
+from invariance.data.sources import DataConfig
+from invariance.data.trees import Stamp
+from invariance.errors import UserError
+
+_BYTES_OF_HASH = 8
+_LARGEST = 4096
+_DAMAGE = (OSError, ValueError, KeyError, TypeError, EOFError, AttributeError, csv.Error)
+
+
+def prepared_settings(data: DataConfig, size: int) -> dict[str, Any]:
+    """What decides the content of prepared data, beside the source's files.
+
+    Raises:
+        UserError: for a size that is none.
+    """
+    if isinstance(size, bool) or not isinstance(size, int) or not 1 <= size <= _LARGEST:
+        raise UserError(f"size={size!r}: images are prepared at a whole number of pixels from 1 to {_LARGEST}")
+    return {
+        **data.source.settings, "source": type(data.source).__name__,
+        "size": size, "colour": data.colour, "mean": data.mean,
+    }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Found:
+    """Where prepared data are or will be.
+
+    Attributes:
+        directory: the folder.
+        there: whether it is there, and of the source as it is now.
+        now: size and time of the source's files.
+        changed: what differs between the source and what was prepared of it last, if that is so.
+        damage: what is wrong with the list that tells whether the source has changed.
+        listed: whether the data are surely of the source as it is now, though that list be damaged.
+        source: whether the source is there.
+    """
+
+    directory: Path
+    there: bool
+    now: Mapping[str, Stamp] = field(default_factory=dict)
+    changed: str = ""
+    damage: str = ""
+    listed: bool = True
+    source: bool = True
+
+
+def find(parent: Path, data: DataConfig, settings: Mapping[str, Any], verify: bool) -> Found:
+    """Where data prepared with these settings of the source as it is now are, or would be.
+
+    Args:
+        parent: the folder of all preparations of the data set.
+        data: the data set.
+        settings: what `prepared_settings` gives.
+        verify: whether damage of the list of the source's files is to be found rather than raised.
+
+    Raises:
+        Damaged: if that list is damaged.
+        UserError: if the source is not there, and none or several preparations are.
+    """
+    identity = json.dumps({**settings, "format": FORMAT}, sort_keys=True)
+    prefix = f"{settings['size']}-{data.colour}-{_short_hash(identity)}"
+    held = sorted(parent.glob(f"{glob.escape(prefix)}-*"), key=lambda path: path.stat().st_mtime, reverse=True)
+    now, changed = data.source.stamps(), ""
+    if now is None:
+        if len(held) > 1:
+            raise UserError(
+                f"{parent} holds {len(held)} preparations of a source that has changed between them and is not there "
+                f"now ({held[0].name}, {held[1].name}); put it back, or delete all but one"
+            )
+        if not held:
+            data.source.splits()  # says what is not there
+        return Found(held[0], there=True, source=False)
+    listing = "".join(f"{name}\0{size}\0{time}\n" for name, (size, time) in sorted(now.items()))
+    target = parent / f"{prefix}-{_short_hash(listing)}"
+    for directory in held:
+        try:
+            difference = _difference(directory, data, now)
+        except Damaged as error:
+            if not verify:
+                raise
+            return Found(directory, there=True, now=now, damage=error.why, listed=directory == target)
+        if not difference:
+            return Found(directory, there=True, now=now)
+        changed = changed or f"the source of {directory} has changed since it was prepared: {difference}"
+    return Found(target, there=False, now=now, changed=changed)
+
+
+def _short_hash(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:_BYTES_OF_HASH]
+
+
+def _difference(directory: Path, data: DataConfig, now: Mapping[str, Stamp]) -> str:
+    """What differs between a source and what was prepared of it, some of it by name; empty for nothing.
+
+    Where only times differ the contents are compared, and the new times noted.
+    """
+    try:
+        with open(directory / STAMPS, encoding="utf-8", errors="surrogateescape", newline="") as file:
+            then = {name: ((int(size), int(time)), digest) for name, size, time, digest in list(csv.reader(file))[1:]}
+    except _DAMAGE as error:
+        raise Damaged(directory, f"{STAMPS}: {' '.join(str(error).split())}") from error
+    changed = [f"{name} is gone" for name in sorted(set(then) - set(now))]
+    changed += [f"{name} is new" for name in sorted(set(now) - set(then))]
+    both = [name for name in now if name in then and then[name][0] != now[name]]
+    for name in both:
+        stamp, digest = then[name]
+        if stamp[0] != now[name][0] or data.source.digest(name) != digest:
+            changed.append(f"{name} has changed")
+    if changed:
+        return ", ".join(changed[:3]) + (f" and {len(changed) - 3} more" if len(changed) > 3 else "")
+    if both:
+        with suppress(UserError):  # a store that may only be read serves all the same
+            write_stamps(directory / STAMPS, [(name, *now[name], then[name][1]) for name in sorted(now)])
+    return ""
