@@ -18,6 +18,7 @@ from invariance.launch import BUSY, shown
 from invariance.runs.files import disk_refusal
 from invariance.runs.processes import signals_interrupt, was_interrupted
 from invariance.runs.sweep import JOB_VARIABLE, SWEEP_VARIABLE, Attempt, find_jobs
+from invariance.surroundings import Streams, require_utf8_names, undisturbed
 
 Job = Callable[[dict[str, Any]], None]
 MISTAKE, INTERRUPTED = 2, 130
@@ -33,8 +34,14 @@ def command(page: str, job: Job) -> None:
 
     A `UserError` is printed as one line and the process exits with status 2, or with 75 if nothing is wrong but that
     another process works at the same. A job of a sweep hands its error on to the launcher, as a `UserError`.
-    HYDRA_FULL_ERROR=1 shows every traceback.
+    HYDRA_FULL_ERROR=1 shows every traceback. What a shell or a scheduler sets around it changes no number
+    (`invariance.surroundings`).
     """
+    with undisturbed() as (streams, ignored):
+        _command(page, job, streams, ignored)
+
+
+def _command(page: str, job: Job, streams: Streams, ignored: list[str]) -> None:
     find_plugins()
     import hydra
     from hydra.errors import HydraException
@@ -48,6 +55,9 @@ def command(page: str, job: Job) -> None:
 
     def task(config: DictConfig) -> None:
         try:
+            require_utf8_names()
+            tell_ignored(ignored)
+            streams.tell = page != "status"  # which is for looking at, also through `head`
             with attempt(page, config):
                 check_template(page, config)
                 plain = OmegaConf.to_container(config, resolve=True)
@@ -62,6 +72,8 @@ def command(page: str, job: Job) -> None:
             # not handed on to Hydra, which would add lines of its own and end the sweep
             statuses.add(BUSY if isinstance(error, Busy) else MISTAKE)
             say_error(line)
+        finally:
+            streams.look()
 
     task.__module__ = f"invariance.{page}"
     sys.argv[1:] = flags_last(sys.argv[1:])
@@ -73,7 +85,7 @@ def command(page: str, job: Job) -> None:
                 if was_interrupted():
                     raise KeyboardInterrupt from error
                 raise
-    except (UserError, HydraException, OmegaConfBaseException, YAMLError, OSError) as error:
+    except (UserError, HydraException, OmegaConfBaseException, YAMLError, OSError, RuntimeError) as error:
         line = one_line(error, page)
         if tracebacks or line is None:
             raise
@@ -87,6 +99,13 @@ def command(page: str, job: Job) -> None:
             del os.environ["HYDRA_FULL_ERROR"]
     if statuses:
         sys.exit(MISTAKE if MISTAKE in statuses else BUSY)
+
+
+def tell_ignored(names: list[str]) -> None:
+    """Say, once, which variables of the environment were not heeded; the list is empty then."""
+    if names:
+        print(f"note: not heeded, for the configuration decides: {', '.join(names)}", file=sys.stderr, flush=True)
+        names.clear()
 
 
 def check_template(page: str, config: DictConfig) -> None:
@@ -168,6 +187,8 @@ def one_line(error: Exception, page: str) -> str | None:
         return no_yaml(error)
     if isinstance(error, OSError) and not isinstance(error, HydraException):  # one of Hydra's is both
         return disk_refusal(error)
+    if isinstance(error, RuntimeError) and "home directory" in str(error):  # pathlib's
+        return "a folder begins with ~, and this user has no home folder: set HOME, or write the folder out"
     return explain(error, page) if isinstance(error, HydraException | OmegaConfBaseException) else None
 
 

@@ -9,7 +9,7 @@ import sys
 import warnings
 from collections.abc import Iterator, Mapping, MutableMapping
 from contextlib import contextmanager, suppress
-from typing import TextIO
+from typing import TextIO, cast
 
 from invariance.errors import UserError
 
@@ -17,11 +17,11 @@ _RANKS = re.compile(
     r"(ROLE_|LOCAL_|GROUP_|NODE_)?(RANK|WORLD_SIZE)|ROLE_NAME|MASTER_(ADDR|PORT)|SLURM_(PROCID|LOCALID|NODEID)"
     r"|(OMPI_COMM_WORLD|MV2_COMM_WORLD|TORCHELASTIC)_\w+|PMIX?_(RANK|SIZE)|JSM_NAMESPACE_RANK|TORCHELASTIC_RUN_ID"
 )
-"""Variables by which other launchers number the processes of one job: Lightning would take this one for a part of it."""
+"""Variables by which launchers number the processes of one job: Lightning would take this one for a part of it."""
 
 _SWITCHES = re.compile(
     r"PL_\w+|LT_\w+|NVIDIA_TF32_OVERRIDE|TORCH_ALLOW_TF32_CUBLAS_OVERRIDE|(ONEDNN|DNNL)_DEFAULT_FPMATH_MODE"
-    r"|TORCHDYNAMO_DISABLE|TORCH_COMPILE_DISABLE|PYTORCH_JIT|HYDRA_MAIN_MODULE"
+    r"|TORCHDYNAMO_DISABLE|TORCH_COMPILE_DISABLE|PYTORCH_JIT|HYDRA_(MAIN_MODULE|DEPRECATION_\w+)|SELF_WARNING_AS_ERROR"
 )
 """Variables that change numbers behind the configuration's back."""
 
@@ -87,6 +87,24 @@ class _Lenient(io.FileIO):
         return len(data)
 
 
+def lenient(number: int, encoding: str) -> tuple[_Lenient, TextIO]:
+    """A stream over an open file to print to, which no letter and no refusal of the file turns into an error.
+
+    Args:
+        number: the file's descriptor, which is not closed with the stream.
+        encoding: the stream's; a letter that it does not have is written as an escape.
+
+    Returns:
+        The file, whose `lost` says why nothing is written any more, and the stream.
+    """
+    raw = _Lenient(number, "wb", closefd=False)
+    stream = io.TextIOWrapper(
+        io.BufferedWriter(cast(io.RawIOBase, raw)), encoding=encoding, errors="backslashreplace",
+        line_buffering=number == 2 or raw.isatty(),
+    )
+    return raw, stream
+
+
 class Streams:
     """Standard output and error that no encoding, closed pipe or full disk turns into an error of the command.
 
@@ -98,7 +116,7 @@ class Streams:
     """
 
     def __init__(self) -> None:
-        self.tell = False
+        self.tell, self._told = False, False
         self._raw: dict[str, _Lenient] = {}
         self._held: dict[str, TextIO | None] = {}
 
@@ -108,12 +126,7 @@ class Streams:
             held: TextIO | None = getattr(sys, name)
             if held is not getattr(sys, f"__{name}__"):
                 continue
-            raw = _Lenient(number, "wb", closefd=False)
-            encoding = held.encoding if held is not None else "utf-8"
-            stream = io.TextIOWrapper(
-                io.BufferedWriter(raw), encoding=encoding, errors="backslashreplace",
-                line_buffering=number == 2 or raw.isatty(),
-            )
+            raw, stream = lenient(number, held.encoding if held is not None else "utf-8")
             if held is not None:
                 with suppress(OSError):
                     held.flush()
@@ -124,12 +137,12 @@ class Streams:
     def look(self) -> None:
         """Say, once, that nobody reads the standard output any more."""
         raw = self._raw.get("stdout")
-        if self.tell and raw is not None and raw.lost:
-            self.tell = False
+        if self.tell and not self._told and raw is not None and raw.lost:
+            self._told = True
             print(f"note: what is printed is lost from here on ({raw.lost}); the command goes on", file=sys.stderr)
 
     def __exit__(self, *_: object) -> None:
-        for name, held in self._held.items():
+        for name in self._held:
             with suppress(OSError, ValueError):
                 getattr(sys, name).flush()
         self.look()

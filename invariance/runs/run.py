@@ -3,14 +3,9 @@
 import json
 import math
 import os
-import platform
-import subprocess
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from functools import cache
-from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn, Self
@@ -23,6 +18,7 @@ from invariance.errors import Busy, UserError
 from invariance.runs.facts import BEST, CONFIG, LAST, PREVIOUS, PROVENANCE, ROWS, read_config, read_provenance
 from invariance.runs.files import DONE, disk_errors, remove_temporaries, write_text
 from invariance.runs.locks import UNREADABLE, holder, lock
+from invariance.runs.origin import made_by
 from invariance.runs.rows import write_rows
 from invariance.runs.seal import check, rows_of, write_marker
 from invariance.runs.sweep import alive, opened, working
@@ -36,8 +32,6 @@ LOCK, PROGRESS = ".lock", "progress.json"
 
 _CONTINUED = ("commit", "dirty", "started")
 _NOTE_EVERY = 1.0
-
-_PACKAGES = ("torch", "torchvision", "pytorch-lightning", "hydra-core", "kornia", "numpy")
 
 
 def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -58,28 +52,7 @@ def _same(one: object, other: object) -> bool:
 
 def provenance() -> dict[str, Any]:
     """What made a run: commit and whether files differ from it, versions, machine, command; and when it began."""
-    return {**_made_by(), "started": datetime.now(UTC).isoformat(timespec="seconds")}
-
-
-@cache
-def _made_by() -> dict[str, Any]:
-    """What does not change while a command runs; asking git takes longer than writing a small run."""
-    root = Path(__file__).parents[2]
-    commit, dirty = None, None
-    if (root / ".git").exists():
-        def git(*arguments: str) -> str:
-            return subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True).stdout.strip()
-
-        commit, dirty = git("rev-parse", "HEAD") or None, bool(git("status", "--porcelain"))
-    return {
-        "commit": commit,
-        "dirty": dirty,
-        "python": platform.python_version(),
-        "versions": {"invariance": __version__, **{name: version(name) for name in _PACKAGES}},
-        "platform": platform.platform(),
-        "cpus": os.cpu_count(),
-        "command": " ".join(Path(part).name if i == 0 else part for i, part in enumerate(sys.argv)),
-    }
+    return {**made_by(), "started": datetime.now(UTC).isoformat(timespec="seconds")}
 
 
 class Run:
