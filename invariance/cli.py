@@ -17,7 +17,7 @@ from invariance.errors import Busy, UserError, nearest
 from invariance.launch import BUSY, shown
 from invariance.runs.files import disk_refusal
 from invariance.runs.processes import signals_interrupt, was_interrupted
-from invariance.runs.sweep import JOB_VARIABLE, SWEEP_VARIABLE, Attempt, find_jobs
+from invariance.runs.sweep import JOB_VARIABLE, SWEEP_VARIABLE, Attempt, find_jobs, to_the_end
 from invariance.surroundings import Streams, require_utf8_names, undisturbed
 
 Job = Callable[[dict[str, Any]], None]
@@ -58,7 +58,7 @@ def _command(page: str, job: Job, streams: Streams, ignored: list[str]) -> None:
             require_utf8_names()
             tell_ignored(ignored)
             streams.tell = page != "status"  # which is for looking at, also through `head`
-            with attempt(page, config):
+            with attempt(page, config), to_the_end():
                 check_template(page, config)
                 plain = OmegaConf.to_container(config, resolve=True)
                 assert isinstance(plain, dict)

@@ -21,7 +21,7 @@ from rich.progress import Progress
 from invariance.errors import Busy, UserError
 from invariance.progress import bar, say
 from invariance.runs.processes import die_with
-from invariance.runs.sweep import JOB_VARIABLE, SWEEP_VARIABLE
+from invariance.runs.sweep import JOB_VARIABLE, SWEEP_VARIABLE, not_done
 
 if TYPE_CHECKING:
     from hydra.core.utils import JobReturn
@@ -282,10 +282,11 @@ def run_jobs(jobs: Sequence[Job], slots: Sequence[Slot], *, progress: bool) -> l
                         continue
                     running.remove(one)
                     free.append(slot)
+                    status, why = outcome(job, process.pid, status)
                     if status != BUSY:
-                        report(job, status, cause(job.log, status), failures, shown)
+                        report(job, status, why, failures, shown)
                         shown.advance(task)
-                    elif told := later.put_off(job, job.shown, cause(job.log, status)):
+                    elif told := later.put_off(job, job.shown, why):
                         say(shown, told)
         except BaseException:
             _end([process for _, _, process in running], shown)
@@ -335,6 +336,20 @@ def report(job: Job, status: int, why: str, failures: list[Failure], shown: Prog
     else:
         failures.append(Failure(job.shown, why, job.log))
         say(shown, f"failed: {job.shown}: {why}", "red")
+
+
+def outcome(job: Job, process: int, status: int) -> tuple[int, str]:
+    """How a job ended: its status, and why it failed. One of a sweep that ended with 0 is done if its runs are.
+
+    Args:
+        job: the job.
+        process: id of the process that ran it on this machine.
+        status: that process's.
+    """
+    if status == 0 and SWEEP_VARIABLE in job.environment:
+        left = not_done(Path(job.environment[SWEEP_VARIABLE]), int(job.environment[JOB_VARIABLE]), process)
+        return (1, left) if left else (0, "")
+    return status, cause(job.log, status)
 
 
 def cause(log: Path, status: int) -> str:

@@ -39,6 +39,7 @@ from invariance.representations import Features, Store, images_of
 from invariance.runs.files import DONE, write_text
 from invariance.runs.rows import Row, to_frame
 from invariance.runs.run import CONFIG, Run, read_config
+from invariance.runs.sweep import removed
 from invariance.tracking import Tracker
 
 _CHUNK = 4096
@@ -421,3 +422,4 @@ def _remove(folder: Path) -> None:
     """Remove a folder of unfinished work; the plan first, so that what a kill leaves of it is no work."""
     (folder / PLAN).unlink(missing_ok=True)
     shutil.rmtree(folder, ignore_errors=True)
+    removed(folder)

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from invariance.launch import BUSY, Job, cause, start
+from invariance.launch import BUSY, Job, outcome, start
 from invariance.slurm_states import ask, state_now
 
 if TYPE_CHECKING:
@@ -61,9 +61,10 @@ class SlurmJob:
         status = self._process.wait()
         if status == _INTERRUPTED:
             time.sleep(_SIGNALS_COME)  # the command has had SLURM's signal before this process
+        status, why = outcome(self.job, self._process.pid, status)
         if status in (0, BUSY):
             return status
-        raise CommandFailed(cause(self.job.log, status))
+        raise CommandFailed(why)
 
     def checkpoint(self) -> submitit.helpers.DelayedSubmission:
         """End the command in order, for submitit, which then requeues the job."""

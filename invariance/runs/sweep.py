@@ -32,6 +32,7 @@ SWEEP_VARIABLE, JOB_VARIABLE = "INVARIANCE_SWEEP", "INVARIANCE_JOB"
 
 _NOTE_EVERY = 30.0
 _here: list["Attempt"] = []
+_opened: dict[Path, None] = {}
 
 
 def sweep_folder(runs: Path, page: str, jobs: Sequence[str]) -> Path:
@@ -99,9 +100,55 @@ def _give_up(path: Path, held: int | None) -> None:
 
 
 def opened(run: Path) -> None:
-    """Let the attempts of this process know of a run directory that their job is about."""
+    """Let this process and its attempts know of a run directory that their job is about."""
+    _opened[Path(os.path.abspath(run))] = None
     for attempt in _here:
         attempt.opened(run)
+
+
+def removed(run: Path) -> None:
+    """Let go of a run directory that was a help on the way, and of which nothing is to be left."""
+    _opened.pop(Path(os.path.abspath(run)), None)
+    for attempt in _here:
+        attempt.removed(run)
+
+
+@contextmanager
+def to_the_end() -> Iterator[None]:
+    """Hold a job to its runs: it is done when every run that it opened has its marker, whatever it says itself.
+
+    Raises:
+        UserError: if one has none, or something inside ended the process, with whatever status.
+    """
+    _opened.clear()
+    try:
+        yield
+    except SystemExit as error:
+        if was_interrupted():
+            raise KeyboardInterrupt from error
+        raise UserError(f"it ended itself with status {error.code or 0} before its work was done; repeat it") from error
+    left = [run for run in _opened if not os.path.exists(run / DONE)]
+    if left:
+        more = f" and {len(left) - 1} more are" if len(left) > 1 else " is"
+        raise UserError(f"{left[0]}{more} not finished, though nothing failed; repeat the command to finish it")
+
+
+def not_done(folder: Path, number: int, process: int) -> str:
+    """Why a job is not done though its process, on this machine, ended with status 0; nothing if it is.
+
+    Args:
+        folder: the sweep's.
+        number: the job's.
+        process: the process id.
+    """
+    mine = f"{number}.{socket.gethostname()}.{process}."
+    told = [one for one in _attempts(folder / ATTEMPTS, number) if one.path.name.startswith(mine)]
+    if not told:
+        return "ended with status 0 before its work began"
+    if told[-1].state != "done":
+        return f"ended with status 0 before its work was done{': ' * bool(told[-1].why)}{told[-1].why}"
+    left = [run for run in told[-1].runs if not os.path.exists(folder.parents[2] / run / DONE)]
+    return f"ended with status 0, but {left[0]} is not finished" if left else ""
 
 
 def working() -> None:
@@ -161,6 +208,12 @@ class Attempt:
             if path.is_relative_to(self._root):
                 self._runs[path.relative_to(self._root).as_posix()] = None
 
+    def removed(self, run: Path) -> None:
+        """A run directory of which nothing is to be left."""
+        path = Path(os.path.abspath(run))
+        if path.is_relative_to(self._root):
+            self._runs.pop(path.relative_to(self._root).as_posix(), None)
+
     def alive(self) -> None:
         """Write down how long it has taken so far, twice a minute at most."""
         if time.monotonic() - self._written >= _NOTE_EVERY:
@@ -178,7 +231,10 @@ class Attempt:
             _give_up(self._lock_path, self._lock)
 
     def _end(self, error: BaseException | None) -> None:
-        if error is None:
+        left = [run for run in self._runs if not os.path.exists(self._root / run / DONE)]
+        if error is None and left:
+            self._write("failed", f"{left[0]} is not finished, though nothing failed")
+        elif error is None:
             self._write("done")
         elif isinstance(error, Busy) and not self.worked:
             self._path.unlink(missing_ok=True)
