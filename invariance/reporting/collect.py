@@ -6,7 +6,7 @@ import re
 import unicodedata
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 from zipfile import BadZipFile
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from invariance.errors import UserError, nearest
 from invariance.runs.files import DONE
 from invariance.runs.find import all_runs
-from invariance.runs.run import PROVENANCE, ROWS
+from invariance.runs.run import PROVENANCE, ROWS, read_config
 from invariance.runs.seal import rows_of
 from invariance.transforms.base import UNTOUCHED
 
@@ -103,11 +103,13 @@ class RunFacts:
         name: path below the runs folder.
         splits: the data splits its rows are over, in their order: the last is the one results are reported on.
         provenance: what made it.
+        config: its configuration.
     """
 
     name: str
     splits: tuple[str, ...]
     provenance: dict[str, Any]
+    config: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -163,7 +165,7 @@ def collect(root: Path, data: str | None = None) -> Collected:
         rows = _only(rows, data)
     named = set(rows["run"])
     runs = {
-        name: RunFacts(name, tuple(tables[name]["split"].unique()), _provenance(path / PROVENANCE))
+        name: RunFacts(name, tuple(tables[name]["split"].unique()), _provenance(path / PROVENANCE), read_config(path))
         for name, path in finished.items()
         if name in named
     }

@@ -18,7 +18,7 @@ from rich.progress import Progress
 
 from invariance import __version__
 from invariance.progress import bar
-from invariance.reporting import claims, tables, verdicts
+from invariance.reporting import claims, recipes, tables, verdicts
 from invariance.reporting.collect import Collected, RunFacts, collect, run_anchor
 from invariance.reporting.curves import counts, families, fit_title, words
 from invariance.reporting.distances import distances
@@ -106,7 +106,8 @@ def _made(collected: Collected, folder: str, progress: Progress) -> tuple[str, d
     made: dict[str, bytes] = {}
     measured, compared, finetuned = families(collected), distances(collected), with_gaps(collected, studies(collected))
     slugs = slugs_of(measured)
-    whole = overviews_of(measured, slugs)
+    notes = {data: recipes.note(collected, data) for data in sorted(set(collected.rows["data"]))}
+    whole = [recipes.noted(one, notes[one.data]) for one in overviews_of(measured, slugs)]
     task = progress.add_task("figures", total=len(whole) + len(measured) + len(compared) + len(finetuned))
 
     def kept(shown: T, files: dict[str, bytes]) -> T:
@@ -115,16 +116,22 @@ def _made(collected: Collected, folder: str, progress: Progress) -> tuple[str, d
         return shown
 
     overviewed = [kept(*overview_section(one)) for one in whole]
-    sections = [kept(*family_section(collected, one, slug)) for one, slug in zip(measured, slugs, strict=True)]
-    apart = [kept(*distance_section(one)) for one in compared]
-    tuned = [kept(*finetuned_section(one)) for one in finetuned]
+    sections = [
+        kept(*family_section(collected, one, slug, notes[one.data]))
+        for one, slug in zip(measured, slugs, strict=True)
+    ]
+    apart = [kept(*distance_section(one, notes[one.data])) for one in compared]
+    tuned = [kept(*finetuned_section(one, notes.get(one.data, ""))) for one in finetuned]
     said = claims.claims(
         [(section.family, section.anchor) for section in sections],
         [(one, shown.anchor) for one, shown in zip(compared, apart, strict=True)],
         [(one, shown.anchor) for one, shown in zip(finetuned, tuned, strict=True)],
     )
     told = verdicts.summary(said, sorted(set(collected.rows["data"])))
-    everything = tables.accuracy(collected), tables.transformations(), told, verdicts.details(said)
+    accuracy = tables.accuracy(collected)
+    own = [f" {data}:{note}" for data, note in notes.items() if note and "@" not in data]
+    accuracy = recipes.noted(accuracy, "".join(own)) if accuracy else None
+    everything = accuracy, tables.transformations(), told, verdicts.details(said), recipes.networks(collected)
     for table in everything:
         made.update(table.files() if table else {})
     return _page(collected, everything, sections, [*apart, *tuned], overviewed, folder), made
@@ -162,10 +169,10 @@ def _lines(names: Iterable[str]) -> str:
 
 
 def _page(
-    collected: Collected, whole: tuple[Table | None, Table, Table, Table | None], sections: list[Section],
+    collected: Collected, whole: tuple[Table | None, Table, Table, Table | None, Table | None], sections: list[Section],
     apart: list[StudySection], overviewed: list[ShownOverview], folder: str,
 ) -> str:
-    accuracy, ranges, told, details = whole
+    accuracy, ranges, told, details, networks = whole
     source = package_files("invariance.reporting").joinpath("page.html.j2").read_text(encoding="utf-8")
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["words"] = words
@@ -179,6 +186,7 @@ def _page(
         environment.from_string(source).render(
             overview=overview(collected),
             accuracy=accuracy,
+            networks=networks,
             claims=told,
             claims_details=details,
             transformations=ranges,

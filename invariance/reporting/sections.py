@@ -23,6 +23,7 @@ from invariance.reporting.overview import Overview, cross, overviews
 from invariance.reporting.paper_figures import Place, distances_command, finetuning_command
 from invariance.reporting.plots import Plot, against_baseline, ranges_compared
 from invariance.reporting.printed import finetuned_networks
+from invariance.reporting.recipes import noted
 from invariance.reporting.tables import Table
 
 
@@ -156,22 +157,24 @@ def places(
     return found
 
 
-def family_section(collected: Collected, family: Family, slug: str) -> tuple[Section, dict[str, bytes]]:
-    """A family's part of the page, and its files."""
+def family_section(collected: Collected, family: Family, slug: str, note: str = "") -> tuple[Section, dict[str, bytes]]:
+    """A family's part of the page, and its files; `note` is what captions say of the networks besides."""
     made: dict[str, bytes] = {}
     plots = []
     for metric in family.metrics():
         for form in (against_baseline, ranges_compared):
             plot = form(family, metric, slug)
             if plot is not None:
+                plot = noted(plot, note)
                 made.update(figures.files(plot))
                 legend = [(Markup(key), label) for key, label in figures.swatches(plot)]
                 plots.append(ShownPlot(plot, [Markup(panel) for panel in figures.inline(plot)], legend))
     shown = gallery.gallery(family, slug)
     if shown is not None:
         made.update(gallery.files(shown))
-    summary = tables.summary(family, slug)
-    numbers = [tables.measurements(family, metric, slug) for metric in family.metrics()]
+    whole = tables.summary(family, slug)
+    summary = noted(whole, note) if whole else None
+    numbers = [noted(tables.measurements(family, metric, slug), note) for metric in family.metrics()]
     for table in [*([summary] if summary else []), *numbers]:
         made.update(table.files())
     lacking = gaps(collected, family)
@@ -219,20 +222,20 @@ def _about(collected: Collected, family: Family) -> str:
     return " ".join(said)
 
 
-def distance_section(found: Distances) -> tuple[StudySection, dict[str, bytes]]:
-    """The part of the page on distances between networks, and its files."""
+def distance_section(found: Distances, note: str = "") -> tuple[StudySection, dict[str, bytes]]:
+    """The part of the page on distances between networks, and its files; `note` ends its captions."""
     slug = f"{found.data}-{found.layer.replace('/', '_')}"
     made: dict[str, bytes] = {}
     shown = []
-    for drawing in distance_figures.drawings(found, slug):
+    for drawing in (noted(one, note) for one in distance_figures.drawings(found, slug)):
         made.update(drawing.files())
         shown.append(_drawn(drawing))
     for k, solver in enumerate(found.mean):
-        drawing = distance_figures.heat_map(found, solver, slug)
+        drawing = noted(distance_figures.heat_map(found, solver, slug), note)
         made.update(drawing.files())
         telling = [Markup(distance_figures.telling_map(found, solver))]
         shown.insert(k, ShownDrawing(drawing.name, drawing.title, drawing.caption, telling, telling=True))
-    numbers = distance_tables.tables(found, slug)
+    numbers = [noted(table, note) for table in distance_tables.tables(found, slug)]
     for table in numbers:
         made.update(table.files())
     claims = next((table for table in numbers if table.name.endswith("-claims")), None)
@@ -273,15 +276,15 @@ def _drawn(drawing: Drawing) -> ShownDrawing:
     return ShownDrawing(drawing.name, drawing.title, drawing.caption, panels, form=drawing.form, tight=tight)
 
 
-def finetuned_section(study: Study) -> tuple[StudySection, dict[str, bytes]]:
-    """The part of the page on finetuning with the joint loss, and its files."""
+def finetuned_section(study: Study, note: str = "") -> tuple[StudySection, dict[str, bytes]]:
+    """The part of the page on finetuning with the joint loss, and its files; `note` ends its captions."""
     slug = "-".join(filter(None, [study.data, study.layer.replace("/", "_"), "finetuned"]))
     made: dict[str, bytes] = {}
     shown = []
-    for drawing in finetuned_figures.drawings(study, slug):
+    for drawing in (noted(one, note) for one in finetuned_figures.drawings(study, slug)):
         made.update(drawing.files())
         shown.append(_drawn(drawing))
-    (_, first), *others = finetuned_tables.tables(study, slug)
+    (_, first), *others = [(title, noted(table, note)) for title, table in finetuned_tables.tables(study, slug)]
     for table in (first, *(table for _, table in others)):
         made.update(table.files())
     networks = list(dict.fromkeys(one.network for one in study.all))
