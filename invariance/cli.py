@@ -16,6 +16,7 @@ from invariance.conf import check_keys, conf_dir, family_sweep
 from invariance.errors import Busy, UserError, nearest
 from invariance.launch import BUSY, shown
 from invariance.runs.files import disk_refusal
+from invariance.runs.mending import Mending, failed_alike, shown_of
 from invariance.runs.processes import signals_interrupt, was_interrupted
 from invariance.runs.sweep import JOB_VARIABLE, SWEEP_VARIABLE, Attempt, find_jobs, to_the_end
 from invariance.surroundings import Streams, require_utf8_names, undisturbed
@@ -120,16 +121,21 @@ def check_template(page: str, config: DictConfig) -> None:
 def attempt(page: str, config: DictConfig) -> AbstractContextManager[object]:
     """What tells those who watch a sweep that this process works at one of its jobs; nothing outside of all sweeps.
 
-    A command that is typed alone, as a failed job is repeated, is a job of the sweeps that have the same.
+    A command that is typed alone, as a failed job is repeated, is a job of the sweeps that have the same; and what
+    failed in other sweeps is mended by one that is about the same, and ends well.
     """
     folder, number, here = os.environ.get(SWEEP_VARIABLE), os.environ.get(JOB_VARIABLE), number_in_sweep()
-    if folder and (number is not None or here is not None):
-        return Attempt(Path(folder), int(number) if number is not None else here or 0)
     attempts = ExitStack()
-    if here is None and isinstance(config.get("runs"), str):
-        runs = Path(os.path.expandvars(config.runs)).expanduser()
-        for sweep, job in find_jobs(runs, page, shown(page, sys.argv[1:], [])):
-            attempts.enter_context(Attempt(sweep, job))
+    runs = Path(os.path.expandvars(str(config.get("runs")))).expanduser()
+    if folder and (number is not None or here is not None):
+        own = [(Path(folder), int(number) if number is not None else here or 0)]
+    else:
+        own = find_jobs(runs, page, shown(page, sys.argv[1:], [])) if here is None else []
+    for sweep, job in own:
+        attempts.enter_context(Attempt(sweep, job))
+    mine = shown_of(*own[0]) if own else shown(page, sys.argv[1:], []) if here is None else ""
+    for sweep, job in failed_alike(runs, page, mine, own) if mine else ():
+        attempts.enter_context(Mending(sweep, job))
     return attempts
 
 

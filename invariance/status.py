@@ -98,7 +98,7 @@ def look(runs: Path) -> Now:
     running = [one for one in found if one.state == "running"]
     if running:
         tables.append(running_table(running[:SHOWN], len(running)))
-    lines = [f"launched by {who}: {sweep.page} {sweep.name}" for sweep in sweeps for who in sweep.launchers]
+    lines = [f"launched by {who}: {sweep.title} ({sweep.name})" for sweep in sweeps for who in sweep.launchers]
     busy = bool(running or lines) or any(sweep.count("running") for sweep in sweeps)
     failed = [job for sweep in sweeps for job in sweep.jobs if job.state == "failed"]
     lines += [line for job in failed[:SHOWN] for line in (f"failed: {job.why}", f"  again: {job.shown}")]
@@ -115,13 +115,15 @@ def look(runs: Path) -> Now:
 
 def sweeps_table(sweeps: list[SweepState]) -> Any:  # noqa: ANN401
     """A line a sweep: its jobs by state, the pace of those that are done, and the time left."""
+    from rich.text import Text
+
     from invariance.runs.watch import seconds_a_job, seconds_left
 
     table = _table("Sweeps", ["sweep", *STATES, "a job", "left"])
     for sweep in sweeps:
         counts = [str(sweep.count(state) or "") for state in STATES]
         times = [duration(seconds_a_job(sweep)), duration(seconds_left(sweep))]
-        table.add_row(f"{sweep.page} {sweep.name}", *counts, *times)
+        table.add_row(Text(f"{sweep.title} ({sweep.name})"), *counts, *times)
     return table
 
 

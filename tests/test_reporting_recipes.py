@@ -65,7 +65,8 @@ def test_a_note_says_in_what_networks_are_not_the_paper_s():
         " Not of the paper’s recipe: baseline (seed 2), blur_3: updates 250,000, not 500,000."
     )
     many = [(f"train/ilsvrc/n{k}/seed0", 50_000, config("ilsvrc", CAFFENET, updates=200_000 + k)) for k in range(5)]
-    assert note(collected(*many), "ilsvrc") == " Not of the paper’s recipe: 5 of 5 networks (see the table of networks)."
+    said = note(collected(*many), "ilsvrc")
+    assert said == " Not of the paper’s recipe: 5 of 5 networks (see the table of networks)."
 
 
 def test_the_table_tells_every_network_by_its_model_recipe_updates_and_precision():

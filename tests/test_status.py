@@ -38,7 +38,7 @@ def test_it_tells_done_running_stopped_failed_and_to_do(tmp_path, capsys, monkey
     with Run(tmp_path, "measure/digits/a/seed0/rotation/identity", {}) as run, Attempt(folder, 0):
         run.note(4, 16, "g")
         text = said(capsys, tmp_path)
-    assert f"train {folder.name} 1 1 1" in text
+    assert f"train, range=5,999,20 ({folder.name}) 1 1 1" in text
     assert "measure digits 1" in text and "train digits 2 1" in text
     assert f"measure/digits/a/seed0/rotation/identity process {os.getpid()} on" in text and "4 of 16 g" in text
     assert "failed: range=999: too far\n again: invariance-train range=999" in text
@@ -105,7 +105,7 @@ def test_it_stays_live_while_jobs_are_launched_though_none_runs(tmp_path, capsys
         launcher.enter_context(launching(folder))
         monkeypatch.setattr(time, "sleep", lambda _: looks.append(1) or (len(looks) == 3 and launcher.close()))
         text = said(capsys, tmp_path, every=1)
-    assert len(looks) == 3 and f"launched by {me()}: train {folder.name}" in text
+    assert len(looks) == 3 and f"launched by {me()}: train ({folder.name})" in text
     assert text.endswith(f"failed: no\n again: {command}\n")
     with pytest.raises(KeyboardInterrupt), launching(folder):
         monkeypatch.setattr(time, "sleep", lambda _: signal.raise_signal(signal.SIGINT))

@@ -14,9 +14,12 @@ import pytest
 from invariance.errors import Busy, UserError
 from invariance.launch import BUSY, Job, Slot, run_jobs
 from invariance.runs import sweep
+from invariance.runs.files import DONE
 from invariance.runs.locks import holder, lock, me
+from invariance.runs.mending import Mending, failed_alike
 from invariance.runs.run import PROGRESS, PROVENANCE, Run
-from invariance.runs.sweep import Attempt, begin_sweep, read_sweeps, sweep_folder
+from invariance.runs.sweep import Attempt, begin_sweep, opened, read_sweeps, sweep_folder
+from invariance.runs.sweep_names import title
 from invariance.runs.watch import read_runs
 
 
@@ -406,3 +409,67 @@ def test_the_command_of_a_failed_job_typed_alone_is_an_attempt_at_it(tmp_path):
     (tmp_path / "file").unlink()
     assert subprocess.run(alone, capture_output=True).returncode == 0
     assert read_sweeps(tmp_path / "runs")[0].count("done") == 1 and folder.is_dir()
+
+
+def failing(folder, number, run=None):
+    """An attempt that fails, at a run that it leaves undone."""
+    with pytest.raises(UserError), Attempt(folder, number) as attempt:
+        if run is not None:
+            attempt.opened(run)
+        raise UserError("no GPU")
+
+
+def states_of(runs):
+    return {job.shown: job.state for sweep in read_sweeps(runs) for job in sweep.jobs}
+
+
+def test_a_failure_is_forgotten_once_its_runs_are_done_by_whatever_command(tmp_path):
+    first, other = (tmp_path / f"train/digits/{name}/seed0" for name in ("blur_3", "shear_5"))
+    jobs = ["invariance-train range=1", "invariance-train range=2", "invariance-train range=3"]
+    begin_sweep(folder := sweep_folder(tmp_path, "train", jobs), jobs)
+    other.mkdir(parents=True)
+    (other / DONE).touch()
+    failing(folder, 0, first)
+    failing(folder, 1, other)  # what was done already says nothing of why it failed
+    failing(folder, 2)
+    assert set(states_of(tmp_path).values()) == {"failed"}
+    first.mkdir(parents=True)
+    (first / DONE).touch()
+    assert list(states_of(tmp_path).values()) == ["done", "failed", "failed"]
+
+
+def test_a_failure_before_any_run_is_mended_by_a_command_that_is_about_the_same(tmp_path):
+    here = f"runs={tmp_path}"
+    flags = "--config-dir /t --config-name paper_networks"
+    jobs = [f"invariance-train data=ilsvrc network={name} {here} trainer=gpu {flags}" for name in ("blur_3", "shear_5")]
+    begin_sweep(folder := sweep_folder(tmp_path, "train", jobs), jobs)
+    failing(folder, 0)
+    failing(folder, 1)
+    other = f"invariance-train data=ilsvrc network=blur_3 {here} prepared=p trainer=cpu recipe.updates=3 {flags}"
+    for unlike in (other.replace("blur_3", "blur_1.5"), other.replace("paper_networks", "mine"), jobs[1] + " range=3"):
+        assert not failed_alike(tmp_path, "train", unlike, [])
+    [found] = failed_alike(tmp_path, "train", other, [])
+    assert found == (folder, 0) and failed_alike(tmp_path, "train", jobs[0], [(folder, 0)]) == []
+    with pytest.raises(UserError), Mending(*found):
+        raise UserError("again")
+    assert states_of(tmp_path)[jobs[0]] == "failed"
+    run = tmp_path / "train/ilsvrc/blur_3/seed0"
+    with Mending(*found):
+        opened(run)
+        run.mkdir(parents=True)
+        (run / DONE).touch()
+    assert states_of(tmp_path) == {jobs[0]: "done", jobs[1]: "failed"}
+    assert not failed_alike(tmp_path, "train", other, [])
+    (run / DONE).unlink()
+    assert states_of(tmp_path)[jobs[0]] == "to do"
+
+
+def test_a_sweep_is_called_by_what_it_is():
+    flags = "--config-dir /t --config-name paper_networks"
+    names = [f"baseline_{k}" for k in range(1, 35)]
+    jobs = [f"invariance-train data=ilsvrc 'data.root=/a b' network={name} 'runs=my runs' {flags}" for name in names]
+    assert title("train", jobs) == "train paper_networks data=ilsvrc, network=baseline_1 … baseline_34"
+    jobs = [f"invariance-measure networks=digits/{name} solver=ridge logger=csv" for name in ("a", "b")]
+    assert title("measure", jobs) == "measure solver=ridge, networks=digits/a,digits/b"
+    assert title("distance", ["invariance-distance 'networks=[a,b]'"]) == "distance networks=[a,b]"
+    assert title("train", ["'"]) == title("train", []) == "train"

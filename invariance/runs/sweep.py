@@ -25,6 +25,7 @@ from invariance.errors import Busy, UserError
 from invariance.runs.files import DONE, disk_errors, write_text
 from invariance.runs.locks import holder, lock
 from invariance.runs.processes import was_interrupted
+from invariance.runs.sweep_names import title
 
 SWEEPS, JOBS, ATTEMPTS, LAUNCHERS = ".sweeps", "jobs.json", "attempts", "launchers"
 SWEEP_VARIABLE, JOB_VARIABLE = "INVARIANCE_SWEEP", "INVARIANCE_JOB"
@@ -248,6 +249,7 @@ class Attempt:
         facts = {
             "job": self._number, "turn": self._turn, "state": state, "why": why, "host": socket.gethostname(),
             "seconds": round(self._written - self._begun, 2), "worked": self.worked, "runs": list(self._runs),
+            "undone": [run for run in self._runs if not os.path.exists(self._root / run / DONE)],
         }  # fmt: skip
         write_text(self._path, json.dumps(facts, ensure_ascii=False) + "\n")
 
@@ -287,6 +289,11 @@ class SweepState:
     jobs: tuple[JobState, ...]
     launchers: tuple[str, ...] = ()
 
+    @property
+    def title(self) -> str:
+        """What it is, in words: its command, template, data and what is swept."""
+        return title(self.page, [job.shown for job in self.jobs])
+
     def count(self, state: str) -> int:
         """How many jobs are in a state."""
         return sum(job.state == state for job in self.jobs)
@@ -305,7 +312,7 @@ def read_sweeps(runs: Path) -> list[SweepState]:
 
 @dataclass(frozen=True)
 class _Told:
-    """What an attempt has told of itself: its turn, state and cause, the seconds it worked, the runs it is about."""
+    """What an attempt has told of itself: turn, state, cause, seconds it worked, its runs, and those it left undone."""
 
     path: Path
     job: int
@@ -314,6 +321,7 @@ class _Told:
     why: str
     seconds: float
     runs: tuple[str, ...]
+    undone: tuple[str, ...] = ()
 
 
 def _attempts(folder: Path, number: int | None = None) -> list[_Told]:
@@ -322,12 +330,13 @@ def _attempts(folder: Path, number: int | None = None) -> list[_Told]:
     for path in _found(folder, "*.json" if number is None else f"{number}.*.json"):
         held = _read(path)
         job, state, seconds = held.get("job"), held.get("state"), held.get("seconds")
-        turn, runs = held.get("turn", 0), held.get("runs", [])
+        turn, runs, undone = held.get("turn", 0), held.get("runs", []), held.get("undone", [])
         counted = all(isinstance(one, int) and not isinstance(one, bool) for one in (job, turn))
         timed = isinstance(seconds, int | float) and not isinstance(seconds, bool) and math.isfinite(seconds)
-        if counted and timed and isinstance(state, str) and isinstance(runs, list):
+        if counted and timed and isinstance(state, str) and isinstance(runs, list) and isinstance(undone, list):
             why, seconds = str(held.get("why", "")), float(str(seconds)) if held.get("worked") is True else 0.0
-            found.append(_Told(path, int(str(job)), int(str(turn)), state, why, seconds, tuple(map(str, runs))))
+            names = tuple(map(str, runs)), tuple(map(str, undone))
+            found.append(_Told(path, int(str(job)), int(str(turn)), state, why, seconds, *names))
     return sorted(found, key=lambda one: one.turn)
 
 
@@ -356,6 +365,8 @@ def _state(shown: str, told: list[_Told], root: Path) -> JobState:
     if told and told[-1].state in cut_short:
         return JobState(shown, "stopped", seconds=seconds)
     if newest is not None and newest.state == "failed":
+        if newest.undone and all(os.path.exists(root / run / DONE) for run in newest.undone):  # another command did it
+            return JobState(shown, "done", seconds=seconds)
         return JobState(shown, "failed", newest.why, seconds=seconds)
     return JobState(shown, "to do", seconds=seconds)
 
