@@ -8,9 +8,10 @@ import zipfile
 import numpy as np
 import pytest
 
-from invariance.data import trees
+from invariance.data import archive as archives
+from invariance.data import tar, zip
+from invariance.data.archives import open_tree
 from invariance.data.decode import BrokenImage
-from invariance.data.trees import open_tree
 from invariance.errors import UserError
 
 FILES = {f"{split}/{name}/{i}.png": os.urandom(700 * i + 1) for split in ("a", "b") for name in "xy" for i in range(3)}
@@ -164,7 +165,8 @@ def test_damage_within_a_zip_is_told_of_the_file(tmp_path):
 
 
 def test_members_beyond_the_cap_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(trees, "MAX_BYTES", 600)
+    for module in (tar, zip):
+        monkeypatch.setattr(module, "MAX_BYTES", 600)
     for kind in ("tar", "zip"):
         tree = open_tree(packed(tmp_path, kind))
         with pytest.raises(BrokenImage, match="600"):
@@ -173,7 +175,7 @@ def test_members_beyond_the_cap_are_refused(tmp_path, monkeypatch):
     read = dict(tree.stream())  # the last one alone can still be read, but a cap is told before reading
     with pytest.raises(BrokenImage, match="more than 600"):
         read["a/x/1.png"]()
-    monkeypatch.setattr(trees, "MAX_MEMBERS", 5)
+    monkeypatch.setattr(archives, "MAX_MEMBERS", 5)
     refused(packed(tmp_path, "tar"), "more than 5 files")
 
 
@@ -209,7 +211,7 @@ def test_what_a_mac_adds_to_a_zip_is_not_there(tmp_path):
 
 
 def test_the_texts_that_a_compressed_tar_keeps_have_a_cap_together(tmp_path, monkeypatch):
-    monkeypatch.setattr(trees, "_ALL_TEXTS", 25)
+    monkeypatch.setattr(tar, "_ALL_TEXTS", 25)
     path = tmp_path / "texts.tar.gz"
     with tarfile.open(path, "w:gz") as archive:
         for k in range(4):

@@ -8,7 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from invariance.data.decode import SUFFIXES
+from invariance.data.archives import open_tree
+from invariance.data.image_files import ARCHIVES, image_files, leave_rest
+from invariance.data.left_out import EXCLUDED, HIDDEN, LeftOut
+from invariance.data.names import names_a_split, read_alike, read_as, split_named
 from invariance.data.sources import (
     SPLITS,
     Listing,
@@ -20,12 +23,12 @@ from invariance.data.sources import (
     tree_digest,
     tree_stamps,
 )  # fmt: skip
-from invariance.data.trees import FolderTree, Stamp, Tree, open_tree
+from invariance.data.trees import FolderTree, Stamp, Tree
 from invariance.errors import UserError, nearest
 
 _WHAT = "a folder or archive of images, as <split>/<class>/* or <class>/*"
-ARCHIVES = (".gz", ".bz2", ".xz", ".tgz", ".tar", ".zip")
-_ALMOST_SPLITS = ("valid", "validation", "dev", "training", "testing", "eval", "evaluation")
+_DEEPER, _BESIDE_CLASSES = "deeper than <class>/*", "beside the class folders"
+_BESIDE_SPLITS, _AROUND = "beside the folders of the splits", "beside the folder that holds the rest"
 
 
 @dataclass
@@ -34,7 +37,7 @@ class _Found:
 
     names: list[str]
     stamps: list[Stamp]
-    counts: dict[str, int]
+    labels: list[int]
     ignored: list[str]
 
 
@@ -44,13 +47,14 @@ class Folder:
     The root may be a tar (compressed or not) or zip archive with this inside, which is never unpacked; one folder
     around everything in it does not count.
 
-    Splits are named train, val and test. Without any of these folders, val and test are drawn from each class with a
-    seed; with train but without val, val is drawn from train; test may be absent. Files are images by their suffix
-    (their format is told by content); others are left out, and listed in the manifest.
+    Splits are named train, val and test (or training; valid, validation, dev; testing). Names are compared as a person
+    reads them, and a folder that looks like a split and is none is refused. Without any of these folders, val and test
+    are drawn from each class with a seed; with train but without val, val is drawn from train; test may be absent.
+    Files are images by their suffix, or else by their content; what is left out is counted and kept with the data.
 
     Args:
         root: the folder or archive.
-        exclude: names of classes to leave out.
+        exclude: names of classes, or of folders beside the splits, to leave out.
         split_seed: seed of drawn splits.
         val_fraction: share of each class (of train's, if that is a folder) that becomes val where val is drawn.
         test_fraction: share of each class that becomes test where all splits are drawn; 0 for none.
@@ -112,59 +116,96 @@ class Folder:
 
     @cached_property
     def _splits(self) -> Splits:
-        top = self._top()
-        inside = self._tree.folders(top)
-        given = [name for name in SPLITS if name in inside]
-        for name in inside:
-            if name in _ALMOST_SPLITS:
-                beside = f" beside {given[0]!r}" if given else ""
-                raise UserError(
-                    f"{self.root} holds {name!r}{beside}; splits are named {', '.join(SPLITS)}: rename it"
-                )
+        left = LeftOut()
+        top = self._top(left)
+        given = self._given(top)
+        self._check_exclude(top, given)
         if not given:
-            return self._drawn(top)
-        if "train" not in given:
-            raise UserError(f"{self.root} holds {' and '.join(given)} but no train; add {self.root / 'train'}")
-        classes = self._classes(top + "train")
-        found = {split: self._read(top + split, classes) for split in given}
-        self._compare(found)
-        splits = {split: self._listing(part, classes) for split, part in found.items()}
+            return self._drawn(top, left)
+        train = _below(top, given["train"])
+        classes = self._classes(train)
+        found = {split: self._read(_below(top, name), train, classes, left) for split, name in given.items()}
+        splits = {split: self._listing(part) for split, part in found.items()}
         if "val" not in splits:
-            train = splits["train"]
-            parts = stratified(train.labels, classes, {"val": self.val_fraction}, self.split_seed)
-            splits |= {split: train.take(indices) for split, indices in parts.items()}
-        ignored = [f"{name}/" for name in inside if name not in given]
-        ignored += [name for part in found.values() for name in part.ignored]
-        return Splits(classes, {split: splits[split] for split in SPLITS if split in splits}, ignored)
+            everything = splits["train"]
+            parts = stratified(everything.labels, classes, {"val": self.val_fraction}, self.split_seed)
+            splits |= {split: everything.take(indices) for split, indices in parts.items()}
+        rest = [name for name in self._tree.folders(top) if name not in given.values()]
+        for name in rest:
+            self._tree.leave_out(_below(top, name), EXCLUDED if self._excluded(name) else _BESIDE_SPLITS, left)
+        leave_rest(self._tree, top, _BESIDE_SPLITS, left)
+        ignored = [f"{name}/" for name in rest] + [name for part in found.values() for name in part.ignored]
+        return Splits(classes, {split: splits[split] for split in SPLITS if split in splits}, ignored, left_out=left)
 
-    def _top(self) -> str:
-        """Where the layout begins, with "/" behind: within the one folder that archives often have around all."""
+    def _top(self, left: LeftOut) -> str:
+        """Where the layout begins: within the one folder that archives often have around all."""
         top = ""
         while not isinstance(self._tree, FolderTree):
-            held = self._tree.inside(top.removesuffix("/"))
-            if held.files or len(held.folders) != 1 or held.folders[0] in SPLITS:
+            folders = self._tree.folders(top)
+            if len(folders) != 1 or split_named(folders[0]) or not self._tree.folders(_below(top, folders[0])):
                 break
-            if not self._tree.inside(top + held.folders[0]).folders:
-                break
-            top += held.folders[0] + "/"
+            leave_rest(self._tree, top, _AROUND, left)
+            top = _below(top, folders[0])
         return top
 
-    def _drawn(self, top: str) -> Splits:
-        folder = top.removesuffix("/")
-        classes = self._classes(folder)
-        found = self._read(folder, classes)
-        everything = self._listing(found, classes)
+    def _given(self, top: str) -> dict[str, str]:
+        """The folder of each split that is there.
+
+        Raises:
+            UserError: if there are two of one split, or none of train, or a folder that looks like a split is no split.
+        """
+        given: dict[str, str] = {}
+        where, folders = self._tree.where(top), [name for name in self._tree.folders(top) if not self._excluded(name)]
+        for name in folders:
+            if split := split_named(name):
+                if split in given:
+                    raise UserError(
+                        f"{where} holds {given[split]!r} and {name!r}, which are both {split}; put them into one "
+                        "folder, or rename one"
+                    )
+                given[split] = name
+        beside = f" beside {next(iter(given.values()))!r}" if given else ""
+        train = self._tree.folders(_below(top, given["train"])) if "train" in given else []
+        classes = {read_as(name) for name in train}
+        for name in folders:
+            if name in given.values():
+                continue
+            holds = classes and classes & {read_as(inner) for inner in self._tree.folders(_below(top, name))}
+            if holds or names_a_split(name, loosely=bool(given)):
+                raise UserError(
+                    f"{where} holds {name!r}{beside}, which looks like a split and is none; splits are named "
+                    f"{', '.join(SPLITS)}: rename it, or leave it out with data.exclude=[{name}]"
+                )
+        if given and "train" not in given:
+            raise UserError(f"{where} holds {' and '.join(given.values())} but no train; add {where}/train")
+        return {split: given[split] for split in SPLITS if split in given}
+
+    def _excluded(self, name: str) -> bool:
+        return read_as(name) in {read_as(name) for name in self.exclude}
+
+    def _check_exclude(self, top: str, given: dict[str, str]) -> None:
+        """Refuse a name in `exclude` that excludes nothing."""
+        folders = [_below(top, name) for name in given.values()]
+        inside = [name for folder in folders for name in self._tree.folders(folder)] + self._tree.folders(top)
+        there = {read_as(name) for name in inside}
+        for name in self.exclude:
+            if read_as(name) not in there:
+                hint = nearest(name, sorted(set(inside))) if inside else ""
+                where = self._tree.where(folders[0] if folders else top)
+                raise UserError(f"data.exclude names {name!r}, which is no class folder of {where}{hint}")
+
+    def _drawn(self, top: str, left: LeftOut) -> Splits:
+        classes = self._classes(top)
+        found = self._read(top, top, classes, left)
+        everything = self._listing(found)
         fractions = {"val": self.val_fraction, "test": self.test_fraction}
         parts = stratified(everything.labels, classes, fractions, self.split_seed)
-        return Splits(classes, {split: everything.take(indices) for split, indices in parts.items()}, found.ignored)
+        splits = {split: everything.take(indices) for split, indices in parts.items()}
+        return Splits(classes, splits, found.ignored, left_out=left)
 
     def _classes(self, folder: str) -> list[str]:
-        where, inside = self._tree.where(folder), self._tree.folders(folder)
-        for name in self.exclude:
-            if name not in inside:
-                hint = nearest(name, inside) if inside else ""
-                raise UserError(f"data.exclude names {name!r}, which is no class folder of {where}{hint}")
-        classes = [name for name in inside if name not in self.exclude]
+        where = self._tree.where(folder)
+        classes = [name for name in self._tree.folders(folder) if not self._excluded(name)]
         for name in classes:
             if not is_utf8(name):
                 raise UserError(f"the class folder {name!r} of {where} has a name that is not UTF-8; rename it")
@@ -176,52 +217,61 @@ class Folder:
             )
         return classes
 
-    def _compare(self, found: dict[str, _Found]) -> None:
-        classes = found["train"].counts
-        for split, part in found.items():
-            extra = sorted(set(part.counts) - set(classes))
-            if extra:
+    def _read(self, folder: str, train: str, classes: list[str], left: LeftOut) -> _Found:
+        """The images of one split's folder, whose class folders are those of train, as a person reads their names."""
+        found, where = _Found([], [], [], []), self._tree.where(folder)
+        labels = {read_as(name): label for label, name in enumerate(classes)}
+        present = [name for name in self._tree.folders(folder) if not self._excluded(name)]
+        if alike := read_alike(present):
+            raise UserError(
+                f"{where} holds {alike[0]!r} and {alike[1]!r}, which read the same; put them into one folder, or "
+                "rename one"
+            )
+        there = {read_as(name) for name in present}
+        for key, label in labels.items():
+            if key not in there:
                 raise UserError(
-                    f"class {extra[0]!r} is in {self.root / split} but not in {self.root / 'train'}; "
-                    "add it there, or leave it out with data.exclude"
-                )
-
-    def _read(self, folder: str, classes: list[str]) -> _Found:
-        found, above = _Found([], [], {}, []), f"{folder}/" if folder else ""
-        present = self._tree.folders(folder)
-        for name in classes:
-            if name not in present:
-                raise UserError(
-                    f"class {name!r} is in train but not in {self._tree.where(folder)}; add it, or leave it out with "
+                    f"class {classes[label]!r} is in train but not in {where}; add it, or leave it out with "
                     "data.exclude"
                 )
-        for name in sorted({*classes, *present} - set(self.exclude)):
-            inside = self._tree.inside(above + name)
-            images = {file: stamp for file, stamp in inside.files.items() if is_image(file)}
-            if not images:
+        for name in present:
+            if read_as(name) not in labels:
                 raise UserError(
-                    f"class {name!r} is empty: {self._tree.where(above + name)} holds no image files; add some, or "
-                    f"leave it out with data.exclude=[{name}]"
+                    f"class {name!r} is in {where} but not in {self._tree.where(train)}; add it there, or leave it out "
+                    "with data.exclude"
                 )
-            found.counts[name] = len(images)
-            found.names += [f"{above}{name}/{file}" for file in images]
-            found.stamps += images.values()
-            rest = [file for file in inside.files if file not in images] + inside.others
-            rest += [f"{subfolder}/" for subfolder in inside.folders]
-            found.ignored += [f"{above}{name}/{file}" for file in sorted(rest)]
-        held = self._tree.inside(folder)
-        found.ignored += [above + file for file in sorted([*held.files, *held.others])]
+            self._read_class(_below(folder, name), labels[read_as(name)], name, found, left)
+        for name in self._tree.folders(folder):
+            if self._excluded(name):
+                self._tree.leave_out(_below(folder, name), EXCLUDED, left)
+        leave_rest(self._tree, folder, _BESIDE_CLASSES, left)
+        inside = self._tree.inside(folder)
+        found.ignored += [_below(folder, file) for file in sorted([*inside.files, *inside.others])]
         return found
 
-    def _listing(self, found: _Found, classes: list[str]) -> Listing:
-        places = {name: label for label, name in enumerate(classes)}
-        labels = np.concatenate(
-            [np.full(count, places[name], np.int64) for name, count in found.counts.items()]
-        )
-        return Listing.of_tree(self._tree, found.names, labels, found.stamps)
+    def _read_class(self, folder: str, label: int, name: str, found: _Found, left: LeftOut) -> None:
+        inside = self._tree.inside(folder)
+        images = image_files(self._tree, folder, inside.files, left)
+        if not images:
+            deeper = f" beside the folder {inside.folders[0]!r}, which is too deep" if inside.folders else ""
+            raise UserError(
+                f"class {name!r} is empty: {self._tree.where(folder)} holds no image files{deeper}; add some, or leave "
+                f"it out with data.exclude=[{name}]"
+            )
+        found.labels += [label] * len(images)
+        found.names += [f"{folder}/{file}" for file in images]
+        found.stamps += images.values()
+        for file, why in inside.others.items():
+            left.add(f"{folder}/{file}", why)
+        for inner in inside.folders:
+            self._tree.leave_out(f"{folder}/{inner}", HIDDEN if inner.startswith(".") else _DEEPER, left)
+        rest = [file for file in inside.files if file not in images] + [*inside.others]
+        rest += [f"{inner}/" for inner in inside.folders]
+        found.ignored += [f"{folder}/{file}" for file in sorted(rest)]
+
+    def _listing(self, found: _Found) -> Listing:
+        return Listing.of_tree(self._tree, found.names, np.array(found.labels, np.int64), found.stamps)
 
 
-def is_image(name: str) -> bool:
-    """Whether a file's name says that it is an image; hidden files are none."""
-    _, dot, suffix = name.rpartition(".")
-    return f"{dot}{suffix}".lower() in SUFFIXES and not name.startswith(".")
+def _below(folder: str, name: str) -> str:
+    return f"{folder}/{name}" if folder else name

@@ -2,15 +2,18 @@
 
 import io
 import re
+from collections.abc import Collection
 from functools import cached_property
 from pathlib import PurePosixPath
 
 import numpy as np
 
-from invariance.data.folder import is_image
+from invariance.data.archives import open_tree
+from invariance.data.left_out import HIDDEN, UNEXPECTED, LeftOut
+from invariance.data.magic import is_image
 from invariance.data.official import Official, small_file
 from invariance.data.sources import Listing, Splits, file_hash
-from invariance.data.trees import FolderTree, Stamp, Tree, open_tree
+from invariance.data.trees import FolderTree, Stamp, Tree
 from invariance.errors import UserError
 
 
@@ -79,7 +82,8 @@ class ILSVRC(Official):
 
     @cached_property
     def _splits(self) -> Splits:
-        classes, train, ignored = self._training()
+        left_out = LeftOut()
+        classes, train, ignored = self._training(left_out)
         remarks, held = [], self._val.inside("")
         folders = self._val.folders()
         flat = [name for name in held.files if is_image(name)]
@@ -88,7 +92,10 @@ class ILSVRC(Official):
                 f"{self._val.path} mixes images ({flat[0]}) and folders ({folders[0]}); validation images lie flat, "
                 "with the devkit, or in wnid folders"
             )
-        val, left = self._in_folders(classes, folders) if folders else self._flat(classes, flat)
+        val, left = self._in_folders(classes, folders, left_out) if folders else self._flat(classes, flat)
+        self._leave(self._val, "", flat, left_out)
+        left_out.add_all((self._path_of(self._val, name) for name in left), "of classes that train does not hold")
+        self._leave_beside(left_out)
         if known := len(self._known()):
             if len(classes) < known:
                 remarks.append(f"train holds {len(classes):,} of {known:,} classes")
@@ -102,9 +109,25 @@ class ILSVRC(Official):
         odd = len(names & {self.PNG, *(f"{name}.JPEG" for name in self.CMYK)})
         if odd:
             remarks.append(f"{odd} training images are PNG or CMYK though named .JPEG; they are decoded all the same")
-        return Splits(classes, {"train": train, "val": val}, ignored + left, remarks)
+        return Splits(classes, {"train": train, "val": val}, ignored + left, remarks, left_out=left_out)
 
-    def _training(self) -> tuple[list[str], Listing, list[str]]:
+    @staticmethod
+    def _path_of(tree: Tree, name: str) -> str:
+        return f"{tree.path.name}/{name}"
+
+    def _leave(self, tree: Tree, folder: str, images: Collection[str], left: LeftOut) -> None:
+        """Count what lies in a folder of a part beside its images, and beside the classes' folders at the top."""
+        inside, above = tree.inside(folder), f"{folder}/" if folder else ""
+        for name in inside.files:
+            if name not in images:
+                left.add(self._path_of(tree, above + name), HIDDEN if name.startswith(".") else UNEXPECTED)
+        for name, why in inside.others.items():
+            left.add(self._path_of(tree, above + name), why)
+        for name in inside.folders:
+            if folder or name.startswith("."):
+                tree.leave_out(above + name, HIDDEN if name.startswith(".") else UNEXPECTED, left)
+
+    def _training(self, left: LeftOut) -> tuple[list[str], Listing, list[str]]:
         tree, known = self._train, self._known()
         classes = tree.folders()
         packed = [name for name in tree.inside("").files if name.endswith(".tar")]
@@ -131,6 +154,8 @@ class ILSVRC(Official):
             stamps += images.values()
             labels += [label] * len(images)
             ignored += [f"{wnid}/{file}" for file in (*inside.files, *inside.others) if file not in images]
+            self._leave(tree, wnid, images, left)
+        self._leave(tree, "", (), left)
         return classes, self._listing(tree, names, labels, stamps), ignored
 
     def _listing(self, tree: Tree, names: list[str], labels: list[int], stamps: list[Stamp]) -> Listing:
@@ -142,7 +167,7 @@ class ILSVRC(Official):
             listed, np.array(labels, np.int64), lambda i: tree.read(names[i]), stamps if prefix else None, archive
         )
 
-    def _in_folders(self, classes: list[str], folders: list[str]) -> tuple[Listing, list[str]]:
+    def _in_folders(self, classes: list[str], folders: list[str], left_out: LeftOut) -> tuple[Listing, list[str]]:
         known, tree = {*self._known(), *classes}, self._val
         for name in folders:
             if name not in known:
@@ -156,6 +181,7 @@ class ILSVRC(Official):
         left: list[str] = []
         for wnid in folders:
             images = {file: stamp for file, stamp in tree.inside(wnid).files.items() if is_image(file)}
+            self._leave(tree, wnid, images, left_out)
             if wnid not in classes:
                 left += [f"{wnid}/{file}" for file in images]
                 continue

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from invariance.data.decode import BrokenImage
-from invariance.data.folder import is_image
+from invariance.data.left_out import HIDDEN, UNEXPECTED, LeftOut
+from invariance.data.magic import is_image
 from invariance.data.sources import Splits, existing_root, tree_digest
 from invariance.data.trees import Stamp, Tree
 from invariance.errors import UserError
@@ -103,6 +104,14 @@ class Official(ABC):
         for tree in self._trees():
             tree.index(progress)
         return self._splits
+
+    def _leave_beside(self, left: LeftOut) -> None:
+        """Count what lies in the root beside the parts; folders are named and not looked into."""
+        parts = {tree.path.name for tree in self._trees()}
+        for path in sorted(self._existing().iterdir()):
+            if path.name not in parts:
+                why = HIDDEN if path.name.startswith(".") else UNEXPECTED
+                left.add(f"{path.name}/" if path.is_dir() else path.name, why, files=0 if path.is_dir() else 1)
 
     @property
     @abstractmethod

@@ -1,15 +1,19 @@
 """RVL-CDIP as it is downloaded (Sec. 5.5)."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
+from invariance.data.archive import safe_path
+from invariance.data.archives import open_tree
+from invariance.data.left_out import HIDDEN, UNEXPECTED, LeftOut
+from invariance.data.magic import is_image
 from invariance.data.official import Official, small_file
 from invariance.data.sources import Listing, Splits, file_hash
-from invariance.data.trees import FolderTree, Tree, open_tree, safe_path
+from invariance.data.trees import FolderTree, Stamp, Tree
 from invariance.errors import UserError
 
 
@@ -80,9 +84,12 @@ class RVLCDIP(Official):
         folder = next((name for name in ("images", "rvl-cdip/images") if name in self._folders()), None)
         prefix = "" if isinstance(self._images, FolderTree) or folder is None else folder + "/"
         seen: dict[str, str] = {}
+        left = LeftOut()
+        files = dict(self._images.walk(left))
         listings = {
-            split: self._listing(prefix, *self._entries(split, seen)) for split in ("train", "val", "test")
+            split: self._listing(prefix, *self._entries(split, seen), files) for split in ("train", "val", "test")
         }
+        self._leave(files, {prefix + name for name in seen}, left)
         for label, name in enumerate(self.CLASSES):
             if not (listings["train"].labels == label).any():
                 raise UserError(f"labels/train.txt has no image of class {label} ({name})")
@@ -91,7 +98,20 @@ class RVLCDIP(Official):
             for split, count in self.SIZES.items() if len(listings[split]) != count
         ]
         known = frozenset({prefix + self.BROKEN, f"images/{self.BROKEN}"})
-        return Splits(self.CLASSES, listings, remarks=[self.REMARK, *short], known_broken=known)
+        return Splits(self.CLASSES, listings, remarks=[self.REMARK, *short], known_broken=known, left_out=left)
+
+    def _leave(self, files: Mapping[str, Stamp], listed: Collection[str], left: LeftOut) -> None:
+        """Count the pages that no list names, and what is neither a page nor a list."""
+        for name in files:
+            last = name.rpartition("/")[2]
+            if name not in listed and last not in self._lists:
+                why = "that no list of labels names" if is_image(last) else UNEXPECTED
+                left.add(f"{self._images.path.name}/{name}", HIDDEN if last.startswith(".") else why)
+        if self._labels is not None:
+            for name, _ in self._labels.walk(left):
+                if name.rpartition("/")[2] not in self._lists:
+                    left.add(f"{self._labels.path.name}/{name}", UNEXPECTED)
+        self._leave_beside(left)
 
     def _folders(self) -> Iterator[str]:
         for name in self._images.folders():
@@ -125,10 +145,12 @@ class RVLCDIP(Official):
             raise UserError(f"{where} is empty")
         return names, labels
 
-    def _listing(self, prefix: str, names: list[str], labels: list[int]) -> Listing:
+    def _listing(
+        self, prefix: str, names: list[str], labels: list[int], files: Mapping[str, Stamp]
+    ) -> Listing:
         tree = self._images
         if isinstance(tree, FolderTree):
-            stamps = [tree.stamp(name) or (0, 0) for name in names]
+            stamps = [files.get(name) or tree.stamp(name) or (0, 0) for name in names]
             listed = [f"images/{name}" for name in names]
             return Listing(listed, np.array(labels, np.int64), lambda i: tree.read(names[i]), stamps)
         return Listing.of_tree(tree, [prefix + name for name in names], np.array(labels, np.int64))

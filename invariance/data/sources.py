@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from invariance.data.decode import COLOURS, BrokenImage, Pixels
+from invariance.data.left_out import LeftOut
 from invariance.data.trees import Stamp, Tree
 from invariance.errors import UserError, nearest, nearest_word
 from invariance.progress import bar
@@ -71,9 +72,10 @@ class Splits:
     Attributes:
         classes: names of the classes, in the order of the labels; none where images have no labels.
         listings: the images of each split.
-        ignored: names of files left out.
+        ignored: names of files left out, in the form in which version 0.1.0 noted them in the manifest.
         remarks: what a user of the data should know, a line each.
         known_broken: names of images that are known to be broken, and do not count as such.
+        left_out: what is left out, and why.
     """
 
     classes: list[str]
@@ -81,6 +83,7 @@ class Splits:
     ignored: list[str] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
     known_broken: frozenset[str] = frozenset()
+    left_out: LeftOut = field(default_factory=LeftOut)
 
 
 def content_hash(data: bytes | Pixels) -> str:

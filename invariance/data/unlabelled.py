@@ -6,9 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from invariance.data.folder import ARCHIVES, is_image
+from invariance.data.archives import open_tree
+from invariance.data.image_files import ARCHIVES, image_files
+from invariance.data.left_out import LeftOut
 from invariance.data.sources import Listing, Splits, check_split_arguments, existing_root, tree_digest, tree_stamps
-from invariance.data.trees import Stamp, Tree, open_tree
+from invariance.data.trees import Stamp, Tree
 from invariance.errors import UserError
 from invariance.seeds import derive
 
@@ -68,8 +70,9 @@ class Unlabelled:
 
     @cached_property
     def _splits(self) -> Splits:
-        files = dict(sorted(self._tree.walk()))
-        images = {name: stamp for name, stamp in files.items() if is_image(name.rpartition("/")[2])}
+        left = LeftOut()
+        files = dict(sorted(self._tree.walk(left)))
+        images = image_files(self._tree, "", files, left)
         names = list(images)
         if len(names) < 2:
             archives = [name for name in files if name.lower().endswith(ARCHIVES)]
@@ -80,4 +83,4 @@ class Unlabelled:
         count = min(max(1, round(self.val_fraction * len(names))), len(names) - 1)
         parts = {"val": np.sort(drawn[:count]), "test": np.sort(drawn[count:])}
         ignored = [name for name in files if name not in images]
-        return Splits([], {split: everything.take(part) for split, part in parts.items()}, ignored)
+        return Splits([], {split: everything.take(part) for split, part in parts.items()}, ignored, left_out=left)
