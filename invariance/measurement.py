@@ -88,7 +88,8 @@ def measure_grid(
         for run in todo.values():
             run.record({
                 "upstream": {network.directory.as_posix(): network.weights}, "device": str(network.device),
-                "trained_on": network.trained_on,
+                "trained_on": network.trained_on, "remarks": prepared.remarks, "skipped": prepared.skipped,
+                "left_out": prepared.left_out,
             })  # fmt: skip
         if near := told(near_copies(grid.transform, network.input_size), grid.name, network.input_size):
             print(near, flush=True)

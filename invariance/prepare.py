@@ -16,6 +16,7 @@ def prepare_data(config: dict[str, Any]) -> None:
     Raises:
         UserError: for anything the user can mend.
     """
+    from invariance.data.names import shown
     from invariance.data.prepared import prepare
 
     size = config["size"]
@@ -36,7 +37,9 @@ def prepare_data(config: dict[str, Any]) -> None:
     for remark in prepared.remarks:
         print(f"note: {remark}")
     for skipped in prepared.skipped:
-        print(f"skipped {skipped}")
+        print(f"skipped {shown(skipped)}")
+    for line in prepared.left_out:
+        print(f"left out: {line}")
 
 
 def print_plan(config: dict[str, Any], size: int, root: Path) -> None:
@@ -55,6 +58,8 @@ def print_plan(config: dict[str, Any], size: int, root: Path) -> None:
         f"about {made.seconds / 60:.1f} minutes, at {made.rate:,.0f} images a second with {made.workers} threads "
         f"(measured on {made.sampled})"
     )
+    for line in made.left_out:
+        print(f"left out: {line}")
     if made.size_bytes > made.free_bytes:
         lacking = (made.size_bytes - made.free_bytes) / 1e9
         raise UserError(f"{root} lacks {lacking:.2f} GB; make room, or give prepared=…")

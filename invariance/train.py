@@ -69,6 +69,7 @@ def train(config: dict[str, Any]) -> None:
         run.record({
             "data": config["data"], "prepared": str(prepared.directory), "trainer": config["trainer"],
             "remarks": prepared.remarks, "skipped": prepared.skipped,
+            "left_out": prepared.left_out,
         })  # fmt: skip
         with Tracker(
             config["logger"], run.directory, name=f"{prepared.name}/{config['name']}/seed{config['seed']}",

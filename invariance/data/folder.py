@@ -176,9 +176,10 @@ class Folder:
                     f"{where} holds {name!r}{beside}, which looks like a split and is none; splits are named "
                     f"{', '.join(SPLITS)}: rename it, or leave it out with data.exclude=[{name}]"
                 )
+        given = {split: given[split] for split in SPLITS if split in given}
         if given and "train" not in given:
             raise UserError(f"{where} holds {' and '.join(given.values())} but no train; add {where}/train")
-        return {split: given[split] for split in SPLITS if split in given}
+        return given
 
     def _excluded(self, name: str) -> bool:
         return read_as(name) in {read_as(name) for name in self.exclude}

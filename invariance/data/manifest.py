@@ -14,6 +14,8 @@ import PIL
 from numpy.typing import NDArray
 
 from invariance.data.decode import COLOURS
+from invariance.data.left_out import lines_of
+from invariance.data.names import names_a_split, read_alike, shown, split_named
 from invariance.data.sources import DataConfig, Splits
 from invariance.data.stored import Decoded
 from invariance.data.trees import Stamp
@@ -24,7 +26,7 @@ FORMAT = 2
 """Version of the arrays, the manifest and the decoding; another one is another directory."""
 MANIFEST, STAMPS = "manifest.json", "stamps.csv"
 _IGNORED_NAMED = 100
-_ADDED = ("pixels", "seal", "unverified")
+_ADDED = ("pixels", "left_out", "seal", "unverified")
 """Keys that version 0.1.0 did not write. What data are does not depend on them, so that networks trained on data of
 before know them again."""
 
@@ -120,6 +122,27 @@ def hash_of_checksums(checks: NDArray[np.uint64]) -> str:
     return hashlib.sha256(data.getvalue()).hexdigest()
 
 
+def left_out_lines(directory: Path, manifest: Mapping[str, Any]) -> list[str]:
+    """What of the source is left out, a line for each reason.
+
+    Raises:
+        UserError: if version 0.1.0 left out what looks like a split, or took two names that read the same for two
+            classes.
+    """
+    if "left_out" in manifest:
+        return lines_of(manifest["left_out"])
+    remedy = "delete it and prepare again"
+    ignored, count = [str(name) for name in manifest["ignored"]["names"]], int(manifest["ignored"]["count"])
+    if manifest["settings"].get("source") == "Folder":
+        folders = [name[:-1] for name in ignored if name.endswith("/") and "/" not in name[:-1]]
+        if odd := next((name for name in folders if split_named(name) or names_a_split(name, loosely=True)), None):
+            raise UserError(f"{directory} was made without the folder {odd!r}, which looks like a split; {remedy}")
+        if alike := read_alike(map(str, manifest["classes"])):
+            raise UserError(f"{directory} has the classes {alike[0]!r} and {alike[1]!r}, which read the same; {remedy}")
+    group = {"why": "of no use to version 0.1.0", "files": count, "things": count, "names": [*map(shown, ignored)]}
+    return lines_of([group] if count else [])
+
+
 def write_lists(
     directory: Path, config: DataConfig, found: Splits, order: Mapping[str, list[int]],
     decoded: Mapping[str, Decoded], now: Mapping[str, Stamp], progress: bool,
@@ -188,6 +211,7 @@ def write_manifest(
         "settings": {key: value for key, value in settings.items() if key != "root"}, "pillow": PIL.__version__,
     }  # fmt: skip
     manifest["pixels"] = {split: hash_of_checksums(decoded[split].checksums[kept]) for split, kept in order.items()}
+    manifest["left_out"] = found.left_out.as_json()
     write_text(directory / MANIFEST, sealed_text(manifest if before is None else _made_again(manifest, before)))
 
 
@@ -199,7 +223,8 @@ def _made_again(manifest: dict[str, Any], before: Mapping[str, Any]) -> dict[str
         for splits in (manifest["splits"], before["splits"])
     ]
     if same and hashes[0] == hashes[1]:
-        return {key: value for key, value in before.items() if key not in _ADDED} | {"pixels": manifest["pixels"]}
+        kept = {key: value for key, value in before.items() if key not in _ADDED}
+        return kept | {key: manifest[key] for key in ("pixels", "left_out")}
     if identity_of(manifest) == identity_of(before):
         return {**manifest, "other_pixels_than": identity_of(before)}
     return manifest
@@ -237,9 +262,11 @@ def write_stamps(path: Path, stamps: list[tuple[str, int, int, str]]) -> None:
 def _csv(path: Path, header: tuple[str, ...], rows: Any) -> None:  # noqa: ANN401
     # names of files may hold bytes that are no UTF-8
     with open(path, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(header)
-        writer.writerows(rows)
+        plain = csv.writer(file, lineterminator="\n")
+        quoted = csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_ALL)  # a carriage return ends a row, too
+        plain.writerow(header)
+        for row in rows:
+            (quoted if "\r" in row[0] else plain).writerow(row)
 
 
 def _mean(decoded: Mapping[str, Decoded], order: Mapping[str, list[int]], size: int) -> list[float]:

@@ -15,6 +15,7 @@ import numpy as np
 from invariance.data.building import BYTES_OF_LISTS, workers_here
 from invariance.data.decode import COLOURS, BrokenImage, Pixels, decode, large_images
 from invariance.data.finding import prepared_settings
+from invariance.data.left_out import lines_of
 from invariance.data.sources import Splits, content_hash, data_config
 
 _SAMPLE = 256
@@ -31,6 +32,7 @@ class Plan:
         rate: images decoded a second, all threads together.
         sampled: images this was measured on.
         workers: threads.
+        left_out: what of the source is left out, a line for each reason.
     """
 
     images: dict[str, int]
@@ -39,6 +41,7 @@ class Plan:
     rate: float
     sampled: int
     workers: int
+    left_out: list[str]
 
     @property
     def seconds(self) -> float:
@@ -65,8 +68,9 @@ def plan(config: Mapping[str, Any], size: int, root: Path, progress: bool = True
     images = {split: len(listing) for split, listing in found.listings.items()}
     each = COLOURS[data.colour] * size**2 + BYTES_OF_LISTS
     above = next(folder for folder in (root.absolute(), *root.absolute().parents) if folder.is_dir())
+    left = lines_of(found.left_out.as_json())
     rate, sampled = _rate(found, size, data.colour, threads)
-    return Plan(images, each * sum(images.values()), shutil.disk_usage(above).free, rate, sampled, threads)
+    return Plan(images, each * sum(images.values()), shutil.disk_usage(above).free, rate, sampled, threads, left)
 
 
 def _rate(found: Splits, size: int, colour: str, workers: int) -> tuple[float, int]:

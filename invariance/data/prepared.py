@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from invariance.data.building import allowed, begun, build, workers_here
 from invariance.data.finding import Found, find, prepared_settings
 from invariance.data.images import StoredImages
-from invariance.data.manifest import MANIFEST, Damaged, read_checksums, read_manifest
+from invariance.data.manifest import MANIFEST, Damaged, left_out_lines, read_checksums, read_manifest
 from invariance.data.mending import BEFORE, damage_of, take_apart
 from invariance.data.sources import SPLITS, DataConfig, check_fit, data_config
 from invariance.data.trees import Stamp
@@ -79,6 +79,7 @@ class Prepared:
         skipped: a line for each broken image that was passed over: split, name, reason.
         broken: how many of these are not known to be broken in the official data set.
         remarks: what a user of the data should know, a line each.
+        left_out: what of the source is left out, a line for each reason.
         report: name of the split results are reported on.
 
     Raises:
@@ -101,6 +102,7 @@ class Prepared:
             skipped = [(split, entry) for split in self.splits for entry in manifest["splits"][split]["skipped"]]
             self.skipped = [f"{split}: {entry['name']} {entry['reason']}" for split, entry in skipped]
             self.broken = sum(not entry["known"] for _, entry in skipped)
+            self.left_out = left_out_lines(directory, manifest)
             self.verified = "pixels" in manifest
             checksums = manifest["pixels"] if self.verified else {}
             self._splits = {

@@ -320,7 +320,8 @@ def _facts(folder: Path) -> GridFacts:
 def _provenance(path: Path) -> dict[str, Any]:
     """What made a run, as far as its parts are what they should be."""
     held = _json(path)
-    for key, kind, called in (("versions", dict, "object"), ("remarks", list, "list"), ("skipped", list, "list")):
+    lists = [(key, list, "list") for key in ("remarks", "skipped", "left_out")]
+    for key, kind, called in (("versions", dict, "object"), *lists):
         if held.get(key) is not None and not isinstance(held[key], kind):
             raise UserError(f"{path} is damaged: its {key} are no {called}; delete its folder and repeat the run")
     return held

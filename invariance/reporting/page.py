@@ -235,10 +235,11 @@ def overview(collected: Collected) -> list[tuple[str, str]]:
 
 @dataclass(frozen=True)
 class _Notes:
-    """What is to be known of a data set beside its numbers: remarks, and the images that could not be read."""
+    """What is to be known of a data set beside its numbers: remarks, images that cannot be read, what is left out."""
 
     remarks: list[str]
     skipped: list[str]
+    left_out: list[str]
 
 
 def _notes(collected: Collected) -> dict[str, _Notes]:
@@ -246,12 +247,12 @@ def _notes(collected: Collected) -> dict[str, _Notes]:
     found: dict[str, _Notes] = {}
     for data, rows in collected.rows.groupby("data", sort=True):
         runs = [collected.runs[name].provenance for name in sorted(set(rows["run"]))]
-        remarks, skipped = (
+        remarks, skipped, left_out = (
             list(dict.fromkeys(str(line) for run in runs for line in run.get(key) or ()))
-            for key in ("remarks", "skipped")
+            for key in ("remarks", "skipped", "left_out")
         )
-        if remarks or skipped:
-            found[str(data)] = _Notes(remarks, skipped)
+        if remarks or skipped or left_out:
+            found[str(data)] = _Notes(remarks, skipped, left_out)
     return found
 
 
