@@ -125,7 +125,8 @@ class ILSVRC(Official):
             left.add(self._path_of(tree, above + name), why)
         for name in inside.folders:
             if folder or name.startswith("."):
-                tree.leave_out(above + name, HIDDEN if name.startswith(".") else UNEXPECTED, left)
+                why = HIDDEN if name.startswith(".") else UNEXPECTED
+                tree.leave_out(above + name, why, left, above=f"{tree.path.name}/")
 
     def _training(self, left: LeftOut) -> tuple[list[str], Listing, list[str]]:
         tree, known = self._train, self._known()

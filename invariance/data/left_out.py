@@ -16,6 +16,7 @@ BROKEN_LINK = "links that lead nowhere"
 LOOP = "links that lead back to a folder around them"
 SPECIAL = "neither files nor folders"
 UNEXPECTED = "not part of the data set"
+NOT_COUNTED = "beside the data set's own, not looked into"
 _KEPT, _SHOWN = 100, 3
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from invariance.data.decode import BrokenImage
-from invariance.data.left_out import HIDDEN, UNEXPECTED, LeftOut
+from invariance.data.left_out import HIDDEN, NOT_COUNTED, UNEXPECTED, LeftOut
 from invariance.data.magic import is_image
 from invariance.data.sources import Splits, existing_root, tree_digest
 from invariance.data.trees import Stamp, Tree
@@ -109,9 +109,12 @@ class Official(ABC):
         """Count what lies in the root beside the parts; folders are named and not looked into."""
         parts = {tree.path.name for tree in self._trees()}
         for path in sorted(self._existing().iterdir()):
-            if path.name not in parts:
-                why = HIDDEN if path.name.startswith(".") else UNEXPECTED
-                left.add(f"{path.name}/" if path.is_dir() else path.name, why, files=0 if path.is_dir() else 1)
+            if path.name in parts:
+                continue
+            if path.is_dir():
+                left.add(f"{path.name}/", NOT_COUNTED, files=0)
+            else:
+                left.add(path.name, HIDDEN if path.name.startswith(".") else UNEXPECTED)
 
     @property
     @abstractmethod

@@ -111,10 +111,17 @@ class Tree(ABC):
                     left.add(above + name, why)
             yield from ((above + name, stamp) for name, stamp in inside.files.items())
 
-    def leave_out(self, folder: str, why: str, left: LeftOut) -> None:
-        """Count all files in a folder, however deep, as left out; a folder without any is not told of."""
+    def leave_out(self, folder: str, why: str, left: LeftOut, above: str = "") -> None:
+        """Count all files in a folder, however deep, as left out; a folder without any is not told of.
+
+        Args:
+            folder: its path.
+            why: the reason.
+            left: where to count.
+            above: what stands before its path where it is named.
+        """
         if files := self._files_below(folder):
-            left.add(f"{folder}/", why, files)
+            left.add(f"{above}{folder}/", why, files)
 
     def _files_below(self, folder: str) -> int:
         count, folders = 0, [folder]
