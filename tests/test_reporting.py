@@ -146,10 +146,12 @@ def test_remarks_on_the_data_and_unreadable_images_are_on_the_page(tmp_path, und
     trained(tmp_path / "runs", "made_up", "baseline", "baseline", None)
     path = tmp_path / "runs/train/made_up/baseline/seed0/provenance.json"
     notes = {"remarks": ["some labels are <wrong>"], "skipped": ["test: a/b.tif is cut off"]}
+    notes["left_out"] = ["3 files deeper than <class>/*: a/more/ (3 files)"]
     path.write_text(json.dumps({**json.loads(path.read_text()), **notes}))
     page = make_report(tmp_path / "runs", tmp_path / "out").read_text()
     assert "made_up: some labels are &lt;wrong&gt;." in page
     assert "1 image could not be read and is left out" in page and "<code>test: a/b.tif is cut off</code>" in page
+    assert "made_up, left out: 3 files deeper than &lt;class&gt;/*: a/more/ (3 files)." in page
 
 
 def test_a_network_over_another_familys_grid_alone_makes_a_report(tmp_path, undrawn):
