@@ -224,8 +224,8 @@ def test_the_command_prints_what_is_left_out(tmp_path, capsys):
     layout(tmp_path / "pets", "train", "val", "test")
     images(tmp_path / "pets" / "val" / "cat" / "more", 3)
     given = {
-        "data": config(root=str(tmp_path / "pets")), "size": 6, "renew": False, "prepared": str(tmp_path / "store"),
-        "progress": False,
+        "data": config(root=str(tmp_path / "pets")), "size": 6, "renew": False, "verify": True, "progress": False,
+        "prepared": str(tmp_path / "store"),
     }
     for planned in (True, False):
         prepare_data({**given, "plan": planned})

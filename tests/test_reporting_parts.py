@@ -273,7 +273,9 @@ def test_infinite_numbers_are_refused(tmp_path, column):
         collect(tmp_path)
 
 
-@pytest.mark.parametrize("notes", [{"versions": [1, 2]}, {"versions": "x"}, {"remarks": "abc"}, {"skipped": 5}, {"left_out": 5}])
+@pytest.mark.parametrize("notes", [
+    {"versions": [1, 2]}, {"versions": "x"}, {"remarks": "abc"}, {"skipped": 5}, {"left_out": 5},
+])
 def test_a_provenance_of_other_kinds_is_refused(tmp_path, notes):
     trained(tmp_path, "made_up", "baseline", "baseline", None)
     path = tmp_path / "train/made_up/baseline/seed0/provenance.json"
