@@ -10,6 +10,7 @@ import torch
 from sklearn import linear_model
 
 import invariance.pairs
+from invariance.data.manifest import sealed_text
 from invariance.distance import distance
 from invariance.errors import UserError
 from invariance.indices import Regression, centred, cross_product, linear_cka, procrustes_distance
@@ -346,7 +347,7 @@ def test_other_classes_or_files_are_refused_by_the_manifest(place, compose, key,
             shutil.copytree(images.prepared.directory, copy, dirs_exist_ok=True)
             manifest = json.loads((copy / "manifest.json").read_text())
             change(manifest)
-            (copy / "manifest.json").write_text(json.dumps(manifest))
+            (copy / "manifest.json").write_text(sealed_text(manifest))
             prepared = type(images.prepared)(copy, images.report_split)
             images = type(images)(prepared, images.fit_split, images.fit_indices)
         return images
