@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from invariance.conf import check_keys, conf_dir, family_sweep
 from invariance.errors import Busy, UserError, nearest
 from invariance.launch import BUSY, shown
+from invariance.nested import check_value
 from invariance.runs.files import disk_refusal
 from invariance.runs.mending import Mending, failed_alike, shown_of
 from invariance.runs.processes import signals_interrupt, was_interrupted
@@ -81,6 +82,8 @@ def _command(page: str, job: Job, streams: Streams, ignored: list[str]) -> None:
     try:
         with signals_interrupt():
             try:
+                for argument in sys.argv[1:]:
+                    check_value(argument)
                 hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=page)(task)()
             except Exception as error:  # in the middle of an import an interruption can come out as anything
                 if was_interrupted():

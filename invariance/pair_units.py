@@ -15,6 +15,7 @@ from torch import Tensor
 
 from invariance.errors import UserError
 from invariance.indices import Centred, centred
+from invariance.nested import load_json
 from invariance.pair_rows import Result
 from invariance.representations import Features
 from invariance.runs.checked import Damaged, digest, made_again, read_part, write_part
@@ -54,7 +55,7 @@ class Results:
             content = read_part(path, self._about("plan"))
             if content is None:
                 return None
-            return [Unit(kind, source, tuple(targets)) for kind, source, targets in json.loads(content)]
+            return [Unit(kind, source, tuple(targets)) for kind, source, targets in load_json(content)]
         except (Damaged, ValueError, TypeError) as why:
             made_again(path, why if isinstance(why, Damaged) else "it is no plan")
             return None

@@ -18,6 +18,7 @@ import pandas as pd
 
 from invariance.aside import Aside
 from invariance.errors import UserError
+from invariance.nested import load_json
 from invariance.runs.files import disk_errors, write_text
 from invariance.runs.run import Run
 
@@ -368,7 +369,7 @@ def read_link(directory: Path) -> dict[str, str]:
     if not path.exists():
         return {}
     try:
-        held = json.loads(path.read_text(encoding="utf-8"))
+        held = load_json(path.read_text(encoding="utf-8"))
         if re.fullmatch(r"[\w-]{1,64}", held["id"]):
             return {str(key): str(value) for key, value in held.items()}
     except (ValueError, KeyError, TypeError):

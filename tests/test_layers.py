@@ -8,7 +8,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "invariance"
 PAGES = {"prepare", "train", "measure", "distance", "finetune", "report", "status", "dashboard", "plan"}
 LEVELS = [
-    {"aside", "errors", "seeds", "progress", "precision", "memory"},
+    {"aside", "errors", "nested", "seeds", "progress", "precision", "memory"},
     {"runs", "surroundings", "conf", "ranks", "launch", "slurm", "slurm_job", "slurm_states"},
     {"transforms", "models", "maps", "metrics", "indices", "joint", "dropout"},
     {"data"},

@@ -20,6 +20,7 @@ from invariance.data.sources import DataConfig, Splits
 from invariance.data.stored import Decoded
 from invariance.data.trees import Stamp
 from invariance.errors import UserError
+from invariance.nested import load_json
 from invariance.runs.files import atomic_path, sha256, write_text
 
 FORMAT = 2
@@ -78,7 +79,7 @@ def read_manifest(directory: Path) -> tuple[dict[str, Any], str]:
 
 def parse_manifest(text: bytes, directory: Path) -> tuple[dict[str, Any], str]:
     """What `read_manifest` gives, of a file's content."""
-    manifest = json.loads(text)
+    manifest = load_json(text)
     if not isinstance(manifest, dict):
         raise ValueError(f"{MANIFEST} holds no manifest")
     if manifest["format"] != FORMAT:

@@ -1,7 +1,6 @@
 """Gathering what the runs hold: all rows in one table, and the facts of every measured grid."""
 
 import hashlib
-import json
 import re
 import unicodedata
 import zlib
@@ -16,6 +15,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from invariance.errors import UserError, nearest
+from invariance.nested import load_json
 from invariance.runs.files import DONE
 from invariance.runs.find import all_runs
 from invariance.runs.run import PROVENANCE, ROWS, read_config
@@ -329,7 +329,7 @@ def _provenance(path: Path) -> dict[str, Any]:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        held = json.loads(path.read_text(encoding="utf-8"))
+        held = load_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read ({error}); delete its folder and repeat the run") from error
     if not isinstance(held, dict):

@@ -1,6 +1,5 @@
 """The files of a run directory that say what it is: its configuration, its provenance, and what else has a name."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 import yaml
 
 from invariance.errors import UserError
+from invariance.nested import load_json, load_yaml
 
 CONFIG, PROVENANCE, ROWS = "config.yaml", "provenance.json", "rows.csv"
 BEST, LAST, PREVIOUS = "best.ckpt", "last.ckpt", "previous.ckpt"
@@ -20,7 +20,7 @@ def read_config(directory: Path) -> dict[str, Any]:
     Raises:
         UserError: if it is absent, cannot be read or is no mapping.
     """
-    return _read(directory / CONFIG, yaml.safe_load)
+    return _read(directory / CONFIG, load_yaml)
 
 
 def read_provenance(directory: Path) -> dict[str, Any]:
@@ -29,7 +29,7 @@ def read_provenance(directory: Path) -> dict[str, Any]:
     Raises:
         UserError: if it is absent, cannot be read or is no mapping.
     """
-    return _read(directory / PROVENANCE, json.loads)
+    return _read(directory / PROVENANCE, load_json)
 
 
 def _read(path: Path, parse: Callable[[str], Any]) -> dict[str, Any]:

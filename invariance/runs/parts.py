@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from invariance.errors import UserError
+from invariance.nested import load_json
 from invariance.runs.checked import Damaged, made_again, read_part, write_part
 from invariance.runs.rows import read_rows, rows_text
 from invariance.runs.run import Run
@@ -41,7 +42,7 @@ class Parts:
             content = read_part(path, self._about(g))
             if content is None:
                 return None
-            held = json.loads(content)
+            held = load_json(content)
             return read_rows(path, str(held["rows"]).encode()), str(held["fits"])
         except (Damaged, UserError, ValueError, KeyError, TypeError) as why:
             made_again(path, why if isinstance(why, Damaged) else "it holds no rows")

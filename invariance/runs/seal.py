@@ -16,6 +16,7 @@ from typing import Any
 import pandas as pd
 
 from invariance.errors import UserError
+from invariance.nested import load_json
 from invariance.runs.belonging import check_belonging
 from invariance.runs.facts import BEST, CONFIG, LAST, PROVENANCE, ROWS, read_config, read_provenance
 from invariance.runs.files import DONE, sha256, write_text
@@ -113,7 +114,7 @@ def read_marker(directory: Path) -> dict[str, Any]:
     """
     path = directory / DONE
     try:
-        held = json.loads(path.read_text(encoding="utf-8"))
+        held = load_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise UserError(f"{directory} is not finished; repeat its command to finish it") from error
     except OSError as error:

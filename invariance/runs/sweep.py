@@ -22,6 +22,7 @@ from types import TracebackType
 from typing import Self
 
 from invariance.errors import Busy, UserError
+from invariance.nested import load_json
 from invariance.runs.files import DONE, disk_errors, write_text
 from invariance.runs.locks import holder, lock
 from invariance.runs.processes import was_interrupted
@@ -378,7 +379,7 @@ def _found(folder: Path, pattern: str) -> list[Path]:
 
 def _read(path: Path) -> dict[str, object]:
     try:
-        held = json.loads(path.read_text(encoding="utf-8"))
+        held = load_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return held if isinstance(held, dict) else {}
