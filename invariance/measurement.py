@@ -1,7 +1,6 @@
 """One network over one grid: features, maps, scores, rows (Sec. 5.2), in groups that survive an interruption."""
 
 import hashlib
-import json
 import math
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
@@ -25,6 +24,7 @@ from invariance.metrics import errors_per_image, interval_of, l2_distance_per_im
 from invariance.network import Network
 from invariance.precision import full_float32
 from invariance.progress import bar
+from invariance.runs.checked import write_facts
 from invariance.runs.files import DONE, atomic_path, write_text
 from invariance.runs.parts import Parts
 from invariance.runs.rows import Row, to_frame
@@ -313,7 +313,7 @@ class _Measurement:
                 for p in self.points
             ],
         }
-        write_text(folder / "grid.json", json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
+        write_facts(folder / "grid.json", facts)
         side = self.sides[-1]
         _, first = np.unique(np.asarray(side.split.labels), return_index=True)
         chosen = np.sort(first[:EXAMPLES]) if self.prepared.classes else np.arange(min(EXAMPLES, len(side.split)))

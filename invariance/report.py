@@ -12,21 +12,28 @@ def report(config: dict[str, Any]) -> None:
         config: the configuration of `conf/report.yaml`, plain and resolved.
 
     Raises:
-        UserError: for anything the user can mend.
+        UserError: for anything the user can mend; after the report is made, if damaged runs were left out.
     """
+    from invariance.errors import UserError
     from invariance.reporting.contents import figures_of, read_contents
-    from invariance.reporting.page import make_report
+    from invariance.reporting.page import report_of
     from invariance.runs.rows import read_rows
     from invariance.tracking import Tracker, check_logger
 
     check_logger(config["logger"])
     out = folder(config["out"], "out")
-    page = make_report(folder(config["runs"], "runs"), out, data=config["dataset"], progress=config["progress"])
+    runs = folder(config["runs"], "runs")
+    page, collected = report_of(runs, out, data=config["dataset"], progress=config["progress"])
     about = {"stage": "report", "data": config["dataset"] or "all"}
     with Tracker(config["logger"], out, name=out.name, about=about, identity={}) as tracker:
         tracker.table("rows", read_rows(out / "rows.csv"))
         tracker.images(figures_of(read_contents(out)))
     print(page.resolve())
+    if damaged := len(collected.damaged):
+        raise UserError(
+            f"{damaged} finished {'run is' if damaged == 1 else 'runs are'} damaged and left out of the report, for "
+            f"the reasons above; it holds the other {len(collected.runs)}"
+        )
 
 
 def main() -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from invariance.cli import check_numbers, command, folder
+from invariance.cli import check_numbers, command, folder, say_error
 from invariance.errors import UserError
 
 if TYPE_CHECKING:  # rich takes a while to import, and --help must not wait for it
@@ -36,6 +37,11 @@ def status(config: dict[str, Any]) -> None:
     runs = folder(config["runs"], "runs")
     if not runs.is_dir():
         raise UserError(f"runs={config['runs']}: there is no such folder; name the one that runs are written to")
+    if not isinstance(seal := config.get("seal", False), bool):
+        raise UserError(f"seal={seal!r}: give true or false")
+    if seal:
+        seal_all(runs)
+        return
     from rich.console import Console
     from rich.live import Live
 
@@ -55,6 +61,31 @@ def status(config: dict[str, Any]) -> None:
                 live.update(now.shown(lines=going), refresh=True)
     finally:  # also after Ctrl-C, for long ones were cut
         now.print_lines(console)
+
+
+def seal_all(runs: Path) -> None:
+    """Check the values of every finished run that has no seal, and seal it as it is.
+
+    Raises:
+        UserError: at the end, if some are not what their markers, configurations or weights say.
+    """
+    from invariance.runs.find import tell_unseen, walk
+    from invariance.runs.seal import seal
+    from invariance.runs.watch import unverified
+
+    below = walk(runs)
+    tell_unseen(below.unseen)
+    todo, failed = unverified(below)[0], 0
+    for path in todo:
+        try:
+            seal(path)
+            print(f"sealed: {path.relative_to(runs)}")
+        except UserError as error:
+            say_error(f"{path.relative_to(runs)}: {error}")
+            failed += 1
+    if failed:
+        raise UserError(f"{failed} of {len(todo)} runs are not sealed, for the reasons above")
+    print(f"sealed {len(todo)} runs" if todo else "every finished run that can be read has a seal")
 
 
 @dataclass(frozen=True)
@@ -88,7 +119,7 @@ def look(runs: Path) -> Now:
     """Where everything stands."""
     from invariance.runs.find import walk
     from invariance.runs.sweep import read_sweeps
-    from invariance.runs.watch import read_runs, unseen_sweeps
+    from invariance.runs.watch import read_runs, unseen_sweeps, unverified
 
     below = walk(runs)
     sweeps, found = read_sweeps(runs), read_runs(runs, below)
@@ -104,13 +135,23 @@ def look(runs: Path) -> Now:
     lines += [line for job in failed[:SHOWN] for line in (f"failed: {job.why}", f"  again: {job.shown}")]
     if len(failed) > SHOWN:
         lines.append(f"and {len(failed) - SHOWN} more that failed")
-    unseen = below.unseen + unseen_sweeps(runs)
+    without, damaged = unverified(below)
+    unseen = below.unseen + damaged + unseen_sweeps(runs)
     lines += [f"cannot be looked into: {one}" for one in unseen[:SHOWN]]
     if len(unseen) > SHOWN:
         lines.append(f"and {len(unseen) - SHOWN} more that cannot be looked into")
+    lines += [f"unverified, finished before runs had seals: {path.relative_to(runs)}" for path in without[:SHOWN]]
+    if without:
+        more = f"  {len(without)} in all; " if len(without) > SHOWN else "  "
+        lines.append(f"{more}to check their values and seal them: {seal_command(runs)}")
     if not tables and not unseen:
         lines.append(f"nothing in {runs} yet")
     return Now(tables, lines, busy)
+
+
+def seal_command(runs: Path) -> str:
+    """The command that seals the finished runs of a folder."""
+    return shlex.join(["invariance-status", f"runs={runs}", "seal=true"])
 
 
 def sweeps_table(sweeps: list[SweepState]) -> Any:  # noqa: ANN401

@@ -1,6 +1,7 @@
 """Gathering what the runs hold: all rows in one table, and the facts of every measured grid."""
 
 import hashlib
+import os
 import re
 import unicodedata
 import zlib
@@ -16,10 +17,11 @@ from numpy.typing import NDArray
 
 from invariance.errors import UserError, nearest
 from invariance.nested import load_json
+from invariance.runs.checked import Damaged, read_facts
 from invariance.runs.files import DONE
-from invariance.runs.find import all_runs
-from invariance.runs.run import PROVENANCE, ROWS, read_config
-from invariance.runs.seal import rows_of
+from invariance.runs.find import Unseen, but_for, locked_file, walk
+from invariance.runs.run import CONFIG, PROVENANCE, ROWS, read_config
+from invariance.runs.seal import read_marker, rows_of
 from invariance.transforms.base import UNTOUCHED
 
 KEY = ["stage", "data", "network", "family", "range", "seed", "layer", "g", "split", "map", "solver", "metric"]
@@ -104,12 +106,14 @@ class RunFacts:
         splits: the data splits its rows are over, in their order: the last is the one results are reported on.
         provenance: what made it.
         config: its configuration.
+        verified: whether it is sealed, and so known to be as it was finished; a run of before seals is not.
     """
 
     name: str
     splits: tuple[str, ...]
     provenance: dict[str, Any]
     config: dict[str, Any] = field(default_factory=dict)
+    verified: bool = True
 
 
 @dataclass(frozen=True)
@@ -122,6 +126,8 @@ class Collected:
         unfinished: names of the runs that were begun and are not finished.
         grids: the measured grids.
         finetuned: the grids that were measured around a finetuning.
+        damaged: the finished runs that are not what they were finished with, and why; they are in nothing else.
+        unseen: what could not be looked into.
     """
 
     rows: pd.DataFrame
@@ -129,6 +135,13 @@ class Collected:
     unfinished: list[str]
     grids: dict[GridKey, GridFacts]
     finetuned: dict[GridKey, GridFacts]
+    damaged: dict[str, str] = field(default_factory=dict)
+    unseen: list[Unseen] = field(default_factory=list)
+
+    @property
+    def unverified(self) -> list[str]:
+        """Names of the runs that no seal says anything of."""
+        return [name for name, run in self.runs.items() if not run.verified]
 
     def reported(self, stage: str) -> pd.DataFrame:
         """Rows of a stage over the split that results are reported on."""
@@ -145,34 +158,72 @@ def collect(root: Path, data: str | None = None) -> Collected:
         data: keep the rows of one data set alone, with those of its networks on other data.
 
     Raises:
-        UserError: if nothing is finished, two runs hold the same number, there is no such data set, or a file is
-            damaged.
+        UserError: if nothing is finished or all of it is damaged, two runs hold the same number, or there is no such
+            data set.
     """
+    below = walk(root)
     # wandb keeps files of the same name inside runs; only a run has its provenance beside its configuration
-    found = {path.relative_to(root).as_posix(): path for path in all_runs(root) if (path / PROVENANCE).exists()}
-    finished = {name: path for name, path in found.items() if (path / DONE).exists()}
+    found = {path.relative_to(root).as_posix(): path for path in below.runs if os.path.exists(path / PROVENANCE)}
+    files = (CONFIG, PROVENANCE, DONE, ROWS)
+    locked = {name: one for name, path in found.items() if (one := locked_file(path, files)) is not None}
+    found = {name: path for name, path in found.items() if name not in locked}
+    unseen = sorted([*below.unseen, *locked.values()], key=lambda one: one.path)
+    finished = {name: path for name, path in found.items() if os.path.exists(path / DONE)}
     if not finished:
         begun = f" ({len(found)} begun: repeat their command to finish them)" if found else ""
-        raise UserError(f"no finished run below {root}{begun}; run invariance-train, then invariance-measure")
-    tables = {name: _rows_of(path, name) for name, path in finished.items()}
-    tables = {name: table for name, table in tables.items() if len(table)}
-    rows = pd.concat(tables.values(), ignore_index=True) if tables else pd.DataFrame()
-    if rows.empty:
+        seen = " that can be read" if unseen else ""
+        raise UserError(
+            f"no finished run{seen} below {root}{begun}; run invariance-train, then invariance-measure"
+            f"{but_for(unseen)}"
+        )
+    read, damaged = _read_all(finished)
+    if not read:
+        name, why = next(iter(damaged.items()))
+        raise UserError(why if len(damaged) == 1 else f"all {len(damaged)} finished runs are damaged: {name}: {why}")
+    read = {name: one for name, one in read.items() if len(one.rows)}
+    if not read:
         raise UserError(f"no run below {root} holds a row; delete the empty ones and repeat their commands")
-    _refuse_damaged(rows, root)
+    rows = pd.concat([one.rows for one in read.values()], ignore_index=True)
     _refuse_twice(rows)
     if data is not None:
         rows = _only(rows, data)
     named = set(rows["run"])
-    runs = {
-        name: RunFacts(name, tuple(tables[name]["split"].unique()), _provenance(path / PROVENANCE), read_config(path))
-        for name, path in finished.items()
-        if name in named
-    }
-    wanted = [name for name in found if data is None or any(_is_of(one, data) for one in name.split("/")[1:2])]
-    unfinished = [name for name in wanted if name not in finished]
-    grids, finetuned = (_grids(finished, rows, stage) for stage in ("measure", "finetune"))
-    return Collected(rows, runs, unfinished, grids, finetuned)
+    kept = {name: one for name, one in read.items() if name in named}
+    runs = {name: one.facts for name, one in kept.items()}
+    of_data = [name for name in found if data is None or any(_is_of(one, data) for one in name.split("/")[1:2])]
+    grids: dict[str, dict[GridKey, GridFacts]] = {"measure": {}, "finetune": {}}
+    for run in kept.values():
+        for stage, key, facts in run.grids:
+            grids[stage][key] = facts
+    return Collected(
+        rows, runs, [name for name in of_data if name not in finished], grids["measure"], grids["finetune"],
+        {name: why for name, why in damaged.items() if name in of_data}, unseen,
+    )  # fmt: skip
+
+
+class _Read(NamedTuple):
+    """One run as it was read: its rows, its facts, and the grids that its rows are over, each with its stage."""
+
+    rows: pd.DataFrame
+    facts: RunFacts
+    grids: list[tuple[str, GridKey, GridFacts]]
+
+
+def _read_all(finished: dict[str, Path]) -> tuple[dict[str, _Read], dict[str, str]]:
+    """Every finished run that is whole; and of those that are not, why."""
+    read: dict[str, _Read] = {}
+    damaged: dict[str, str] = {}
+    for name, path in finished.items():
+        try:
+            rows = _rows_of(path, name)
+            _refuse_damaged(rows, path / ROWS)
+            sealed = read_marker(path).get("seal") is not None
+            made_by, config = _provenance(path / PROVENANCE), read_config(path)
+            facts = RunFacts(name, tuple(rows["split"].unique()), made_by, config, sealed)
+            read[name] = _Read(rows, facts, _grids(path, rows))
+        except UserError as error:
+            damaged[name] = str(error)
+    return read, damaged
 
 
 def examples(facts: GridFacts) -> NDArray[np.uint8] | None:
@@ -233,11 +284,10 @@ def unfit(name: str) -> str:
     return ""
 
 
-def _refuse_damaged(rows: pd.DataFrame, root: Path) -> None:
+def _refuse_damaged(rows: pd.DataFrame, path: Path) -> None:
     """Refuse names that cannot be files' and numbers that are infinite: no command writes them."""
 
-    def refuse(wrong: pd.Series, said: str) -> None:
-        path = root / str(rows.loc[wrong, "run"].iloc[0]) / ROWS
+    def refuse(said: str) -> None:
         raise UserError(f"{path} is damaged: {said}; delete its folder and repeat the run")
 
     for column in _NAMES:
@@ -246,10 +296,10 @@ def _refuse_damaged(rows: pd.DataFrame, root: Path) -> None:
             why = unfit(name.replace("/", "_") if column == "layer" else name)
             why = why or ("it is empty" if column in _NEEDED and not name else "")
             if why:
-                refuse(rows[column] == name, f"{column} is {shortened(name)!r} ({why})")
+                refuse(f"{column} is {shortened(name)!r} ({why})")
     for column in ("value", "score", "low", "high"):
         if np.isinf(rows[column]).any():
-            refuse(np.isinf(rows[column]), f"{column} is infinite")
+            refuse(f"{column} is infinite")
 
 
 def shortened(name: str) -> str:
@@ -281,23 +331,28 @@ def _is_of(name: str, data: str) -> bool:
     return name == data or name.startswith(f"{data}@")
 
 
-def _grids(finished: dict[str, Path], rows: pd.DataFrame, stage: str) -> dict[GridKey, GridFacts]:
-    measured = rows[(rows["stage"] == stage) & (rows["g"] != "")]
-    measured = measured.assign(grid=grid_name(measured["g"]))[["run", "data", "network", "seed", "grid"]]
-    grids: dict[GridKey, GridFacts] = {}
-    for run, *rest in measured.drop_duplicates().itertuples(index=False, name=None):
+def _grids(path: Path, rows: pd.DataFrame) -> list[tuple[str, GridKey, GridFacts]]:
+    """The grids that a run's rows are over, each with its stage."""
+    measured = rows[rows["stage"].isin(("measure", "finetune")) & (rows["g"] != "")]
+    measured = measured.assign(grid=grid_name(measured["g"]))[["stage", "data", "network", "seed", "grid"]]
+    grids = []
+    for stage, *rest in measured.drop_duplicates().itertuples(index=False, name=None):
         key = GridKey(*rest)
-        facts = _facts(finished[run].parent)
+        facts = _facts(path.parent)
         if facts.grid != key.grid:
-            path = facts.folder / GRID
-            raise UserError(f"{path} is of {facts.grid}, but the rows of {run} are of {key.grid}; measure again")
-        grids[key] = facts
+            raise UserError(
+                f"{facts.folder / GRID} is of {facts.grid}, but the rows of {path} are of {key.grid}; measure again"
+            )
+        grids.append((stage, key, facts))
     return grids
 
 
 def _facts(folder: Path) -> GridFacts:
     path = folder / GRID
-    held = _json(path)
+    try:
+        held, _ = read_facts(path)
+    except (Damaged, OSError) as error:
+        raise UserError(f"{path} cannot be read ({error}); delete {folder} and measure it again") from error
     try:
         if not held["points"]:
             raise ValueError("it has no points")

@@ -39,6 +39,7 @@ from invariance.reporting.sections import (
 )
 from invariance.reporting.tables import Table
 from invariance.runs.files import atomic_path, disk_errors, remove_temporaries, write_text
+from invariance.runs.find import tell_unseen
 from invariance.runs.locks import holder, lock
 from invariance.runs.rows import COLUMNS, write_rows
 
@@ -67,15 +68,23 @@ def make_report(runs: Path, out: Path, *, data: str | None = None, progress: boo
         The page, `index.html`.
 
     Raises:
-        UserError: if no run is finished, two hold the same number, a file is damaged, or `out` cannot be written.
+        UserError: if no run is finished and whole, two hold the same number, or `out` cannot be written.
     """
+    return report_of(runs, out, data=data, progress=progress)[0]
+
+
+def report_of(runs: Path, out: Path, *, data: str | None = None, progress: bool = False) -> tuple[Path, Collected]:
+    """As `make_report`, with what the report is made from; what is left out is named on standard error."""
     collected = collect(runs, data)
     with _alone(out) as waited:
         collected = collect(runs, data) if waited else collected  # runs may have ended since
         with bar(progress) as shown:
             page, made = _made(collected, _beside(runs, out), shown)
         _write(out, collected.rows[COLUMNS], made, page)
-    return out / PAGE
+    tell_unseen(collected.unseen)
+    for name, why in collected.damaged.items():
+        print(f"left out, damaged: {name}: {why}", file=sys.stderr)
+    return out / PAGE, collected
 
 
 @contextmanager
@@ -196,6 +205,9 @@ def _page(
             apart=apart,
             notes=_notes(collected),
             unfinished=collected.unfinished,
+            unverified=collected.unverified,
+            damaged=collected.damaged,
+            unseen=collected.unseen,
             provenance=[_made_by(run, folder) for run in collected.runs.values()],
             versions=_versions(collected),
             version=__version__,
@@ -270,6 +282,7 @@ def _made_by(run: RunFacts, folder: str) -> dict[str, str]:
     commit = str(held.get("commit") or "unknown")[:12]
     return {
         "run": run.name,
+        "seal": "" if run.verified else "unverified",
         "anchor": run_anchor(run.name),
         "folder": f"{folder}/{quote(run.name)}/" if folder else "",
         "wandb": url if url.startswith(("https://", "http://")) else "",

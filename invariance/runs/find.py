@@ -98,6 +98,19 @@ def but_for(unseen: Sequence[Unseen]) -> str:
     return f"; could not be looked into: {', '.join(map(str, unseen[:_NAMED]))}{more}"
 
 
+def locked_file(folder: Path, names: Sequence[str]) -> Unseen | None:
+    """The first of some files of a run that is there and that this user may not read."""
+    for name in names:
+        try:
+            with open(folder / name, "rb"):
+                pass
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            return Unseen(folder / name, (error.strerror or "it cannot be read").lower())
+    return None
+
+
 def _entries(folder: Path, runs: list[Path], unseen: list[Unseen]) -> tuple[list[Path], list[Path]]:
     """The folders in a folder, and the links to folders; a run is added to `runs`."""
     folders, links = [], []

@@ -6,10 +6,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from invariance.errors import UserError
 from invariance.runs.files import DONE
-from invariance.runs.find import Unseen, Walk, walk
+from invariance.runs.find import Unseen, Walk, locked_file, walk
 from invariance.runs.locks import holder
 from invariance.runs.run import LOCK, PROGRESS, PROVENANCE
+from invariance.runs.seal import read_marker
 from invariance.runs.sweep import ATTEMPTS, JOBS, SWEEPS, SweepState
 
 
@@ -60,6 +62,20 @@ def read_runs(runs: Path, found: Walk | None = None) -> list[RunState]:
     """
     # another program may keep configurations here too; only a run has its provenance beside its own
     return [_state(path, runs) for path in (found or walk(runs)).runs if os.path.exists(path / PROVENANCE)]
+
+
+def unverified(found: Walk) -> tuple[list[Path], list[Unseen]]:
+    """The finished runs whose marker is of before seals, and the markers that are damaged."""
+    without, damaged = [], []
+    for path in found.runs:
+        if not os.path.exists(path / DONE) or not os.path.exists(path / PROVENANCE):
+            continue
+        try:
+            if read_marker(path).get("seal") is None:
+                without.append(path)
+        except UserError:
+            damaged.append(locked_file(path, [DONE]) or Unseen(path / DONE, "damaged"))
+    return without, damaged
 
 
 def unseen_sweeps(runs: Path) -> list[Unseen]:
