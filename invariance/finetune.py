@@ -279,10 +279,11 @@ def build(original: Network, grid: Grid, image_shape: tuple[int, int, int], conf
 
 def save_network(original: Network, run: Run) -> None:
     """Write the finetuned network as training writes one, from the last checkpoint of its finetuning."""
-    from invariance.modules.checkpoint import AtomicCheckpointIO, read_checkpoint
+    from invariance.modules.checkpoint import AtomicCheckpointIO, read_checkpoint, require_sealed
     from invariance.modules.classifier import load_classifier
     from invariance.runs.run import BEST, LAST
 
+    require_sealed(run.directory / LAST, f"delete {run.directory} to start over")
     held = read_checkpoint(run.directory / LAST, f"delete {run.directory} to start over")
     classifier = load_classifier(original.directory / BEST)
     prefix = "network."
@@ -293,7 +294,7 @@ def save_network(original: Network, run: Run) -> None:
         "state_dict": classifier.state_dict(), "hyper_parameters": dict(classifier.hparams),
         "global_step": held["global_step"],
     }  # fmt: skip
-    AtomicCheckpointIO().save_checkpoint(content, run.directory / BEST)
+    AtomicCheckpointIO(run).save_checkpoint(content, run.directory / BEST)
 
 
 def learned_maps(directory: Path, grid: Grid) -> dict[str, tuple[Tensor, Tensor]]:
@@ -302,11 +303,13 @@ def learned_maps(directory: Path, grid: Grid) -> dict[str, tuple[Tensor, Tensor]
     Raises:
         UserError: if the checkpoint cannot be read.
     """
-    from invariance.modules.checkpoint import read_checkpoint
+    from invariance.modules.checkpoint import read_checkpoint, require_sealed
     from invariance.runs.run import LAST
     from invariance.transforms.base import UNTOUCHED
 
-    state = read_checkpoint(directory / LAST, f"delete {directory} and repeat")["state_dict"]
+    remedy = f"delete {directory} and repeat"
+    require_sealed(directory / LAST, remedy)
+    state = read_checkpoint(directory / LAST, remedy)["state_dict"]
     labels = [point.label for point in grid.transform.grid() if point.label != UNTOUCHED]
     return {label: (state[f"maps.{k}.weight"], state[f"maps.{k}.bias"]) for k, label in enumerate(labels)}
 

@@ -204,6 +204,8 @@ class _Measurement:
 
     def run(self, todo: dict[Fit, Run], folder: Path) -> None:
         """Measure all points in groups; a finished group of a fit is a file, and is not measured again."""
+        for one in todo.values():
+            one.require_here()
         self._write_grid(folder)
         size = self.group_size()
         groups = [self.points[i : i + size] for i in range(0, len(self.points), size)]
@@ -221,9 +223,11 @@ class _Measurement:
             for fit in missing:
                 fitted = self._fit(fit, group, features[0])
                 rows = to_frame(self._rows(fit, todo[fit], group, features, fitted))
+                todo[fit].require_here()
                 parts[fit].write(k, labels[k], rows, "" if fitted is None else _account(group, fitted))
             del features
         for fit, run in todo.items():
+            run.require_here()
             whole = parts[fit].all(labels)
             if fit.settings is not None:
                 write_text(run.directory / "fits.csv", FITS + "".join(account for _, account in whole))
@@ -262,8 +266,10 @@ class _Measurement:
                 for place, metric in enumerate(self.config["metrics"])
             }
             for (j, point), metric in product(enumerate(group), self.config["metrics"]):
-                status = "ok" if fitted is None else fitted.status[j]
-                of_g, trusted = ends[metric], status == "ok"
+                status, of_g = "ok" if fitted is None else fitted.status[j], ends[metric]
+                if status == "ok" and not math.isfinite(of_g.mean[j]):
+                    status = "not_finite"
+                trusted = status == "ok"
                 rows.append(
                     Row(
                         **self._common(fit, run, point, side), metric=metric, status=status,
@@ -292,15 +298,20 @@ class _Measurement:
         device = self.network.device
         back_to, scale = back_to.to(device), self.scale.to(device)
         values: dict[str, list[Tensor]] = {metric: [] for metric in self.config["metrics"]}
+        answered = False
         for start in range(0, len(r), _CHUNK):
             span = slice(start, start + _CHUNK)
             with full_float32(device):
                 back = back_to(r[span].to(device))
             if "error_rate" in values:
-                values["error_rate"].append(errors_per_image(self.network.phi.classify(back).cpu(), side.labels[span]))
+                logits = self.network.phi.classify(back).cpu()
+                answered |= bool(logits.isfinite().all(1).any())
+                values["error_rate"].append(errors_per_image(logits, side.labels[span]))
             if "l2_distance" in values:
                 wanted = side.reference[span].to(device)
                 values["l2_distance"].append(l2_distance_per_image(back, wanted, scale).cpu())
+        if "error_rate" in values and not answered:  # what gives no number for any image is not wrong, but broken
+            values["error_rate"] = [torch.full((len(r),), torch.nan)]
         return [torch.cat(parts) for parts in values.values()]
 
     def _write_grid(self, folder: Path) -> None:

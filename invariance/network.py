@@ -13,8 +13,9 @@ from invariance.data.prepared import Prepared, prepare
 from invariance.errors import UserError
 from invariance.features import choose_device
 from invariance.models.representation import Representation
-from invariance.runs.files import sha256
-from invariance.runs.run import BEST, read_config, read_provenance
+from invariance.runs.files import DONE, sha256
+from invariance.runs.run import BEST, PROVENANCE, read_config, read_provenance
+from invariance.runs.seal import check
 from invariance.transforms import build
 
 if TYPE_CHECKING:  # importing Lightning takes seconds, which a finished measurement need not wait for
@@ -51,16 +52,25 @@ class Network:
                 the colours that the network takes. None: its own.
 
         Raises:
-            UserError: if its configuration cannot be read, the accelerator is not there, or the other data set has the
-                name of its own.
+            UserError: if its configuration cannot be read, it or its weights are not what the run was finished with,
+                the accelerator is not there, or the other data set has the name of its own.
         """
         self.runs, self.directory, self.layer = runs, directory, layer
         self.name = PurePosixPath(*directory.relative_to(runs).parts[1:]).as_posix()
         self.config = read_config(directory)
         self.device = choose_device(accelerator)
         self.weights = sha256(directory / BEST) if (directory / BEST).is_file() else "absent"
+        made = read_provenance(directory)
+        if (directory / DONE).exists():
+            check(directory, files=False)
+        recorded = made.get("weights_sha256", self.weights)
+        if self.weights not in ("absent", recorded):
+            raise UserError(
+                f"{directory / BEST} is not what its run was finished with ({PROVENANCE}); put it back as it was, or "
+                "delete the run's folder and train it again"
+            )
         try:
-            own, trained_on = read_provenance(directory)["data"], self.config["data"]["sha256"]
+            own, trained_on = made["data"], self.config["data"]["sha256"]
             self.transform, self.input_size = self.config["transform"], self.config["model"]["input_size"]
         except (KeyError, TypeError) as error:
             raise UserError(f"{directory} is not a training run of this version ({error}); train it again") from error

@@ -292,6 +292,7 @@ class _Study:
                 held.keep({unit.source, *unit.targets})
                 fit = self.kinds[unit.kind]
                 result = self._indices(unit, held) if fit is None else self._fit(unit, fit, held, progress)
+                work.require_here()
                 results.write(unit, result)
             advance(len(unit.targets))
             work.note(k + 1, len(units), "units")

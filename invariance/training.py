@@ -160,7 +160,7 @@ def trainer_of(config: dict[str, Any], run: Run, *, best: bool) -> pl.Trainer:
     # max_steps stays unset: with it Lightning counts a checkpoint at a span's end as one in its middle
     return build_trainer(
         config, max_epochs=math.ceil(recipe["updates"] / recipe["val_every"]), logger=False,
-        callbacks=callbacks, plugins=[AtomicCheckpointIO()],
+        callbacks=callbacks, plugins=[AtomicCheckpointIO(run)],
         log_every_n_steps=min(50, recipe["val_every"]), reload_dataloaders_every_n_epochs=1,
     )
 
@@ -249,6 +249,11 @@ def evaluate(
             everything, classifier.normalise, split.images, np.arange(len(split.labels)), classifier.transform,
             classifier.untouched, device=device,
         )
+        if not bool(logits.isfinite().all(1).any()):
+            raise UserError(
+                f"{run.directory / BEST} gives no finite number for any image of {name}: training diverged; delete "
+                f"{run.directory} and repeat with a lower recipe.rate (it is {config['recipe']['rate']})"
+            )
         labels = torch.from_numpy(np.asarray(split.labels))
         interval = wilson(errors_per_image(logits, labels))
         error, low, high = (float(end[0]) for end in (interval.mean, interval.low, interval.high))
@@ -262,5 +267,6 @@ def evaluate(
         confusion = pd.crosstab(labels.numpy(), predicted.numpy()).reindex(
             index=range(len(prepared.classes)), columns=range(len(prepared.classes)), fill_value=0
         )
+        run.require_here()
         write_text(run.directory / f"confusion_{name}.csv", confusion.to_csv())
     return to_frame(rows)

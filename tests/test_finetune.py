@@ -288,10 +288,14 @@ def test_without_lambda3_it_is_plain_training_to_the_bit(done, compose, tmp_path
     classifier.load_state_dict(trained.state_dict())
 
     class Place:
-        directory = tmp_path
+        directory, name = tmp_path, "plain"
 
         @staticmethod
         def note(done, of, unit):
+            pass
+
+        @staticmethod
+        def require_here():
             pass
 
     recipe, net = config["recipe"], Network(folder / "runs", source, layer="relu7", accelerator="cpu")

@@ -15,8 +15,10 @@ from invariance.errors import UserError
 from invariance.maps import order
 from invariance.measure import measure
 from invariance.modules.classifier import load_classifier
+from invariance.runs.files import sha256
 from invariance.runs.parts import Parts
 from invariance.runs.rows import read_rows
+from invariance.runs.seal import write_marker
 
 GRID = "grid={rotation: {angles: [-30, 10, 45]}}"
 ROTATION = ["grids=[rotation]", GRID]
@@ -239,6 +241,11 @@ def test_retrained_weights_do_not_pass_for_the_measured_ones(place, compose):
     held = torch.load(path, weights_only=True)
     held["state_dict"]["network.fc8.bias"] += 1
     torch.save(held, path)
+    with pytest.raises(UserError, match=r"best\.ckpt is not what its run was finished with"):
+        measure(compose("measure", *places, *ROTATION, "networks=baseline", "map=identity"))
+    provenance = json.loads((path.parent / "provenance.json").read_text())
+    (path.parent / "provenance.json").write_text(json.dumps({**provenance, "weights_sha256": sha256(path)}))
+    write_marker(path.parent, {"rows": 2}, "train/digits/baseline/seed0")  # as a training of its own would
     with pytest.raises(UserError, match="weights is .* there and .* here"):
         measure(compose("measure", *places, *ROTATION, "networks=baseline", "map=identity"))
 

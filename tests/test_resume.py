@@ -302,3 +302,111 @@ def test_a_mistake_leaves_no_run_directory(tmp_path, again, wrong, said):
     with pytest.raises(UserError, match=said):
         again(tmp_path / "runs", wrong)
     assert not (tmp_path / "runs").exists()
+
+
+def changed(path, **values):
+    """A checkpoint with some of its entries replaced by functions of them."""
+    held = state(path)
+    for name, change in values.items():
+        held[name] = change(held[name])
+    torch.save(held, path)
+
+
+def one_nan(tensors):
+    first = next(iter(tensors))
+    return {**tensors, first: torch.full_like(tensors[first], torch.nan)}
+
+
+LIES = {
+    "another step": {"global_step": lambda step: step - 5},
+    "the end of the training": {"global_step": lambda step: 30},
+    "beyond the end": {"global_step": lambda step: 300},
+    "no optimizer": {"optimizer_states": lambda states: []},
+    "an optimizer that remembers nothing": {"optimizer_states": lambda states: [{**states[0], "state": {}}]},
+    "no momentum": {"optimizer_states": lambda states: [{**states[0], "param_groups": []}]},
+    "no schedule": {"lr_schedulers": lambda states: []},
+    "a schedule of another update": {"lr_schedulers": lambda states: [{**states[0], "last_epoch": 3}]},
+    "no loops": {"loops": lambda loops: {}},
+    "loops of another update": {"loops": lambda loops: {**loops, "fit_loop": {
+        **loops["fit_loop"], "epoch_loop.batch_progress": {"total": {"completed": 3}}}}},
+    "another seed": {"hyper_parameters": lambda held: {**held, "seed": 1}},
+    "another mean": {"hyper_parameters": lambda held: {**held, "mean": [1.0]}},
+    "another run": {"invariance_run": lambda held: {**held, "name": "train/digits/baseline/seed1"}},
+    "weights that are no numbers": {"state_dict": one_nan},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_a_checkpoint_that_is_whole_and_lies_gives_way_to_the_one_before(moved, whole, again, lie, capfd):
+    changed(moved / NAME / "last.ckpt", **LIES[lie])
+    again(moved)
+    [line] = [line for line in capfd.readouterr().err.splitlines() if "last.ckpt" in line]
+    assert line.endswith("continuing from update 10, the checkpoint before")
+    same(moved / NAME, whole)
+
+
+@pytest.mark.parametrize("how", ["best_of_another_network", "nan", "older"])
+def test_a_best_network_that_is_not_this_trainings_is_written_again(moved, whole, again, how, capfd):
+    path = moved / NAME / "best.ckpt"
+    if how == "older":  # whole and of this run, but not the one that its last checkpoint knows
+        changed(path, state_dict=lambda held: {name: value + 1 for name, value in held.items()})
+    elif how == "nan":
+        changed(path, state_dict=one_nan)
+    else:
+        changed(path, hyper_parameters=lambda held: {**held, "seed": 7})
+    again(moved)
+    [line] = [line for line in capfd.readouterr().err.splitlines() if "best.ckpt" in line]
+    assert line.endswith("continuing from update 10, the checkpoint before")
+    same(moved / NAME, whole)
+
+
+def test_weights_that_are_no_numbers_end_a_training_before_they_are_saved(tmp_path, again, monkeypatch):
+    from invariance.modules.classifier import Classifier
+
+    step = Classifier.training_step
+
+    def broken(self, batch, batch_idx):
+        loss = step(self, batch, batch_idx)
+        if self.global_step == 19:  # the last of a span: its loss is finite, what its step makes of the weights is not
+            next(self.network.parameters()).data.fill_(torch.nan)
+        return loss
+
+    monkeypatch.setattr(Classifier, "training_step", broken)
+    with pytest.raises(UserError, match="training diverged: the loss or a weight was no longer finite by update 20"):
+        again(tmp_path)
+    assert state(tmp_path / NAME / "last.ckpt")["global_step"] == 10
+    assert not (tmp_path / NAME / "done.json").exists()
+
+
+def test_a_mean_that_is_no_number_is_refused(whole, tmp_path):
+    from invariance.modules.classifier import Classifier, load_classifier
+
+    held = state(whole / "best.ckpt")
+    held["hyper_parameters"]["mean"] = [float("nan")]
+    torch.save(held, tmp_path / "best.ckpt")
+    with pytest.raises(UserError, match=r"best\.ckpt subtracts mean=\[nan\]"):
+        load_classifier(tmp_path / "best.ckpt")
+    with pytest.raises(UserError, match=r"mean=\[nan\]: the mean of every channel"):
+        Classifier(**held["hyper_parameters"])
+
+
+def test_a_run_folder_that_is_deleted_and_taken_by_another_gets_nothing_of_the_first(tmp_path, again, monkeypatch):
+    from invariance.modules.classifier import Classifier
+    from invariance.runs.run import Run
+
+    step, folder = Classifier.training_step, tmp_path / NAME
+
+    def deleted(self, batch, batch_idx):
+        if self.global_step == 12:
+            folder.rename(tmp_path / "aside")
+            shutil.rmtree(tmp_path / "aside")
+            with Run(tmp_path, NAME, {"name": "next"}):
+                pass
+        return step(self, batch, batch_idx)
+
+    monkeypatch.setattr(Classifier, "training_step", deleted)
+    with pytest.raises(UserError, match="was deleted or replaced while this process worked in it; it writes no more"):
+        again(tmp_path)
+    assert sorted(path.name for path in folder.iterdir() if path.is_file()) == [
+        ".lock", "config.yaml", "provenance.json"
+    ]  # fmt: skip

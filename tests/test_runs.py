@@ -282,3 +282,51 @@ def test_runs_are_found_by_part_path_and_pattern(tmp_path):
         find_runs(tmp_path, "blur_3")
     with pytest.raises(UserError, match="run invariance-train first"):
         find_runs(tmp_path / "nowhere", "*")
+
+
+WRITES = {
+    "record": lambda run: run.record({"weights": "abc"}),
+    "note": lambda run: run.note(2, 2, "g"),
+    "finish": lambda run: run.finish(to_frame([row(run="train/a")])),
+}
+
+
+@pytest.mark.parametrize("write", WRITES)
+@pytest.mark.parametrize("how", ["deleted", "replaced", "taken"])
+def test_a_process_whose_folder_went_writes_nothing_into_the_next(tmp_path, write, how):
+    folder = tmp_path / "train/a"
+    with Run(tmp_path, "train/a", CONFIG) as run:
+        run.note(0, 2, "g")
+        (tmp_path / "train").rename(tmp_path / "aside")
+        if how != "deleted":
+            with Run(tmp_path, "train/a", {"name": "next"}) as following:
+                if how == "taken":
+                    following.finish(to_frame([row(run="train/a", score=0.5)]))
+        before = {path.name: path.read_bytes() for path in folder.glob("*")}
+        with pytest.raises(UserError, match=f"{folder} was deleted or replaced while this process worked in it"):
+            WRITES[write](run)
+        assert {path.name: path.read_bytes() for path in folder.glob("*")} == before
+
+
+def test_beside_a_living_process_nobody_is_told_to_delete(tmp_path):
+    code = f"""
+        import sys
+        from pathlib import Path
+        from invariance.runs.run import Run
+        with Run(Path({str(tmp_path)!r}), "train/a", {{"name": "a"}}) as run:
+            (run.directory / "last.ckpt").write_text("work")
+            print("in", flush=True)
+            sys.stdin.read()
+    """
+    command = [sys.executable, "-c", textwrap.dedent(code)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "in\n"
+        with pytest.raises(UserError, match=f"and process {other.pid} on .* works there: name is a") as caught:
+            Run(tmp_path, "train/a", {"name": "b"})
+        assert "delete" not in str(caught.value)
+        (tmp_path / "train/a/config.yaml").write_text("[")
+        with pytest.raises(UserError, match=f"damaged; process {other.pid} on .* works there: wait for it to end"):
+            Run(tmp_path, "train/a", {"name": "a"})
+        other.stdin.close()
+    with pytest.raises(UserError, match="is damaged; delete its folder"):
+        Run(tmp_path, "train/a", {"name": "a"})

@@ -10,6 +10,8 @@ import pytest
 import yaml
 
 from invariance.errors import UserError
+from invariance.network import Network
+from invariance.runs.files import sha256
 from invariance.runs.rows import Row, check_values, read_rows, to_frame, write_rows
 from invariance.runs.run import Run
 from invariance.runs.seal import check, rows_of, seal
@@ -30,11 +32,12 @@ def trained(root: Path, network: str = "rotation_20", seed: int = 0, score: floa
     name = f"train/digits/{network}/seed{seed}"
     config = {
         "name": network, "seed": seed, "transform": {"name": "rotation", "range": 20},
-        "data": {"name": "digits", "sha256": "ab"},
+        "data": {"name": "digits", "sha256": "ab"}, "model": {"input_size": 24},
     }
     with Run(root, name, config) as run:
-        run.record({"data": {"name": "digits", "fit": FIT, "report": "test"}, "weights_sha256": "12"})
         (run.directory / "best.ckpt").write_bytes(f"weights of {network} {seed}".encode())
+        weights = sha256(run.directory / "best.ckpt")
+        run.record({"data": {"name": "digits", "fit": FIT, "report": "test"}, "weights_sha256": weights})
         (run.directory / "confusion_test.csv").write_text("0,1\n")
         run.finish(to_frame([row(name, split="val"), row(name, score=score)]))
     return run.directory
@@ -130,8 +133,9 @@ def test_changed_rows_are_named(tmp_path, made, how):
 
 @pytest.mark.parametrize(("name", "old", "new"), [
     ("config.yaml", "range: 20", "range: 10"), ("config.yaml", "seed: 0", "seed: 1"),
-    ("provenance.json", "5000", "500"), ("provenance.json", '"ok"' if False else "test", "train"),
-    ("provenance.json", '"12"', '"13"'), ("best.ckpt", "weights", "Weights"), ("confusion_test.csv", "1", "2"),
+    ("provenance.json", "5000", "500"), ("provenance.json", "test", "train"),
+    ("provenance.json", '"weights_sha256": "', '"weights_sha256": "0'), ("best.ckpt", "weights", "Weights"),
+    ("confusion_test.csv", "1", "2"),
 ])  # fmt: skip
 def test_an_edited_file_of_a_finished_run_is_named(tmp_path, name, old, new):
     directory = trained(tmp_path)
@@ -200,8 +204,6 @@ def test_a_copied_run_is_refused_by_its_name(tmp_path, made):
 @pytest.mark.parametrize("made", MAKERS)
 def test_a_run_of_before_seals_is_unverified_until_it_is_sealed(tmp_path, made):
     directory = made(tmp_path)
-    if (directory / "best.ckpt").exists():  # whose hash, made up here, has to be right to be sealed
-        edit(directory / "provenance.json", '"weights_sha256"', '"another"')
     unsealed(directory)
     assert not check(directory) and len(rows_of(directory)) >= 2
     seal(directory)
@@ -217,6 +219,7 @@ def test_a_run_of_before_seals_is_unverified_until_it_is_sealed(tmp_path, made):
 def test_what_cannot_be_right_is_not_sealed(tmp_path):
     directory = trained(tmp_path)
     unsealed(directory)
+    edit(directory / "best.ckpt", "weights", "Weights")
     with pytest.raises(UserError, match=r"best\.ckpt is not what its run was finished with \(provenance\.json\)"):
         seal(directory)
     text = (directory / "rows.csv").read_text()
@@ -282,3 +285,34 @@ def test_a_finished_run_that_was_changed_is_not_called_finished(tmp_path):
     edit(directory / "provenance.json", "5000", "500")
     with pytest.raises(UserError, match=r"provenance\.json is not what its run was finished with"):
         Run(tmp_path, "train/digits/rotation_20/seed0", config)
+
+
+@pytest.mark.parametrize("sealed", [True, False])
+def test_weights_that_are_not_those_of_the_run_are_refused_before_anything_is_measured(tmp_path, sealed):
+    one, other = trained(tmp_path), trained(tmp_path, "rotation_10")
+    for directory in (one, other):
+        assert Network(tmp_path, directory, layer="fc7", accelerator="cpu").weights == sha256(directory / "best.ckpt")
+    content = (one / "best.ckpt").read_bytes()
+    (one / "best.ckpt").write_bytes((other / "best.ckpt").read_bytes())
+    (other / "best.ckpt").write_bytes(content)
+    for directory in (one, other):
+        if not sealed:
+            unsealed(directory)
+        with pytest.raises(UserError, match=f"{directory / 'best.ckpt'} is not what its run was finished with"):
+            Network(tmp_path, directory, layer="fc7", accelerator="cpu")
+
+
+def test_settings_that_were_edited_are_refused_before_anything_is_measured(tmp_path):
+    directory = trained(tmp_path)
+    edit(directory / "provenance.json", "5000", "500")
+    with pytest.raises(UserError, match=r"provenance\.json is not what its run was finished with"):
+        Network(tmp_path, directory, layer="fc7", accelerator="cpu")
+
+
+def test_a_finished_runs_checkpoint_is_looked_at_whoever_loads_it(tmp_path):
+    from invariance.modules.classifier import load_classifier
+
+    path = trained(tmp_path) / "best.ckpt"
+    edit(path, "weights", "Weights")
+    with pytest.raises(UserError, match=r"best\.ckpt is not what its run was finished with .*; mend it"):
+        load_classifier(path, "mend it")

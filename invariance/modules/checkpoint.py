@@ -1,9 +1,10 @@
 """Checkpoints that are whole or absent, the callbacks that write them, and reading them without running code."""
 
+import math
 import pickle
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,12 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from invariance.errors import UserError
-from invariance.runs.files import atomic_path
-from invariance.runs.run import BEST, LAST, PREVIOUS
+from invariance.runs.files import DONE, atomic_path, sha256
+from invariance.runs.run import BEST, LAST, PREVIOUS, Run
+from invariance.runs.seal import sealed_hash
+
+RUN = "invariance_run"
+"""Where a checkpoint says whose it is: `name` of the run, and in the last one `best`, the hash of the best so far."""
 
 # what torch.load raises for files that are cut off, scrambled, or hold more than tensors and plain containers
 _DAMAGE = (
@@ -24,7 +29,16 @@ _DAMAGE = (
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Lightning's checkpoint files, written beside their target, flushed and renamed; read without running code."""
+    """Lightning's checkpoint files, written beside their target, flushed and renamed; read without running code.
+
+    Args:
+        run: the run whose checkpoints they are: its name is written into each, and into the last one the hash of the
+            best; nothing is written once its folder is another's. None: nobody's.
+    """
+
+    def __init__(self, run: Run | None = None) -> None:
+        super().__init__()
+        self._run = run
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:  # noqa: ANN401
         """Write one checkpoint, whole or not at all; the last one before it is kept as `previous.ckpt`.
@@ -33,6 +47,11 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             UserError: if the disk is full, read-only or forbidden.
         """
         target = Path(path)
+        if self._run is not None:
+            self._run.require_here()
+            best = target.with_name(BEST)
+            about = {"best": sha256(best)} if target.name == LAST and best.is_file() else {}
+            checkpoint = {**checkpoint, RUN: {"name": self._run.name, **about}}
         aside = target.with_name(PREVIOUS) if target.name == LAST else None
         with atomic_path(target, aside) as temporary, open(temporary, "wb") as file:
             try:
@@ -102,4 +121,34 @@ def read_checkpoint(path: Path, remedy: str) -> Mapping[str, Any]:
         raise UserError(f"checkpoint {path} {why}; {remedy}") from error
     if not isinstance(held, Mapping) or not {"state_dict", "hyper_parameters", "global_step"} <= set(held):
         raise UserError(f"checkpoint {path} is not one of invariance.train; {remedy}")
+    for name, value in _tensors({"state_dict": held["state_dict"], "optimizer": held.get("optimizer_states")}):
+        if not bool(torch.isfinite(value).all()):
+            raise UserError(f"checkpoint {path} holds what is no finite number ({name}): its network is none; {remedy}")
+    mean = held["hyper_parameters"].get("mean", []) if isinstance(held["hyper_parameters"], Mapping) else []
+    if not all(isinstance(one, int | float) and math.isfinite(one) for one in mean):
+        raise UserError(f"checkpoint {path} subtracts mean={mean}, which is no finite number; {remedy}")
     return held
+
+
+def require_sealed(path: Path, remedy: str) -> None:
+    """Refuse a checkpoint of a finished run that is not the one it was finished with.
+
+    Raises:
+        UserError: if its hash is not the one that the run's marker seals.
+    """
+    wanted = sealed_hash(path.parent, path.name)
+    if wanted is not None and path.is_file() and sha256(path) != wanted:
+        raise UserError(f"checkpoint {path} is not what its run was finished with ({path.parent / DONE}); {remedy}")
+
+
+def _tensors(value: object, name: str = "") -> Iterator[tuple[str, torch.Tensor]]:
+    """Every tensor of floating numbers in nested containers, with where it is."""
+    if isinstance(value, torch.Tensor):
+        if value.is_floating_point():
+            yield name, value
+    elif isinstance(value, Mapping):
+        for key, one in value.items():
+            yield from _tensors(one, f"{name}.{key}".lstrip("."))
+    elif isinstance(value, list | tuple):
+        for k, one in enumerate(value):
+            yield from _tensors(one, f"{name}.{k}")

@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from invariance.errors import UserError
 from invariance.models import build_model
-from invariance.modules.checkpoint import read_checkpoint
+from invariance.modules.checkpoint import read_checkpoint, require_sealed
 from invariance.runs.processes import heed_signals, raise_if_interrupted
 from invariance.seeds import derive, generator
 from invariance.transforms import build as build_transform
@@ -69,6 +69,8 @@ class Classifier(pl.LightningModule):
         channels: int, mean: list[float], seed: int,
     ) -> None:
         super().__init__()
+        if not all(math.isfinite(one) for one in mean):
+            raise UserError(f"mean={mean}: the mean of every channel has to be a finite number; prepare the data again")
         self.save_hyperparameters()
         self.recipe = recipe
         self.seed = seed
@@ -134,14 +136,15 @@ class Classifier(pl.LightningModule):
         raise_if_interrupted()
 
     def on_train_epoch_end(self) -> None:
-        """Look once more before the span's checkpoint is written."""
+        """Look once more before the span's checkpoint is written, at the weights, too."""
+        self.diverged = self.diverged | ~all_finite(self.network)
         self._refuse_divergence()
 
     def _refuse_divergence(self) -> None:
         strategy, mine = self.trainer.strategy, bool(self.diverged)
         if strategy.reduce_boolean_decision(mine, all=False):  # all devices end together
             raise UserError(
-                f"training diverged: the loss was no longer finite by update {self.global_step}; "
+                f"training diverged: the loss or a weight was no longer finite by update {self.global_step}; "
                 f"lower recipe.rate (it is {self.recipe['rate']}) and repeat, with another name=… or after "
                 "deleting the run directory if it holds checkpoints"
             )
@@ -160,6 +163,12 @@ class Classifier(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
+def all_finite(module: nn.Module) -> Tensor:
+    """Whether every weight and buffer of a module is a finite number, as a boolean () on their device."""
+    values = [one for one in module.state_dict().values() if one.is_floating_point()]
+    return torch.stack([torch.isfinite(one).all() for one in values]).all()
+
+
 def load_classifier(path: Path, remedy: str = "train the network again (delete its run directory)") -> Classifier:
     """A trained network from its checkpoint. Code in the file is never run.
 
@@ -168,8 +177,10 @@ def load_classifier(path: Path, remedy: str = "train the network again (delete i
         remedy: what the user is to do if it cannot serve, for the error's last words.
 
     Raises:
-        UserError: if the file is absent, truncated, holds code, or belongs to another architecture.
+        UserError: if the file is absent, truncated, holds code, is not what its run was finished with, holds what is no
+            finite number, or belongs to another architecture.
     """
+    require_sealed(path, remedy)
     held = read_checkpoint(path, remedy)
     try:
         classifier = Classifier(**held["hyper_parameters"])

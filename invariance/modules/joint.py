@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NoReturn
 
 import pytorch_lightning as pl
 import torch
@@ -16,7 +16,7 @@ from invariance.errors import UserError
 from invariance.joint import JointTerms, JointWeights, joint_terms
 from invariance.maps import ResidualMap
 from invariance.models.representation import Representation
-from invariance.modules.classifier import rate_factor, sgd
+from invariance.modules.classifier import all_finite, rate_factor, sgd
 from invariance.runs.processes import heed_signals, raise_if_interrupted
 from invariance.seeds import derive
 from invariance.transforms.base import UNTOUCHED, Transform
@@ -208,13 +208,18 @@ class JointFinetune(pl.LightningModule):
         raise_if_interrupted()
 
     def on_train_epoch_end(self) -> None:
-        """Look once more before the span's checkpoint is written."""
+        """Look once more before the span's checkpoint is written, at the weights, too."""
         self._refuse_divergence()
+        if not bool(all_finite(self)):
+            self._refuse(["a weight of the network or of a map"])
 
     def _refuse_divergence(self) -> None:
         if not bool(self.broken.any()):
             return
         names = [f"{name} ({_TERMS[name]})" for name, flag in zip(_TERMS, self.broken.tolist(), strict=True) if flag]
+        self._refuse(names)
+
+    def _refuse(self, names: Sequence[str]) -> NoReturn:
         raise UserError(
             f"finetuning diverged, no longer finite by update {self.global_step}: {', '.join(names)}; lower "
             f"recipe.rate (it is {self.recipe['rate']}) or the joint loss's weights, and repeat with another name=… or "

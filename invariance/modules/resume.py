@@ -3,15 +3,16 @@
 import os
 import sys
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import ModelCheckpoint
 
 from invariance.errors import UserError
-from invariance.modules.checkpoint import read_checkpoint
-from invariance.modules.classifier import check_architecture, load_classifier
+from invariance.modules.checkpoint import RUN, read_checkpoint
+from invariance.modules.classifier import check_architecture, load_classifier, sgd
+from invariance.runs.files import sha256
 from invariance.runs.run import BEST, LAST, PREVIOUS
 
 
@@ -37,7 +38,7 @@ def resume_point(directory: Path, module: pl.LightningModule, trainer: pl.Traine
     try:
         held = _whole(last, module, trainer, remedy)
         if _chooses(trainer):
-            load_classifier(directory / BEST, remedy)
+            _check_best(directory / BEST, held, module, remedy)
     except UserError as error:
         before = _before(directory, held, module, trainer)
         if before is None:
@@ -66,7 +67,7 @@ def _before(
         held = _whole(directory / PREVIOUS, module, trainer, "")
         if last is None:
             if _chooses(trainer):
-                load_classifier(directory / BEST)
+                _check_best(directory / BEST, held, module, "")
         elif not _best_score(held, trainer) < _best_score(last, trainer):  # written earlier, so never written again
             return None
     except (UserError, LookupError, TypeError):
@@ -96,7 +97,63 @@ def _whole(path: Path, module: pl.LightningModule, trainer: pl.Trainer, remedy: 
         callback.state_key in held["callbacks"] for callback in trainer.checkpoint_callbacks
     ):  # Lightning would go on without, and forget the best score so far
         raise UserError(f"checkpoint {path} is not whole, or of another version; {remedy}")
-    done = held["global_step"]
+    _check_owner(path, held, module, remedy)
+    done, recipe = held["global_step"], module.hparams["recipe"]
     if isinstance(done, bool) or not isinstance(done, int) or done < 1:
         raise UserError(f"checkpoint {path} is damaged (global_step={done!r}); {remedy}")
+    try:
+        told = {
+            "epoch": min((held["epoch"] + 1) * recipe["val_every"], recipe["updates"]),
+            "loops": held["loops"]["fit_loop"]["epoch_loop.batch_progress"]["total"]["completed"],
+            **{f"lr_schedulers.{k}": one["last_epoch"] for k, one in enumerate(held["lr_schedulers"])},
+        }
+        states = held["optimizer_states"]
+        whole = len(held["lr_schedulers"]) == len(states) == 1 and _optimizer_fits(states, module)
+    except (LookupError, TypeError, AttributeError):
+        told, whole = {}, False
+    if not whole:
+        raise UserError(f"checkpoint {path} lacks states of its optimizer, schedule or loops; {remedy}")
+    for where, update in told.items():
+        if update != done:
+            raise UserError(f"checkpoint {path} is damaged: global_step is {done}, by its {where} {update}; {remedy}")
     return held
+
+
+def _optimizer_fits(states: list[Mapping[str, Any]], module: pl.LightningModule) -> bool:
+    """Whether an optimizer's state is one of this module's: all groups, and a momentum of every weight's shape."""
+    optimizer = sgd([(name, one) for name, one in module.named_parameters()], module.hparams["recipe"])
+    shapes = [one.shape for group in optimizer.param_groups for one in group["params"]]
+    [state] = states
+    sizes = [len(group["params"]) for group in state["param_groups"]]
+    momenta = {k: one.get("momentum_buffer") for k, one in state["state"].items()}
+    if sizes != [len(group["params"]) for group in optimizer.param_groups]:
+        return False
+    if module.hparams["recipe"]["momentum"] and not momenta:
+        return False
+    return all(value is None or value.shape == shapes[k] for k, value in momenta.items())
+
+
+def _check_owner(path: Path, held: Mapping[str, Any], module: pl.LightningModule, remedy: str) -> None:
+    """Refuse a checkpoint of another run: another network, seed, recipe or mean, or one that says so itself."""
+    ours, theirs = dict(module.hparams), dict(held["hyper_parameters"])
+    for key in sorted(set(ours) | set(theirs)):
+        if ours.get(key) != theirs.get(key):
+            raise UserError(f"checkpoint {path} is another network's: its {key} differs; {remedy}")
+    name = held.get(RUN, {}).get("name")
+    if name is not None and path.parent.parts[-len(PurePosixPath(name).parts) :] != PurePosixPath(name).parts:
+        raise UserError(f"checkpoint {path} is another network's: it is of {name}; {remedy}")
+
+
+def _check_best(path: Path, last: Mapping[str, Any], module: pl.LightningModule, remedy: str) -> None:
+    """Refuse a best network that is not this training's: neither the one that `last` knows, nor one of after it.
+
+    One of after it, whose training was killed before its state was written, is written again when training is there.
+
+    Raises:
+        UserError: if it is absent or cannot serve.
+    """
+    load_classifier(path, remedy)
+    held, known = read_checkpoint(path, remedy), last.get(RUN, {}).get("best")
+    _check_owner(path, held, module, remedy)
+    if known is not None and sha256(path) != known and not held["global_step"] > last["global_step"]:
+        raise UserError(f"checkpoint {path} is not the one that its training wrote; {remedy}")

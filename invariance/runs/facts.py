@@ -8,8 +8,10 @@ import yaml
 
 from invariance.errors import UserError
 from invariance.nested import load_json, load_yaml
+from invariance.runs.locks import others_at
 
 CONFIG, PROVENANCE, ROWS = "config.yaml", "provenance.json", "rows.csv"
+LOCK = ".lock"
 BEST, LAST, PREVIOUS = "best.ckpt", "last.ckpt", "previous.ckpt"
 """A training run's checkpoints: the best on the validation split, where it stands, and where it stood before that."""
 
@@ -36,11 +38,16 @@ def _read(path: Path, parse: Callable[[str], Any]) -> dict[str, Any]:
     try:
         held = parse(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise UserError(f"{path} is absent; delete its folder and repeat the run") from error
+        raise UserError(f"{path} is absent; {_remedy(path)}") from error
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}); see to it and repeat") from error
     except (ValueError, yaml.YAMLError) as error:
-        raise UserError(f"{path} is damaged; delete its folder and repeat the run") from error
+        raise UserError(f"{path} is damaged; {_remedy(path)}") from error
     if not isinstance(held, dict):
-        raise UserError(f"{path} holds no mapping; delete its folder and repeat the run")
+        raise UserError(f"{path} holds no mapping; {_remedy(path)}")
     return held
+
+
+def _remedy(path: Path) -> str:
+    who = others_at(path.with_name(LOCK))
+    return (f"{who} works there: wait for it to end, then " if who else "") + "delete its folder and repeat the run"

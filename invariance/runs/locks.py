@@ -48,6 +48,22 @@ def _taken(descriptor: int) -> bool:
     return False
 
 
+def still_there(descriptor: int, path: Path) -> bool:
+    """Whether an open file is the one that a path names now: neither deleted nor replaced since it was opened."""
+    try:
+        now = os.stat(path)
+    except OSError:
+        return False
+    held = os.fstat(descriptor)
+    return (held.st_dev, held.st_ino) == (now.st_dev, now.st_ino)
+
+
+def others_at(path: Path) -> str:
+    """Who else than this process holds the lock of a file, as `holder` names them; empty if nobody does."""
+    who = holder(path)
+    return "" if who is None or who == me() else who
+
+
 def holder(path: Path) -> str | None:
     """Who holds the lock of a file, as "process 17 on host"; None if nobody does. Nothing is written.
 

@@ -15,9 +15,9 @@ import yaml
 
 from invariance import __version__
 from invariance.errors import Busy, UserError
-from invariance.runs.facts import BEST, CONFIG, LAST, PREVIOUS, PROVENANCE, ROWS, read_config, read_provenance
+from invariance.runs.facts import BEST, CONFIG, LAST, LOCK, PREVIOUS, PROVENANCE, ROWS, read_config, read_provenance
 from invariance.runs.files import DONE, disk_errors, remove_temporaries, write_text
-from invariance.runs.locks import UNREADABLE, holder, lock
+from invariance.runs.locks import UNREADABLE, holder, lock, others_at, still_there
 from invariance.runs.origin import made_by
 from invariance.runs.rows import write_rows
 from invariance.runs.seal import check, rows_of, write_marker
@@ -28,7 +28,7 @@ __all__ = [
     "read_config", "read_provenance",
 ]
 
-LOCK, PROGRESS = ".lock", "progress.json"
+PROGRESS = "progress.json"
 
 _CONTINUED = ("commit", "dirty", "started")
 _NOTE_EVERY = 1.0
@@ -103,9 +103,12 @@ class Run:
         for key in sorted(set(ours) | set(theirs)):
             if key not in ours or key not in theirs or not _same(ours[key], theirs[key]):
                 there, here = theirs.get(key, "nothing"), ours.get(key, "nothing")
+                who = "" if self._lock is not None else others_at(self.directory / LOCK)
+                working = f", and {who} works there" if who else ""
+                remedy = "" if who else " or delete that one"
                 raise UserError(
-                    f"{self.directory} holds another configuration: {key} is {there} there and {here} here; "
-                    "choose another folder with runs=… or delete that one"
+                    f"{self.directory} holds another configuration{working}: {key} is {there} there and {here} here; "
+                    f"choose another folder with runs=…{remedy}"
                 )
 
     @property
@@ -143,6 +146,7 @@ class Run:
         if self._lock is None:
             self._busy(holder(self.directory / LOCK) or "another process, which just ended")
         try:
+            self.require_here()  # it may have been deleted between opening its lock and taking it
             with disk_errors(self.directory):
                 remove_temporaries(self.directory)
             if self._holds_work:
@@ -195,8 +199,27 @@ class Run:
             os.close(self._lock)
             self._lock = None
 
+    def require_here(self) -> None:
+        """Look whether the folder is still the one that this process works in, before anything is written into it.
+
+        Raises:
+            UserError: if it was deleted or replaced since: what is there now is another's.
+        """
+        if self._lock is not None and not still_there(self._lock, self.directory / LOCK):
+            who = others_at(self.directory / LOCK)
+            there = f", and {who} works there now" if who else ""
+            raise UserError(
+                f"{self.directory} was deleted or replaced while this process worked in it{there}; it writes no more: "
+                "repeat the command to start over, with another folder runs=… or name=… if that run is another one"
+            )
+
     def record(self, facts: Mapping[str, Any]) -> None:
-        """Add facts to the run's provenance."""
+        """Add facts to the run's provenance.
+
+        Raises:
+            UserError: if the folder was deleted or replaced since it was entered.
+        """
+        self.require_here()
         path = self.directory / PROVENANCE
         held = read_provenance(self.directory) if path.exists() else {}
         write_text(path, json.dumps({**held, **facts}, indent=1, ensure_ascii=False) + "\n")
@@ -216,6 +239,7 @@ class Run:
             self._noted = (now, done)
         elif done < of and now - self._last_note < _NOTE_EVERY:
             return
+        self.require_here()
         self._last_note = now
         begun, first = self._noted
         facts = {"done": done, "of": of, "unit": unit, "since": first, "seconds": round(now - begun, 2)}
@@ -223,10 +247,16 @@ class Run:
         alive()
 
     def finish(self, rows: pd.DataFrame) -> None:
-        """Write the run's rows and then, last of all, the marker that says done."""
+        """Write the run's rows and then, last of all, the marker that says done and seals them.
+
+        Raises:
+            UserError: if the folder was deleted or replaced since it was entered.
+        """
+        self.require_here()
         write_rows(self.directory / ROWS, rows)
         seconds = round(time.monotonic() - self._started, 1)
         facts = {"finished": datetime.now(UTC).isoformat(timespec="seconds"), "seconds": seconds, "rows": len(rows)}
+        self.require_here()
         write_marker(self.directory, facts, self.name)
         (self.directory / PROGRESS).unlink(missing_ok=True)
 
