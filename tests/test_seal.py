@@ -316,3 +316,15 @@ def test_a_finished_runs_checkpoint_is_looked_at_whoever_loads_it(tmp_path):
     edit(path, "weights", "Weights")
     with pytest.raises(UserError, match=r"best\.ckpt is not what its run was finished with .*; mend it"):
         load_classifier(path, "mend it")
+
+
+def test_tables_beside_the_rows_are_looked_at_with_them_and_checkpoints_when_asked(tmp_path):
+    directory = trained(tmp_path)
+    (directory / "best.ckpt").write_bytes(b"others")
+    assert len(rows_of(directory)) == 2  # whoever loads the network looks at it
+    with pytest.raises(UserError, match=r"best\.ckpt is not what its run was finished with"):
+        check(directory)
+    directory = measured(tmp_path)
+    (directory / "fits.csv").write_text("g,status\n20,ok\n")
+    with pytest.raises(UserError, match=r"fits\.csv is not what its run was finished with"):
+        rows_of(directory)
