@@ -29,6 +29,7 @@ from invariance.reporting.finetuned import studies
 from invariance.reporting.finetuned_tables import gaps
 from invariance.reporting.page import make_report
 from invariance.runs.rows import read_rows, write_rows
+from invariance.runs.seal import write_marker
 from invariance.training import trainer_of
 from invariance.transforms.mirror import Mirror
 from invariance.transforms.rotation import Rotation
@@ -380,6 +381,7 @@ def test_a_data_set_that_changed_is_refused(place, compose):
     text = config.read_text()
     sha = text.split("sha256: ")[1].split()[0]
     config.write_text(text.replace(sha, "0" * len(sha)))
+    write_marker(config.parent, {"rows": 2}, "train/digits/rotation_20/seed0")
     with pytest.raises(UserError, match="trained on other data"):
         finetune(compose("finetune", *places, *QUICK, "networks=rotation_20"))
     assert not list((folder / "runs").glob("finetune/**/rows.csv"))
@@ -480,7 +482,9 @@ def test_finetuning_measured_by_l2_alone_has_its_section(done, tmp_path, undrawn
     folder, _ = copied(done, tmp_path / "copy")
     for path in (folder / "runs/finetune").rglob("rows.csv"):
         rows = read_rows(path)
-        write_rows(path, rows[(rows["g"] == "") | (rows["metric"] == "l2_distance")])
+        left = rows[(rows["g"] == "") | (rows["metric"] == "l2_distance")]
+        write_rows(path, left)
+        write_marker(path.parent, {"rows": len(left)}, path.parent.relative_to(folder / "runs").as_posix())
     page = make_report(folder / "runs", tmp_path / "report").read_text()
     assert "digits: finetuned for equivariance" in page and "before, no map" not in page
     assert not (tmp_path / "report/tables/digits-relu7-finetuned-changes.csv").exists()
