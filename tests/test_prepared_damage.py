@@ -120,6 +120,13 @@ DAMAGE = {  # what is done, what is said, and how many images are decoded again;
     "a digit of the manifest": (lambda d: flip_digit(d / "manifest.json"), "manifest.json has changed", None),
     "no manifest": (lambda d: (d / "manifest.json").unlink(), "manifest.json is absent", None),
     "stamps": (lambda d: (d / "stamps.csv").write_text("name,size\nx\n"), "stamps.csv", 0),
+    "a digit of the stamps": (
+        lambda d: put_first(d / "stamps.csv", "/000.png,", "/000.png,9"), "stamps.csv does not list .*/000.png has", 0
+    ),
+    "a name of the stamps": (
+        lambda d: put_first(d / "stamps.csv", "000.png", "0000png"), "stamps.csv does not list .*/0000png is gone", 0
+    ),
+    "no stamps": (lambda d: (d / "stamps.csv").write_bytes(b""), "stamps.csv does not list", 0),
 }
 
 
@@ -127,6 +134,12 @@ def flip_digit(path):
     text = path.read_text()
     place = text.index('"mean": [') + 20
     path.write_text(text[:place] + str((int(text[place]) + 1) % 10) + text[place + 1 :])
+
+
+def put_first(path, old, new):
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
 
 
 @pytest.mark.parametrize("how", DAMAGE)

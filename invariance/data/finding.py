@@ -85,9 +85,11 @@ def find(parent: Path, data: DataConfig, settings: Mapping[str, Any], verify: bo
         return Found(held[0], there=True, source=False)
     listing = "".join(f"{name}\0{size}\0{time}\n" for name, (size, time) in sorted(now.items()))
     target = parent / f"{prefix}-{_short_hash(listing)}"
-    for directory in held:
+    for directory in sorted(held, key=lambda path: path != target):
         try:
             difference = _difference(directory, data, now)
+            if difference and directory == target:  # whose name says that the source is as it was
+                raise Damaged(directory, f"{STAMPS} does not list the source: {difference}")
         except Damaged as error:
             if not verify:
                 raise
