@@ -147,7 +147,7 @@ def test_what_is_left_out_is_counted_named_and_told_why(tmp_path):
         "7 files deeper than <class>/*: cat/more/ (7 files)",
         "9 files excluded by data.exclude: fox/ (9 files)",
         "4 files hidden (a name that begins with a dot): dog/.DS_Store, .cache/ (3 files)",
-        "1 file no image by content: dog/notes.txt",
+        "1 file not of an image format that is read: dog/notes.txt",
         "1 file archives, which are not looked into; name one as data.root: dog/more.zip",
         "1 file empty files without the suffix of an image: dog/empty",
         r"1 file beside the class folders: readme\nof it.txt",
@@ -180,10 +180,11 @@ def test_the_content_decides_where_there_is_no_suffix(tmp_path, kind):
         path = tmp_path / "pets" / "cd"[i % 2] / (f"{i}" if i % 3 else f"{i}.dat")
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(np.full((9, 7, 3), 20 * i, np.uint8)).save(path, kind)
+    (tmp_path / "pets" / "c" / "12").write_bytes(b"Pf\n2 2\n-1.0\n" + np.full(4, 0.5, "<f4").tobytes())
     (tmp_path / "pets" / "c" / "notes").write_text("BM is no image, P1 neither, nor II")
     prepared = prepare(config(root=str(tmp_path / "pets")), 5, tmp_path / "store", progress=False)
-    assert sum(len(prepared.split(name)) for name in prepared.splits) == 12 and not prepared.skipped
-    assert prepared.left_out == ["1 file no image by content: c/notes"]
+    assert sum(len(prepared.split(name)) for name in prepared.splits) == 13 and not prepared.skipped
+    assert prepared.left_out == ["1 file not of an image format that is read: c/notes"]
 
 
 @settings(deadline=None, max_examples=200)
@@ -192,7 +193,9 @@ def test_no_text_looks_like_an_image(text):
     assert not looks_like_image(text.encode()) or text[:1] in "\x00PG\x89"
 
 
-@pytest.mark.parametrize("text", ["BMW and Audi", "P1 is a text", "P5 x", "GIF", "RIFF....WAVE", "II*", ""])
+@pytest.mark.parametrize(
+    "text", ["BMW and Audi", "P1 is a text", "P5 x", "Pf", "Pf x", "PF\n2 2\n-1.0", "GIF", "RIFF....WAVE", "II*", ""]
+)
 def test_texts_that_begin_like_images_are_none(text):
     assert not looks_like_image(text.encode())
 
@@ -285,8 +288,8 @@ def test_names_of_splits():
 
 def test_a_long_list_is_counted_and_its_first_are_named():
     held = LeftOut()
-    held.add_all((f"{i}.txt" for i in range(1234)), "no image by content")
-    assert lines_of(held.as_json()) == ["1,234 files no image by content: 0.txt, 1.txt, 2.txt and 1,231 more"]
+    held.add_all((f"{i}.txt" for i in range(1234)), "of no use")
+    assert lines_of(held.as_json()) == ["1,234 files of no use: 0.txt, 1.txt, 2.txt and 1,231 more"]
     assert len(held.as_json()[0]["names"]) == 100
 
 

@@ -8,7 +8,7 @@ from invariance.data.names import shown
 
 HIDDEN = "hidden (a name that begins with a dot)"
 EXCLUDED = "excluded by data.exclude"
-NO_IMAGE = "no image by content"
+NO_IMAGE = "not of an image format that is read"
 EMPTY = "empty files without the suffix of an image"
 ARCHIVE = "archives, which are not looked into; name one as data.root"
 UNREADABLE = "not readable"

@@ -12,7 +12,7 @@ _STARTS = (
 )
 _BMP_HEADERS = (12, 16, 40, 52, 56, 64, 108, 124)
 # two letters may begin a text, so that a width must follow
-_PNM = re.compile(rb"P[1-6](?:\s+|#[^\r\n]*[\r\n])+(?:\d|#)")
+_PNM = re.compile(rb"P[1-6f](?:\s+|#[^\r\n]*[\r\n])+(?:\d|#)")
 
 
 def is_image(name: str) -> bool:
