@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -10,8 +11,9 @@ import yaml
 from PIL import Image
 
 from invariance.conf import conf_dir
-from invariance.data import building
+from invariance.data import building, finding
 from invariance.data import manifest as manifests
+from invariance.data import prepared as prepared_module
 from invariance.data.prepared import Prepared, prepare
 from invariance.errors import UserError
 
@@ -185,6 +187,30 @@ def test_files_the_checksums_tell_apart_from_those_of_another_preparation(source
 def test_whole_data_are_verified_and_it_says_how_long_that_took(source, store, decoded, capfd):
     made(source, store, verify=True)
     assert "67 images verified in 0." in capfd.readouterr().err and not decoded
+
+
+def test_data_that_another_process_begins_to_mend_while_they_are_looked_for_are_waited_for(
+    source, store, whole, decoded, monkeypatch
+):
+    """They are renamed meanwhile; here they are back once the lock is held."""
+    there, away = directory(store), store / "away"
+    real_difference, real_locked = finding._difference, prepared_module._locked
+
+    def gone(*arguments):
+        there.rename(away)
+        return real_difference(*arguments)
+
+    @contextmanager
+    def waited(path):
+        with real_locked(path):
+            away.rename(there)
+            yield
+
+    monkeypatch.setattr(finding, "_difference", gone)
+    monkeypatch.setattr(prepared_module, "_locked", waited)
+    for verify in (False, True):
+        same(made(source, store, verify=verify), whole)
+    assert not decoded
 
 
 def test_damage_whose_source_is_gone_is_told_and_nothing_is_lost(source, store, whole, tmp_path):

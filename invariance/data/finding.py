@@ -72,7 +72,7 @@ def find(parent: Path, data: DataConfig, settings: Mapping[str, Any], verify: bo
     """
     identity = json.dumps({**settings, "format": FORMAT}, sort_keys=True)
     prefix = f"{settings['size']}-{data.colour}-{_short_hash(identity)}"
-    held = sorted(parent.glob(f"{glob.escape(prefix)}-*"), key=lambda path: path.stat().st_mtime, reverse=True)
+    held = sorted(parent.glob(f"{glob.escape(prefix)}-*"), key=_made_at, reverse=True)
     now, changed = data.source.stamps(), ""
     if now is None:
         if len(held) > 1:
@@ -91,6 +91,8 @@ def find(parent: Path, data: DataConfig, settings: Mapping[str, Any], verify: bo
             if difference and directory == target:  # whose name says that the source is as it was
                 raise Damaged(directory, f"{STAMPS} does not list the source: {difference}")
         except Damaged as error:
+            if not directory.is_dir():  # another process has just begun to make it again, and the caller waits for it
+                continue
             if not verify:
                 raise
             return Found(directory, there=True, now=now, damage=error.why, listed=directory == target)
@@ -98,6 +100,13 @@ def find(parent: Path, data: DataConfig, settings: Mapping[str, Any], verify: bo
             return Found(directory, there=True, now=now)
         changed = changed or f"the source of {directory} has changed since it was prepared: {difference}"
     return Found(target, there=False, now=now, changed=changed)
+
+
+def _made_at(directory: Path) -> float:
+    try:
+        return directory.stat().st_mtime
+    except FileNotFoundError:  # as in `find`
+        return 0.0
 
 
 def _short_hash(text: str) -> str:

@@ -4,7 +4,7 @@ There is a comparison for every family (or finetuned network, or way of measurin
 Each comes to a difference and a margin, and says yes, no, or open.
 
 A difference of accuracies (or of −L_L2, where there is no accuracy) is a mean over the same g of the same images on
-both sides. Its margin is √(h₁² + h₂²), h being the mean half-width of the bootstrap intervals over images: as if the g
+both sides. Its margin is √(h₁² + h₂²), h being the mean half-width of the intervals over images: as if the g
 of a network were wholly dependent and the two sides independent, which on the same images overstates it. A g without a
 number on either side is left out of both, and counted. Most of those are fits that ended worse than no map, so what is
 left is the better part: a comparison over fewer than half of what it should be over is open, whatever it comes to.
