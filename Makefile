@@ -168,7 +168,7 @@ $(foreach part,$(BY_DATA),$(eval paper-$(part): $(DATA:%=paper-$(part).%)))
 $(foreach part,$(BY_DATA),$(DATA:%=paper-$(part).%)) paper-cross paper-report plan status: $(VENV)/installed
 
 $(DATA:%=paper-prepare.%): paper-prepare.%:
-	@$(RUN) $(BIN)/invariance-prepare -m $(call data_of,$*) size=$(SIZES_$(STUDY)) $(PLACES) $(ARGS_prepare) $(if $(DRY),plan=true)
+	@$(RUN) $(BIN)/invariance-prepare $(call data_of,$*) 'size=[$(SIZES_$(STUDY))]' $(PLACES) $(ARGS_prepare) $(if $(DRY),plan=true)
 $(DATA:%=paper-networks.%): paper-networks.%:
 	@$(RUN) $(BIN)/invariance-train -m $(TEMPLATE) $(STUDY)_networks $(call data_of,$*) $(NETWORK) $(LAUNCH) $(PLACES) $(MORE_networks)
 $(DATA:%=paper-measure.%): paper-measure.%:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -170,21 +170,21 @@ class Study:
         return config, self.templates.sweep(config)
 
     def prepare(self) -> Stage:
-        """Every size that a network or its grid needs, decoded once."""
+        """Every size that a network or its grid needs, each image decoded once for all."""
         config, jobs = self._composed("measure")
         sizes = {self.net.size}.union(*(self._sizes(plain(config, job)) for job in jobs))
         for one in [*self.trained.values(), *self.others.values()]:
             sizes.add(build(one.transform).source_size(self.net.size))
         total = sum(self.data.images.values())
-        each = {size: self.data.channels * size**2 + BYTES_OF_LISTS for size in sizes}
+        room = total * sum(self.data.channels * size**2 + BYTES_OF_LISTS for size in sizes)
+        name = f"{', '.join(map(str, sorted(sizes)))} pixels"
         return Stage("prepare", [
-            Job(f"{size} pixels", Work({START: 1, self._decoded(size): total}), float(each[size] * total))
-            for size in sorted(sizes)
+            Job(name, Work({START: 1, self._decoded(sizes): total}), float(room))
         ], on_cores=True)  # fmt: skip
 
-    def _decoded(self, size: int, config: Config | None = None) -> Unit:
+    def _decoded(self, sizes: Collection[int], config: Config | None = None) -> Unit:
         """An image of the data set, or of another whose images are made gray or coloured as this one's are."""
-        about = ((config or self.data.config)["_target_"], self.data.config["colour"], size)
+        about = ((config or self.data.config)["_target_"], self.data.config["colour"], tuple(sorted(sizes)))
         return Unit("image decoded", about, None if config else self.data.sample)
 
     def networks(self) -> Stage:
@@ -343,7 +343,7 @@ class Study:
             one, new = self._measuring(job, self.data, (fit, report)), self._sizes(job) - sizes
             sizes |= new
             for size in new:  # images are prepared by the first job that needs them
-                one.work.add(self._decoded(size, job["data"]), fit + report)
+                one.work.add(self._decoded([size], job["data"]), fit + report)
             room = sum(self.data.channels * size**2 + BYTES_OF_LISTS for size in new) * (fit + report)
             made.append(replace(one, disk=one.disk + room))
         return Stage("cross", made)

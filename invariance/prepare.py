@@ -1,5 +1,6 @@
 """Decode a data set once (Sec. 5.5): `python -m invariance.prepare data=digits`."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ from invariance.errors import UserError
 
 
 def prepare_data(config: dict[str, Any]) -> None:
-    """Prepare one data set at one size and say what came of it.
+    """Prepare one data set at one size or several, and say what came of it.
 
     Args:
         config: the configuration of `conf/prepare.yaml`, plain and resolved.
@@ -17,32 +18,54 @@ def prepare_data(config: dict[str, Any]) -> None:
         UserError: for anything the user can mend.
     """
     from invariance.data.names import shown
-    from invariance.data.prepared import prepare
+    from invariance.data.prepared import prepare_sizes
 
-    size = config["size"]
-    if isinstance(size, bool) or not isinstance(size, int) or not 1 <= size <= 4096:
-        raise UserError(f"size={size!r}: give a whole number of pixels from 1 to 4096")
+    sizes = checked_sizes(config["size"])
     for key in ("renew", "plan", "verify"):
         if not isinstance(config[key], bool):
             raise UserError(f"{key}={config[key]!r}: give true or false")
     root = folder(config["prepared"], "prepared")
     if config["plan"]:
-        print_plan(config, size, root)
+        print_plan(config, sizes, root)
         return
-    prepared = prepare(
-        config["data"], size, root, progress=config["progress"], renew=config["renew"], verify=config["verify"]
+    made = prepare_sizes(
+        config["data"], sizes, root, progress=config["progress"], renew=config["renew"], verify=config["verify"]
     )
-    counts = ", ".join(f"{name} {len(prepared.split(name).labels):,}" for name in prepared.splits)
-    print(f"{prepared.name}: {counts} images of {size}×{size}, {len(prepared.classes)} classes: {prepared.directory}")
-    for remark in prepared.remarks:
+    for size, prepared in zip(sizes, made, strict=True):
+        counts = ", ".join(f"{name} {len(prepared.split(name).labels):,}" for name in prepared.splits)
+        classes = f"{len(prepared.classes)} classes"
+        print(f"{prepared.name}: {counts} images of {size}×{size}, {classes}: {prepared.directory}")
+    for remark in _once(prepared.remarks for prepared in made):
         print(f"note: {remark}")
-    for skipped in prepared.skipped:
+    for skipped in _once(prepared.skipped for prepared in made):
         print(f"skipped {shown(skipped)}")
-    for line in prepared.left_out:
+    for line in _once(prepared.left_out for prepared in made):
         print(f"left out: {line}")
 
 
-def print_plan(config: dict[str, Any], size: int, root: Path) -> None:
+def _once(lines: Iterable[list[str]]) -> list[str]:
+    """What several sizes say, each line once: what they share, and what a size made earlier says alone."""
+    return list(dict.fromkeys(line for some in lines for line in some))
+
+
+def checked_sizes(size: object) -> list[int]:
+    """The sizes that `size=` names: one number or a list.
+
+    Raises:
+        UserError: for what is no size, an empty list, or a size that stands twice.
+    """
+    sizes = size if isinstance(size, list) else [size]
+    for one in sizes:
+        if isinstance(one, bool) or not isinstance(one, int) or not 1 <= one <= 4096:
+            raise UserError(f"size={size!r}: give a whole number of pixels from 1 to 4096, or a list as size=[227,256]")
+    if not sizes:
+        raise UserError("size=[]: give at least one size, as size=[227,256]")
+    if twice := next((one for one in sizes if sizes.count(one) > 1), None):
+        raise UserError(f"size={size!r}: {twice} stands there twice; give each size once")
+    return list(sizes)
+
+
+def print_plan(config: dict[str, Any], sizes: list[int], root: Path) -> None:
     """Say what preparing would take, and prepare nothing.
 
     Raises:
@@ -50,9 +73,10 @@ def print_plan(config: dict[str, Any], size: int, root: Path) -> None:
     """
     from invariance.data.planning import plan
 
-    made = plan(config["data"], size, root, progress=config["progress"])
+    made = plan(config["data"], sizes, root, progress=config["progress"])
     counts = ", ".join(f"{name} {count:,}" for name, count in made.images.items())
-    print(f"{counts} images of {size}×{size} take {made.size_bytes / 1e9:.2f} GB below {root}")
+    squares = ", ".join(f"{size}×{size}" for size in sizes)
+    print(f"{counts} images of {squares} take {made.size_bytes / 1e9:.2f} GB below {root}")
     print(f"{made.free_bytes / 1e9:.2f} GB are free there")
     print(
         f"about {made.seconds / 60:.1f} minutes, at {made.rate:,.0f} images a second with {made.workers} threads "

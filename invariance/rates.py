@@ -24,7 +24,7 @@ from rich.progress import Progress
 from torch import Tensor
 from torch.nn import functional
 
-from invariance.data.decode import Pixels, decode
+from invariance.data.decode import Pixels, decode_sizes
 from invariance.data.sources import content_hash
 from invariance.errors import UserError
 from invariance.features import batches
@@ -312,15 +312,15 @@ def _indices(unit: Unit, clock: Clock) -> Costs:
 
 
 def _decoded(unit: Unit, clock: Clock) -> Costs:
-    """One image read, hashed, decoded and resized, on one core."""
-    _, colour, size = unit.of
+    """One image read, hashed, decoded and resized to every size, on one core."""
+    _, colour, sizes = unit.of
     made = made_file(colour)
     read: Callable[[], bytes | Pixels] = unit.how or (lambda: made)
 
     def one() -> None:
         data = read()
         content_hash(data)
-        decode(data, size, colour)
+        decode_sizes(data, sizes, colour)
 
     yield unit, Clock(torch.device("cpu"), clock.share).least(one)
 

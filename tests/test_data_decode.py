@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from invariance.data.decode import MAX_PIXELS, BrokenImage, decode, large_images
+from invariance.data.decode import MAX_PIXELS, BrokenImage, decode, decode_sizes, large_images
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 
@@ -275,3 +275,18 @@ def test_documents_are_decoded(shared_data):
     for path in files:
         shown = np.asarray(Image.open(path).convert("RGB").convert("L"))
         assert np.abs(decode(path.read_bytes(), 56, "gray") - bilinear(shown, 56)).max() <= 1.5
+
+
+@pytest.mark.parametrize("colour", ["gray", "rgb"])
+def test_several_sizes_are_what_each_is_alone(colour):
+    """Also of large JPEGs, whose detail is skipped by as much as each size allows."""
+    exif = Image.Exif()
+    exif[274] = 6
+    files = [
+        saved(photo(400, 640), "JPEG", exif=exif), saved(photo(), "PNG"), photo(), saved(photo(channels=4), "WEBP"),
+        saved(Image.fromarray(photo(channels=1).astype(np.uint16) * 257), "PNG"),
+    ]  # fmt: skip
+    for data in files:
+        several = decode_sizes(data, (9, 200, 40, 161), colour)
+        for size, pixels in zip((9, 200, 40, 161), several, strict=True):
+            assert np.array_equal(pixels, decode(data, size, colour))

@@ -220,7 +220,7 @@ def test_what_is_left_out_is_kept_with_the_data_and_is_no_part_of_what_they_are(
         "1 file beside the folders of the splits: notes.txt",
     ]
     assert Prepared(renewed.directory).left_out == renewed.left_out
-    assert plan(config(root=str(tmp_path / "pets")), 6, tmp_path, progress=False).left_out == renewed.left_out
+    assert plan(config(root=str(tmp_path / "pets")), [6], tmp_path, progress=False).left_out == renewed.left_out
 
 
 def test_the_command_prints_what_is_left_out(tmp_path, capsys):

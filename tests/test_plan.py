@@ -148,10 +148,10 @@ def test_finetuning_takes_all_copies_through_the_network_and_is_measured_before_
 def test_room_is_that_of_the_arrays_and_checkpoints(paper):
     stages = paper("ilsvrc")
     images = 1_281_167 + 50_000
-    assert [job.name for job in stages["prepare"].jobs] == [f"{size} pixels" for size in (227, 240, 256, 288, 320)]
-    for job, size in zip(stages["prepare"].jobs, (227, 240, 256, 288, 320), strict=True):
-        assert 0 <= job.disk - images * 3 * size**2 <= images * 1000  # labels, names, hashes
-        assert times(job, "image decoded") == images
+    [job] = stages["prepare"].jobs
+    assert job.name == "227, 240, 256, 288, 320 pixels" and times(job, "image decoded") == images
+    pixels = 3 * sum(size**2 for size in (227, 240, 256, 288, 320))
+    assert 0 <= job.disk - images * pixels <= images * 5000  # labels, names, hashes
     for job in stages["networks"].jobs:  # the best weights; the last with their momentum
         assert job.disk == 3 * 4 * PARAMETERS["ilsvrc"]
     joint = about(stages["finetune"], "mirror_both")
@@ -385,7 +385,7 @@ def test_a_toy_is_planned_by_its_own_images(compose, quick, tmp_path):
     config = config_of(compose, "data=rvl_cdip", "study=toy", "count=true", "trainer=cpu", f"json={path}")
     plan({**config, "roots": {"rvl_cdip": str(root)}})
     toy = json.loads(path.read_text())["stages"]["rvl_cdip"]
-    assert [toy[stage]["jobs"] for stage in ("prepare", "networks", "measure", "finetune")] == [5, 11, 11, 9]
+    assert [toy[stage]["jobs"] for stage in ("prepare", "networks", "measure", "finetune")] == [1, 11, 11, 9]
     assert toy["networks"]["seconds_longest"] == pytest.approx(10 + 1e-3 * (2 * 40 * 16 + 40 + 2 * 16 + 32))
 
 

@@ -89,7 +89,7 @@ def test_any_other_setting_is_another_directory_and_the_same_is_not_decoded_agai
     others = [made(pets, store, **change) for change in changes]
     assert len({prepared.directory for prepared in [first, *others]}) == len(others) + 1
     assert others[1].channels == 1 and others[4].mean == [1, 2, 3]
-    monkeypatch.setattr(building, "decode", lambda *_: pytest.fail("decoded again"))
+    monkeypatch.setattr(building, "decode_sizes", lambda *_: pytest.fail("decoded again"))
     again = made(pets, store, max_broken=0.5, report="val", fit={"images": 3})
     assert again.directory == first.directory and again.report == "val" and again.sha256 == first.sha256
 
@@ -236,11 +236,11 @@ import sys, time
 from pathlib import Path
 from invariance.data import building, stored
 from invariance.data.prepared import prepare
-real = building.decode
+real = building.decode_sizes
 def slow(*arguments):
     time.sleep(0.01)
     return real(*arguments)
-building.decode = slow
+building.decode_sizes = slow
 building._SYNC_EVERY, building._CHUNK = 0, 8
 config = {"_target_": "invariance.data.folder.Folder", "root": sys.argv[1], "colour": "rgb"}
 prepare(config, 6, Path(sys.argv[2]), progress=False, workers=1)
@@ -257,8 +257,8 @@ def test_killed_while_preparing_and_started_again(pets, store, monkeypatch):
         process.send_signal(signal.SIGKILL)
         process.wait()
     assert [name for name in os.listdir(store / "pets") if not name.startswith(".")] == []
-    decoded, real = [], building.decode
-    monkeypatch.setattr(building, "decode", lambda *arguments: decoded.append(1) or real(*arguments))
+    decoded, real = [], building.decode_sizes
+    monkeypatch.setattr(building, "decode_sizes", lambda *arguments: decoded.append(1) or real(*arguments))
     prepared = made(pets, store, workers=1)
     again = len(decoded)
     assert 0 < again < 110, "what was done is not decoded again"
@@ -424,7 +424,7 @@ def test_a_size_that_is_none_is_refused(tmp_path, compose, size):
 
 
 def test_a_disk_that_fills_up_loses_nothing_that_was_decoded(pets, store, monkeypatch):
-    real, decoded = building.decode, []
+    real, decoded = building.decode_sizes, []
     with monkeypatch.context() as patch:
         patch.setattr(building, "_CHUNK", 8)
         put = stored.StoredArray.put
@@ -438,7 +438,7 @@ def test_a_disk_that_fills_up_loses_nothing_that_was_decoded(pets, store, monkey
         patch.setattr(stored.StoredArray, "put", full)
         refused("its disk is full", pets, store, workers=1)
     decoded.clear()
-    monkeypatch.setattr(building, "decode", lambda *arguments: decoded.append(1) or real(*arguments))
+    monkeypatch.setattr(building, "decode_sizes", lambda *arguments: decoded.append(1) or real(*arguments))
     assert len(made(pets, store, workers=1).split("train")) and 0 < len(decoded) < 100
 
 
@@ -482,7 +482,7 @@ def test_whole_data_that_were_not_renamed_yet_are_taken_as_they_are(pets, store,
 
         patch.setattr("invariance.data.prepared.os.rename", stopped)
         made(pets, store, renew=renew)
-    monkeypatch.setattr(building, "decode", None)
+    monkeypatch.setattr(building, "decode_sizes", None)
     prepared = made(pets, store)
     assert len(prepared.split("train")) and os.listdir(store / "pets") == [prepared.directory.name]
 

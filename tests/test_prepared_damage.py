@@ -58,8 +58,8 @@ def store(whole, tmp_path):
 @pytest.fixture
 def decoded(monkeypatch):
     """Counts what is decoded."""
-    done, real = [], building.decode
-    monkeypatch.setattr(building, "decode", lambda *arguments: done.append(1) or real(*arguments))
+    done, real = [], building.decode_sizes
+    monkeypatch.setattr(building, "decode_sizes", lambda *arguments: done.append(1) or real(*arguments))
     return done
 
 

@@ -151,6 +151,17 @@ def test_a_toy_has_folders_and_sizes_of_its_own_and_the_real_study_is_not_touche
     assert set(re.findall(r"\d+", said)) == sizes and composed("toy_networks")[0].data.input_size == 67
 
 
+@pytest.mark.parametrize("more", [[], ["TOY=1"], ["DRY=1"], ["TOY=1", "DRY=1"]])
+def test_all_sizes_of_a_data_set_are_prepared_by_one_command(more):
+    said = made("paper-prepare", "ARGS_prepare=verify=false", *more).stdout.splitlines()
+    commands = [shlex.split(line.partition(".venv/bin/")[2]) for line in said if "invariance-prepare" in line]
+    assert [words[1] for words in commands] == ["data=ilsvrc", "data=rvl_cdip"]
+    for words in commands:
+        [size] = [word for word in words if word.startswith("size=")]
+        assert re.fullmatch(r"size=\[\d+(,\d+){4}\]", size) and "-m" not in words and "verify=false" in words
+        assert ("plan=true" in words) == ("DRY=1" in more)
+
+
 def test_networks_can_be_chosen_and_are_called_as_each_part_calls_them():
     chosen = ["NETWORKS=baseline_2 crop_256 blur_1.5", "HISTORICAL=/scans"]
     for part, key in (("networks", "network=baseline_2,crop_256,blur_1.5"), ("finetune", "which=crop_256,blur_1.5"),

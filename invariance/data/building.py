@@ -7,17 +7,19 @@ import os
 import shutil
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
+from functools import cache, partial
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from invariance.data.decode import COLOURS, BrokenImage, decode, large_images
+from invariance.data.decode import COLOURS, BrokenImage, Pixels, decode_sizes, large_images
 from invariance.data.manifest import FORMAT, MANIFEST, write_lists, write_manifest
 from invariance.data.mending import BEFORE, read_before, whole_entries
 from invariance.data.sources import DataConfig, Listing, Splits, content_hash
@@ -50,20 +52,31 @@ def workers_here() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def build(
-    directory: Path, config: DataConfig, size: int, settings: dict[str, Any], now: Mapping[str, Stamp], progress: bool,
-    workers: int,
-) -> None:
-    """Decode a whole source into a folder and flush it to the disk; the manifest, written last, says that it is whole.
+@dataclass(frozen=True)
+class Target:
+    """A folder for prepared data, and what identifies them; recorded in the manifest."""
 
-    A folder that an earlier call left when it was killed is taken up: what its journal names is not decoded again if
-    the stored pixels still have the checksum that the journal gives.
+    directory: Path
+    settings: dict[str, Any]
+
+    @property
+    def size(self) -> int:
+        """Side of the prepared images in pixels."""
+        return int(self.settings["size"])
+
+
+def build(
+    targets: Sequence[Target], config: DataConfig, now: Mapping[str, Stamp], progress: bool, workers: int
+) -> None:
+    """Decode a whole source once, for folders of several sizes, and flush them to the disk.
+
+    Each folder's manifest, written last, says that it is whole. A folder that an earlier call left when it was killed
+    is taken up: what its journal names is not decoded again if the stored pixels still have the checksum that the
+    journal gives. Room for all is taken before anything is decoded.
 
     Args:
-        directory: the folder, made by the caller, who renames it into place afterwards.
+        targets: the folders, made by the caller, who renames them into place afterwards.
         config: the data set.
-        size: side of the prepared images in pixels.
-        settings: what identifies these prepared data; recorded in the manifest.
         now: size and time of the source's files when their decoding began.
         progress: whether to show a progress bar.
         workers: threads that decode; Pillow lets them run side by side.
@@ -72,32 +85,48 @@ def build(
         UserError: if the source cannot serve, changes meanwhile, or more of its images are broken than allowed.
         OSError: if the disk is full or refuses.
     """
-    if not (directory / MANIFEST).exists():  # else it is whole, and was stopped just before it was renamed
-        working()
-        _build(directory, config, size, settings, now, progress, workers)
-    for left in (_JOURNAL, BEFORE):
-        (directory / left).unlink(missing_ok=True)
-
-
-def _build(
-    directory: Path, config: DataConfig, size: int, settings: dict[str, Any], now: Mapping[str, Stamp], progress: bool,
-    workers: int,
-) -> None:
+    working()
     found = config.source.splits(progress)
+    images = sum(map(len, found.listings.values()))
     with ExitStack() as stack:
-        arrays = _arrays(directory, found, (COLOURS[config.colour], size, size), stack)
-        before = read_before(directory, arrays)
-        decoded = _decode_all(_Work(directory, config, size, found, arrays, before), progress, workers)
-        order = {split: arrays[split].fill_gaps(decoded[split].broken) for split in arrays}
-        for array in arrays.values():
-            array.sync()
+        works = [_Work(target, config, found, _arrays(target, config, found, stack)) for target in targets]
+        if shutil.disk_usage(targets[0].directory).free < BYTES_OF_LISTS * images * len(works):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        _decode_all(works, progress, workers)
         if (config.source.stamps() or {}) != now:
             raise UserError(f"the source of {config.name} changed while it was prepared; repeat the command")
-        about = write_lists(directory, config, found, order, decoded, now, progress)
-        for split, array in arrays.items():
-            array.shorten(len(order[split]))
-            array.cut()
-        write_manifest(directory, config, settings, found, order, decoded, about, before)
+        digest = cache(partial(config.source.digest, progress=progress))
+        for work in works:
+            _finish(work, now, digest)
+    for target in targets:
+        tidied(target.directory)
+
+
+def _finish(work: "_Work", now: Mapping[str, Stamp], digest: Callable[[str], str]) -> None:
+    directory, arrays = work.target.directory, work.arrays
+    order = {split: arrays[split].fill_gaps(work.decoded[split].broken) for split in arrays}
+    for array in arrays.values():
+        array.sync()
+    about = write_lists(directory, work.found, order, work.decoded, now, digest)
+    for split, array in arrays.items():
+        array.shorten(len(order[split]))
+        array.cut()
+    write_manifest(
+        directory, work.config, work.target.settings, work.found, order, work.decoded, about, work.before
+    )
+
+
+def tidied(directory: Path) -> bool:
+    """Remove what a folder was made with, if it is whole.
+
+    Returns:
+        Whether it is.
+    """
+    if not (directory / MANIFEST).exists():
+        return False
+    for left in (_JOURNAL, BEFORE):
+        (directory / left).unlink(missing_ok=True)
+    return True
 
 
 def begun(directory: Path) -> bool:
@@ -111,32 +140,31 @@ def begun(directory: Path) -> bool:
         return False
 
 
-def _arrays(directory: Path, found: Splits, image: tuple[int, ...], stack: ExitStack) -> dict[str, StoredArray]:
+def _arrays(target: Target, config: DataConfig, found: Splits, stack: ExitStack) -> dict[str, StoredArray]:
     """The splits' arrays with their space taken; what an earlier attempt left in them stays, for its journal to say."""
+    image, directory = (COLOURS[config.colour], target.size, target.size), target.directory
     arrays = {
         split: stack.enter_context(closing(StoredArray(directory / f"{split}.images.npy", (len(listing), *image))))
         for split, listing in found.listings.items()
     }
     for array in arrays.values():
         array.reserve()
-    if shutil.disk_usage(directory).free < BYTES_OF_LISTS * sum(map(len, found.listings.values())):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     return arrays
 
 
-@dataclass(frozen=True)
 class _Work:
-    """What there is to decode, and where it goes."""
+    """What is decoded into one folder, and what has come of it."""
 
-    directory: Path
-    config: DataConfig
-    size: int
-    found: Splits
-    arrays: Mapping[str, StoredArray]
-    before: Mapping[str, Any] | None
+    def __init__(
+        self, target: Target, config: DataConfig, found: Splits, arrays: Mapping[str, StoredArray]
+    ) -> None:
+        self.target, self.config, self.found, self.arrays = target, config, found, arrays
+        self.decoded = {split: Decoded.none(len(listing)) for split, listing in found.listings.items()}
+        self.before = read_before(target.directory, arrays)
+        self.journal = Journal(target.directory / _JOURNAL, self._key)
 
     @property
-    def key(self) -> str:
+    def _key(self) -> str:
         """What a journal must be of to be taken up: these names in this order, with these labels."""
         digest = hashlib.sha256()
         for split, listing in self.found.listings.items():
@@ -145,48 +173,58 @@ class _Work:
             digest.update(listing.labels.tobytes())
         return f"{FORMAT}:{digest.hexdigest()}"
 
+    def done(self, split: str, i: int) -> bool:
+        """Whether an image needs no more decoding for this folder."""
+        return bool(self.decoded[split].done[i])
+
+    def flush(self) -> None:
+        """Put pixels on the disk, and then the journal that names them."""
+        for array in self.arrays.values():
+            array.sync()
+        self.journal.write()
+
 
 def allowed(max_broken: float, total: int) -> int:
     """How many images of `total` may be broken."""
     return int(max_broken * total + 1e-9)  # 0.29 · 100 is a little less than 29
 
 
-def _decode_all(work: _Work, progress: bool, workers: int) -> dict[str, Decoded]:
-    listings, journal = work.found.listings, Journal(work.directory / _JOURNAL, work.key)
-    decoded = {split: Decoded.none(len(listing)) for split, listing in listings.items()}
-    total = sum(map(len, listings.values()))
-    with bar(progress) as shown, large_images(), ThreadPoolExecutor(workers) as pool, _synced(work, journal) as sync:
-        task = shown.add_task(f"preparing {work.config.name} at {work.size}×{work.size}", total=total)
-        for entry in _still_there(work, journal, pool):
-            decoded[entry.split].take(entry)
-            shown.advance(task, 1)
-        waiting: deque[Future[list[Entry]]] = deque()
-        jobs = _jobs(work, decoded)
+def _decode_all(works: Sequence[_Work], progress: bool, workers: int) -> None:
+    config, total = works[0].config, sum(map(len, works[0].found.listings.values()))
+    sizes = ", ".join(f"{work.target.size}×{work.target.size}" for work in works)
+    with bar(progress) as shown, large_images(), ThreadPoolExecutor(workers) as pool, _synced(works) as sync:
+        task = shown.add_task(f"preparing {config.name} at {sizes}", total=total)
+        for work in works:
+            for entry in _still_there(work, pool):
+                work.decoded[entry.split].take(entry)
+                shown.advance(task, all(other.done(entry.split, entry.i) for other in works))
+        waiting: deque[Future[list[tuple[_Work, Entry]]]] = deque()
+        jobs = _jobs(works)
         try:
             while True:
                 while len(waiting) < 4 * workers and (job := next(jobs, None)) is not None:
-                    waiting.append(pool.submit(_decode_some, work, job))
+                    waiting.append(pool.submit(_decode_some, works, job))
                 if not waiting:
                     break
-                for entry in (entries := waiting.popleft().result()):
-                    decoded[entry.split].take(entry)
-                    journal.add(entry)
-                _check_broken(work, decoded, total)
-                shown.advance(task, len(entries))
+                for work, entry in (entries := waiting.popleft().result()):
+                    work.decoded[entry.split].take(entry)
+                    work.journal.add(entry)
+                for work in works:
+                    _check_broken(work, total)
+                shown.advance(task, len({entry.i for _, entry in entries}))
                 sync()
         except BaseException:
             pool.shutdown(wait=True, cancel_futures=True)
             raise
-    return decoded
 
 
-def _still_there(work: _Work, journal: Journal, pool: ThreadPoolExecutor) -> Iterator[Entry]:
+def _still_there(work: _Work, pool: ThreadPoolExecutor) -> Iterator[Entry]:
     """Entries of files that have not changed, whose pixels are stored as they were decoded.
 
     They are those of the journal or, where prepared data are made again and it has none, of the lists of before.
     """
 
-    def whole(entry: Entry) -> Entry | None:
+    def unchanged(entry: Entry) -> Entry | None:
         if entry.reason is not None:
             return entry
         pixels = work.arrays[entry.split].get(entry.i)
@@ -194,17 +232,17 @@ def _still_there(work: _Work, journal: Journal, pool: ThreadPoolExecutor) -> Ite
             return None
         return entry if entry.sums else replace(entry, sums=_sums(np.frombuffer(pixels, np.uint8).reshape(shape)))
 
-    shape = (COLOURS[work.config.colour], work.size, work.size)
-    listed = list(journal.read())
+    shape, listings = (COLOURS[work.config.colour], work.target.size, work.target.size), work.found.listings
+    listed = list(work.journal.read())
     noted = bool(listed)
     if not noted and work.before is not None:
-        listed = list(whole_entries(work.directory, work.before, work.found.listings, work.arrays))
-    entries = [entry for entry in listed if entry.stamp == _stamp(work.found.listings[entry.split], entry.i)]
+        listed = list(whole_entries(work.target.directory, work.before, listings, work.arrays))
+    entries = [entry for entry in listed if entry.stamp == _stamp(listings[entry.split], entry.i)]
     for start in range(0, len(entries), _CHECKED):
-        for entry in pool.map(whole, entries[start : start + _CHECKED]):
+        for entry in pool.map(unchanged, entries[start : start + _CHECKED]):
             if entry is not None:
                 if not noted:
-                    journal.add(entry)
+                    work.journal.add(entry)
                 yield entry
 
 
@@ -214,37 +252,35 @@ def _sums(pixels: NDArray[np.uint8]) -> tuple[int, ...]:
 
 
 @contextmanager
-def _synced(work: _Work, journal: Journal) -> Iterator[Callable[[], None]]:
-    """What flushes pixels and then the journal that names them: now and then, and at the end, whatever ended it."""
+def _synced(works: Sequence[_Work]) -> Iterator[Callable[[], None]]:
+    """What flushes all folders: now and then, and at the end, whatever ended it."""
     last = time.monotonic()
-
-    def flush() -> None:
-        for array in work.arrays.values():
-            array.sync()
-        journal.write()
 
     def now_and_then() -> None:
         nonlocal last
         if time.monotonic() - last > _SYNC_EVERY:
-            flush()
+            for work in works:
+                work.flush()
             last = time.monotonic()
 
     try:
         yield now_and_then
     finally:
-        flush()
+        for work in works:
+            work.flush()
 
 
 def _stamp(listing: Listing, i: int) -> Stamp | None:
     return None if listing.stamps is None else listing.stamps[i]
 
 
-def _jobs(work: _Work, decoded: Mapping[str, Decoded]) -> Iterator[_Job]:
-    """The images that are not done, some at a time: by name, or as they come in an archive with an order of its own."""
-    chunk = max(1, min(_CHUNK, _BLOCK // (COLOURS[work.config.colour] * work.size**2)))
+def _jobs(works: Sequence[_Work]) -> Iterator[_Job]:
+    """The images that some folder lacks, some at a time: by name, or as they come in an archive with its own order."""
+    pixels, listings = sum(work.target.size**2 for work in works), works[0].found.listings
+    chunk = max(1, min(_CHUNK, _BLOCK // (COLOURS[works[0].config.colour] * pixels)))
     streamed: dict[Path, tuple[Tree, dict[str, tuple[str, int]]]] = {}
-    for split, listing in work.found.listings.items():
-        todo = np.flatnonzero(~decoded[split].done).tolist()
+    for split, listing in listings.items():
+        todo = np.flatnonzero(~np.logical_and.reduce([work.decoded[split].done for work in works])).tolist()
         if listing.archive is None:
             for start in range(0, len(todo), chunk):
                 yield _Job(split, listing, todo[start : start + chunk])
@@ -255,7 +291,7 @@ def _jobs(work: _Work, decoded: Mapping[str, Decoded]) -> Iterator[_Job]:
         for name, read in archive.stream() if wanted else ():
             if (place := wanted.pop(name, None)) is not None:
                 split, i = place
-                yield _Job(split, work.found.listings[split], [i], [_bytes_or_why(read)])
+                yield _Job(split, listings[split], [i], [_bytes_or_why(read)])
         for name, (split, i) in wanted.items():  # named by a list of labels, but not there
             yield _Job(split, _absent(name, archive.path), [i])
 
@@ -274,42 +310,46 @@ def _absent(name: str, archive: Path) -> Listing:
     return Listing([name], np.zeros(1, np.int64), read)
 
 
-def _decode_some(work: _Work, job: _Job) -> list[Entry]:
-    """Decode some images into their places."""
-    colour, entries = work.config.colour, []
+def _decode_some(works: Sequence[_Work], job: _Job) -> list[tuple[_Work, Entry]]:
+    """Decode some images into their places in all folders that lack them."""
+    colour, entries = works[0].config.colour, []
     for place, i in enumerate(job.indices):
-        digest, reason, check = "", None, 0
-        sums: tuple[int, ...] = (0,)
+        lacking = [work for work in works if not work.done(job.split, i)]
+        digest, reason, pixels = "", None, list[Pixels]()
         try:
             data = job.listing.read(i) if job.read is None else job.read[place]
             if isinstance(data, BrokenImage):
                 raise data
             digest = content_hash(data)
-            pixels = decode(data, work.size, colour)
-            sums = _sums(pixels)
-            stored = pixels.tobytes()
-            check = checksum(stored)
-            work.arrays[job.split].put(i, stored)
+            pixels = decode_sizes(data, [work.target.size for work in lacking], colour)
         except BrokenImage as error:
             reason = str(error)
-        entries.append(Entry(job.split, i, _stamp(work.found.listings[job.split], i), digest, reason, sums, check))
+        stamp = _stamp(works[0].found.listings[job.split], i)
+        for work, made in zip_longest(lacking, pixels):
+            sums: tuple[int, ...] = (0,)
+            check = 0
+            if made is not None:
+                sums, stored = _sums(made), made.tobytes()
+                check = checksum(stored)
+                work.arrays[job.split].put(i, stored)
+            entries.append((work, Entry(job.split, i, stamp, digest, reason, sums, check)))
     return entries
 
 
-def _check_broken(work: _Work, decoded: Mapping[str, Decoded], total: int) -> None:
+def _check_broken(work: _Work, total: int) -> None:
     """Stop as soon as more images are broken than may be.
 
     Raises:
         UserError: naming some of them.
     """
     broken = [
-        (work.found.listings[split].names[i], why) for split, part in decoded.items()
+        (work.found.listings[split].names[i], why) for split, part in work.decoded.items()
         for i, why in sorted(part.broken.items()) if work.found.listings[split].names[i] not in work.found.known_broken
     ]  # fmt: skip
     share = work.config.max_broken
     if len(broken) <= allowed(share, total):
         return
-    seen = sum(int(part.done.sum()) for part in decoded.values())
+    seen = sum(int(part.done.sum()) for part in work.decoded.values())
     named = "; ".join(f"{name} {why}" for name, why in broken[:_NAMED]) + ("; …" if len(broken) > _NAMED else "")
     enough = max(0.01, math.ceil(200 * len(broken) / seen) / 100)  # twice the share so far, in whole per cents
     raise UserError(

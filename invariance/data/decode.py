@@ -4,7 +4,7 @@ import io
 import struct
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 
@@ -90,27 +90,47 @@ def decode(data: bytes | Pixels, size: int, colour: str) -> Pixels:
         BrokenImage: if the bytes are no image or one of a form that is not supported, are cut off, or describe more
             than `MAX_PIXELS` pixels (which are told from the header, and never decoded).
     """
-    image = Image.fromarray(data) if isinstance(data, np.ndarray) else _open(data)
-    turn = None
+    return decode_sizes(data, (size,), colour)[0]
+
+
+def decode_sizes(data: bytes | Pixels, sizes: Sequence[int], colour: str) -> list[Pixels]:
+    """Pixels of one image at several sizes, each what `decode` gives for it, the image being decoded once.
+
+    A large JPEG whose detail a small size does not need is decoded once more for it, as `decode` would.
+
+    Raises:
+        BrokenImage: as `decode`.
+    """
+    loaded: dict[tuple[int, int], tuple[Image.Image, Image.Transpose | None]] = {}
+    is_jpeg, made, image = not isinstance(data, np.ndarray) and data.startswith(_SIGNATURES["JPEG"]), [], None
     try:
-        if not isinstance(data, np.ndarray):
-            image.draft(None, (2 * size, 2 * size))  # JPEG: skips detail finer than half a pixel of the result
-            image.load()
-            turn = _TURNS.get(_orientation(image))
-        shown = plain(image, COLOURS[colour])
-        if shown.size != (size, size):
-            shown = shown.resize((size, size), Image.Resampling.BILINEAR)
+        for size in sizes:
+            if image is None or is_jpeg:
+                image = Image.fromarray(data) if isinstance(data, np.ndarray) else _open(data)
+                image.draft(None, (2 * size, 2 * size))  # JPEG: skips detail finer than half a pixel of the result
+                detail = image.size
+            if detail not in loaded:
+                image.load()
+                turn = None if isinstance(data, np.ndarray) else _TURNS.get(_orientation(image))
+                loaded[detail] = plain(image, COLOURS[colour]), turn
+            made.append(_sized(*loaded[detail], size, COLOURS[colour]))
     except Image.DecompressionBombError as error:
         raise BrokenImage(f"has more than {MAX_PIXELS / 1e6:.0f} megapixels") from error
     except _DAMAGE as error:
         raise BrokenImage(f"cannot be decoded ({_line(error)})") from error
+    return made
+
+
+def _sized(image: Image.Image, turn: Image.Transpose | None, size: int, channels: int) -> Pixels:
+    if image.size != (size, size):
+        image = image.resize((size, size), Image.Resampling.BILINEAR)
     if turn is not None:
-        shown = shown.transpose(turn)
-    pixels = np.asarray(shown)
-    if shown.mode == "F":
+        image = image.transpose(turn)
+    pixels = np.asarray(image)
+    if image.mode == "F":
         pixels = np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
     if pixels.ndim == 2:
-        return np.repeat(pixels[None], COLOURS[colour], axis=0)
+        return np.repeat(pixels[None], channels, axis=0)
     return np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
 

@@ -4,9 +4,9 @@ import csv
 import glob
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,6 @@ class Found:
     Attributes:
         directory: the folder.
         there: whether it is there, and of the source as it is now.
-        now: size and time of the source's files.
         changed: what differs between the source and what was prepared of it last, if that is so.
         damage: what is wrong with the list that tells whether the source has changed.
         listed: whether the data are surely of the source as it is now, though that list be damaged.
@@ -50,20 +49,24 @@ class Found:
 
     directory: Path
     there: bool
-    now: Mapping[str, Stamp] = field(default_factory=dict)
     changed: str = ""
     damage: str = ""
     listed: bool = True
     source: bool = True
 
 
-def find(parent: Path, data: DataConfig, settings: Mapping[str, Any], verify: bool) -> Found:
+def find(
+    parent: Path, data: DataConfig, settings: Mapping[str, Any], now: Mapping[str, Stamp] | None,
+    digest: Callable[[str], str], verify: bool,
+) -> Found:
     """Where data prepared with these settings of the source as it is now are, or would be.
 
     Args:
         parent: the folder of all preparations of the data set.
         data: the data set.
         settings: what `prepared_settings` gives.
+        now: size and time of the source's files; None if the source is not there.
+        digest: hash of a file of the source.
         verify: whether damage of the list of the source's files is to be found rather than raised.
 
     Raises:
@@ -73,7 +76,7 @@ def find(parent: Path, data: DataConfig, settings: Mapping[str, Any], verify: bo
     identity = json.dumps({**settings, "format": FORMAT}, sort_keys=True)
     prefix = f"{settings['size']}-{data.colour}-{_short_hash(identity)}"
     held = sorted(parent.glob(f"{glob.escape(prefix)}-*"), key=_made_at, reverse=True)
-    now, changed = data.source.stamps(), ""
+    changed = ""
     if now is None:
         if len(held) > 1:
             raise UserError(
@@ -87,7 +90,7 @@ def find(parent: Path, data: DataConfig, settings: Mapping[str, Any], verify: bo
     target = parent / f"{prefix}-{_short_hash(listing)}"
     for directory in sorted(held, key=lambda path: path != target):
         try:
-            difference = _difference(directory, data, now)
+            difference = _difference(directory, now, digest)
             if difference and directory == target:  # whose name says that the source is as it was
                 raise Damaged(directory, f"{STAMPS} does not list the source: {difference}")
         except Damaged as error:
@@ -95,11 +98,11 @@ def find(parent: Path, data: DataConfig, settings: Mapping[str, Any], verify: bo
                 continue
             if not verify:
                 raise
-            return Found(directory, there=True, now=now, damage=error.why, listed=directory == target)
+            return Found(directory, there=True, damage=error.why, listed=directory == target)
         if not difference:
-            return Found(directory, there=True, now=now)
+            return Found(directory, there=True)
         changed = changed or f"the source of {directory} has changed since it was prepared: {difference}"
-    return Found(target, there=False, now=now, changed=changed)
+    return Found(target, there=False, changed=changed)
 
 
 def _made_at(directory: Path) -> float:
@@ -113,22 +116,22 @@ def _short_hash(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:_BYTES_OF_HASH]
 
 
-def _difference(directory: Path, data: DataConfig, now: Mapping[str, Stamp]) -> str:
+def _difference(directory: Path, now: Mapping[str, Stamp], digest: Callable[[str], str]) -> str:
     """What differs between a source and what was prepared of it, some of it by name; empty for nothing.
 
     Where only times differ the contents are compared, and the new times noted.
     """
     try:
         with open(directory / STAMPS, encoding="utf-8", errors="surrogateescape", newline="") as file:
-            then = {name: ((int(size), int(time)), digest) for name, size, time, digest in list(csv.reader(file))[1:]}
+            then = {name: ((int(size), int(time)), known) for name, size, time, known in list(csv.reader(file))[1:]}
     except _DAMAGE as error:
         raise Damaged(directory, f"{STAMPS}: {' '.join(str(error).split())}") from error
     changed = [f"{name} is gone" for name in sorted(set(then) - set(now))]
     changed += [f"{name} is new" for name in sorted(set(now) - set(then))]
     both = [name for name in now if name in then and then[name][0] != now[name]]
     for name in both:
-        stamp, digest = then[name]
-        if stamp[0] != now[name][0] or data.source.digest(name) != digest:
+        stamp, known = then[name]
+        if stamp[0] != now[name][0] or digest(name) != known:
             changed.append(f"{name} has changed")
     if changed:
         return ", ".join(changed[:3]) + (f" and {len(changed) - 3} more" if len(changed) > 3 else "")

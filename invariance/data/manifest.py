@@ -5,7 +5,7 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -145,19 +145,18 @@ def left_out_lines(directory: Path, manifest: Mapping[str, Any]) -> list[str]:
 
 
 def write_lists(
-    directory: Path, config: DataConfig, found: Splits, order: Mapping[str, list[int]],
-    decoded: Mapping[str, Decoded], now: Mapping[str, Stamp], progress: bool,
+    directory: Path, found: Splits, order: Mapping[str, list[int]], decoded: Mapping[str, Decoded],
+    now: Mapping[str, Stamp], digest: Callable[[str], str],
 ) -> dict[str, Any]:
     """Write labels, checksums and lists of files, and give what the manifest says of them.
 
     Args:
         directory: the folder.
-        config: the data set.
-        found: its source, listed.
+        found: the source, listed.
         order: for each split which image stands where.
         decoded: what came of each image.
         now: size and time of the source's files.
-        progress: whether to show a progress bar.
+        digest: hash of a file of the source that is no image.
 
     Raises:
         UserError: if every image of a class is broken.
@@ -179,7 +178,7 @@ def write_lists(
                 for i, why in sorted(part.broken.items())
             ],
         }  # fmt: skip
-    write_stamps(directory / STAMPS, _stamps(config, found, decoded, now, progress))
+    write_stamps(directory / STAMPS, _stamps(found, decoded, now, digest))
     for path in directory.iterdir():
         with open(path, "rb") as file:
             os.fsync(file.fileno())
@@ -241,15 +240,15 @@ def _check_classes(found: Splits, split: str, kept: NDArray[np.int64]) -> None:
 
 
 def _stamps(
-    config: DataConfig, found: Splits, decoded: Mapping[str, Decoded], now: Mapping[str, Stamp], progress: bool
+    found: Splits, decoded: Mapping[str, Decoded], now: Mapping[str, Stamp], digest: Callable[[str], str]
 ) -> list[tuple[str, int, int, str]]:
     """Name, size, time and hash of every file that the source was made of."""
     hashes = {
-        listing.names[i]: digest for split, listing in found.listings.items()
-        for i, digest in enumerate(decoded[split].hashes)
+        listing.names[i]: known for split, listing in found.listings.items()
+        for i, known in enumerate(decoded[split].hashes)
     }
     return sorted(
-        (name, *stamp, hashes[name] if name in hashes else config.source.digest(name, progress))
+        (name, *stamp, hashes[name] if name in hashes else digest(name))
         for name, stamp in now.items()
     )
 

@@ -3,7 +3,7 @@
 import math
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from invariance.data.building import BYTES_OF_LISTS, workers_here
-from invariance.data.decode import COLOURS, BrokenImage, Pixels, decode, large_images
+from invariance.data.decode import COLOURS, BrokenImage, Pixels, decode_sizes, large_images
 from invariance.data.finding import prepared_settings
 from invariance.data.left_out import lines_of
 from invariance.data.sources import Splits, content_hash, data_config
@@ -49,12 +49,14 @@ class Plan:
         return sum(self.images.values()) / self.rate if self.rate else math.nan
 
 
-def plan(config: Mapping[str, Any], size: int, root: Path, progress: bool = True, workers: int | None = None) -> Plan:
-    """Count a source's images, decode some of them, and say what decoding all of them will take.
+def plan(
+    config: Mapping[str, Any], sizes: Sequence[int], root: Path, progress: bool = True, workers: int | None = None
+) -> Plan:
+    """Count a source's images, decode some of them, and say what decoding all of them once for all sizes will take.
 
     Args:
         config: a yaml of `conf/data/`, plain and resolved.
-        size: side of the prepared images in pixels.
+        sizes: sides of the prepared images in pixels.
         root: folder of all prepared data.
         progress: whether to show a bar where an archive must be listed first.
         workers: threads that decode; None: one for each core.
@@ -63,24 +65,25 @@ def plan(config: Mapping[str, Any], size: int, root: Path, progress: bool = True
         UserError: for a configuration or source that cannot serve.
     """
     data = data_config({**config, "verify": False} if "verify" in config else config)  # sums take as long as reading
-    prepared_settings(data, size)
+    for size in sizes:
+        prepared_settings(data, size)
     found, threads = data.source.splits(progress), workers or workers_here()
     images = {split: len(listing) for split, listing in found.listings.items()}
-    each = COLOURS[data.colour] * size**2 + BYTES_OF_LISTS
+    each = sum(COLOURS[data.colour] * size**2 + BYTES_OF_LISTS for size in sizes)
     above = next(folder for folder in (root.absolute(), *root.absolute().parents) if folder.is_dir())
     left = lines_of(found.left_out.as_json())
-    rate, sampled = _rate(found, size, data.colour, threads)
+    rate, sampled = _rate(found, sizes, data.colour, threads)
     return Plan(images, each * sum(images.values()), shutil.disk_usage(above).free, rate, sampled, threads, left)
 
 
-def _rate(found: Splits, size: int, colour: str, workers: int) -> tuple[float, int]:
+def _rate(found: Splits, sizes: Sequence[int], colour: str, workers: int) -> tuple[float, int]:
     """Images decoded a second, and how many this was measured on."""
 
     def one(read: Any) -> None:  # noqa: ANN401
         try:
             data: bytes | Pixels = read()
             content_hash(data)
-            decode(data, size, colour)
+            decode_sizes(data, sizes, colour)
         except BrokenImage:
             pass
 

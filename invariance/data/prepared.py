@@ -6,8 +6,8 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from invariance.data.building import allowed, begun, build, workers_here
+from invariance.data.building import Target, allowed, begun, build, tidied, workers_here
 from invariance.data.finding import Found, find, prepared_settings
 from invariance.data.images import StoredImages
 from invariance.data.manifest import MANIFEST, Damaged, left_out_lines, read_checksums, read_manifest
@@ -198,21 +198,54 @@ def prepare(
         UserError: for a configuration or source that cannot serve, more broken images than allowed, a disk that is full
             or read-only, or prepared data that are damaged and are not to be verified, or whose source is not there.
     """
+    return prepare_sizes(config, [size], root, progress, workers, renew, verify)[0]
+
+
+def prepare_sizes(
+    config: Mapping[str, Any], sizes: Sequence[int], root: Path, progress: bool = True, workers: int | None = None,
+    renew: bool = False, verify: bool = False,
+) -> list[Prepared]:
+    """Decode a data set once at several sizes, or open what was decoded before; see `prepare`.
+
+    The source is listed, checked and hashed once, and each image decoded once, for those sizes that lack it. Each
+    size's folder is what it would be alone.
+
+    Returns:
+        The data at each size, opened.
+
+    Raises:
+        UserError: as `prepare`.
+    """
     data = data_config(config)
-    settings = prepared_settings(data, size)
-    found, threads = find(root / data.name, data, settings, verify), workers or workers_here()
-    if found.changed and not found.there:
-        print(f"{found.changed}; it is prepared again", file=sys.stderr)
-    before = _to_mend(found, data.report, progress, threads) if verify and found.there and not renew else None
-    if not found.there or renew or before is not None:
-        with disk_errors(found.directory):
-            found.directory.parent.mkdir(parents=True, exist_ok=True)
-            with _locked(found.directory.with_name(f".{found.directory.name}.lock")):
-                if before is not None and found.directory.is_dir():
-                    take_apart(found.directory, _temporary(found.directory), listed=found.listed)
-                if not found.directory.is_dir() or renew:
-                    _build(found.directory, data, settings, found.now, progress, threads)
-    prepared = Prepared(found.directory, data.report)
+    settings = [prepared_settings(data, size) for size in sizes]
+    now, digest, threads = data.source.stamps(), cache(data.source.digest), workers or workers_here()
+    found = [find(root / data.name, data, one, now, digest, verify) for one in settings]
+    for one in found:
+        if one.changed and not one.there:
+            print(f"{one.changed}; it is prepared again", file=sys.stderr)
+    befores = [
+        _to_mend(one, data.report, progress, threads) if verify and one.there and not renew else None for one in found
+    ]
+    todo = {
+        one.directory: (own, one, before) for own, one, before in zip(settings, found, befores, strict=True)
+        if renew or not one.there or before is not None
+    }  # fmt: skip
+    if todo:
+        with disk_errors(found[0].directory), ExitStack() as locks:
+            (root / data.name).mkdir(parents=True, exist_ok=True)
+            for directory in sorted(todo):  # in one order, so that no two processes wait for each other
+                locks.enter_context(_locked(directory.with_name(f".{directory.name}.lock")))
+            for directory, (_, one, before) in todo.items():
+                if before is not None and directory.is_dir():
+                    take_apart(directory, _temporary(directory), listed=one.listed)
+            lacking = {directory: own for directory, (own, _, _) in todo.items() if renew or not directory.is_dir()}
+            _build(lacking, data, now or {}, progress, threads)
+    return [_opened(one.directory, before, data) for one, before in zip(found, befores, strict=True)]
+
+
+def _opened(directory: Path, before: str | None, data: DataConfig) -> Prepared:
+    """Prepared data, having said what a user should know of them; `before` is the hash they had, if it is known."""
+    prepared = Prepared(directory, data.report)
     if before and before != prepared.sha256:
         told = "are other data than they were: networks trained on those are not measured on these"
         print(f"prepared data in {prepared.directory} {told}", file=sys.stderr)
@@ -262,22 +295,37 @@ def _to_mend(found: Found, report: str | None, progress: bool, workers: int) -> 
 
 
 def _build(
-    directory: Path, data: DataConfig, settings: dict[str, Any], now: Mapping[str, Stamp], progress: bool, workers: int
+    lacking: Mapping[Path, dict[str, Any]], data: DataConfig, now: Mapping[str, Stamp], progress: bool, workers: int
 ) -> None:
-    """Build beside the target and rename; the caller holds the lock, so what lies there is of a dead process.
+    """Build beside the folders and rename; the caller holds their locks, so what lies there is of a dead process.
 
     What a kill, an interruption or a full disk leaves is taken up by the next call; a source that cannot serve leaves
     nothing.
     """
-    temporary, old = _temporary(directory), directory.with_name(f".{directory.name}.old")
-    _sweep(directory)
+    targets = {path: Target(_temporary(path), settings) for path, settings in lacking.items()}
+    for directory, target in list(targets.items()):
+        _sweep(directory)
+        if tidied(target.directory):  # an earlier call was stopped just before it was renamed
+            _put(target.directory, directory)
+            del targets[directory]
+    if not targets:
+        return
     try:
-        temporary.mkdir(exist_ok=True)
-        build(temporary, data, int(settings["size"]), settings, now, progress, workers)
+        for target in targets.values():
+            target.directory.mkdir(exist_ok=True)
+        build(list(targets.values()), data, now, progress, workers)
     except Exception as error:
-        if not (temporary / BEFORE).exists() and (isinstance(error, UserError) or not begun(temporary)):
-            shutil.rmtree(temporary, ignore_errors=True)
+        for target in targets.values():
+            mending = (target.directory / BEFORE).exists()
+            if not mending and (isinstance(error, UserError) or not begun(target.directory)):
+                shutil.rmtree(target.directory, ignore_errors=True)
         raise
+    for directory, target in targets.items():
+        _put(target.directory, directory)
+
+
+def _put(temporary: Path, directory: Path) -> None:
+    old = directory.with_name(f".{directory.name}.old")
     if directory.is_dir():
         shutil.rmtree(old, ignore_errors=True)
         os.rename(directory, old)
