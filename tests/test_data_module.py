@@ -255,6 +255,6 @@ def test_images_are_indexed_as_an_array_is(digits):
     for key in (7, -2, slice(3, 40, 7), [4, 4, 0], np.array([-1, 2]), np.arange(len(plain)) % 3 == 1, slice(5, 5)):
         assert np.array_equal(stored[key], plain[key]) and stored[key].dtype == np.uint8
     assert sum(int(image.sum()) for image in stored) == plain.sum()
-    for key in (len(plain), [0, len(plain)], -len(plain) - 1):
+    for key in (len(plain), [0, len(plain)], -len(plain) - 1, [0.5, 1.5], [2.0], ["1"]):
         with pytest.raises(IndexError):
             stored[key]

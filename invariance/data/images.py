@@ -98,9 +98,11 @@ class StoredImages:
             once: whether to verify only images that were not verified before.
 
         Raises:
-            IndexError: if there is no such image.
+            IndexError: if there is no such image, or `indices` are not whole numbers.
             UserError: if the file cannot be read, or images differ from their checksums.
         """
+        if len(indices) and indices.dtype.kind not in "iu":
+            raise IndexError(f"images are indexed by whole numbers, not {indices.dtype}")
         places = np.where(indices < 0, indices + len(self), indices).astype(np.int64)
         if len(places) and not 0 <= places.min() <= places.max() < len(self):
             raise IndexError(f"there are images 0 to {len(self) - 1}, not {places.min()} to {places.max()}")
