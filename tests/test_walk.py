@@ -149,3 +149,21 @@ def test_status_names_what_it_cannot_look_into(place, capsys):
     said = capsys.readouterr().out
     assert f"cannot be looked into: {place}/train/digits (permission denied)" in said and "nothing in" not in said
     assert said.count("cannot be looked into") == 4
+
+
+def test_a_file_that_vanishes_meanwhile_hides_no_run(place, monkeypatch):
+    for name in ("a", "b/c"):
+        run_at(place / "train" / name)
+    lstat = os.lstat
+
+    def gone(path, *args, **options):
+        if Path(path).name == ".lock":  # first of all names, as a temporary file's is
+            raise FileNotFoundError(2, "No such file or directory", str(path))
+        return lstat(path, *args, **options)
+
+    for folder in (place, place / "train", place / "train/a"):
+        (folder / ".lock").touch()
+    monkeypatch.setattr("invariance.runs.find.os.lstat", gone)
+    found = walk(place)
+    assert names(found, place) == ["train/a", "train/b/c"]
+    assert not found.unseen

@@ -121,7 +121,10 @@ def _entries(folder: Path, runs: list[Path], unseen: list[Unseen]) -> tuple[list
         path = folder / name
         if name == SWEEPS or (wandb and (name.startswith(_WANDB) or path.is_symlink())):
             continue
-        kind = os.lstat(path).st_mode
+        try:
+            kind = os.lstat(path).st_mode
+        except FileNotFoundError:  # what is written beside its target, and renamed meanwhile: the folder is still there
+            continue
         try:
             if stat.S_ISLNK(kind):
                 kind = os.stat(path).st_mode
