@@ -32,7 +32,10 @@ def load_yaml(text: str) -> Any:  # noqa: ANN401
         yaml.YAMLError: if it is no YAML.
     """
     check_yaml(text, "it")
-    return yaml.safe_load(text)
+    try:
+        return yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    except (LookupError, AttributeError, TypeError) as error:  # "!!bool maybe", a tag that its value does not suit
+        raise yaml.YAMLError(str(error)) from error
 
 
 def check_yaml(text: str, name: str) -> None:

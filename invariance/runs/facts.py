@@ -43,6 +43,8 @@ def _read(path: Path, parse: Callable[[str], Any]) -> dict[str, Any]:
         raise UserError(f"{path} cannot be read ({error.strerror}); see to it and repeat") from error
     except (ValueError, yaml.YAMLError) as error:
         raise UserError(f"{path} is damaged; {_remedy(path)}") from error
+    except UserError as error:  # which knows no path
+        raise UserError(f"{path} is damaged ({error}); {_remedy(path)}") from error
     if not isinstance(held, dict):
         raise UserError(f"{path} holds no mapping; {_remedy(path)}")
     return held
