@@ -13,9 +13,9 @@ from invariance.data.prepared import Prepared, prepare
 from invariance.errors import UserError
 from invariance.features import choose_device
 from invariance.models.representation import Representation
-from invariance.runs.files import DONE, sha256
+from invariance.runs.files import DONE
 from invariance.runs.run import BEST, PROVENANCE, read_config, read_provenance
-from invariance.runs.seal import check
+from invariance.runs.seal import check, hash_of
 from invariance.transforms import build
 
 if TYPE_CHECKING:  # importing Lightning takes seconds, which a finished measurement need not wait for
@@ -59,7 +59,7 @@ class Network:
         self.name = PurePosixPath(*directory.relative_to(runs).parts[1:]).as_posix()
         self.config = read_config(directory)
         self.device = choose_device(accelerator)
-        self.weights = sha256(directory / BEST) if (directory / BEST).is_file() else "absent"
+        self.weights = hash_of(directory / BEST) if (directory / BEST).is_file() else "absent"
         made = read_provenance(directory)
         if (directory / DONE).exists():
             check(directory, files=False)

@@ -328,3 +328,67 @@ def test_tables_beside_the_rows_are_looked_at_with_them_and_checkpoints_when_ask
     (directory / "fits.csv").write_text("g,status\n20,ok\n")
     with pytest.raises(UserError, match=r"fits\.csv is not what its run was finished with"):
         rows_of(directory)
+
+
+def test_a_marker_whose_seal_was_taken_out_is_damaged_and_one_of_before_is_unverified(tmp_path):
+    directory = trained(tmp_path)
+    held = json.loads((directory / "done.json").read_text())
+    del held["seal"]
+    (directory / "done.json").write_text(json.dumps(held))
+    with pytest.raises(UserError, match=r"done\.json is damaged"):
+        check(directory)
+    unsealed(directory)
+    assert not check(directory)
+
+
+@pytest.mark.parametrize("text", ['"x": "\\ud800"', f'"x": {"[" * 700}{"]" * 700}'])
+def test_provenance_of_odd_letters_or_nested_deeply_is_one_line(tmp_path, text):
+    directory = trained(tmp_path)
+    path = directory / "provenance.json"
+    path.write_text(path.read_text().rstrip().removesuffix("}") + f", {text}}}")
+    with pytest.raises(UserError, match=r"provenance\.json is (not what|damaged)"):
+        check(directory)
+
+
+@pytest.mark.parametrize("name", ["confusion_test.csv", "best.ckpt", "rows.csv"])
+def test_a_file_of_a_run_that_cannot_be_read_is_named_as_such(tmp_path, name):
+    directory = trained(tmp_path)
+    (directory / name).unlink()
+    (directory / name).mkdir()
+    with pytest.raises(UserError, match=rf"{name} cannot be read \(Is a directory\); see to it"):
+        check(directory)
+    unsealed(directory)
+    if name == "rows.csv":
+        with pytest.raises(UserError, match=r"rows\.csv cannot be read \(Is a directory\); see to it"):
+            rows_of(directory)
+
+
+@pytest.mark.parametrize("config", [
+    "map: !!bool maybe\n", "map: !!timestamp x\n", f"map: {'[' * 60}{']' * 60}\n", "layer: [fc7]\n", "layer: {a: b}\n",
+    "metrics: [[error_rate]]\n", "data: {fit: {split: [val]}, report: {}}\n", "networks: {1: 2}\n",
+])  # fmt: skip
+def test_rows_of_before_with_a_configuration_of_another_kind_are_refused(tmp_path, config):
+    directory = measured(tmp_path)
+    unsealed(directory)
+    (directory / "config.yaml").write_text(config)
+    with pytest.raises(UserError, match=r"is damaged.*delete (its|the run's) folder"):
+        rows_of(directory)
+
+
+def test_a_number_of_images_that_no_integer_holds_is_no_table(tmp_path):
+    directory = trained(tmp_path)
+    unsealed(directory)
+    edit(directory / "rows.csv", ",359,", f",{'9' * 25},")
+    with pytest.raises(UserError, match="is not a table of rows"):
+        rows_of(directory)
+
+
+def test_a_lock_whose_file_another_machine_deleted_is_not_there(tmp_path, monkeypatch):
+    with Run(tmp_path, "train/a", {}) as run:
+        def stale(descriptor):
+            raise OSError(116, "Stale file handle")
+
+        monkeypatch.setattr("invariance.runs.locks.os.fstat", stale)
+        with pytest.raises(UserError, match="deleted or replaced"):
+            run.require_here()
+        monkeypatch.undo()

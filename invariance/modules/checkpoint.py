@@ -115,6 +115,8 @@ def read_checkpoint(path: Path, remedy: str) -> Mapping[str, Any]:
                 if archive.testzip() is not None:
                     raise ValueError("a checksum is wrong")
         held = torch.load(path, map_location="cpu", weights_only=True)
+    except PermissionError as error:
+        raise UserError(f"checkpoint {path} cannot be read ({error.strerror}); see to it and repeat") from error
     except _DAMAGE as error:
         code = isinstance(error, pickle.UnpicklingError) and "nsupported" in str(error)
         why = "holds code, which is never run" if code else "is damaged"

@@ -351,6 +351,8 @@ def _facts(folder: Path) -> GridFacts:
     path = folder / GRID
     try:
         held, _ = read_facts(path)
+    except PermissionError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}); see to it and repeat") from error
     except (Damaged, OSError) as error:
         raise UserError(f"{path} cannot be read ({error}); delete {folder} and measure it again") from error
     try:

@@ -30,7 +30,10 @@ def check_belonging(directory: Path, config: Mapping[str, Any], rows: pd.DataFra
     for column, values, wanted, source in (*_by_place(directory, rows), *_by_config(config, rows)):
         if wanted is None:
             continue
-        wrong = ~values.isin(wanted) if isinstance(wanted, set) else values != wanted
+        if isinstance(wanted, set):
+            wrong = ~values.isin(wanted)
+        else:  # no value is a list or a mapping, which a damaged configuration may hold
+            wrong = values != (str(wanted) if isinstance(wanted, list | Mapping) else wanted)
         if wrong.any():
             told = " or ".join(sorted(map(str, wanted))) if isinstance(wanted, set) else wanted
             raise UserError(
@@ -76,10 +79,10 @@ def _by_config(config: Mapping[str, Any], rows: pd.DataFrame) -> Iterator[_Wante
         yield from _by_pair(set(config["networks"]), rows)
     yield "map", rows["map"], config.get("map"), CONFIG
     if isinstance(config.get("metrics"), list):
-        yield "metric", rows["metric"], set(config["metrics"]), CONFIG
+        yield "metric", rows["metric"], set(map(str, config["metrics"])), CONFIG
     fit = _mapping(data.get("fit"))
     if fit.get("split") is not None and data.get("report") is not None:
-        yield "split", rows["split"], {fit["split"], data["report"]}, CONFIG
+        yield "split", rows["split"], {str(fit["split"]), str(data["report"])}, CONFIG
 
 
 def _by_pair(labels: set[str], rows: pd.DataFrame) -> Iterator[_Wanted]:

@@ -51,10 +51,9 @@ def _taken(descriptor: int) -> bool:
 def still_there(descriptor: int, path: Path) -> bool:
     """Whether an open file is the one that a path names now: neither deleted nor replaced since it was opened."""
     try:
-        now = os.stat(path)
-    except OSError:
+        now, held = os.stat(path), os.fstat(descriptor)
+    except OSError:  # of an open file, too, where another machine deleted it
         return False
-    held = os.fstat(descriptor)
     return (held.st_dev, held.st_ino) == (now.st_dev, now.st_ino)
 
 

@@ -114,7 +114,9 @@ def read_rows(path: Path, content: bytes | None = None) -> pd.DataFrame:
             na_values={name: ["", "nan"] for name, kind in _TYPES.items() if kind is not str},
             float_precision="round_trip",
         )
-    except (ValueError, OSError) as error:
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}); see to it and repeat") from error
+    except (ValueError, OverflowError) as error:
         raise UserError(f"{path} is not a table of rows ({error}); delete its folder and repeat the run") from error
     if list(table.columns) != COLUMNS:
         odd = sorted(set(COLUMNS) ^ set(table.columns)) or ["their order"]

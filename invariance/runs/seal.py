@@ -44,10 +44,10 @@ def check(directory: Path, *, files: bool = True) -> bool:
     """
     marker = read_marker(directory)
     seal = marker.get("seal")
-    if seal is None:
+    if seal is None and "sha256" not in marker:
         return False
     path = directory / DONE
-    if not isinstance(seal, dict) or marker.get("sha256") != _hash_of_marker(marker):
+    if not isinstance(seal, dict) or marker.get("sha256") != _hash_of_marker(marker, path):
         raise UserError(f"{path} is damaged: it is not what the run was finished with; {_REMEDY}")
     _check_place(directory, str(seal.get("run")))
     for name, said in _facts_of(directory).items():
@@ -55,7 +55,7 @@ def check(directory: Path, *, files: bool = True) -> bool:
             raise UserError(f"{directory / name} is not what its run was finished with ({path}); {_REMEDY}")
     for name, said in dict(seal.get("files") or {}).items():
         looked_at = files or not name.endswith(".ckpt")
-        if looked_at and (directory / name).exists() and sha256(directory / name) != said:
+        if looked_at and (directory / name).exists() and hash_of(directory / name) != said:
             raise UserError(f"{directory / name} is not what its run was finished with ({path}); {_REMEDY}")
     return True
 
@@ -71,7 +71,7 @@ def seal(directory: Path) -> None:
         return
     rows = rows_of(directory)
     weights = read_provenance(directory).get("weights_sha256")
-    if weights is not None and (directory / BEST).exists() and sha256(directory / BEST) != weights:
+    if weights is not None and (directory / BEST).exists() and hash_of(directory / BEST) != weights:
         raise UserError(f"{directory / BEST} is not what its run was finished with ({PROVENANCE}); {_REMEDY}")
     name = str(rows["run"].iloc[0]) if len(rows) else directory.name
     write_marker(directory, {**read_marker(directory), "rows": len(rows)}, name)
@@ -138,7 +138,22 @@ def write_marker(directory: Path, facts: Mapping[str, Any], name: str) -> None:
     files = {path.name: sha256(path) for path in _files(directory)}
     about = {"run": name, **_facts_of(directory), "files": files}
     marker = {**{key: value for key, value in facts.items() if key != "sha256"}, "seal": about}
-    write_text(directory / DONE, json.dumps({**marker, "sha256": _hash_of_marker(marker)}) + "\n")
+    write_text(directory / DONE, json.dumps({**marker, "sha256": _hash_of_marker(marker, directory / DONE)}) + "\n")
+
+
+def hash_of(path: Path) -> str:
+    """The SHA-256 of a run's file.
+
+    Raises:
+        UserError: if it cannot be read.
+        FileNotFoundError: if it is absent.
+    """
+    try:
+        return sha256(path)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}); see to it and repeat") from error
 
 
 def _files(directory: Path) -> list[Path]:
@@ -153,12 +168,11 @@ def _facts_of(directory: Path) -> dict[str, str]:
     """Hashes of the rows, and of what the configuration and the provenance say, by the names of their files."""
     held = {key: value for key, value in read_provenance(directory).items() if key not in _LATER}
     try:
-        rows = sha256(directory / ROWS)
+        rows = hash_of(directory / ROWS)
     except FileNotFoundError as error:
         raise UserError(f"{directory} is marked finished but has no {ROWS}; {_REMEDY}") from error
-    except OSError as error:
-        raise UserError(f"{directory / ROWS} cannot be read ({error.strerror}); see to it and repeat") from error
-    return {ROWS: rows, CONFIG: _hash(read_config(directory)), PROVENANCE: _hash(held)}
+    config = _hash(read_config(directory), directory / CONFIG)
+    return {ROWS: rows, CONFIG: config, PROVENANCE: _hash(held, directory / PROVENANCE)}
 
 
 def _check_place(directory: Path, name: str) -> None:
@@ -171,13 +185,17 @@ def _check_place(directory: Path, name: str) -> None:
         )
 
 
-def _hash_of_marker(marker: Mapping[str, Any]) -> str:
-    return _hash({key: value for key, value in marker.items() if key != "sha256"})
+def _hash_of_marker(marker: Mapping[str, Any], path: Path) -> str:
+    return _hash({key: value for key, value in marker.items() if key != "sha256"}, path)
 
 
-def _hash(value: object) -> str:
-    """A hash of what a plain value says, whatever the order of its keys."""
-    return hashlib.sha256(json.dumps(_plain(value), sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+def _hash(value: object, path: Path) -> str:
+    """A hash of what a plain value of a file says, whatever the order of its keys."""
+    try:
+        text = json.dumps(_plain(value), sort_keys=True, ensure_ascii=False)
+    except RecursionError as error:
+        raise UserError(f"{path} is damaged: it is nested too deeply; {_REMEDY}") from error
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def _plain(value: object) -> object:
