@@ -110,6 +110,13 @@ def check(config: dict[str, Any]) -> None:
     from invariance.transforms import build as build_transform
 
     require_range(config["transform"])
+    ranges = config["transform"].get("range"), config["range"]
+    trained, named = ("null" if value is None else value for value in ranges)
+    if trained != named:
+        raise UserError(
+            f"transform.range={trained} is not range={named}, which the network's name and rows go by; "
+            f"give range={trained} alone"
+        )
     build_transform(config["transform"])
     check_logger(config["logger"])
     check_trainer(config["trainer"])

@@ -15,7 +15,7 @@ import torch
 
 from invariance.errors import UserError
 from invariance.modules.classifier import Classifier, load_classifier, rate_factor
-from invariance.train import train
+from invariance.train import check, train
 
 TRANSFORM = {"_target_": "invariance.transforms.rotation.Rotation", "name": "rotation", "range": 20, "angles": [-5, 5]}
 MODEL = {
@@ -201,6 +201,12 @@ def test_a_finished_run_is_skipped(undisturbed):
     assert said.stdout.startswith("finished already") and marker.stat().st_mtime_ns == before
     imported = {line.rpartition("|")[2].strip() for line in said.stderr.splitlines()}
     assert "torch" in imported and "pytorch_lightning" not in imported  # which takes seconds
+
+
+@pytest.mark.parametrize("given", [["transform.range=10"], ["range=5", "transform.range=10"]])
+def test_a_range_that_the_name_does_not_tell_is_refused(given, compose):
+    with pytest.raises(UserError, match="transform.range=10 is not range=(null|5), .*give range=10 alone"):
+        check(compose("train", "transform=rotation", *given))
 
 
 def test_another_configuration_in_the_same_place_is_refused(undisturbed, compose):
