@@ -206,6 +206,9 @@ def fit(
             trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     except SystemExit as error:  # how Lightning ends on SIGINT, and on SIGTERM even with status 0
         raise KeyboardInterrupt from error
+    except OSError:
+        run.require_here()  # Lightning's curves miss a deleted folder first
+        raise
     except (LookupError, TypeError, AttributeError, ValueError) as error:
         if checkpoint is None or module.started or isinstance(error, UserError):
             raise

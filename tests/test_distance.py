@@ -18,7 +18,9 @@ from invariance.maps import order
 from invariance.metrics import bootstrap
 from invariance.modules.classifier import load_classifier
 from invariance.pair_units import Results
+from invariance.runs.files import sha256
 from invariance.runs.rows import COLUMNS, read_rows
+from invariance.runs.seal import write_marker
 from invariance.train import train
 from tests.test_measure import fc7, opened
 
@@ -263,6 +265,16 @@ def silence(folder, name, weight, bias):
     weight(held["state_dict"][key])
     bias(held["state_dict"][key.replace("weight", "bias")])
     torch.save(held, path)
+    sealed_anew(folder, name)
+
+
+def sealed_anew(folder, name):
+    """A network's run as if it had been finished with what it holds now."""
+    run = folder / "runs/train/digits" / name
+    about = json.loads((run / "provenance.json").read_text())
+    about["weights_sha256"] = sha256(run / "best.ckpt")
+    (run / "provenance.json").write_text(json.dumps(about))
+    write_marker(run, {"rows": len(read_rows(run / "rows.csv"))}, f"train/digits/{name}")
 
 
 def test_dead_units_are_left_out_and_counted(place, compose):
@@ -282,7 +294,7 @@ def test_dead_units_are_left_out_and_counted(place, compose):
 @pytest.mark.parametrize("flaw", ["constant", "not_finite"])
 def test_a_network_of_which_nothing_can_be_said_is_marked(place, compose, capsys, flaw):
     folder, places = place
-    silence(folder, "rotation_20/seed0", lambda w: w.fill_(0 if flaw == "constant" else math.nan), lambda b: b.fill_(1))
+    silence(folder, "rotation_20/seed0", lambda w: w.fill_(0 if flaw == "constant" else 1e38), lambda b: b.fill_(1))
     distance(compose("distance", *places, *QUICK, "networks=[baseline,rotation_20]"))
     why = "the same" if flaw == "constant" else "not all finite"
     assert f"rotation_20/seed0: φ is {why}" in capsys.readouterr().err
@@ -318,12 +330,16 @@ def test_a_run_that_is_not_finished_is_left_out_by_name(place, compose, capsys):
 def test_a_copied_run_is_refused_by_name(place, compose):
     folder, places = place
     shutil.copytree(folder / "runs/train/digits/rotation_20/seed0", folder / "runs/train/digits/rotation_20/copy")
-    assert "rotation_20/copy holds the network rotation_20/seed0" in refused(compose("distance", *places))
+    assert "rotation_20/copy holds the run train/digits/rotation_20/seed0, copied" in refused(
+        compose("distance", *places)
+    )
 
 
 def test_networks_of_different_data_sets_are_refused(place, compose):
     folder, places = place
     shutil.copytree(folder / "runs/train/digits", folder / "runs/train/letters")
+    for marker in (folder / "runs/train/letters").glob("*/*/done.json"):
+        marker.write_text('{"rows": 2}')  # as before seals: sealed, it is told to be a copy
     said = refused(compose("distance", *places))
     assert "different data sets" in said and "4 of digits, 4 of letters" in said and "networks=digits" in said
 
@@ -363,6 +379,7 @@ def test_networks_that_fit_on_other_images_are_refused_unless_told_alike(place, 
     held = json.loads(path.read_text())
     held["data"]["fit"]["images"] = 100
     path.write_text(json.dumps(held))
+    sealed_anew(folder, "rotation_20/seed0")
     assert "the fit images of their data differ" in refused(compose("distance", *places))
     distance(compose("distance", *places, *QUICK, "fit={images: 50}", "networks=[baseline/seed0,rotation_20]"))
 
