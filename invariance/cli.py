@@ -1,18 +1,17 @@
 """The edge to the command line: Hydra composes, a page runs, a mistake becomes one line."""
 
-import math
 import os
 import re
 import sys
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from invariance.conf import check_keys, conf_dir, family_sweep
+from invariance.conf import check_keys, conf_dir, family_sweep, page_keys
 from invariance.errors import Busy, UserError, nearest
 from invariance.launch import BUSY, shown
 from invariance.nested import check_value
@@ -61,10 +60,7 @@ def _command(page: str, job: Job, streams: Streams, ignored: list[str]) -> None:
             tell_ignored(ignored)
             streams.tell = page != "status"  # which is for looking at, also through `head`
             with attempt(page, config), to_the_end():
-                check_template(page, config)
-                plain = OmegaConf.to_container(config, resolve=True)
-                assert isinstance(plain, dict)
-                job({str(key): value for key, value in plain.items()})
+                job(plain_of(page, config))
         except Exception as error:
             line = one_line(error, page)
             if number_in_sweep() is not None:
@@ -112,13 +108,30 @@ def tell_ignored(names: list[str]) -> None:
         names.clear()
 
 
-def check_template(page: str, config: DictConfig) -> None:
-    """Refuse unknown keys of the template that a command was given with `--config-name`."""
+def plain_of(page: str, config: DictConfig) -> dict[str, Any]:
+    """A command's configuration as plain data, without keys that are there only to be referred to.
+
+    Raises:
+        UserError: for a key that the command does not have, and that nothing refers to.
+        OmegaConfBaseException: for what cannot be resolved, or is not set.
+    """
     from hydra.core.hydra_config import HydraConfig
 
     hydra = HydraConfig.get()
-    if hydra.job.config_name not in (None, page):
-        check_keys(config, hydra, page, hydra.job.config_name)  # type: ignore[arg-type]
+    template = None if hydra.job.config_name == page else hydra.job.config_name
+    return resolved(page, config, hydra, template)  # type: ignore[arg-type]
+
+
+def resolved(page: str, config: DictConfig, hydra: DictConfig, template: str | None = None) -> dict[str, Any]:
+    """As `plain_of`, of a configuration with Hydra's own part of it beside."""
+    check_keys(config, hydra, page, template)
+    try:
+        plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    except RecursionError as error:
+        raise UserError("a value of the configuration refers to itself; write it out") from error
+    assert isinstance(plain, dict)
+    known = page_keys(page)
+    return {str(key): value for key, value in plain.items() if key in known - {"hydra"}}
 
 
 def attempt(page: str, config: DictConfig) -> AbstractContextManager[object]:
@@ -317,37 +330,12 @@ def folder(value: object, key: str) -> Path:
     """
     if not isinstance(value, str) or not value:
         raise UserError(f"{key}={value!r} is not a folder; give a path")
-    path = Path(os.path.expandvars(value)).expanduser()
-    if any(0xD800 <= ord(c) <= 0xDFFF for c in str(path)):  # how Python holds bytes that are no text
-        raise UserError(f"{key}={value!r}: its name is not UTF-8; choose another folder")
-    return path
+    from invariance.settings.base import shown as shown_value
+    from invariance.settings.fields import path_of
 
-
-def check_metrics(chosen: object, known: Sequence[str]) -> None:
-    """Refuse metrics that there are not.
-
-    Raises:
-        UserError: naming those there are.
-    """
-    odd = [metric for metric in chosen if metric not in known] if isinstance(chosen, list) else []
-    if odd or not isinstance(chosen, list) or not chosen:
-        hint, there = nearest(str(odd[0]), known) if odd else "", ", ".join(known)
-        raise UserError(f"metrics={odd[0] if odd else chosen}{hint}: give a list, as [{known[0]}], of {there}")
-
-
-def check_numbers(config: Mapping[str, Any], least: Mapping[str, float], whole: Sequence[str] = ()) -> None:
-    """Refuse numbers that are none, or too small.
-
-    Args:
-        config: the configuration.
-        least: the smallest value of each key.
-        whole: the keys whose value is a whole number.
-
-    Raises:
-        UserError: naming the key.
-    """
-    for key, low in least.items():
-        value = config[key]
-        kinds = int if key in whole else int | float
-        if isinstance(value, bool) or not isinstance(value, kinds) or not low <= value < math.inf:
-            raise UserError(f"{key}={value!r}: give a {'whole ' if key in whole else ''}number from {low}")
+    expanded = os.path.expandvars(value)
+    try:
+        path_of(expanded)
+    except ValueError as error:
+        raise UserError(f"{key}={shown_value(value)}: {error}") from error
+    return Path(expanded).expanduser()

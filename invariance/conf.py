@@ -51,16 +51,14 @@ def page_keys(page: str) -> set[str]:
     return {str(key) for key in (*own, *common)} - {"defaults"} | groups
 
 
-def check_keys(config: DictConfig, hydra: DictConfig, page: str, template: str) -> None:
-    """Refuse a key at the top of a template that its page does not have, and that nothing in it refers to.
-
-    A key that the command line adds, as `+note=hi`, is meant.
+def check_keys(config: DictConfig, hydra: DictConfig, page: str, template: str | None) -> None:
+    """Refuse a key at the top of a configuration that its page does not have, and that nothing in it refers to.
 
     Args:
         config: the composed configuration, not resolved.
         hydra: Hydra's own part of it, which may refer to a template's keys, too.
         page: the command.
-        template: the template's name, for the message.
+        template: the template's name, for the message; None where the configuration is the page's own.
 
     Raises:
         UserError: naming the key, and what may have been meant.
@@ -68,9 +66,9 @@ def check_keys(config: DictConfig, hydra: DictConfig, page: str, template: str) 
     known = page_keys(page)
     text = "".join(str(OmegaConf.to_container(part, resolve=False)) for part in (config, hydra))
     referred = set(re.findall(r"\w+", " ".join(re.findall(r"\$\{[^}]*", text))))
-    added = {re.split("[.=]", one.lstrip("+"))[0] for one in hydra.overrides.task if one.startswith("+")}
-    for key in sorted({str(key) for key in config} - known - referred - added):
+    for key in sorted({str(key) for key in config} - known - referred):
+        where = "" if template is None else f"{template}: "
         raise UserError(
-            f"{template}: unknown key {key!r}{nearest(key, sorted(known))} (invariance-{page} --help lists them; one "
+            f"{where}unknown key {key!r}{nearest(key, sorted(known))} (invariance-{page} --help lists them; one "
             "of your own is there to be referred to, as ${" + key + "})"
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Any
 
 from invariance.cli import command, folder
@@ -59,16 +58,14 @@ def check(config: dict[str, Any]) -> None:
     Raises:
         UserError: for a value that makes no sense, or a logger that cannot serve.
     """
+    from invariance.settings.base import checked
+    from invariance.settings.pages import Dashboard
     from invariance.tracking import check_logger
 
+    checked(Dashboard, config)
     check_logger(config["logger"])
-    if config["logger"]["kind"] != "wandb":
-        raise UserError("the dashboard is one of Weights & Biases: leave out logger=csv")
-    if not isinstance(config["dry_run"], bool):
-        raise UserError(f"dry_run={config['dry_run']!r}: give true or false")
-    name = config["name"]
-    if not isinstance(name, str) or not re.fullmatch(r"[\w ,.:;()&+-]{1,100}", name) or not name.strip():
-        raise UserError(f"name={name!r}: give up to 100 letters, digits, blanks and , . : ; ( ) & + - _")
+    for key in ("report", "save"):
+        folder(config[key], key)
 
 
 def check_dataset(dataset: object, rows: pd.DataFrame) -> None:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from invariance.cli import check_metrics, check_numbers, command, folder
-
-METRICS = ("l2_distance", "indices")
+from invariance.cli import command, folder
 
 
 def distance(config: dict[str, Any]) -> None:
@@ -27,7 +25,7 @@ def distance(config: dict[str, Any]) -> None:
 
     keep_freed()
     runs = folder(config["runs"], "runs")
-    fits = fits_of({"linear": {}}, config["solver"]) if "l2_distance" in config["metrics"] else []
+    fits = fits_of({"linear": {}}, config.get("solver") or {}) if "l2_distance" in config["metrics"] else []
     networks = [
         Network(
             runs, directory, layer=config["layer"], accelerator=config["trainer"]["accelerator"],
@@ -42,14 +40,21 @@ def check(config: dict[str, Any]) -> None:
     """Refuse what can be refused before a network is loaded.
 
     Raises:
-        UserError: for an unknown metric, a batch or a memory bound that makes no sense, an unknown logger.
+        UserError: for a value that makes no sense, a map without a solver, an unknown logger.
     """
+    from invariance.features import choose_device
+    from invariance.fits import fits_of
+    from invariance.settings.base import checked
+    from invariance.settings.pages import Distance
     from invariance.tracking import check_logger
 
+    checked(Distance, config)
     check_logger(config["logger"])
-    check_metrics(config["metrics"], METRICS)
-    check_numbers(config, {"batch": 1, "memory_gb": 0.01}, whole=["batch"])
-    folder(config["features"], "features")
+    choose_device(config["trainer"]["accelerator"])
+    for key in ("runs", "prepared", "features"):
+        folder(config[key], key)
+    if "l2_distance" in config["metrics"]:
+        fits_of({"linear": {}}, config.get("solver") or {})
 
 
 def main() -> None:

@@ -7,7 +7,7 @@ import sys
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from invariance.cli import check_metrics, check_numbers, command, folder, say_error
+from invariance.cli import command, folder, say_error
 from invariance.errors import Busy, UserError
 
 if TYPE_CHECKING:  # torch takes seconds to import, and --help must not wait for it
@@ -21,9 +21,6 @@ if TYPE_CHECKING:  # torch takes seconds to import, and --help must not wait for
     from invariance.modules.joint import JointFinetune
     from invariance.network import Network
     from invariance.runs.run import Run
-
-METRICS = ("error_rate", "l2_distance")
-PRECISIONS = ("32-true", "bf16-mixed")
 
 
 def finetune(config: dict[str, Any]) -> None:
@@ -42,7 +39,7 @@ def finetune(config: dict[str, Any]) -> None:
 
     keep_freed()
     runs = folder(config["runs"], "runs")
-    fits = fits_of(config["map"], config["solver"])
+    fits = fits_of(config["map"], config.get("solver") or {})
     found, failed, busy = find_runs(runs / "train", config["networks"]), 0, []
     for directory in found:
         if len(found) > 1 and not config["G"] and not has_family(directory):
@@ -75,52 +72,29 @@ def check(config: dict[str, Any]) -> None:
     """Refuse what can be refused before a network is loaded.
 
     Raises:
-        UserError: for a value that makes no sense, an unknown metric or logger, a trainer that cannot serve.
+        UserError: for a value that makes no sense, an unknown logger, a trainer that cannot serve.
     """
+    from invariance.fits import fits_of
+    from invariance.grids import check_joint
+    from invariance.settings.base import checked
+    from invariance.settings.pages import Finetune
     from invariance.tracking import check_logger
-    from invariance.training import check_devices, check_name, check_recipe, check_trainer
+    from invariance.training import check_devices
 
+    checked(Finetune, config)
     check_logger(config["logger"])
-    check_metrics(config["metrics"], METRICS)
-    check_numbers(config, {"batch": 1, "memory_gb": 0.01}, whole=["batch"])
-    check_recipe(config["recipe"])
-    check_trainer(config["trainer"])
     check_devices(config)
-    check_name(config["name"])
-    weights_of(config, 1)
-    if config["recipe"]["label_smoothing"]:
-        raise UserError("recipe.label_smoothing: the joint loss (Eq. 5) has none; set it to 0")
-    if config["trainer"]["devices"] != 1:
-        raise UserError("trainer.devices: finetuning runs on one device; set it to 1")
-    if config["trainer"]["compile"]:
-        raise UserError("trainer.compile: finetuning runs uncompiled; set it to false")
-    if config["trainer"]["precision"] not in PRECISIONS:
-        there = " or ".join(PRECISIONS)
-        raise UserError(f"trainer.precision={config['trainer']['precision']}: finetuning takes {there}")
-    copies = config["copies"]
-    if copies is not None and (isinstance(copies, bool) or not isinstance(copies, int) or copies < 1):
-        raise UserError(f"copies={copies!r}: give a whole number from 1, or null for all at once")
-    wanted = config["G"]
-    if wanted is not None and not (
-        isinstance(wanted, dict) and wanted and all(isinstance(one, dict | None) for one in wanted.values())
-    ):
-        raise UserError(f"G={wanted!r}: give a family's grid settings, as G={{rotation: {{angles: [-10, 10]}}}}")
+    for key in ("runs", "prepared"):
+        folder(config[key], key)
+    fits_of(config["map"], config.get("solver") or {})
+    check_joint(config["G"] or {})
 
 
 def weights_of(config: dict[str, Any], dim: int) -> JointWeights:
-    """λ1, λ2 and λ3 for D features.
-
-    Raises:
-        UserError: for what is no number from 0.
-    """
+    """λ1, λ2 and λ3 for D features."""
     from invariance.joint import JointWeights
 
     given = config["joint"]
-    for key, value in given.items():
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0):
-            raise UserError(f"joint.{key}={value!r}: give a number from 0")
-    if given["lambda3"] is None:
-        raise UserError("joint.lambda3 is not set: give a number from 0; the paper's is 0.3")
     own = JointWeights.of(dim)
     return JointWeights(
         own.recovery if given["lambda1"] is None else float(given["lambda1"]),

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import product
@@ -13,6 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from invariance.conf import families, family_config, family_sweep
 from invariance.errors import UserError, nearest
+from invariance.settings.parts import FAMILY
 from invariance.transforms import FRAME, build
 from invariance.transforms.base import UNTOUCHED, GridPoint, Transform
 
@@ -48,14 +49,27 @@ class Grid:
         return {"name": self.name, **{key: value for key, value in self.settings.items() if key != "joint"}}
 
 
+def _keys(family: str) -> list[str]:
+    """The keys of a family's file that may be set otherwise for a grid: the arguments of its class."""
+    return [str(key) for key in family_config(family) if key not in FAMILY]
+
+
+def _known(settings: Iterable[str], where: str) -> None:
+    """Refuse families that there are not."""
+    for family in settings:
+        if family not in families():
+            there = ", ".join(families())
+            raise UserError(f"{where}.{family} is no family{nearest(family, families())} (there are: {there})")
+
+
 def _configured(family: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     """A family's configuration with some of its keys set otherwise."""
-    own = family_config(family)
     for key in settings:
-        if key not in own:
-            raise UserError(f"grid.{family}.{key} is no key of the family{nearest(key, [str(k) for k in own])}")
-    config = OmegaConf.create({"range": settings.get("range"), "transform": OmegaConf.merge(own, dict(settings))})
+        if key not in _keys(family):
+            raise UserError(f"grid.{family}.{key} is no key of the family{nearest(str(key), _keys(family))}")
     try:
+        merged = OmegaConf.merge(family_config(family), dict(settings))
+        config = OmegaConf.create({"range": settings.get("range"), "transform": merged})
         plain = OmegaConf.to_container(config, resolve=True)
     except OmegaConfBaseException as error:
         raise UserError(f"conf/transform/{family}.yaml: {str(error).splitlines()[0]}") from error
@@ -86,6 +100,39 @@ def _own(trained: Mapping[str, Any], settings: Mapping[str, Any]) -> Grid:
     return Grid(str(trained.get("grid", family)), family, {**new, **trained, **settings}, own=True)
 
 
+def check_grids(settings: Mapping[str, Mapping[str, Any] | None]) -> None:
+    """Refuse other values of a family's grid that it does not take, whatever the network.
+
+    Args:
+        settings: per family, keys of its configuration to set otherwise.
+
+    Raises:
+        UserError: for an unknown family or key, or values that the family does not take.
+    """
+    _known(settings, "grid")
+    for family, own in settings.items():
+        for grid in _grids_of_family(family, own or {}):
+            grid.transform.grid()
+
+
+def check_joint(wanted: Mapping[str, Mapping[str, Any] | None]) -> None:
+    """Refuse a set G that no network can be finetuned for.
+
+    Args:
+        wanted: as `joint_grid` takes it.
+
+    Raises:
+        UserError: for an unknown family or key, values that the family does not take, or a G that is empty.
+    """
+    _known(wanted, "G")
+    for family, own in wanted.items():
+        values = family_sweep(family).get("range", [])
+        range_of = OmegaConf.to_container(OmegaConf.from_dotlist([f"range={one}" for one in values[:1]]))
+        assert isinstance(range_of, dict)
+        trained = _configured(family, {"range": (own or {}).get("range", range_of.get("range"))})
+        joint_grid(trained if values else {"name": family}, {family: own})
+
+
 def joint_grid(trained: Mapping[str, Any], wanted: Mapping[str, Mapping[str, Any] | None]) -> Grid:
     """The set G of the joint loss (Eq. 6), as the grid of its family that holds nothing else but the untouched.
 
@@ -99,10 +146,7 @@ def joint_grid(trained: Mapping[str, Any], wanted: Mapping[str, Mapping[str, Any
         UserError: for an unknown family or key, values that the family does not take, another size than a Crop
             network's own, or a G that is empty.
     """
-    for family in wanted:
-        if family not in families():
-            there = ", ".join(families())
-            raise UserError(f"G.{family} is no family{nearest(family, families())} (there are: {there})")
+    _known(wanted, "G")
     family = str(trained["name"])
     own = bool(family_sweep(family))
     if not own:
@@ -118,7 +162,7 @@ def joint_grid(trained: Mapping[str, Any], wanted: Mapping[str, Mapping[str, Any
     default = OmegaConf.to_container(config.get("joint", OmegaConf.create({})))
     assert isinstance(default, dict)
     given = dict(wanted.get(family) or {})
-    keys = [str(key) for key in config if key not in ("name", "label", "sweep", "joint", "grid", "_target_")]
+    keys = _keys(family)
     for key in given:
         if key not in keys:
             raise UserError(f"G.{family}.{key} is no key of the family's grid{nearest(str(key), keys)}")
@@ -156,10 +200,7 @@ def grids_for(trained: Mapping[str, Any], wanted: object, settings: Mapping[str,
     Raises:
         UserError: for an unknown family or key.
     """
-    for family in settings:
-        if family not in families():
-            there = ", ".join(families())
-            raise UserError(f"grid.{family} is no family{nearest(family, families())} (there are: {there})")
+    _known(settings, "grid")
     own_family = str(trained["name"])
     own = _own(trained, settings.get(own_family, {}))
     if wanted == "own" and not family_sweep(own_family):

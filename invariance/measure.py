@@ -5,10 +5,8 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from invariance.cli import check_metrics, check_numbers, command, folder, say_error
+from invariance.cli import command, folder, say_error
 from invariance.errors import Busy, UserError
-
-METRICS = ("error_rate", "l2_distance")
 
 
 def measure(config: dict[str, Any]) -> None:
@@ -30,7 +28,7 @@ def measure(config: dict[str, Any]) -> None:
 
     keep_freed()
     runs = folder(config["runs"], "runs")
-    config = {"data": None, **config, "metrics": metrics_of(config)}
+    config = {"data": None, "solver": {}, **config, "metrics": metrics_of(config)}
     fits = fits_of(config["map"], config["solver"])
     found, failed, busy = find_runs(runs / "train", config["networks"]), 0, []
     for directory in found:
@@ -59,13 +57,26 @@ def check(config: dict[str, Any]) -> None:
     """Refuse what can be refused before a network is loaded.
 
     Raises:
-        UserError: for an unknown metric, a batch or a memory bound that makes no sense, an unknown logger.
+        UserError: for a value that makes no sense, a map without a solver, an unknown logger.
     """
+    from invariance.features import choose_device
+    from invariance.fits import fits_of
+    from invariance.grids import check_grids
+    from invariance.settings.base import checked
+    from invariance.settings.pages import Measure
     from invariance.tracking import check_logger
 
+    checked(Measure, config)
     check_logger(config["logger"])
-    check_metrics(config["metrics"], METRICS)
-    check_numbers(config, {"batch": 1, "memory_gb": 0.01}, whole=["batch"])
+    choose_device(config["trainer"]["accelerator"])
+    for key in ("runs", "prepared"):
+        folder(config[key], key)
+    fits_of(config["map"], config.get("solver") or {})
+    check_grids(config["grid"] or {})
+    if config.get("data") is not None:
+        from invariance.data.sources import data_config
+
+        data_config(config["data"])
 
 
 def metrics_of(config: dict[str, Any]) -> list[str]:

@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from invariance.cli import check_numbers, command, folder, say_error
+from invariance.cli import command, folder, say_error
 from invariance.errors import UserError, nearest
 
 if TYPE_CHECKING:  # torch takes seconds to import, and --help must not wait for it
@@ -35,7 +35,7 @@ def plan(config: dict[str, Any]) -> None:
     """
     check(config)
     chosen = chosen_of(config["chosen"])
-    names = [str(name) for name in (chosen["data"] if isinstance(chosen["data"], list) else [chosen["data"]])]
+    names = data_of(chosen)
     own, roots = keys_of(config["chosen"], names), mapping(config["roots"], "roots")
     import torch
 
@@ -110,6 +110,11 @@ def chosen_of(overrides: list[str]) -> dict[str, Any]:
     return chosen
 
 
+def data_of(chosen: dict[str, Any]) -> list[str]:
+    """The names of the chosen data sets."""
+    return [str(name) for name in (chosen["data"] if isinstance(chosen["data"], list) else [chosen["data"]])]
+
+
 def keys_of(overrides: list[str], names: list[str]) -> dict[str, list[str]]:
     """The overrides of single keys of the groups, as `recipe.updates=10`, by group.
 
@@ -179,17 +184,17 @@ def check(config: dict[str, Any]) -> None:
     """Refuse what can be refused before anything is composed.
 
     Raises:
-        UserError: for a number that makes no sense.
+        UserError: for a value that makes no sense.
     """
-    if config["launcher"] not in LAUNCHERS:
-        raise UserError(f"launcher={config['launcher']!r}: choose one of {', '.join(LAUNCHERS)}")
-    for key in ("count", "check"):
-        if not isinstance(config[key], bool):
-            raise UserError(f"{key}={config[key]!r}: give true or false")
+    from invariance.settings.base import checked
+    from invariance.settings.pages import Plan
+
+    checked(Plan, config)
+    for key in ("runs", "prepared", "templates"):
+        folder(config[key], key)
     mapping(config["roots"], "roots")
-    check_numbers(config, {"seconds": 1})
-    counted = [key for key in ("gpus", "cross") if config[key] is not None]
-    check_numbers(config, dict.fromkeys(counted, 1), whole=counted)
+    chosen = chosen_of(config["chosen"])
+    keys_of(config["chosen"], data_of(chosen))
 
 
 def cores() -> int:

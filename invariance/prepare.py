@@ -17,13 +17,11 @@ def prepare_data(config: dict[str, Any]) -> None:
     Raises:
         UserError: for anything the user can mend.
     """
+    check(config)
     from invariance.data.names import shown
     from invariance.data.prepared import prepare_sizes
 
     sizes = checked_sizes(config["size"])
-    for key in ("renew", "plan", "verify"):
-        if not isinstance(config[key], bool):
-            raise UserError(f"{key}={config[key]!r}: give true or false")
     root = folder(config["prepared"], "prepared")
     if config["plan"]:
         print_plan(config, sizes, root)
@@ -63,6 +61,22 @@ def checked_sizes(size: object) -> list[int]:
     if twice := next((one for one in sizes if sizes.count(one) > 1), None):
         raise UserError(f"size={size!r}: {twice} stands there twice; give each size once")
     return list(sizes)
+
+
+def check(config: dict[str, Any]) -> None:
+    """Refuse what can be refused before anything is read.
+
+    Raises:
+        UserError: for a value that makes no sense.
+    """
+    from invariance.data.sources import data_config
+    from invariance.settings.base import checked
+    from invariance.settings.pages import Prepare
+
+    checked_sizes(config["size"])
+    checked(Prepare, config)
+    folder(config["prepared"], "prepared")
+    data_config(config["data"])
 
 
 def print_plan(config: dict[str, Any], sizes: list[int], root: Path) -> None:

@@ -14,13 +14,13 @@ def report(config: dict[str, Any]) -> None:
     Raises:
         UserError: for anything the user can mend; after the report is made, if damaged runs were left out.
     """
+    check(config)
     from invariance.errors import UserError
     from invariance.reporting.contents import figures_of, read_contents
     from invariance.reporting.page import report_of
     from invariance.runs.rows import read_rows
-    from invariance.tracking import Tracker, check_logger
+    from invariance.tracking import Tracker
 
-    check_logger(config["logger"])
     out = folder(config["out"], "out")
     runs = folder(config["runs"], "runs")
     page, collected = report_of(runs, out, data=config["dataset"], progress=config["progress"])
@@ -34,6 +34,22 @@ def report(config: dict[str, Any]) -> None:
             f"{damaged} finished {'run is' if damaged == 1 else 'runs are'} damaged and left out of the report, for "
             f"the reasons above; it holds the other {len(collected.runs)}"
         )
+
+
+def check(config: dict[str, Any]) -> None:
+    """Refuse what can be refused before anything is read.
+
+    Raises:
+        UserError: for a value that makes no sense, or an unknown logger.
+    """
+    from invariance.settings.base import checked
+    from invariance.settings.pages import Report
+    from invariance.tracking import check_logger
+
+    checked(Report, config)
+    check_logger(config["logger"])
+    for key in ("runs", "out"):
+        folder(config[key], key)
 
 
 def main() -> None:

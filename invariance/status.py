@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from invariance.cli import check_numbers, command, folder, say_error
+from invariance.cli import command, folder, say_error
 from invariance.errors import UserError
 
 if TYPE_CHECKING:  # rich takes a while to import, and --help must not wait for it
@@ -32,14 +32,11 @@ def status(config: dict[str, Any]) -> None:
     Raises:
         UserError: if there is no runs folder, or `every` makes no sense.
     """
-    if config["every"] is not None:
-        check_numbers(config, {"every": 0.1})
+    check(config)
     runs = folder(config["runs"], "runs")
     if not runs.is_dir():
         raise UserError(f"runs={config['runs']}: there is no such folder; name the one that runs are written to")
-    if not isinstance(seal := config.get("seal", False), bool):
-        raise UserError(f"seal={seal!r}: give true or false")
-    if seal:
+    if config.get("seal"):
         seal_all(runs)
         return
     from rich.console import Console
@@ -86,6 +83,19 @@ def seal_all(runs: Path) -> None:
     if failed:
         raise UserError(f"{failed} of {len(todo)} runs are not sealed, for the reasons above")
     print(f"sealed {len(todo)} runs" if todo else "every finished run that can be read has a seal")
+
+
+def check(config: dict[str, Any]) -> None:
+    """Refuse what can be refused before anything is read.
+
+    Raises:
+        UserError: for a value that makes no sense.
+    """
+    from invariance.settings.base import checked
+    from invariance.settings.pages import Status
+
+    checked(Status, config)
+    folder(config["runs"], "runs")
 
 
 @dataclass(frozen=True)

@@ -21,17 +21,15 @@ from invariance.errors import UserError
 from invariance.nested import load_json
 from invariance.runs.files import disk_errors, write_text
 from invariance.runs.run import Run
+from invariance.settings.base import checked
+from invariance.settings.logger import LONGEST_TAG, Logger
 
 LINK = "wandb.json"
 """Which W&B run a folder is: its id, and the address or the offline folder it was last seen at."""
 
-_KINDS = ("wandb", "csv")
-_MODES = ("auto", "online", "offline")
 _ENVIRONMENT = ("online", "offline", "disabled", "dryrun", "run", "shared")  # what W&B takes as WANDB_MODE
 _Mode = Literal["online", "offline", "disabled", "shared"]
 _TAGGED = ("data", "family", "network", "grid", "phase")
-_LONGEST, _LONGEST_TAG = 128, 64  # characters that W&B takes
-_NOT_IN_PROJECTS = "/\\#?%:"
 _INIT, _UPLOAD, _TEARDOWN = 10.0, 20.0, 5.0
 """Seconds that W&B's library has to reach its server, to upload what is left at a run's end, and to end itself."""
 _BEGIN, _END, _TURN, _STRICT = 60.0, 30.0, 60.0, 600.0
@@ -49,28 +47,10 @@ def check_logger(settings: Mapping[str, Any]) -> None:
     Raises:
         UserError: naming the choices.
     """
-    if settings.get("kind") not in _KINDS:
-        raise UserError(f"logger.kind={settings.get('kind')!r}: choose logger=wandb or logger=csv")
-    if settings["kind"] != "wandb":
-        return
-    if settings["mode"] not in _MODES:
-        raise UserError(f"logger.mode={settings['mode']!r}: choose one of {', '.join(_MODES)}")
     wish = os.environ.get("WANDB_MODE")
-    if settings["mode"] == "auto" and wish and wish not in _ENVIRONMENT:
+    if settings.get("kind") == "wandb" and settings.get("mode") == "auto" and wish and wish not in _ENVIRONMENT:
         raise UserError(f"the environment has WANDB_MODE={wish}: set it to online, offline or disabled, or unset it")
-    project, entity, group, tags = (settings.get(key) for key in ("project", "entity", "group", "tags"))
-    if not _text(project, _LONGEST) or set(str(project)) & set(_NOT_IN_PROJECTS):
-        raise UserError(f"logger.project={project!r}: give up to {_LONGEST} characters, none of {_NOT_IN_PROJECTS}")
-    if entity is not None and (not _text(entity, _LONGEST) or "/" in entity):
-        raise UserError(f"logger.entity={entity!r}: give the name of a W&B user or team, or null for your own")
-    if group is not None and not _text(group, _LONGEST):
-        raise UserError(f"logger.group={group!r}: give up to {_LONGEST} characters, or null for the data set's name")
-    if tags is not None and (not isinstance(tags, list) or not all(_text(tag, _LONGEST_TAG) for tag in tags)):
-        raise UserError(f"logger.tags={tags!r}: give a list, as [trial,second]; each of up to {_LONGEST_TAG} letters")
-
-
-def _text(value: object, longest: int) -> bool:
-    return isinstance(value, str) and 1 <= len(value.strip()) and len(value) <= longest
+    checked(Logger, settings, "logger")
 
 
 def mode_of(settings: Mapping[str, Any]) -> _Mode:
@@ -99,7 +79,7 @@ def tags_of(about: Mapping[str, Any], extra: Sequence[str] = ()) -> list[str]:
     named = [str(about[key]) for key in _TAGGED if about.get(key)]
     named += [f"seed{about['seed']}"] if "seed" in about else []
     named += [*about.get("solvers", ()), *extra]
-    return [tag for tag in dict.fromkeys(named) if len(tag) <= _LONGEST_TAG]
+    return [tag for tag in dict.fromkeys(named) if len(tag) <= LONGEST_TAG]
 
 
 def config_of(about: Mapping[str, Any], identity: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,9 +17,6 @@ if TYPE_CHECKING:  # torch takes seconds to import, and --help must not wait for
     from invariance.runs.run import Run
 
 
-LARGEST_SIZE = 4096
-
-
 def train(config: dict[str, Any]) -> None:
     """One network, from prepared data to rows: continued if it was interrupted, skipped if it is finished.
 
@@ -103,12 +100,19 @@ def check(config: dict[str, Any]) -> None:
     """Refuse what can be refused before anything is prepared.
 
     Raises:
-        UserError: for a missing range, a value that makes no sense, an unknown logger.
+        UserError: for a missing range, a value that makes no sense, a network that this machine cannot hold.
     """
+    from invariance.data.decode import COLOURS
+    from invariance.data.sources import data_config
+    from invariance.models import outline
+    from invariance.settings.base import checked
+    from invariance.settings.fields import LARGEST_SIZE
+    from invariance.settings.pages import Train
     from invariance.tracking import check_logger
-    from invariance.training import check_devices, check_name, check_recipe, check_trainer
+    from invariance.training import check_devices
     from invariance.transforms import build as build_transform
 
+    checked(Train, config)
     require_range(config["transform"])
     ranges = config["transform"].get("range"), config["range"]
     trained, named = ("null" if value is None else value for value in ranges)
@@ -117,17 +121,17 @@ def check(config: dict[str, Any]) -> None:
             f"transform.range={trained} is not range={named}, which the network's name and rows go by; "
             f"give range={trained} alone"
         )
-    build_transform(config["transform"])
+    transform = build_transform(config["transform"])
     check_logger(config["logger"])
-    check_trainer(config["trainer"])
     check_devices(config)
-    if isinstance(config["seed"], bool) or not isinstance(config["seed"], int) or config["seed"] < 0:
-        raise UserError(f"seed={config['seed']!r}: give a whole number from 0")
-    check_name(config["name"])
-    size = config["model"].get("input_size")
-    if isinstance(size, bool) or not isinstance(size, int) or not 1 <= size <= LARGEST_SIZE:
-        raise UserError(f"model.input_size={size!r}: give a whole number of pixels, up to {LARGEST_SIZE}")
-    check_recipe(config["recipe"])
+    for key in ("runs", "prepared"):
+        folder(config[key], key)
+    data = data_config(config["data"])
+    outline(config["model"], 2, COLOURS[data.colour])
+    size = transform.source_size(config["model"]["input_size"])
+    if not 1 <= size <= LARGEST_SIZE:
+        name = config["transform"]["name"]
+        raise UserError(f"transform={name} takes images of {size} pixels; 1 to {LARGEST_SIZE} can be prepared")
 
 
 def build(config: dict[str, Any], prepared: Prepared, run: Run) -> tuple[Classifier, pl.Trainer]:

@@ -1,14 +1,13 @@
-"""What training and finetuning share: their checks, Lightning's trainer, going on after an interruption, the end."""
+"""What training and finetuning share: Lightning's trainer, going on after an interruption, the end."""
 
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
-from invariance.errors import UserError, nearest
+from invariance.errors import UserError
 
 if TYPE_CHECKING:  # torch takes seconds to import, and --help must not wait for it
     from pathlib import Path
@@ -24,91 +23,20 @@ if TYPE_CHECKING:  # torch takes seconds to import, and --help must not wait for
     from invariance.tracking import Tracker
 
 
-PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
-SCHEDULES = ("step", "cosine")
-RECIPE = (
-    "rate", "momentum", "weight_decay", "batch", "updates", "schedule", "step", "warmup", "label_smoothing", "nesterov",
-    "val_every",
-)  # fmt: skip
-
-
-def check_trainer(trainer: Mapping[str, Any]) -> None:
-    """Refuse a trainer's settings that make no sense, or that this machine has not.
-
-    Raises:
-        UserError: naming the key.
-    """
-    from invariance.features import choose_device
-
-    choose_device(trainer["accelerator"])
-    if trainer["precision"] not in PRECISIONS:
-        raise UserError(f"trainer.precision={trainer['precision']!r}: choose one of {', '.join(PRECISIONS)}")
-    workers = trainer["workers"]
-    if isinstance(workers, bool) or not isinstance(workers, int) or workers < 0:
-        raise UserError(f"trainer.workers={workers!r}: give a whole number from 0")
-    for key in ("channels_last", "compile"):
-        if not isinstance(trainer[key], bool):
-            raise UserError(f"trainer.{key}={trainer[key]!r}: give true or false")
-
-
-def check_name(name: object) -> None:
-    """Refuse a name that cannot be a folder's.
-
-    Raises:
-        UserError: for anything that is not a plain text.
-    """
-    if not isinstance(name, str) or not re.fullmatch(r"[\w+-][\w.+-]{0,99}", name):
-        raise UserError(f"name={name!r} cannot name a folder; give up to 100 letters, digits and . _ + -")
-
 
 def check_devices(config: dict[str, Any]) -> None:
-    """Refuse a number of devices that is none, that is not there, or that does not divide a batch.
+    """Refuse devices that are not there.
 
     Raises:
-        UserError: naming the number.
+        UserError: naming the accelerator or the number.
     """
     import torch
 
     from invariance.features import choose_device
 
-    devices, batch = config["trainer"]["devices"], config["recipe"]["batch"]
-    if isinstance(devices, bool) or not isinstance(devices, int) or devices < 1:
-        raise UserError(f"trainer.devices={devices!r}: give a whole number from 1")
+    devices = config["trainer"]["devices"]
     if choose_device(config["trainer"]["accelerator"]).type == "cuda" and devices > torch.cuda.device_count():
         raise UserError(f"trainer.devices={devices}: this machine has {torch.cuda.device_count()} GPUs")
-    if devices > 1 and isinstance(batch, int) and batch % devices:
-        raise UserError(
-            f"trainer.devices={devices}: recipe.batch={batch} cannot be cut into as many equal parts; choose another"
-        )
-
-
-def check_recipe(recipe: Mapping[str, Any]) -> None:
-    """Refuse a recipe that lacks something, has what is unknown, or makes no sense.
-
-    Raises:
-        UserError: naming the key.
-    """
-    for key in recipe:
-        if key not in RECIPE:
-            raise UserError(f"unknown key recipe.{key}{nearest(key, RECIPE)} (there are: {', '.join(RECIPE)})")
-    for key in RECIPE:
-        if key not in recipe:
-            raise UserError(f"recipe.{key} is missing; the files in conf/recipe/ show what a recipe holds")
-    if recipe["schedule"] not in SCHEDULES:
-        raise UserError(f"recipe.schedule={recipe['schedule']!r}: choose {' or '.join(SCHEDULES)}")
-    least = {"batch": 1, "updates": 1, "val_every": 1, "warmup": 0}
-    if recipe["schedule"] == "step":
-        least["step"] = 1
-    for key, lowest in least.items():
-        value = recipe[key]
-        if isinstance(value, bool) or not isinstance(value, int) or value < lowest:
-            raise UserError(f"recipe.{key}={value!r}: give a whole number from {lowest}")
-    for key, most in (("rate", math.inf), ("momentum", 1.0), ("weight_decay", math.inf), ("label_smoothing", 1.0)):
-        value = recipe[key]
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < most:
-            raise UserError(f"recipe.{key}={value!r}: give a number from 0" + (", less than 1" if most == 1 else ""))
-    if not isinstance(recipe["nesterov"], bool) or (recipe["nesterov"] and not recipe["momentum"]):
-        raise UserError(f"recipe.nesterov={recipe['nesterov']!r}: give true (with momentum above 0) or false")
 
 
 def build_trainer(config: dict[str, Any], plugins: Sequence[Any] = (), **settings: Any) -> pl.Trainer:  # noqa: ANN401

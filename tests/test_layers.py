@@ -9,7 +9,7 @@ PACKAGE = Path(__file__).parents[1] / "invariance"
 PAGES = {"prepare", "train", "measure", "distance", "finetune", "report", "status", "dashboard", "plan"}
 LEVELS = [
     {"aside", "errors", "nested", "seeds", "progress", "precision", "memory"},
-    {"runs", "surroundings", "conf", "ranks", "launch", "slurm", "slurm_job", "slurm_states"},
+    {"runs", "surroundings", "conf", "settings", "ranks", "launch", "slurm", "slurm_job", "slurm_states"},
     {"transforms", "models", "maps", "metrics", "indices", "joint", "dropout"},
     {"data"},
     {"features", "modules", "reporting", "plugins", "tracking", "grids", "fits", "headlines", "boards"},

@@ -197,7 +197,7 @@ def test_a_run_that_is_online_is_linked_to_by_its_address(tmp_path):
 )  # fmt: skip
 def test_what_wandb_would_not_take_is_refused_before_anything_runs(setting, value):
     check_logger(WANDB)
-    with pytest.raises(UserError, match=f"^logger.{setting}="):
+    with pytest.raises(UserError, match=rf"^logger.{setting}(=|\[0\]=)"):
         check_logger({**WANDB, setting: value})
 
 

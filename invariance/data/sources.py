@@ -19,13 +19,11 @@ from invariance.data.trees import Stamp, Tree
 from invariance.errors import UserError, nearest, nearest_word
 from invariance.progress import bar
 from invariance.seeds import derive
+from invariance.settings.base import checked
+from invariance.settings.data import COMMON, Data, Fit, common_of, is_name
 
 SPLITS = ("train", "val", "test")
-# what a data set's yaml holds beside the arguments of its source
-_COMMON = ("_target_", "name", "colour", "input_size", "mean", "max_broken", "fit", "report")
-_FIT = ("split", "images", "seed")
 _PIECE = 1 << 22
-_DEFAULTS: dict[str, Any] = {"name": None, "mean": None, "max_broken": 0.001, "fit": {}, "report": None}
 
 
 @dataclass(frozen=True)
@@ -192,22 +190,17 @@ def data_config(config: Mapping[str, Any]) -> DataConfig:
     for key, value in config.items():
         if isinstance(value, str) and not is_utf8(value):
             raise UserError(f"data.{key}={value!r} is not UTF-8; rename the folder, or name a link to it")
+    for key, value in config.items():
+        if isinstance(value, str) and "\0" in value:
+            raise UserError(f"data.{key}={value!r}: a name holds no NUL")
+    values = checked(Data, common_of(config), "data")
     source = source_from_config(config)
-    values = {**_DEFAULTS, **config}
-    if values.get("colour") not in COLOURS:
-        raise UserError(f"data.colour={values.get('colour')!r} is unknown; choose gray or rgb")
-    max_broken = values["max_broken"]
-    if not _number(max_broken) or not 0 <= max_broken < 1:
-        raise UserError(f"data.max_broken={max_broken!r}: give the share of broken images allowed, from 0 to below 1")
-    if values["report"] not in (None, *SPLITS):
-        raise UserError(f"data.report={values['report']!r} is no split; choose {', '.join(SPLITS)} or null")
-    name = values["name"] if values["name"] is not None else source.name
-    if not isinstance(name, str) or not re.fullmatch(r"[^\W.-][\w.-]{0,99}", name):
+    name = source.name if values.name is None else values.name
+    if not is_name(name):
         raise UserError(f"data.name={name!r} cannot name a folder; use up to 100 letters, digits, '.', '_' and '-'")
-    return DataConfig(
-        name, source, str(values["colour"]), _mean(values["mean"], COLOURS[values["colour"]]), float(max_broken),
-        check_fit(values["fit"]), values["report"],
-    )
+    mean = None if values.mean is None else _mean(values.mean, COLOURS[values.colour])
+    fit = Fit() if values.fit is None else values.fit
+    return DataConfig(name, source, values.colour, mean, values.max_broken, fit.model_dump(), values.report)
 
 
 def source_from_config(config: Mapping[str, Any]) -> Source:
@@ -227,12 +220,18 @@ def source_from_config(config: Mapping[str, Any]) -> Source:
     if not inspect.isclass(make) or not hasattr(make, "splits"):
         raise UserError(f"data._target_={target} is no source of images")
     known = list(inspect.signature(make).parameters)
-    arguments = {str(key): value for key, value in config.items() if key not in _COMMON}
+    arguments = {str(key): value for key, value in config.items() if key not in COMMON}
     for key in arguments:
         if key not in known:
-            there = [*known, *_COMMON]
+            there = [*known, *COMMON]
             raise UserError(f"unknown key data.{key}{nearest(key, there)} (there are: {', '.join(there)})")
-    return cast(Source, make(**arguments))
+    try:
+        return cast(Source, make(**arguments))
+    except UserError:
+        raise
+    except (TypeError, ValueError, RuntimeError, ArithmeticError, LookupError, OSError) as error:
+        why = " ".join(str(error).split())[:200]
+        raise UserError(f"data: {kind} cannot be made with these settings ({why})") from error
 
 
 def _number(value: object) -> TypeGuard[int | float]:
@@ -243,14 +242,10 @@ def _whole(value: object, least: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
-def _mean(value: Any, channels: int) -> list[float] | None:  # noqa: ANN401
-    if value is None:
-        return None
-    entries = [value] if _number(value) else value
-    if not isinstance(entries, list | tuple) or len(entries) != channels or not all(map(_number, entries)):
+def _mean(value: float | list[float], channels: int) -> list[float]:
+    entries = value if isinstance(value, list) else [value]
+    if len(entries) != channels:
         raise UserError(f"data.mean={value!r}: give {channels} number(s) from 0 to 255, or null to compute")
-    if not all(0 <= entry <= 255 for entry in entries):
-        raise UserError(f"data.mean={value!r}: means are in 0 to 255")
     return [float(entry) for entry in entries]
 
 
@@ -269,19 +264,7 @@ def check_fit(fit: Mapping[str, Any] | None) -> dict[str, Any]:
     Raises:
         UserError: for an unknown key, split, number of images or seed.
     """
-    if fit is not None and not isinstance(fit, Mapping):
-        raise UserError(f"data.fit={fit!r}: give split, images and seed, as data.fit.images=10000")
-    values = {"split": None, "images": None, "seed": 0, **(fit or {})}
-    for key in values:
-        if key not in _FIT:
-            raise UserError(f"unknown key data.fit.{key}{nearest(str(key), _FIT)} (there are: {', '.join(_FIT)})")
-    if values["split"] not in (None, *SPLITS):
-        raise UserError(f"data.fit.split={values['split']!r} is no split; choose {', '.join(SPLITS)} or null")
-    if values["images"] is not None and not _whole(values["images"], 1):
-        raise UserError(f"data.fit.images={values['images']!r}: give a whole number from 1, or null for all")
-    if not _whole(values["seed"], 0):
-        raise UserError(f"data.fit.seed={values['seed']!r}: give a whole number from 0")
-    return values
+    return checked(Fit, {} if fit is None else fit, "data.fit").model_dump()
 
 
 def check_split_arguments(split_seed: object, val_fraction: object, test_fraction: object = 0.0) -> None:

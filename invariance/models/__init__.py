@@ -2,20 +2,55 @@
 
 import importlib
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 from torch import nn
 
 from invariance.errors import UserError, nearest
+from invariance.memory import require
 
 
 def build_model(config: Mapping[str, Any], num_classes: int, channels: int) -> nn.Module:
     """A network from its configuration (`conf/model/`): `_target_` inside `invariance.`, the rest its arguments.
 
     Raises:
-        UserError: for a target outside the package or an argument the network does not take.
+        UserError: for a target outside the package, an argument the network does not take, or a network that does not
+            fit into this machine's memory.
     """
+    outline(config, num_classes, channels)
+    return _made(config, num_classes, channels)
+
+
+def outline(config: Mapping[str, Any], num_classes: int, channels: int) -> nn.Module:
+    """The network without its weights, on torch's device `meta`: names and shapes alone, and nothing is allocated.
+
+    Raises:
+        UserError: as `build_model`.
+    """
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        network = _made(config, num_classes, channels)
+    needed = sum(one.numel() * one.element_size() for one in (*network.parameters(), *network.buffers()))
+    name = str(config["_target_"]).rpartition(".")[2]
+    settings = ", ".join(f"model.{key}={value}" for key, value in config.items() if key != "_target_")
+    require(needed, f"model: {name} with {settings}", "make it smaller")
+    return network
+
+
+def _made(config: Mapping[str, Any], num_classes: int, channels: int) -> nn.Module:
+    factory, arguments = _factory(config)
+    try:
+        return factory(num_classes=num_classes, channels=channels, **arguments)
+    except UserError:
+        raise
+    except (TypeError, ValueError, RuntimeError, ArithmeticError, LookupError) as error:
+        why = " ".join(str(error).split())[:200]
+        raise UserError(f"model: {config['_target_']} cannot be made with these settings ({why})") from error
+
+
+def _factory(config: Mapping[str, Any]) -> tuple[Callable[..., nn.Module], dict[str, Any]]:
+    """The class that a configuration names, and its arguments, all known to it."""
     arguments = {key: value for key, value in config.items() if key != "_target_"}
     target = str(config.get("_target_"))
     if not target.startswith("invariance."):
@@ -37,5 +72,4 @@ def build_model(config: Mapping[str, Any], num_classes: int, channels: int) -> n
     for key in known:
         if parameters[key].default is inspect.Parameter.empty and key not in arguments:
             raise UserError(f"model.{key} is not set, and {name} needs it; set it on the command line: model.{key}=…")
-    network: nn.Module = factory(num_classes=num_classes, channels=channels, **arguments)
-    return network
+    return factory, arguments

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from invariance.errors import UserError
-from invariance.models import build_model
+from invariance.models import build_model, outline
 from invariance.modules.checkpoint import read_checkpoint, require_sealed
 from invariance.runs.processes import heed_signals, raise_if_interrupted
 from invariance.seeds import derive, generator
@@ -183,10 +183,17 @@ def load_classifier(path: Path, remedy: str = "train the network again (delete i
     require_sealed(path, remedy)
     held = read_checkpoint(path, remedy)
     try:
-        classifier = Classifier(**held["hyper_parameters"])
-    except TypeError as error:
-        raise UserError(f"checkpoint {path} comes from another version ({error}); {remedy}") from error
-    check_architecture(path, held["state_dict"], classifier, remedy)
+        named = held["hyper_parameters"]
+        shapes = outline(named["model"], len(named["classes"]), named["channels"])  # before any memory is taken for it
+        check_architecture(path, held["state_dict"], nn.ModuleDict({"network": shapes}), remedy)
+        classifier = Classifier(**named)
+    except UserError as error:
+        if str(path) in str(error):
+            raise
+        raise UserError(f"checkpoint {path}: {error}; {remedy}") from error
+    except (TypeError, ValueError, LookupError, AttributeError, RuntimeError, ArithmeticError) as error:
+        why = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise UserError(f"checkpoint {path} comes from another version ({why}); {remedy}") from error
     classifier.load_state_dict(held["state_dict"])
     return classifier.eval()
 

@@ -6,11 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from invariance.errors import UserError, nearest
+from invariance.settings.parts import FAMILY, arguments_of
 from invariance.transforms.base import FRAME, UNTOUCHED, GridPoint, Params, Transform
 
 __all__ = ["FRAME", "UNTOUCHED", "GridPoint", "Params", "Transform", "build"]
-
-_NOT_ARGUMENTS = ("_target_", "name", "label", "sweep", "grid", "joint")
 
 
 def build(config: Mapping[str, Any]) -> Transform:
@@ -23,7 +22,7 @@ def build(config: Mapping[str, Any]) -> Transform:
     """
     target = str(config.get("_target_"))
     family = _family(target)
-    arguments = {str(key): value for key, value in config.items() if key not in _NOT_ARGUMENTS}
+    arguments = arguments_of(config, FAMILY)
     known = list(inspect.signature(family).parameters)
     for key in arguments:
         if key not in known:
@@ -31,7 +30,13 @@ def build(config: Mapping[str, Any]) -> Transform:
             raise UserError(
                 f"transform.{key} is no argument of {family.__name__}{nearest(key, known)} (it takes: {takes})"
             )
-    return family(**arguments)
+    try:
+        return family(**arguments)
+    except UserError:
+        raise
+    except (TypeError, ValueError, RuntimeError, ArithmeticError, LookupError) as error:
+        why = " ".join(str(error).split())[:200]
+        raise UserError(f"transform: {family.__name__} cannot be made with these settings ({why})") from error
 
 
 def _family(target: str) -> type[Transform]:

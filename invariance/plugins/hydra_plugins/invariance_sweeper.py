@@ -54,8 +54,8 @@ class FamilySweeper(BasicSweeper):
         self._compose(batch)
         assert self.config is not None and self.overrides is not None
         page, options = self.config.hydra.job.name, options_of(self.config)
-        if (template := self.config.hydra.job.config_name) not in (None, page):
-            check_keys(self.config, self.config.hydra, page, template)
+        template = self.config.hydra.job.config_name
+        check_keys(self.config, self.config.hydra, page, None if template == page else template)
         if getattr(self.launcher, "dry", False):
             return
         jobs = [shown(page, job, options) for part in self.overrides for job in part]

@@ -1,0 +1,129 @@
+"""Kinds of value that several schemas have."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, Field
+from pydantic_core import PydanticCustomError
+
+from invariance.errors import UserError
+
+WHOLE = 2**53
+"""Above every whole number that can be set: beyond it a number is no longer counted exactly."""
+
+SEEDS = 2**63
+"""Above every seed."""
+
+BATCH = 2**20
+"""The largest batch: images that go through at once."""
+
+LARGEST_SIZE = 4096
+"""The largest side of an image, in pixels."""
+
+LONGEST_NAME, LONGEST_PATH = 255, 4095
+"""Bytes that file systems take."""
+
+
+def path_of(value: str) -> str:
+    """A path that a file system can have.
+
+    Raises:
+        UserError: for one that is empty, not UTF-8, or too long.
+    """
+    if not value:
+        raise ValueError("it is empty")
+    try:
+        held = value.encode()
+    except UnicodeEncodeError:
+        raise ValueError("its name is not UTF-8; choose another folder") from None
+    if value.startswith("~") and os.path.expanduser(value) == value:
+        raise ValueError("there is no such user's home folder")
+    if b"\0" in held:
+        raise ValueError("a name holds no NUL")
+    if len(held) > LONGEST_PATH or any(len(part) > LONGEST_NAME for part in held.split(b"/")):
+        raise ValueError(f"it is too long: {LONGEST_NAME} bytes a name and {LONGEST_PATH} in all")
+    return value
+
+
+def name_of(value: str) -> str:
+    """A name that can be a folder's.
+
+    Raises:
+        PydanticCustomError: for anything that is not a plain text.
+    """
+    if not re.fullmatch(r"[\w+-][\w.+-]{0,99}", value):
+        raise PydanticCustomError("name", "no name")
+    return value
+
+
+def distinct(values: list[Any]) -> list[Any]:
+    """A list of different entries.
+
+    Raises:
+        ValueError: naming the first that is there twice.
+    """
+    for k, value in enumerate(values):
+        if value in values[:k]:
+            raise ValueError(f"{value!r} is there twice")
+    return values
+
+
+def patterns(value: str | list[str]) -> str | list[str]:
+    """Paths or patterns that name runs.
+
+    Raises:
+        ValueError: for none, an empty one, one that is there twice, or one that is no path.
+    """
+    for one in distinct(value) if isinstance(value, list) else [value]:
+        path_of(one)
+    return value
+
+
+def plain(value: Any) -> Any:  # noqa: ANN401
+    """A value of settings that are checked elsewhere, by those whose they are: text, number, switch, list, mapping.
+
+    Raises:
+        UserError: for a number that is not finite, or one that no computer counts with.
+    """
+    for one in leaves(value):
+        if isinstance(one, float) and not math.isfinite(one):
+            raise UserError(f"{one} is among the settings: give finite numbers")
+        if isinstance(one, int) and not -SEEDS <= one < SEEDS:
+            raise UserError("a whole number of more than 63 bits is among the settings: give a smaller one")
+    return value
+
+
+def leaves(value: object) -> list[object]:
+    """Everything in nested containers that is none itself."""
+    found, waiting = [], [value]
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, dict):
+            waiting += one.values()
+        elif isinstance(one, list | tuple):
+            waiting += one
+        else:
+            found.append(one)
+    return found
+
+
+Positive = Annotated[int, Field(ge=1, lt=WHOLE, description="give a whole number from 1")]
+Count = Annotated[int, Field(ge=0, lt=WHOLE, description="give a whole number from 0")]
+Seed = Annotated[int, Field(ge=0, lt=SEEDS, description="give a whole number from 0")]
+Batch = Annotated[int, Field(ge=1, le=BATCH, description=f"give a whole number from 1 to {BATCH}")]
+Side = Annotated[
+    int, Field(ge=1, le=LARGEST_SIZE, description=f"give a whole number of pixels from 1 to {LARGEST_SIZE}")
+]
+Folder = Annotated[str, AfterValidator(path_of), Field(description="give a path")]
+Name = Annotated[
+    str, AfterValidator(name_of),
+    Field(description="it cannot name a folder; give up to 100 letters, digits and . _ + -"),
+]
+Networks = Annotated[
+    str | Annotated[list[str], Field(min_length=1)], AfterValidator(patterns),
+    Field(description="give the names or patterns of different networks, as [digits, rotation_20]"),
+]

@@ -1,0 +1,220 @@
+"""The configuration of every command: the files at the top of `conf/`, with what is chosen of each group."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, Field, model_validator
+
+from invariance.conf import conf_dir
+from invariance.errors import UserError
+from invariance.settings.base import Settings
+from invariance.settings.data import Fit, Split
+from invariance.settings.fields import Batch, Folder, Name, Networks, Positive, Seed, Side, distinct, plain
+from invariance.settings.logger import Logger
+from invariance.settings.parts import Model, Transform
+from invariance.settings.solvers import Maps, Solvers
+from invariance.settings.training import Joint, Recipe, Trainer
+
+GROUPS = ("data", "model", "transform", "recipe", "trainer", "logger", "map", "solver")
+"""Groups of which a command's configuration holds what was chosen."""
+
+
+def chosen(group: str) -> str:
+    """What to tell of a group from which nothing was chosen."""
+    there = sorted(path.stem for path in (conf_dir() / group).glob("*.yaml"))
+    return f"choose one, as {group}={there[0]} (there are: {', '.join(there)})"
+
+
+def _of(group: str) -> Any:  # noqa: ANN401
+    return Field(description=chosen(group))
+
+
+def _layer(value: str) -> str:
+    if not re.fullmatch(r"[\w.]{1,200}", value):
+        raise ValueError("no layer has such a name")
+    return value
+
+
+def _names(value: str | list[str]) -> str | list[str]:
+    return distinct(value) if isinstance(value, list) else value
+
+
+def metrics(known: Iterable[str]) -> str:
+    """What to tell of metrics that there are not."""
+    there = list(known)
+    return f"give a list of different ones, as [{there[0]}], of {', '.join(there)}"
+
+
+Data = dict[str, Any]
+Layer = Annotated[str, AfterValidator(_layer), Field(description="give the name of a layer, as relu7")]
+Gigabytes = Annotated[float, Field(ge=0.01, le=1e9, description="give a number from 0.01")]
+Given = Annotated[Any, AfterValidator(plain)]
+Measured = Literal["error_rate", "l2_distance"]
+Compared = Literal["l2_distance", "indices"]
+Grids = Annotated[
+    str | Annotated[list[str], Field(min_length=1)], AfterValidator(_names),
+    Field(description="give own, all, or names of different families, as [rotation, shear]"),
+]
+Metrics = Annotated[
+    list[Measured], AfterValidator(distinct), Field(min_length=1, description=metrics(("error_rate", "l2_distance")))
+]
+DataName = Annotated[
+    Annotated[str, Field(min_length=1)] | None, Field(description="give the name of a data set, or null for all")
+]
+Settled = dict[str, dict[str, Given] | None]
+
+
+class Page(Settings):
+    """What every command has."""
+
+    runs: Folder
+    prepared: Folder = Field(default="prepared")
+    progress: bool
+
+
+class Prepare(Page):
+    """`conf/prepare.yaml`."""
+
+    prepared: Folder
+    data: Data = _of("data")
+    size: Side | Annotated[list[Side], AfterValidator(distinct), Field(min_length=1)]
+    renew: bool
+    plan: bool
+
+
+class Train(Page):
+    """`conf/train.yaml`."""
+
+    prepared: Folder
+    data: Data = _of("data")
+    model: Model = _of("model")
+    transform: Transform = _of("transform")
+    recipe: Recipe = _of("recipe")
+    trainer: Trainer = _of("trainer")
+    logger: Logger = _of("logger")
+    range: Given
+    seed: Seed
+    name: Name
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        self.trainer.divides(self.recipe.batch)
+        return self
+
+
+class _Measuring(Page):
+    """What commands that run trained networks have."""
+
+    prepared: Folder
+    trainer: Trainer = _of("trainer")
+    logger: Logger = _of("logger")
+    solver: Solvers = Field(default=Solvers(), description=chosen("solver"))
+    networks: Networks
+    layer: Layer
+    fit: Fit | None = Field(description="give keys of data.fit, as fit={split: train, images: 5000}")
+    report: Split | None = Field(description="choose train, val, test or null")
+    batch: Batch
+    memory_gb: Gigabytes
+
+
+class Measure(_Measuring):
+    """`conf/measure.yaml`."""
+
+    map: Maps = _of("map")
+    data: Data | None = Field(default=None, description=chosen("data"))
+    grids: Grids
+    metrics: Metrics
+    grid: Settled | None = Field(description="give a family's grid settings, as grid={rotation: {angles: [-90, 90]}}")
+
+
+class Distance(_Measuring):
+    """`conf/distance.yaml`."""
+
+    metrics: Annotated[list[Compared], AfterValidator(distinct)] = Field(
+        min_length=1, description=metrics(("l2_distance", "indices"))
+    )
+    features: Folder
+
+
+class Finetune(_Measuring):
+    """`conf/finetune.yaml`."""
+
+    map: Maps = _of("map")
+    recipe: Recipe = _of("recipe")
+    joint: Joint
+    G: Annotated[Settled, Field(min_length=1)] | None = Field(
+        description="give a family's grid settings, as G={rotation: {angles: [-10, 10]}}"
+    )
+    copies: Positive | None = Field(description="give a whole number from 1, or null for all at once")
+    name: Name
+    grids: Annotated[
+        str | list[str], AfterValidator(_names),
+        Field(description="give own, all, [] for G alone, or names of different families, as [rotation, shear]"),
+    ]
+    metrics: Metrics
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.recipe.label_smoothing:
+            raise UserError("recipe.label_smoothing: the joint loss (Eq. 5) has none; set it to 0")
+        if self.trainer.devices != 1:
+            raise UserError("trainer.devices: finetuning runs on one device; set it to 1")
+        if self.trainer.compile:
+            raise UserError("trainer.compile: finetuning runs uncompiled; set it to false")
+        if self.trainer.precision == "16-mixed":
+            raise UserError("trainer.precision=16-mixed: finetuning takes 32-true or bf16-mixed")
+        return self
+
+
+class Report(Page):
+    """`conf/report.yaml`."""
+
+    logger: Logger = _of("logger")
+    out: Folder
+    dataset: DataName
+
+
+class Status(Page):
+    """`conf/status.yaml`."""
+
+    seal: bool = False
+    every: Annotated[float, Field(ge=0.1, le=1e6)] | None
+
+
+class Plan(Page):
+    """`conf/plan.yaml`; its groups are composed anew, one data set at a time."""
+
+    prepared: Folder
+    data: Data | None = None
+    model: dict[str, Any] | None = None
+    recipe: dict[str, Any] | None = None
+    trainer: dict[str, Any] | None = None
+    chosen: list[str]
+    study: Annotated[str, Field(pattern=r"^[\w.+-]{1,100}$", description="give the beginning of a template's name")]
+    templates: Folder
+    gpus: Annotated[int, Field(ge=1, le=10**6)] | None = Field(description="give a whole number from 1, or null")
+    seconds: Annotated[float, Field(ge=1, le=1e6, description="give a number from 1 to 1e6")]
+    cross: Positive | None
+    file: Folder | None = Field(alias="json", description="give a path, or null")
+
+
+class Dashboard(Page):
+    """`conf/dashboard.yaml`."""
+
+    logger: Logger = _of("logger")
+    report: Folder
+    name: Annotated[str, Field(pattern=r"^[\w ,.:;()&+-]{0,99}[\w,.:;()&+-]$")] = Field(
+        description="give up to 100 letters, digits, blanks and , . : ; ( ) & + - _"
+    )
+    dataset: DataName
+    dry_run: bool
+    save: Folder
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.logger.kind != "wandb":
+            raise UserError("the dashboard is one of Weights & Biases: leave out logger=csv")
+        return self

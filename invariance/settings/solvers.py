@@ -1,0 +1,75 @@
+"""How maps are fitted: the maps and solvers of `conf/map/` and `conf/solver/`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from invariance.settings.base import Settings
+from invariance.settings.fields import Batch, Positive, Seed
+
+Rate = Annotated[float, Field(gt=0)]
+Share = Annotated[float, Field(ge=0, lt=1)]
+Least = Annotated[float, Field(ge=0)]
+Loss = Annotated[
+    Literal["scaled", "square"], Field(description="choose scaled, for ‖·‖² / (2D), or square, for ‖·‖²")
+]
+
+
+class OnlineSGD(Settings):
+    """Settings of online SGD; what is left out keeps its default."""
+
+    rate: Rate = 0.1
+    momentum: Share = 0.9
+    weight_decay: Least = 1e-5
+    epochs: Positive = 10
+    loss: Loss = "scaled"
+    relu: bool = True
+    seed: Seed = 0
+    block: Batch = 256
+    inner: Batch = 16
+
+
+class Ridge(Settings):
+    """Settings of ridge; what is left out keeps its default."""
+
+    strengths: Annotated[list[Least], Field(min_length=1)] = Field(
+        default=[], description="give a list of numbers from 0, as [1e-3, 1e-2, 1e-1]"
+    )
+    held_out: Annotated[float, Field(gt=0, lt=1, description="give a share between 0 and 1")] = 0.1
+    seed: Seed = 0
+    block: Batch = 1024
+
+
+class MinibatchSGD(Settings):
+    """Settings of minibatch SGD; what is left out keeps its default."""
+
+    rate: Rate = 0.3
+    momentum: Share = 0.9
+    weight_decay: Least = 1e-5
+    epochs: Positive = 10
+    batch: Batch = 32
+    hidden: Positive | None = None
+    loss: Loss = "scaled"
+    seed: Seed = 0
+
+
+class Solvers(Settings):
+    """The chosen solvers, each with its settings."""
+
+    online_sgd: OnlineSGD = Field(default=OnlineSGD())
+    ridge: Ridge = Field(default=Ridge())
+    minibatch_sgd: MinibatchSGD = Field(default=MinibatchSGD())
+
+
+class NoSettings(Settings):
+    """Of a map, which has none."""
+
+
+class Maps(Settings):
+    """The chosen maps."""
+
+    identity: NoSettings = Field(default=NoSettings(), description="give {}: a map has no settings")
+    residual: NoSettings = Field(default=NoSettings(), description="give {}: a map has no settings")
+    mlp: NoSettings = Field(default=NoSettings(), description="give {}: a map has no settings")
