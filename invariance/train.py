@@ -108,12 +108,16 @@ def check(config: dict[str, Any]) -> None:
     from invariance.settings.base import checked
     from invariance.settings.fields import LARGEST_SIZE
     from invariance.settings.pages import Train
+    from invariance.settings.parts import Transform
     from invariance.tracking import check_logger
     from invariance.training import check_devices
     from invariance.transforms import build as build_transform
 
+    if "transform" in config:  # first, for the name is made of its range
+        checked(Transform, config["transform"], "transform")
+        require_range(config["transform"])
+        build_transform(config["transform"])
     checked(Train, config)
-    require_range(config["transform"])
     ranges = config["transform"].get("range"), config["range"]
     trained, named = ("null" if value is None else value for value in ranges)
     if trained != named:

@@ -129,7 +129,8 @@ def test_the_shipped_settings_are_the_defaults():
         ("ridge", {"strengths": []}, "list"),
         ("ridge", {"strengths": [0.1, -1]}, r"strengths\[1\]=-1"),
         ("ridge", {"strengths": "1e-3"}, "list"), ("ridge", {"strengths": 3}, "list"),
-        ("minibatch_sgd", {"batch": 0}, "whole number from 1"), ("minibatch_sgd", {"hidden": -4}, "whole number from 1"),
+        ("minibatch_sgd", {"batch": 0}, "whole number from 1"),
+        ("minibatch_sgd", {"hidden": -4}, "whole number from 1"),
     ],
 )
 def test_wrong_settings_are_named_in_one_line(name, settings, told):

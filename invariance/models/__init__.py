@@ -19,7 +19,8 @@ def build_model(config: Mapping[str, Any], num_classes: int, channels: int) -> n
         UserError: for a target outside the package, an argument the network does not take, or a network that does not
             fit into this machine's memory.
     """
-    outline(config, num_classes, channels)
+    if torch.get_default_device().type != "meta":  # where shapes alone are asked for, nothing is allocated
+        outline(config, num_classes, channels)
     return _made(config, num_classes, channels)
 
 

@@ -95,7 +95,7 @@ class Train(Page):
     recipe: Recipe = _of("recipe")
     trainer: Trainer = _of("trainer")
     logger: Logger = _of("logger")
-    range: Given
+    range: Any
     seed: Seed
     name: Name
 

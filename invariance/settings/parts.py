@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
 from invariance.settings.base import Settings
-from invariance.settings.fields import Side, plain
+from invariance.settings.fields import Side
 
 FAMILY = ("_target_", "name", "label", "sweep", "grid", "joint")
 """What a family's file holds for the commands, beside the arguments of its class."""
@@ -26,8 +26,6 @@ class Part(Settings):
 
     model_config = ConfigDict(extra="allow")
 
-    __pydantic_extra__: dict[str, Annotated[Any, AfterValidator(plain)]]
-
     target: Target = Field(alias="_target_")
 
 
@@ -35,7 +33,7 @@ class Transform(Part):
     """A family of transformations."""
 
     name: Text
-    label: Annotated[Any, AfterValidator(plain)] = None
+    label: Any = None
     sweep: dict[str, Any] | None = None
     grid: Text | None = None
     joint: dict[str, Any] | None = None
