@@ -17,8 +17,9 @@ from invariance.data.sources import data_config, existing_root
 from invariance.errors import UserError
 from invariance.features import choose_device
 from invariance.planning import Study
+from invariance.settings.base import checked
+from invariance.settings.training import Recipe
 from invariance.templates import Templates, plain
-from invariance.training import check_recipe
 
 PAGES = {"networks": "train", "measure": "measure", "distance": "distance", "finetune": "finetune", "cross": "measure"}
 """The command of every stage."""
@@ -107,7 +108,7 @@ def _configured(stage: str, config: Mapping[str, Any], launcher: str) -> Iterato
             yield f"{error}, as ARGS=trainer=auto"
     if "recipe" in config:
         try:
-            check_recipe(config["recipe"])
+            checked(Recipe, config["recipe"], "recipe")
         except UserError as error:
             yield f"{stage}: {error}"
 

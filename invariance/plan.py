@@ -20,7 +20,6 @@ if TYPE_CHECKING:  # torch takes seconds to import, and --help must not wait for
     from invariance.work import Estimate
 
 GROUPS = ("data", "model", "recipe", "trainer")
-LAUNCHERS = ("one", "local", "slurm")
 STAGES = ("networks", "measure", "distance", "finetune", "cross")
 
 

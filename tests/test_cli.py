@@ -280,9 +280,9 @@ def test_a_key_of_ones_own_may_be_referred_to_in_any_way(tmp_path, monkeypatch, 
     swept = "hydra: {sweeper: {params: {data.val_fraction: 0.3, data.split_seed: '${ranges}'}}}\n"
     (tmp_path / "mine.yaml").write_text("defaults:\n  - prepare\n  - _self_\n" + own + swept)
     done = []
-    monkeypatch.setattr(sys, "argv", ["", "-m", "+note=hi", "--config-dir", ".", "--config-name", "mine"])
-    command("prepare", lambda config: done.append((config["size"], config["data"]["split_seed"], config["note"])))
-    assert done == [(24, 26, "hi"), (24, 27, "hi")]
+    monkeypatch.setattr(sys, "argv", ["", "-m", "--config-dir", ".", "--config-name", "mine"])
+    command("prepare", lambda config: done.append((config["size"], config["data"]["split_seed"])))
+    assert done == [(24, 26), (24, 27)]
 
 
 def test_a_folder_must_be_a_path_in_utf8():

@@ -83,6 +83,7 @@ class Prepare(Page):
     size: Side | Annotated[list[Side], AfterValidator(distinct), Field(min_length=1)]
     renew: bool
     plan: bool
+    verify: bool
 
 
 class Train(Page):
@@ -199,6 +200,12 @@ class Plan(Page):
     seconds: Annotated[float, Field(ge=1, le=1e6, description="give a number from 1 to 1e6")]
     cross: Positive | None
     file: Folder | None = Field(alias="json", description="give a path, or null")
+    roots: dict[str, Any] | None
+    args: dict[str, Any] | None
+    count: bool
+    check: bool
+    launcher: Literal["one", "local", "slurm"]
+    features: Folder
 
 
 class Dashboard(Page):
