@@ -85,7 +85,7 @@ def _command(page: str, job: Job, streams: Streams, ignored: list[str]) -> None:
                 if was_interrupted():
                     raise KeyboardInterrupt from error
                 raise
-    except (UserError, HydraException, OmegaConfBaseException, YAMLError, OSError, RuntimeError) as error:
+    except (ValueError, HydraException, OmegaConfBaseException, YAMLError, OSError, RuntimeError) as error:
         line = one_line(error, page)
         if tracebacks or line is None:
             raise
@@ -207,6 +207,8 @@ def one_line(error: Exception, page: str) -> str | None:
         return str(error)
     if isinstance(error, YAMLError):
         return no_yaml(error)
+    if isinstance(error, ValueError) and str(error).startswith("Config group override must be"):
+        return "a group of the configuration is set to null, or to what names no file; choose one of its files"
     if isinstance(error, OSError) and not isinstance(error, HydraException):  # one of Hydra's is both
         return disk_refusal(error)
     if isinstance(error, RuntimeError) and "home directory" in str(error):  # pathlib's
