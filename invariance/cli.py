@@ -208,12 +208,26 @@ def one_line(error: Exception, page: str) -> str | None:
     if isinstance(error, YAMLError):
         return no_yaml(error)
     if isinstance(error, ValueError) and str(error).startswith("Config group override must be"):
-        return "a group of the configuration is set to null, or to what names no file; choose one of its files"
+        return no_choice(sys.argv[1:])
     if isinstance(error, OSError) and not isinstance(error, HydraException):  # one of Hydra's is both
         return disk_refusal(error)
     if isinstance(error, RuntimeError) and "home directory" in str(error):  # pathlib's
         return "a folder begins with ~, and this user has no home folder: set HOME, or write the folder out"
     return explain(error, page) if isinstance(error, HydraException | OmegaConfBaseException) else None
+
+
+def no_choice(arguments: list[str]) -> str:
+    """What to tell of a command line on which a group is set to null, or to what else names no file."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    overrides = OverridesParser.create().parse_overrides([one for one in arguments if not one.startswith("-")])
+    for override in overrides:
+        group = override.key_or_group
+        if (conf_dir() / group).is_dir() and not isinstance(override.value(), str | list) and not override.is_delete():
+            there = ", ".join(sorted(path.stem for path in (conf_dir() / group).glob("*.yaml")))
+            given = str(override.input_line).partition("=")[2]
+            return f"{group}={given}: choose one by its name, or leave it out (there are: {there})"
+    return "a group of the configuration is set to null, or to what names no file; choose one of its files"
 
 
 def no_yaml(error: Exception) -> str:
@@ -292,7 +306,7 @@ def explain(error: Exception, page: str) -> str:
 
 def _unset_groups(page: str) -> list[str]:
     """The groups of a page from which nothing is chosen unless the command line does."""
-    defaults = OmegaConf.to_object(OmegaConf.load(conf_dir() / f"{page}.yaml").defaults)
+    defaults = OmegaConf.to_container(OmegaConf.load(conf_dir() / f"{page}.yaml").defaults, resolve=False)
     assert isinstance(defaults, list)
     chosen = [one for entry in defaults if isinstance(entry, dict) for one in entry.items()]
     return [str(group) for group, choice in chosen if not choice]

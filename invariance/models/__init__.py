@@ -2,6 +2,8 @@
 
 import importlib
 import inspect
+import math
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -32,11 +34,14 @@ def outline(config: Mapping[str, Any], num_classes: int, channels: int) -> nn.Mo
     """
     with torch.random.fork_rng(devices=[]), torch.device("meta"):
         network = _made(config, num_classes, channels)
-    needed = sum(one.numel() * one.element_size() for one in (*network.parameters(), *network.buffers()))
+    _require(sum(one.numel() * one.element_size() for one in (*network.parameters(), *network.buffers())), config)
+    return network
+
+
+def _require(needed: int, config: Mapping[str, Any]) -> None:
     name = str(config["_target_"]).rpartition(".")[2]
     settings = ", ".join(f"model.{key}={value}" for key, value in config.items() if key != "_target_")
     require(needed, f"model: {name} with {settings}", "make it smaller")
-    return network
 
 
 def _made(config: Mapping[str, Any], num_classes: int, channels: int) -> nn.Module:
@@ -46,6 +51,8 @@ def _made(config: Mapping[str, Any], num_classes: int, channels: int) -> nn.Modu
     except UserError:
         raise
     except (TypeError, ValueError, RuntimeError, ArithmeticError, LookupError) as error:
+        if sizes := re.search(r"overflowed with sizes=\[([\d, ]+)\]", str(error)):  # more bytes than 63 bits count
+            _require(4 * math.prod(map(int, sizes[1].split(","))), config)
         why = " ".join(str(error).split())[:200]
         raise UserError(f"model: {config['_target_']} cannot be made with these settings ({why})") from error
 
