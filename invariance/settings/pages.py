@@ -200,8 +200,8 @@ class Plan(Page):
     seconds: Annotated[float, Field(ge=1, le=1e6, description="give a number from 1 to 1e6")]
     cross: Positive | None
     file: Folder | None = Field(alias="json", description="give a path, or null")
-    roots: dict[str, Any] | None
-    args: dict[str, Any] | None
+    roots: dict[str, Any] | None = Field(description="give a mapping, as roots={ilsvrc: /data/imagenet}")
+    args: dict[str, Any] | None = Field(description="give a mapping, as args={networks: network=baseline_1}")
     count: bool
     check: bool
     launcher: Literal["one", "local", "slurm"]
