@@ -228,7 +228,7 @@ def test_the_command_prints_what_is_left_out(tmp_path, capsys):
     images(tmp_path / "pets" / "val" / "cat" / "more", 3)
     given = {
         "data": config(root=str(tmp_path / "pets")), "size": 6, "renew": False, "verify": True, "progress": False,
-        "prepared": str(tmp_path / "store"),
+        "prepared": str(tmp_path / "store"), "runs": "runs",
     }
     for planned in (True, False):
         prepare_data({**given, "plan": planned})

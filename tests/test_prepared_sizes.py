@@ -145,7 +145,7 @@ def test_a_plan_of_several_sizes_is_their_sum(pets, store):  # noqa: F811
 def test_the_command_takes_a_list(pets, store, capsys):  # noqa: F811
     settings = {
         "data": config(root=str(pets)), "prepared": str(store), "progress": False, "renew": False, "plan": False,
-        "verify": True, "size": SIZES,
+        "verify": True, "size": SIZES, "runs": "runs",
     }  # fmt: skip
     prepare_data(settings)
     lines = capsys.readouterr().out.splitlines()
