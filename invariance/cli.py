@@ -27,6 +27,7 @@ _WITH_VALUE = (
     "--package", "-p", "--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd", "--cfg", "-c",
     "--experimental-rerun",
 )  # fmt: skip
+_COMPOSING = ("hydra._internal.config_loader_impl", "hydra._internal.defaults_list", "hydra.core.override_parser.")
 _INFO = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
 
 
@@ -45,9 +46,6 @@ def command(page: str, job: Job) -> None:
 def _command(page: str, job: Job, streams: Streams, ignored: list[str]) -> None:
     find_plugins()
     import hydra
-    from hydra.errors import HydraException
-    from omegaconf.errors import OmegaConfBaseException
-    from yaml import YAMLError
 
     tracebacks = "HYDRA_FULL_ERROR" in os.environ
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands its errors on instead of printing them over several lines
@@ -85,7 +83,7 @@ def _command(page: str, job: Job, streams: Streams, ignored: list[str]) -> None:
                 if was_interrupted():
                     raise KeyboardInterrupt from error
                 raise
-    except (ValueError, HydraException, OmegaConfBaseException, YAMLError, OSError, RuntimeError) as error:
+    except Exception as error:
         line = one_line(error, page)
         if tracebacks or line is None:
             raise
@@ -198,7 +196,12 @@ def flags_last(arguments: list[str]) -> list[str]:
 
 
 def one_line(error: Exception, page: str) -> str | None:
-    """What to tell a user of an error that they can mend; None for one that they cannot."""
+    """What to tell a user, in one line, of an error that they can mend; None for one that they cannot."""
+    said = _said(error, page)
+    return None if said is None else " ".join(said.split())
+
+
+def _said(error: Exception, page: str) -> str | None:
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
     from yaml import YAMLError
@@ -213,7 +216,30 @@ def one_line(error: Exception, page: str) -> str | None:
         return disk_refusal(error)
     if isinstance(error, RuntimeError) and "home directory" in str(error):  # pathlib's
         return "a folder begins with ~, and this user has no home folder: set HOME, or write the folder out"
-    return explain(error, page) if isinstance(error, HydraException | OmegaConfBaseException) else None
+    if isinstance(error, HydraException | OmegaConfBaseException):
+        return explain(error, page)
+    return uncomposed(error, page) if _in_composition(error) else None
+
+
+def _in_composition(error: Exception) -> bool:
+    """Whether Hydra was reading a command line or its files when an error came."""
+    frames = traceback.walk_tb(error.__traceback__)
+    return any(str(frame.f_globals.get("__name__")).startswith(_COMPOSING) for frame, _ in frames)
+
+
+def uncomposed(error: Exception, page: str) -> str:
+    """One line for what Hydra's own code trips over: an entry of a group that is no name, thousands of brackets.
+
+    Args:
+        error: Python's own, raised inside of Hydra.
+        page: the command.
+    """
+    if isinstance(error, RecursionError):
+        return "a value of the command line or of a file is nested too deeply; write it flat"
+    return (
+        f"Hydra cannot compose this configuration ({type(error).__name__}: {error}); give names of its files to "
+        f"groups, as trainer=cpu, and plain values to keys (invariance-{page} --help lists them)"
+    )
 
 
 def no_choice(arguments: list[str]) -> str:
