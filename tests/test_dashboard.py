@@ -323,7 +323,7 @@ def test_what_the_server_refuses_is_one_line(logged, monkeypatch):
         (["dry_run=maybe"], "dry_run='maybe': give true or false"),
         (["logger=csv"], "leave out logger=csv"),
         (["logger.mode=offline"], "W&B is offline, as asked: set logger.mode=online; dry_run=true writes"),
-        (["save=null"], "save=None is not a folder"),
+        (["save=null"], "save=None: give a path"),
     ],
 )
 def test_mistakes_are_refused_in_one_line(logged, compose, tmp_path, arguments, said):

@@ -211,7 +211,7 @@ def test_splits_and_the_images_that_maps_are_fitted_on(pets, store):
     assert np.array_equal(some, prepared.fit_indices({"split": "train", "images": 30}))
     assert not np.array_equal(some, prepared.fit_indices({"split": "train", "images": 30, "seed": 1}))
     for fit, match in (({"images": 25}, "only 24 images"), ({"split": "test"}, "also the split results"),
-                       ({"split": "vla"}, "no split")):  # fmt: skip
+                       ({"split": "vla"}, "choose train, val, test")):  # fmt: skip
         with pytest.raises(UserError, match=match):
             prepared.fit_indices(fit)
     with pytest.raises(UserError, match="no split 'more'"):
