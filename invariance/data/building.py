@@ -1,4 +1,4 @@
-"""Building prepared data: every image of a source decoded once, into arrays that can be memory-mapped."""
+"""Building prepared data: every image of a source decoded once, into arrays with a checksum an image."""
 
 import errno
 import hashlib

@@ -1,4 +1,4 @@
-"""Prepared data: a folder of memory-mapped arrays, made once and then only read."""
+"""Prepared data: a folder of arrays of images with their checksums, made once and then only read."""
 
 import fcntl
 import glob
