@@ -138,11 +138,12 @@ def attempt(page: str, config: DictConfig) -> AbstractContextManager[object]:
     A command that is typed alone, as a failed job is repeated, is a job of the sweeps that have the same; and what
     failed in other sweeps is mended by one that is about the same, and ends well.
     """
-    folder, number, here = os.environ.get(SWEEP_VARIABLE), os.environ.get(JOB_VARIABLE), number_in_sweep()
+    launched, number, here = os.environ.get(SWEEP_VARIABLE), os.environ.get(JOB_VARIABLE), number_in_sweep()
     attempts = ExitStack()
-    runs = Path(os.path.expandvars(str(config.get("runs")))).expanduser()
-    if folder and (number is not None or here is not None):
-        own = [(Path(folder), int(number) if number is not None else here or 0)]
+    value = config.get("runs")
+    runs = folder(value, "runs") if isinstance(value, str) else Path("runs")
+    if launched and (number is not None or here is not None):
+        own = [(Path(launched), int(number) if number is not None else here or 0)]
     else:
         own = find_jobs(runs, page, shown(page, sys.argv[1:], [])) if here is None else []
     for sweep, job in own:
@@ -320,7 +321,7 @@ def explain(error: Exception, page: str) -> str:
     if isinstance(error, OverrideParseException):
         key, _, value = error.override.partition("=")
         if value and not set(value) & set("'\""):
-            out = f", or write the path out, as {key}={Path(value).expanduser()}" if value.startswith("~") else ""
+            out = f", or write the path out, as {key}={os.path.expanduser(value)}" if value.startswith("~") else ""
             return f"{error.override}: Hydra cannot read this value; quote it for Hydra, as '{key}=\"{value}\"'{out}"
         return f"{error.override!r} is no override; give key=value (invariance-{page} --help lists the keys)"
     if match := re.search(r"Interpolation key '(.+?)' not found", text):

@@ -73,7 +73,8 @@ def check(config: dict[str, Any]) -> None:
     from invariance.settings.base import checked
     from invariance.settings.pages import Prepare
 
-    checked_sizes(config["size"])
+    if "size" in config:
+        checked_sizes(config["size"])
     checked(Prepare, config)
     folder(config["prepared"], "prepared")
     data_config(config["data"])

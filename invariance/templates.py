@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +35,16 @@ def _hydra_at(folder: Path) -> Iterator[None]:
         instance.hydra = held
 
 
+@lru_cache(maxsize=256)
+def _composed(folder: Path, name: str, overrides: tuple[str, ...], _: object) -> DictConfig:
+    """A template composed once for the same overrides, as long as the templates are the same files."""
+    from hydra import compose
+
+    where = f"hydra.searchpath=[file://{conf_dir()}]"
+    with _hydra_at(folder):
+        return compose(name, [where, *map(_swept, overrides)], return_hydra_config=True)
+
+
 class Templates:
     """The templates of one study: `<study>_networks.yaml`, `<study>_measure.yaml` and so on.
 
@@ -54,17 +66,15 @@ class Templates:
         Raises:
             UserError: if there is no such template, or it cannot be composed.
         """
-        from hydra import compose
         from hydra.errors import HydraException
         from omegaconf.errors import OmegaConfBaseException
         from yaml import YAMLError
 
         if not self.there(stage):
             raise UserError(f"no template {self.study}_{stage}.yaml in {self.folder}; name its folder with templates=…")
-        where = f"hydra.searchpath=[file://{conf_dir()}]"
+        stamps = tuple((path.name, path.stat().st_mtime_ns) for path in sorted(self.folder.glob("*.yaml")))
         try:
-            with _hydra_at(self.folder):
-                return compose(f"{self.study}_{stage}", [where, *map(_swept, overrides)], return_hydra_config=True)
+            return deepcopy(_composed(self.folder.absolute(), f"{self.study}_{stage}", overrides, stamps))
         except YAMLError as error:
             raise UserError(no_yaml(error)) from error
         except (HydraException, OmegaConfBaseException) as error:

@@ -309,7 +309,9 @@ def test_without_lambda3_it_is_plain_training_to_the_bit(done, compose, tmp_path
     assert not any(held[f"maps.{k}.{name}"].any() for k in (0, 1) for name in ("weight", "bias"))
 
 
-@pytest.mark.parametrize("updates", [0, 3, 7])
+@pytest.mark.parametrize(
+    "updates", [pytest.param(0, marks=pytest.mark.long), 3, pytest.param(7, marks=pytest.mark.long)]
+)
 def test_interrupted_at_any_update_and_continued_is_the_same_to_the_bit(place, done, compose, monkeypatch, updates):
     folder, places = place
     config = compose("finetune", *places, *QUICK, "networks=rotation_20")

@@ -256,6 +256,7 @@ def test_what_the_machine_has_not_is_refused(gpus, count, cores, said):
         slots_of(gpus, count, cores, lambda: 2)
 
 
+@pytest.mark.long
 def test_a_sweep_side_by_side_ends_as_one_after_another(tmp_path, compose):
     from invariance.train import train
 

@@ -258,7 +258,9 @@ def test_only_distances_serve_where_there_is_no_accuracy(runs):
     assert inside.says == "yes" and "of −L_L2" in inside.told and 0 < inside.difference < 2
 
 
-def test_networks_trained_at_another_sigma_are_compared_with_the_baseline_over_the_same_g(trained, compose, tmp_path):
+def test_networks_trained_at_another_sigma_are_compared_with_the_baseline_over_the_same_g(
+    trained, compose, tmp_path, undrawn
+):
     """Elastic's untouched point names the trained σ too, though nothing is done there."""
     import shutil
 

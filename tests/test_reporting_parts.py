@@ -385,7 +385,7 @@ def test_progress_is_shown_if_it_is_asked_for(tmp_path, undrawn, capsys):
     assert "figures" in told and re.search(r"\b(\d+)/\1\b", told)
 
 
-def test_names_from_runs_are_text_not_markup(tmp_path):
+def test_names_from_runs_are_text_not_markup(tmp_path, undrawn):
     runs = tmp_path / "runs"
     name = "a<b>&\"'$x$"
     trained(runs, "made_up", name, "rotation", 20)

@@ -160,7 +160,11 @@ def helpers(pid: int) -> list[Path]:
 
 
 @pytest.mark.parametrize(
-    ("end", "workers"), [(signal.SIGKILL, 4), (signal.SIGTERM, 0), (signal.SIGUSR1, 4), (signal.SIGINT, 4)]
+    ("end", "workers"),
+    [
+        (signal.SIGKILL, 4), (signal.SIGTERM, 0), pytest.param(signal.SIGUSR1, 4, marks=pytest.mark.long),
+        pytest.param(signal.SIGINT, 4, marks=pytest.mark.long),
+    ],
 )
 def test_killed_anywhere_and_repeated_gives_the_same_to_the_bit(tmp_path, end, workers, undisturbed, compose):
     process = subprocess.Popen(
