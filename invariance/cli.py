@@ -301,7 +301,7 @@ def explain(error: Exception, page: str) -> str:
     from hydra.errors import MissingConfigException, OverrideParseException
 
     text = str(error)
-    first = text.strip().splitlines()[0]
+    first = next(iter(text.strip().splitlines()), f"the configuration cannot be composed ({type(error).__name__})")
     if "hydra/launcher/submitit_slurm" in text:  # whose settings conf/hydra/launcher/slurm.yaml begins with
         return "hydra/launcher=slurm: hydra-submitit-launcher is not installed; pip install 'invariance[slurm]'"
     if isinstance(error, MissingConfigException) and error.options is not None and error.missing_cfg_file:

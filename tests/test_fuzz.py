@@ -281,6 +281,7 @@ FOUND = [
     ("distance", ["trainer='a\x00b'"], "Hydra cannot compose this configuration (ValueError: embedded null byte)"),
     ("finetune", [f"batch={'1' * 5000}"], "Hydra cannot compose this configuration (ValueError"),
     ("prepare", ["~size"], "size"),
+    ("prepare", ["data=${..}"], ""),
     ("report", ["runs='\x00'"], "runs="),
     ("status", ["runs='a\x00b'"], "runs="),
     ("measure", ["solver.online_sgd.weight_decay=~\x9eÝ\u6ad2\x1fÄ"], "solver.online_sgd.weight_decay"),
