@@ -224,7 +224,7 @@ def test_withheld_and_missing_distances_are_gaps(tmp_path, undrawn):
     assert math.isnan(found.mean["online_sgd"].score[0, 1]) and "no number" in telling_map(found, "online_sgd")
 
 
-def test_ways_of_comparing_may_cover_different_networks(tmp_path, undrawn):
+def test_ways_of_comparing_may_cover_different_networks(tmp_path):
     for network, family, reach, seed in NETWORKS:
         trained(tmp_path / "runs", "made_up", network, family, reach or None, seed)
     pair_runs(tmp_path / "runs", diverged=((2, 4), (3, 5), (1, 5)))
