@@ -137,8 +137,8 @@ smoke-cross:
 smoke-report:
 	@$(RUN) $(BIN)/invariance-report 'out=$(SMOKE)/report' logger=csv $(PLACES)
 
-# ARGS= goes to every part that trains or measures, its model and recipe to those that have one; ARGS_networks=, ARGS_finetune= and
-# so on to one part, and ARGS_prepare= to the one that does neither
+# ARGS= goes to every part that trains or measures, its model and recipe to those that have one, its logger= to the report too;
+# ARGS_networks=, ARGS_finetune= and so on to one part, and ARGS_prepare= to the one that does neither
 quote := '
 MODEL := model=% model.% $(quote)model=% $(quote)model.%
 RECIPE := recipe=% recipe.% $(quote)recipe=% $(quote)recipe.%
@@ -146,6 +146,7 @@ MORE_networks = $(ARGS) $(ARGS_networks)
 MORE_finetune = $(filter-out $(MODEL),$(ARGS)) $(ARGS_finetune)
 MORE_measure = $(filter-out $(MODEL) $(RECIPE),$(ARGS)) $(ARGS_measure)
 MORE_distance = $(filter-out $(MODEL) $(RECIPE),$(ARGS)) $(ARGS_distance)
+LOGGER = $(or $(filter logger=% $(quote)logger=%,$(ARGS)),$(if $(TOY),logger=csv))
 MORE_cross = $(filter-out $(MODEL) $(RECIPE),$(ARGS)) $(ARGS_cross)
 
 # NETWORKS='baseline_1 rotation_20' instead of those of the templates; a baseline's run is baseline/seed0 and so on
@@ -192,7 +193,7 @@ else
 	@echo "Fig. 10 is left out: give HISTORICAL=, a folder or an archive of page images"
 endif
 paper-report:
-	@$(if $(DRY),echo,$(RUN)) $(BIN)/invariance-report 'out=$(REPORT)' $(if $(TOY),logger=csv) $(PLACES) $(ARGS_report)
+	@$(if $(DRY),echo,$(RUN)) $(BIN)/invariance-report 'out=$(REPORT)' $(LOGGER) $(PLACES) $(ARGS_report)
 
 # what the commands of the study are given, for invariance-plan, which looks at all of them at once and has some keys of its own
 text = '$(subst $(quote),'\'',$(1))'

@@ -19,7 +19,7 @@ from invariance.features import extract
 from invariance.fits import Fit
 from invariance.grids import Grid
 from invariance.headlines import of_measurement, way
-from invariance.maps import FittedMaps
+from invariance.maps import FittedMaps, require_room
 from invariance.metrics import errors_per_image, interval_of, l2_distance_per_image, rms
 from invariance.network import Network
 from invariance.precision import full_float32
@@ -78,6 +78,7 @@ def measure_grid(
     if not todo:
         print(f"finished already: {folder}")
         return
+    _require_room(network, prepared, list(todo))
     with ExitStack() as held:
         for run in todo.values():
             held.enter_context(run)
@@ -97,6 +98,15 @@ def measure_grid(
             _Measurement(network, grid, prepared, config, progress, stage).run(todo, folder)
         _show(network, grid, runs, todo, prepared, config, stage, before)
     print(f"measured {network.place} over {len(grid.transform.grid())} g of {grid.name}: {folder}")
+
+
+def _require_room(network: Network, prepared: Prepared, fits: list[Fit]) -> None:
+    """Refuse maps that cannot fit into memory, before any features are computed."""
+    fitted = [fit.settings for fit in fits if fit.settings is not None]
+    dim = network.dim(prepared.channels) if fitted else 0
+    for solver in fitted:
+        images = len(prepared.fit_indices(network.settings["fit"]))
+        require_room(solver, dim, dim, images, device=network.device)
 
 
 def _show(

@@ -17,12 +17,7 @@ from invariance.data.sources import data_config, existing_root
 from invariance.errors import UserError
 from invariance.features import choose_device
 from invariance.planning import Study
-from invariance.settings.base import checked
-from invariance.settings.training import Recipe
-from invariance.templates import Templates, plain
-
-PAGES = {"networks": "train", "measure": "measure", "distance": "distance", "finetune": "finetune", "cross": "measure"}
-"""The command of every stage."""
+from invariance.templates import PAGES, Templates, checked_job
 
 
 @dataclass(frozen=True)
@@ -65,7 +60,7 @@ def lacking(wanted: Wanted, study: Callable[[str, bool], Study]) -> list[str]:
                 continue
             if config is None:
                 continue
-            found += _configured(stage, config, wanted.launcher)
+            found += _configured(config, wanted.launcher)
             if stage in ("networks", "cross"):
                 parts, wrong = _data(config["data"], wanted.folders["prepared"])
                 found += wrong
@@ -78,7 +73,7 @@ def _composed(wanted: Wanted, stage: str, name: str, choices: Sequence[str]) -> 
     """The first job's configuration of a stage; None where the study has no such stage for a data set.
 
     Raises:
-        UserError: if it cannot be composed, or has a key that its command does not.
+        UserError: if it cannot be composed, has a key that its command does not, or a value that makes no sense.
     """
     more = [*wanted.trainer, *wanted.args.get(stage, ())]
     if stage == "networks":
@@ -96,21 +91,16 @@ def _composed(wanted: Wanted, stage: str, name: str, choices: Sequence[str]) -> 
     if stage == "cross" and config.get("of", name) != name:
         return None
     check_keys(config, config.hydra, PAGES[stage], f"{wanted.templates.study}_{stage}")
-    return plain(config, next(iter(wanted.templates.sweep(config)), {}))
+    return checked_job(stage, config, next(iter(wanted.templates.sweep(config)), {}))
 
 
-def _configured(stage: str, config: Mapping[str, Any], launcher: str) -> Iterator[str]:
-    """What is wrong with a stage's configuration on this machine; on SLURM its nodes are others."""
+def _configured(config: Mapping[str, Any], launcher: str) -> Iterator[str]:
+    """What a stage's configuration asks of this machine and it lacks; on SLURM its nodes are others."""
     if launcher != "slurm":
         try:
             choose_device(config["trainer"]["accelerator"])
         except UserError as error:
             yield f"{error}, as ARGS=trainer=auto"
-    if "recipe" in config:
-        try:
-            checked(Recipe, config["recipe"], "recipe")
-        except UserError as error:
-            yield f"{stage}: {error}"
 
 
 def _launcher(launcher: str) -> Iterator[str]:

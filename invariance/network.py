@@ -8,6 +8,8 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from invariance.data.manifest import MANIFEST
 from invariance.data.prepared import Prepared, prepare
 from invariance.errors import UserError
@@ -115,6 +117,15 @@ class Network:
     def phi(self) -> Representation:
         """φ and C."""
         return Representation(self.classifier.network, self.layer)
+
+    def dim(self, channels: int) -> int:
+        """D, of φ of an image with so many channels at the network's input size.
+
+        Raises:
+            UserError: if the layer gives no representation.
+        """
+        black = torch.zeros(1, channels, self.input_size, self.input_size, device=self.device)
+        return self.phi.phi(black).shape[1]
 
     def forget(self) -> None:
         """Give up the network's memory; it is read again when it is needed."""

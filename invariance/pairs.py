@@ -28,7 +28,7 @@ from invariance.errors import UserError
 from invariance.fits import Fit
 from invariance.headlines import of_distances
 from invariance.indices import Regression, cross_product, linear_cka, procrustes_distance
-from invariance.maps import FittedMaps, Ridge
+from invariance.maps import FittedMaps, Ridge, require_room
 from invariance.metrics import l2_distance_per_image
 from invariance.network import Network
 from invariance.pair_rows import INDEX_NAMES, INDICES, Member, Pair, PairRows, Result, account, run_name
@@ -230,6 +230,8 @@ class _Study:
         for label, features in found.items():
             member = self.members[label]
             try:
+                if features is None:
+                    self._require_room(member)
                 self.features[label] = features or self.store.make(member.network, member.images, progress, task)
             except UserError as error:
                 raise UserError(f"{member.network.name}: {error}") from error
@@ -239,6 +241,13 @@ class _Study:
             if features.flaw:
                 why = "the same for all fit images" if features.flaw == "constant" else "not all finite numbers"
                 print(f"{label}: φ is {why}; the rows of its pairs say so and hold no number", file=sys.stderr)
+
+    def _require_room(self, member: Member) -> None:
+        """Refuse maps of a network's features that cannot fit into memory, before the features are computed."""
+        fitted = [fit.settings for fit in self.kinds.values() if fit is not None and fit.settings is not None]
+        dim = member.network.dim(member.images.prepared.channels) if fitted else 0
+        for solver in fitted:
+            require_room(solver, dim, dim, len(member.images.fit_indices), device=self.device)
 
     def _make_again(self, label: str, progress: Progress) -> Features:
         """Features of a network whose own were found damaged in the middle of the work."""

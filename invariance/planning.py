@@ -29,7 +29,7 @@ from invariance.errors import UserError, nearest
 from invariance.fits import JOINT, Fit, fits_of
 from invariance.grids import Grid, grids_for, joint_grid
 from invariance.pairs import group_size
-from invariance.templates import Config, Templates, Trained, plain, trained_by
+from invariance.templates import Config, Templates, Trained, checked_job, trained_by
 from invariance.transforms import build
 from invariance.transforms.base import UNTOUCHED
 from invariance.work import START, Job, Net, Stage, Unit, Work, shape_of
@@ -141,7 +141,7 @@ class Study:
         self.trainer, (option, *own) = trainer[0], trainer
         self.on = [f"trainer={option}", *own]
         composed = templates.compose("networks", *choices, *self.on, *self.more.get("networks", ()))
-        self.train = plain(composed)
+        self.train = checked_job("networks", composed)
         self.recipe = [choice for choice in choices if re.match(r"\+*recipe[.=]", choice)]
         self.data = data_set(self.train["data"], prepared, count=count)
         model = json.dumps(self.train["model"], sort_keys=True)
@@ -172,7 +172,7 @@ class Study:
     def prepare(self) -> Stage:
         """Every size that a network or its grid needs, each image decoded once for all."""
         config, jobs = self._composed("measure")
-        sizes = {self.net.size}.union(*(self._sizes(plain(config, job)) for job in jobs))
+        sizes = {self.net.size}.union(*(self._sizes(checked_job("measure", config, job)) for job in jobs))
         for one in [*self.trained.values(), *self.others.values()]:
             sizes.add(build(one.transform).source_size(self.net.size))
         total = sum(self.data.images.values())
@@ -218,7 +218,7 @@ class Study:
     def measure(self) -> Stage:
         """Invariance and equivariance."""
         config, jobs = self._composed("measure")
-        return Stage("measure", [self._measuring(plain(config, job), self.data) for job in jobs])
+        return Stage("measure", [self._measuring(checked_job("measure", config, job), self.data) for job in jobs])
 
     def _chosen(self, config: Config) -> list[Trained]:
         """The networks that a configuration names.
@@ -268,7 +268,7 @@ class Study:
     def distance(self) -> Stage:
         """One job for all pairs."""
         config, jobs = self._composed("distance")
-        return Stage("distance", [self._comparing(plain(config, job)) for job in jobs or [{}]])
+        return Stage("distance", [self._comparing(checked_job("distance", config, job)) for job in jobs or [{}]])
 
     def _comparing(self, config: Config) -> Job:
         chosen, dim = self._chosen(config), shape_of(self.net)[0]
@@ -298,7 +298,7 @@ class Study:
     def finetune(self) -> Stage:
         """The joint loss, with what is measured before and after."""
         config, jobs = self._composed("finetune")
-        return Stage("finetune", [self._finetuning(plain(config, job)) for job in jobs])
+        return Stage("finetune", [self._finetuning(checked_job("finetune", config, job)) for job in jobs])
 
     def _finetuning(self, config: Config) -> Job:
         work, disk, chosen, recipe = Work({START: 1}), 0.0, self._chosen(config), config["recipe"]
@@ -330,7 +330,7 @@ class Study:
             config = self.templates.compose("cross", *self.more.get("cross", ()))
         except UserError as error:
             return Stage("cross", [], gap=str(error))
-        jobs = [plain(config, job) for job in self.templates.sweep(config)]
+        jobs = [checked_job("cross", config, job) for job in self.templates.sweep(config)]
         if config.get("of", self.data.name) != self.data.name:
             return None
         try:

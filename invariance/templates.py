@@ -15,8 +15,15 @@ from omegaconf import DictConfig, OmegaConf
 from invariance.cli import find_plugins, no_yaml
 from invariance.conf import conf_dir
 from invariance.errors import UserError, nearest
+from invariance.settings.base import checked, keys_of
+from invariance.settings.pages import SCHEMAS
 
 Config = dict[str, Any]
+
+PAGES = {
+    "networks": "train", "measure": "measure", "distance": "distance", "finetune": "finetune", "cross": "measure",
+}
+"""The command of every stage's template."""
 
 
 @contextmanager
@@ -124,6 +131,21 @@ def _swept(override: str) -> str:
     key, _, value = override.partition("=")
     quoted = value.replace("\\", "\\\\").replace("'", "\\'")
     return f"++hydra.sweeper.params.{key}='{quoted}'"
+
+
+def checked_job(stage: str, config: DictConfig, settings: Mapping[Any, Any] | None = None) -> Config:
+    """The configuration of one job of a template, as `plain`, whose values are as its command's schema has them.
+
+    Raises:
+        UserError: naming the template and the value, or what is not set.
+    """
+    page = PAGES[stage]
+    found, known = plain(config, settings), keys_of(SCHEMAS[page])  # a sweep over network= chooses a file
+    try:
+        checked(SCHEMAS[page], {key: value for key, value in found.items() if key in known})
+    except UserError as error:
+        raise UserError(f"{config.hydra.job.config_name}: {error}") from error
+    return found
 
 
 def plain(config: DictConfig, settings: Mapping[Any, Any] | None = None) -> Config:

@@ -276,7 +276,7 @@ def test_an_unknown_key_of_a_template_is_refused_before_anything_runs(tmp_path, 
 def test_a_key_of_ones_own_may_be_referred_to_in_any_way(tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
-    own = "a: 24\nb: 25\nranges: 26,27\nsize: ${oc.select:a,0}\nprepared: ${ b }\n"
+    own = "a: 24\nb: there\nranges: 26,27\nsize: ${oc.select:a,0}\nprepared: ${ b }\n"
     swept = "hydra: {sweeper: {params: {data.val_fraction: 0.3, data.split_seed: '${ranges}'}}}\n"
     (tmp_path / "mine.yaml").write_text("defaults:\n  - prepare\n  - _self_\n" + own + swept)
     done = []

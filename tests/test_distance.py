@@ -9,7 +9,9 @@ import pytest
 import torch
 from sklearn import linear_model
 
+import invariance.memory
 import invariance.pairs
+import invariance.representations
 from invariance.data.manifest import sealed_text
 from invariance.distance import distance
 from invariance.errors import UserError
@@ -316,6 +318,14 @@ def test_one_network_has_no_distance(place, compose):
     assert "two finished networks or more (digits/rotation_20/seed0 alone)" in refused(
         compose("distance", *places, "networks=rotation_20")
     )
+
+
+def test_maps_that_no_memory_holds_are_refused_before_any_features(place, compose, monkeypatch):
+    folder, places = place
+    monkeypatch.setattr(invariance.memory, "machine_bytes", lambda: 10**6)
+    monkeypatch.setattr(invariance.representations, "extract", None)
+    said = refused(compose("distance", *places, f"features={folder}/others", "networks=[baseline,rotation_20]"))
+    assert "for maps of 256 to 256 features takes" in said and not (folder / "runs/distance").exists()
 
 
 def test_a_run_that_is_not_finished_is_left_out_by_name(place, compose, capsys):

@@ -132,8 +132,8 @@ def one_after_another(tmp_path, monkeypatch, capfd):
     monkeypatch.setenv(SWEEP_VARIABLE, "")
     monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
 
-    def run(sizes, do):
-        monkeypatch.setattr(sys, "argv", ["invariance-prepare", "-m", f"size={sizes}"])
+    def run(sizes, do, *more):
+        monkeypatch.setattr(sys, "argv", ["invariance-prepare", "-m", f"size={sizes}", *more])
         status = 0
         try:
             command("prepare", lambda config: do(config["size"]))
@@ -142,6 +142,20 @@ def one_after_another(tmp_path, monkeypatch, capfd):
         return status, *capfd.readouterr()
 
     return run
+
+
+@pytest.mark.parametrize(("sizes", "said"), [
+    ("range(1,1000000000)", "error: size=range(1,1000000000): these are more than 100,000 jobs; sweep over fewer"),
+    ("range(1,inf)", "error: size=range(1,inf): these are more than"),
+    ("range(1.5,9.5,0)", "error: size=range(1.5,9.5,0): a step of 0 leads nowhere"),
+    ("range(5,1)", "error: size=range(5,1): this names nothing"),
+    ("interval(1,5)", "error: "),
+    ("0,-1", "error: size=0: give"),
+])  # fmt: skip
+def test_a_sweep_that_cannot_be_is_refused_before_its_first_job(one_after_another, sizes, said):
+    done = []
+    status, _, err = one_after_another(sizes, done.append, "data=digits")
+    assert status == 2 and err.splitlines()[-1].startswith(said) and "Traceback" not in err and not done
 
 
 def test_one_after_another_a_failure_harms_no_other_and_is_named_at_the_end(one_after_another):

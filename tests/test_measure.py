@@ -10,6 +10,8 @@ import torch
 from scipy import ndimage
 from sklearn import linear_model
 
+import invariance.measurement
+import invariance.memory
 from invariance.data.prepared import prepare
 from invariance.errors import UserError
 from invariance.maps import order
@@ -248,6 +250,17 @@ def test_retrained_weights_do_not_pass_for_the_measured_ones(place, compose):
     write_marker(path.parent, {"rows": 2}, "train/digits/baseline/seed0")  # as a training of its own would
     with pytest.raises(UserError, match="weights is .* there and .* here"):
         measure(compose("measure", *places, *ROTATION, "networks=baseline", "map=identity"))
+
+
+def test_maps_that_no_memory_holds_are_refused_before_any_features(place, compose, monkeypatch):
+    folder, places = place
+    monkeypatch.setattr(invariance.memory, "machine_bytes", lambda: 10**6)
+    monkeypatch.setattr(invariance.measurement, "extract", None)
+    with pytest.raises(UserError, match=r"solver=ridge for maps of .* and this machine has 1,000,000 bytes"):
+        measure(compose("measure", *places, "networks=baseline", "grids=[mirror]", "map=residual", "solver=ridge"))
+    assert not (folder / "runs/measure").exists()
+    monkeypatch.undo()
+    measure(compose("measure", *places, "networks=baseline", "grids=[mirror]", "map=identity"))
 
 
 @pytest.mark.parametrize(

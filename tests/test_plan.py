@@ -348,6 +348,7 @@ def test_what_the_command_line_chose():
     (["study=papr"], "no template papr_networks.yaml in"),
     (["data=folder"], "how many images Folder has is not known yet"),
     (["templates=/nowhere"], "no template paper_networks.yaml in /nowhere"),
+    (["recipe.updates=-1"], "paper_networks: recipe.updates=-1: give a whole number from 1"),
     pytest.param(["trainer=gpu"], "torch finds no GPU", marks=pytest.mark.skipif(
         torch.cuda.is_available(), reason="there is a GPU"
     )),
@@ -355,6 +356,14 @@ def test_what_the_command_line_chose():
 def test_mistakes_are_named(compose, quick, overrides, said):
     with pytest.raises(UserError, match=said):
         plan(config_of(compose, "data=digits", *overrides))
+
+
+@pytest.mark.parametrize(("stage", "said"), [
+    ("measure", "batch=0"), ("distance", "solver.ridge.held_out=2"), ("finetune", "joint.lambda3=-1"),
+])  # fmt: skip
+def test_a_value_that_no_job_of_a_template_can_have_is_refused(compose, quick, stage, said):
+    with pytest.raises(UserError, match=f"smoke_{stage}: {said}.*: give"):
+        plan({**config_of(compose, "data=digits", "study=smoke"), "args": {stage: said}})
 
 
 def test_recipe_and_arguments_of_a_stage_are_planned_for(compose, quick, tmp_path):

@@ -118,6 +118,8 @@ def test_a_run_s_place_in_wandb_is_linked_if_it_is_an_address(runs, tmp_path, un
     page = make_report(runs, tmp_path / "report").read_text()
     assert page.count('(<a href="https://example.org/run/1">W&amp;B</a>)') == 1 and page.count("W&amp;B</a>") == 1
     assert "javascript:" not in page
+    alone = make_report(runs, tmp_path / "alone", wandb=False).read_text()
+    assert "W&amp;B" not in alone and "example.org" not in alone
 
 
 def test_numbers_of_finetuning_lead_to_the_run_of_every_seed():

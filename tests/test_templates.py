@@ -182,6 +182,8 @@ def test_arguments_go_to_the_parts_that_have_such_a_key_or_to_one_of_them():
     assert [part for part, words in had.items() if "model=tiny" in words] == ["networks"]
     assert [part for part, words in had.items() if "recipe.updates=40" in words] == ["networks", "finetune"]
     assert [part for part, words in had.items() if "grids=[rotation, shear]" in words] == ["measure"]
+    assert "logger=csv" not in words_of("paper-report")
+    assert {"logger=csv", "--"} - set(words_of("paper-report", "ARGS=trainer=cpu logger=csv")) == {"--"}
     third = made("paper-distance", "DATA=ilsvrc", *more).stdout
     assert third.index("network=baseline_3") < third.index("model=tiny") < third.index("invariance-distance")
 

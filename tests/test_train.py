@@ -278,6 +278,37 @@ def test_a_checkpoint_of_another_architecture_is_named(checkpoint):
         load_classifier(checkpoint.with_name("absent.ckpt"))
 
 
+@pytest.mark.parametrize("about", [
+    {"features": 10**12}, {"features": 10**30}, {"features": -1}, {"features": 0}, {"features": 1.5}, {"features": "x"},
+    {"features": None}, {"nope": 1}, {"_target_": "builtins.eval"}, {"_target_": "torch.nn.Linear"}, {"_target_": 5},
+])  # fmt: skip
+def test_a_checkpoint_that_names_an_impossible_network_is_one_line(checkpoint, about):
+    held = torch.load(checkpoint, weights_only=True)
+    held["hyper_parameters"]["model"].update(about)
+    features = about.get("features")
+    if isinstance(features, int) and 0 < features < 2**40:  # of weights of that shape the file holds one number
+        for key, value in held["state_dict"].items():
+            if key.startswith("network.fc6"):
+                held["state_dict"][key] = torch.zeros(()).expand(features, *value.shape[1:])
+    torch.save(held, checkpoint)
+    with pytest.raises(UserError, match=r"^checkpoint .*best\.ckpt[^\n]*train the network again"):
+        load_classifier(checkpoint)
+
+
+@pytest.mark.parametrize("key", ["model", "classes", "channels", "mean", "recipe", "seed"])
+@pytest.mark.parametrize("value", [None, -1, 10**12, "x", [], {}, math.nan])
+def test_a_checkpoint_whose_settings_make_no_sense_is_one_line(checkpoint, key, value):
+    held = torch.load(checkpoint, weights_only=True)
+    if key not in held["hyper_parameters"]:
+        pytest.skip(f"no {key} in a checkpoint")
+    held["hyper_parameters"][key] = value
+    torch.save(held, checkpoint)
+    try:
+        load_classifier(checkpoint)
+    except UserError as error:
+        assert str(error).startswith("checkpoint ") and "\n" not in str(error)
+
+
 def test_images_without_labels_are_refused_before_a_run_begins(tmp_path, compose):
     from PIL import Image
 

@@ -5,10 +5,10 @@ from invariance.maps.maps import MAPS, FittedMaps, IdentityMap, LinearMap, MLPMa
 from invariance.maps.minibatch import MinibatchFit, MinibatchSGD
 from invariance.maps.online_sgd import OnlineSGD, OnlineSGDState
 from invariance.maps.ridge import Ridge, RidgeFit
-from invariance.maps.settings import SOLVERS, SOLVERS_OF, Solver, begin_fit, solver_from_config
+from invariance.maps.settings import SOLVERS, SOLVERS_OF, Solver, begin_fit, require_room, solver_from_config
 
 __all__ = [
     "MAPS", "SOLVERS", "SOLVERS_OF", "Fit", "FittedMaps", "IdentityMap", "LinearMap", "MLPMap", "MinibatchFit",
     "MinibatchSGD", "OnlineSGD", "OnlineSGDState", "ResidualMap", "Ridge", "RidgeFit", "Solver", "begin_fit",
-    "build_map", "fit_status", "order", "solver_from_config",
+    "build_map", "fit_status", "order", "require_room", "solver_from_config",
 ]

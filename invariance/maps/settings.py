@@ -65,12 +65,10 @@ def begin_fit(
         UserError: if the solver cannot fit that kind of map, or does not fit into this machine's memory.
     """
     able = SOLVERS_OF.get(kind, ())
-    name = next(key for key, value in SOLVERS.items() if isinstance(solver, value))
+    name = name_of(solver)
     if name not in able:
         raise UserError(f"solver={name} cannot fit map={kind}; use solver={' or solver='.join(able) or 'none'}")
-    if torch.device(device).type == "cpu":
-        needed = least_bytes(solver, inputs, outputs, images, problems)
-        require(needed, f"solver={name} for maps of {inputs} to {outputs} features", "choose a smaller layer")
+    require_room(solver, inputs, outputs, images, problems=problems, device=device)
     residual = kind == "residual"
     if isinstance(solver, OnlineSGD):
         return OnlineSGDState(solver, inputs, outputs, problems, stacked=stacked, residual=residual, device=device)
@@ -79,6 +77,25 @@ def begin_fit(
     if inputs != outputs:
         raise ValueError(f"an mlp map has as many outputs as inputs, not {outputs} and {inputs}")
     return MinibatchFit(solver, inputs, problems, device)
+
+
+def name_of(solver: Solver) -> str:
+    """The name of a solver in conf/solver/."""
+    return next(key for key, value in SOLVERS.items() if isinstance(solver, value))
+
+
+def require_room(
+    solver: Solver, inputs: int, outputs: int, images: int, *, problems: int = 1, device: torch.device | str = "cpu"
+) -> None:
+    """Refuse fits whose states cannot fit into this machine's memory; arguments as `begin_fit`.
+
+    Raises:
+        UserError: naming the solver and what it takes.
+    """
+    if torch.device(device).type == "cpu":
+        needed = least_bytes(solver, inputs, outputs, images, problems)
+        what = f"solver={name_of(solver)} for maps of {inputs} to {outputs} features"
+        require(needed, what, "choose a smaller layer")
 
 
 def least_bytes(solver: Solver, inputs: int, outputs: int, images: int, problems: int = 1) -> int:

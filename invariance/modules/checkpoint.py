@@ -124,10 +124,13 @@ def read_checkpoint(path: Path, remedy: str) -> Mapping[str, Any]:
     if not isinstance(held, Mapping) or not {"state_dict", "hyper_parameters", "global_step"} <= set(held):
         raise UserError(f"checkpoint {path} is not one of invariance.train; {remedy}")
     for name, value in _tensors({"state_dict": held["state_dict"], "optimizer": held.get("optimizer_states")}):
+        if value.numel() * value.element_size() > value.untyped_storage().nbytes():  # it would be made on first use
+            raise UserError(f"checkpoint {path} names more numbers than it holds ({name}); {remedy}")
         if not bool(torch.isfinite(value).all()):
             raise UserError(f"checkpoint {path} holds what is no finite number ({name}): its network is none; {remedy}")
     mean = held["hyper_parameters"].get("mean", []) if isinstance(held["hyper_parameters"], Mapping) else []
-    if not all(isinstance(one, int | float) and math.isfinite(one) for one in mean):
+    numbers = mean if isinstance(mean, list | tuple) else [None]
+    if not all(isinstance(one, int | float) and math.isfinite(one) for one in numbers):
         raise UserError(f"checkpoint {path} subtracts mean={mean}, which is no finite number; {remedy}")
     return held
 

@@ -5,7 +5,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files as package_files
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
@@ -52,7 +52,9 @@ _FOLDERS = (("figures",), ("tables",))
 T = TypeVar("T")
 
 
-def make_report(runs: Path, out: Path, *, data: str | None = None, progress: bool = False) -> Path:
+def make_report(
+    runs: Path, out: Path, *, data: str | None = None, progress: bool = False, wandb: bool = True
+) -> Path:
     """Make the report of all finished runs: `rows.csv`, `tables/`, `figures/` and the page.
 
     Every file appears whole or not at all, the page last. Files of an earlier report that this one has no more are
@@ -63,6 +65,7 @@ def make_report(runs: Path, out: Path, *, data: str | None = None, progress: boo
         out: the report's folder; created if need be.
         data: report on one data set alone.
         progress: whether a bar shows how many parts of the page are drawn.
+        wandb: whether the page leads from a run to its address in W&B, where it has one.
 
     Returns:
         The page, `index.html`.
@@ -70,14 +73,17 @@ def make_report(runs: Path, out: Path, *, data: str | None = None, progress: boo
     Raises:
         UserError: if no run is finished and whole, two hold the same number, or `out` cannot be written.
     """
-    return report_of(runs, out, data=data, progress=progress)[0]
+    return report_of(runs, out, data=data, progress=progress, wandb=wandb)[0]
 
 
-def report_of(runs: Path, out: Path, *, data: str | None = None, progress: bool = False) -> tuple[Path, Collected]:
+def report_of(
+    runs: Path, out: Path, *, data: str | None = None, progress: bool = False, wandb: bool = True
+) -> tuple[Path, Collected]:
     """As `make_report`, with what the report is made from; what is left out is named on standard error."""
     collected = collect(runs, data)
     with _alone(out) as waited:
         collected = collect(runs, data) if waited else collected  # runs may have ended since
+        collected = collected if wandb else _without_wandb(collected)
         with bar(progress) as shown:
             page, made = _made(collected, _beside(runs, out), shown)
         _write(out, collected.rows[COLUMNS], made, page)
@@ -85,6 +91,14 @@ def report_of(runs: Path, out: Path, *, data: str | None = None, progress: bool 
     for name, why in collected.damaged.items():
         print(f"left out, damaged: {name}: {why}", file=sys.stderr)
     return out / PAGE, collected
+
+
+def _without_wandb(collected: Collected) -> Collected:
+    """The same runs, as if none had an address in W&B."""
+    return replace(collected, runs={
+        name: replace(run, provenance={key: value for key, value in run.provenance.items() if key != "wandb"})
+        for name, run in collected.runs.items()
+    })  # fmt: skip
 
 
 @contextmanager

@@ -225,3 +225,10 @@ class Dashboard(Page):
         if self.logger.kind != "wandb":
             raise UserError("the dashboard is one of Weights & Biases: leave out logger=csv")
         return self
+
+
+SCHEMAS: dict[str, type[Page]] = {
+    "prepare": Prepare, "train": Train, "measure": Measure, "distance": Distance, "finetune": Finetune,
+    "report": Report, "status": Status, "plan": Plan, "dashboard": Dashboard,
+}
+"""The schema of every command."""
