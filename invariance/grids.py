@@ -3,8 +3,9 @@
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from copy import deepcopy
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import product
 from typing import Any
 
@@ -68,11 +69,27 @@ def _configured(family: str, settings: Mapping[str, Any]) -> dict[str, Any]:
         if key not in _keys(family):
             raise UserError(f"grid.{family}.{key} is no key of the family{nearest(str(key), _keys(family))}")
     try:
-        merged = OmegaConf.merge(family_config(family), dict(settings))
-        config = OmegaConf.create({"range": settings.get("range"), "transform": merged})
-        plain = OmegaConf.to_container(config, resolve=True)
+        return deepcopy(_merged(family, _Settings(settings)))
     except OmegaConfBaseException as error:
         raise UserError(f"conf/transform/{family}.yaml: {str(error).splitlines()[0]}") from error
+
+
+class _Settings(dict[str, Any]):
+    """Settings as the key of a cache: those that are written alike are alike."""
+
+    def __hash__(self) -> int:  # type: ignore[override]
+        return hash(repr(self))
+
+    def __eq__(self, other: object) -> bool:
+        return repr(self) == repr(other)
+
+
+@lru_cache(maxsize=1024)
+def _merged(family: str, settings: _Settings) -> dict[str, Any]:
+    """A family's file with settings over it: the same for hundreds of networks of a plan."""
+    merged = OmegaConf.merge(family_config(family), dict(settings))
+    config = OmegaConf.create({"range": settings.get("range"), "transform": merged})
+    plain = OmegaConf.to_container(config, resolve=True)
     assert isinstance(plain, dict)
     return dict(plain["transform"])
 

@@ -138,6 +138,7 @@ class Study:
         prepared: Path, cross: int | None = None, more: Mapping[str, Sequence[str]] | None = None, count: bool = False,
     ) -> None:
         self.templates, self.prepared, self.cross, self.more = templates, prepared, cross, more or {}
+        self._made: dict[str, list[Config]] = {}
         self.trainer, (option, *own) = trainer[0], trainer
         self.on = [f"trainer={option}", *own]
         composed = templates.compose("networks", *choices, *self.on, *self.more.get("networks", ()))
@@ -156,6 +157,13 @@ class Study:
         found = [self.prepare(), self.networks(), self.measure(), *self.alone(), self.distance(), self.finetune()]
         return [*found, stage] if (stage := self.cross_data()) else found
 
+    def _jobs(self, stage: str) -> list[Config]:
+        """The configurations of a stage's jobs for this data set; composed once."""
+        if stage not in self._made:
+            config, jobs = self._composed(stage)
+            self._made[stage] = [checked_job(stage, config, job) for job in jobs or [{}]]
+        return self._made[stage]
+
     def _composed(self, stage: str) -> tuple[DictConfig, list[dict[str, str]]]:
         """A stage's template for this data set, and its jobs."""
         config = self.templates.compose(stage)
@@ -171,8 +179,7 @@ class Study:
 
     def prepare(self) -> Stage:
         """Every size that a network or its grid needs, each image decoded once for all."""
-        config, jobs = self._composed("measure")
-        sizes = {self.net.size}.union(*(self._sizes(checked_job("measure", config, job)) for job in jobs))
+        sizes = {self.net.size}.union(*(self._sizes(config) for config in self._jobs("measure")))
         for one in [*self.trained.values(), *self.others.values()]:
             sizes.add(build(one.transform).source_size(self.net.size))
         total = sum(self.data.images.values())
@@ -217,8 +224,7 @@ class Study:
 
     def measure(self) -> Stage:
         """Invariance and equivariance."""
-        config, jobs = self._composed("measure")
-        return Stage("measure", [self._measuring(checked_job("measure", config, job), self.data) for job in jobs])
+        return Stage("measure", [self._measuring(config, self.data) for config in self._jobs("measure")])
 
     def _chosen(self, config: Config) -> list[Trained]:
         """The networks that a configuration names.
@@ -267,8 +273,7 @@ class Study:
 
     def distance(self) -> Stage:
         """One job for all pairs."""
-        config, jobs = self._composed("distance")
-        return Stage("distance", [self._comparing(checked_job("distance", config, job)) for job in jobs or [{}]])
+        return Stage("distance", [self._comparing(config) for config in self._jobs("distance")])
 
     def _comparing(self, config: Config) -> Job:
         chosen, dim = self._chosen(config), shape_of(self.net)[0]
@@ -297,8 +302,7 @@ class Study:
 
     def finetune(self) -> Stage:
         """The joint loss, with what is measured before and after."""
-        config, jobs = self._composed("finetune")
-        return Stage("finetune", [self._finetuning(checked_job("finetune", config, job)) for job in jobs])
+        return Stage("finetune", [self._finetuning(config) for config in self._jobs("finetune")])
 
     def _finetuning(self, config: Config) -> Job:
         work, disk, chosen, recipe = Work({START: 1}), 0.0, self._chosen(config), config["recipe"]

@@ -156,10 +156,9 @@ def plain(config: DictConfig, settings: Mapping[Any, Any] | None = None) -> Conf
     """
     from omegaconf.errors import OmegaConfBaseException
 
-    copy = config.copy()
+    copy = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
     OmegaConf.set_readonly(copy, False)
     OmegaConf.set_struct(copy, False)
-    copy.pop("hydra", None)
     for key, value in (settings or {}).items():
         OmegaConf.update(copy, key, value)
     try:
