@@ -32,7 +32,8 @@ def refused(source, match):
 
 def pack(path, files, mode="w"):
     """A tar of files on disk: name in the archive → path."""
-    with tarfile.open(path, mode) as archive:
+    quick = {"compresslevel": 1} if mode == "w:gz" else {}
+    with tarfile.open(path, mode, **quick) as archive:
         for name, file in files.items():
             archive.add(file, name, recursive=False)
 

@@ -362,7 +362,7 @@ def test_a_baseline_takes_the_family_that_is_given(place, compose):
     few += ["networks=baseline", "grids=[]", "fit={images: 100}", "recipe.updates=2", "recipe.val_every=2"]
     with pytest.raises(UserError, match="no family of its own"):
         finetune(compose("finetune", *places, *few))
-    finetune(compose("finetune", *places, *few, "G={crop: {range: 256}}", "copies=1"))
+    finetune(compose("finetune", *places, *few, "G={crop: {range: 256, corners: true}}", "copies=1"))
     [rows] = (folder / "runs/finetune/digits/baseline+joint_0.3").rglob("residual_joint/rows.csv")
     assert rows.parents[1].name.startswith("crop_256_G")
     assert {g.partition(":")[2] for g in read_rows(rows)["g"]} >= {"untouched"}

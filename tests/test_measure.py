@@ -166,7 +166,8 @@ def test_intervals_hold_their_scores_and_the_closed_form_beats_the_identity_wher
 def test_interrupted_after_any_group_and_repeated_gives_the_same_rows(place, compose, monkeypatch):
     folder, places = place
     grid = ["grids=[rotation]", "grid={rotation: {angles: [-40, -30, -20, -10, 10, 20, 30, 40]}}"]
-    config = compose("measure", *places, *grid, "networks=rotation_20", "solver=online_sgd", "memory_gb=0.01")
+    config = compose("measure", *places, *grid, "networks=rotation_20", "solver=online_sgd", "memory_gb=0.01",
+                     "solver.online_sgd.epochs=2", "fit={images: 150}")  # fmt: skip
     measure(config)
     units = ("rotation/identity", "rotation/residual_online_sgd")
     runs = folder / "runs/measure/digits/rotation_20/seed0"

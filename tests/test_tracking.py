@@ -67,7 +67,7 @@ import sys
 sys.modules["wandb"] = None
 from invariance.train import main
 sys.argv = ["invariance-train", "runs={folder}/other", "prepared={folder}/prepared", "logger=csv", "trainer=cpu",
-            "progress=false", "model=tiny", "recipe=smoke"]
+            "progress=false", "model=tiny", "recipe=smoke", "recipe.updates=4", "recipe.val_every=2", "recipe.step=3"]
 main()
 """
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, cwd=folder)
