@@ -1,5 +1,6 @@
 """Fixtures that several test modules share."""
 
+import base64
 import os
 from pathlib import Path
 
@@ -25,17 +26,26 @@ def shared_data() -> Path:
     return folder
 
 
-@pytest.fixture
-def undrawn(monkeypatch):
-    """Reports without what takes longest, the drawing of their figures: for tests that read text, tables and rows."""
+DOT = base64.b64decode("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg==")
+"""A PNG of one pixel."""
+
+
+def draw_nothing(monkeypatch):
+    """Reports without what takes longest, the drawing of their figures."""
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     def save(figure, buffer, *, format, **_):
-        buffer.write('<svg width="1pt"> </svg>' if format == "svg" else b"")
+        buffer.write('<svg width="1pt"> </svg>' if format == "svg" else DOT)
 
     monkeypatch.setattr(Figure, "savefig", save)
     monkeypatch.setattr(ConstrainedLayoutEngine, "execute", lambda *_: None)
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    """For tests that read a report's text, tables and rows."""
+    draw_nothing(monkeypatch)
 
 
 @pytest.fixture(scope="session")

@@ -27,6 +27,7 @@ from invariance.reporting.contents import Figure, Heading, Paragraph, TableText,
 from invariance.runs.rows import read_rows
 from invariance.runs.run import read_provenance
 from invariance.tracking import read_link
+from tests.conftest import draw_nothing
 
 MEDIA = {"rows", "val/confusion_table", "test/confusion_table"}
 
@@ -54,7 +55,9 @@ def logged(tmp_path_factory, compose):
     joint = ["recipe=finetune_smoke", "recipe.updates=2", "recipe.val_every=1", "recipe.step=1"]
     joint.append("grids=[mirror]")
     finetune(compose("finetune", *places, *fits, *joint, "networks=rotation_20"))
-    report(compose("report", f"runs={folder}/runs", f"out={folder}/report", "logger.mode=offline"))
+    with pytest.MonkeyPatch.context() as patch:
+        draw_nothing(patch)
+        report(compose("report", f"runs={folder}/runs", f"out={folder}/report", "logger.mode=offline"))
     return folder
 
 

@@ -199,6 +199,24 @@ def answer(page, overrides):
     return line
 
 
+def jobs(arguments):
+    """What a command line with -m is told: None if it has jobs, else the one line."""
+    from hydra_plugins.invariance_sweeper import MOST_JOBS, FamilySweeper
+
+    sys.argv = ["invariance-train", "-m", *arguments]
+    parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
+    with bounded():
+        try:
+            parts = FamilySweeper.split_arguments(parser.parse_overrides(arguments), None)
+        except Exception as error:
+            if (line := cli.one_line(error, "train")) is None:
+                raise
+            assert line.strip() and len(line.splitlines()) == 1, (line, arguments)
+            return line
+    assert 0 < len(parts[0]) <= MOST_JOBS
+    return None
+
+
 def flat(config, prefix=""):
     """Every key of nested mappings."""
     for key, value in config.items():
@@ -268,6 +286,22 @@ def overrides(draw, page):
     return some
 
 
+@st.composite
+def sweeps(draw):
+    """One to three keys, each with a sweep over hostile values."""
+    simple = st.sampled_from(NUMBERS) | st.sampled_from(TEXTS) | st.sampled_from(("5", "10", "-3", "0.1", "7e3"))
+    some = []
+    for _ in range(draw(st.integers(1, 3))):
+        values = draw(st.lists(simple, min_size=1, max_size=4))
+        form = draw(st.sampled_from((
+            "{0}", "{0}", "choice({0})", "range({0})", "range({0})", "shuffle({0})", "sort({0})", "glob({0})",
+            "interval({0})", "tag(a,choice({0}))", "shuffle(range({0}))", "sort(range({0}),reverse=true)", "[{0}]",
+        )))  # fmt: skip
+        key = draw(st.sampled_from(("seed", "range", "transform", "network", "data", "recipe.updates", "+x", "~seed")))
+        some.append(f"{key}={form.format(','.join(values))}")
+    return some
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_the_defaults_of_every_command_would_begin(page):
     assert answer(page, []) is None
@@ -327,3 +361,9 @@ def test_a_hostile_command_line_is_right_or_one_line(page, data):
 @given(data=st.data())
 def test_thousands_of_hostile_command_lines_are_right_or_one_line(page, data):
     answer(page, data.draw(overrides(page)))
+
+
+@settings(max_examples=10 * SHORT, **SETTINGS)
+@given(arguments=sweeps())
+def test_a_hostile_sweep_has_jobs_or_one_line(arguments):
+    jobs(arguments)

@@ -218,7 +218,7 @@ class Killed(BaseException):
     """The end of the process, at a moment of our choosing."""
 
 
-@pytest.mark.parametrize("operation", range(12))
+@pytest.mark.parametrize("operation", [pytest.param(k, marks=[pytest.mark.long] * (k % 3 != 0)) for k in range(12)])
 def test_killed_while_files_change_places(tmp_path, whole, again, operation, monkeypatch):
     done = 0
 
