@@ -31,13 +31,13 @@ from torch.utils.data import DataLoader
 from torchvision import transforms as tv
 from torchvision.datasets import ImageFolder
 
-from invariance.conf import families
 from invariance.data.decode import decode
 from invariance.data.module import PreparedData, StepSampler
 from invariance.data.prepared import Prepared
-from invariance.memory import keep_freed
-from invariance.modules.classifier import Classifier
+from invariance.device import keep_freed
 from invariance.seeds import generator
+from invariance.settings.files import families
+from invariance.training.classifier import Classifier
 from invariance.transforms import build
 
 RECIPE = {"rate": 0.01, "momentum": 0.9, "weight_decay": 0.0, "step": 1}

@@ -20,9 +20,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from invariance.device import keep_freed
+from invariance.engine.fit import fit_maps
 from invariance.maps import OnlineSGD
-from invariance.memory import keep_freed
-from invariance.modules.map_fit import fit_maps
 
 
 def features(networks: int, images: int, dim: int, device: str) -> list[Tensor]:

@@ -2,9 +2,9 @@
 
     python benchmarks/features.py [--images 64] [--size 227] [--device cpu] [--json PATH]
 
-For every family: the rate of `invariance.features.extract` (read from a memory-mapped file, to the device, transform,
-normalise, φ, back to the host) and of the network alone on batches that lie ready in memory, in turn; the share is the
-median over rounds of the ratio within a round, so that a machine whose speed drifts does not tilt it.
+For every family: the rate of `invariance.engine.stream.extract` (read from a memory-mapped file, to the device,
+transform, normalise, φ, back to the host) and of the network alone on batches that lie ready in memory, in turn; the
+share is the median over rounds of the ratio within a round, so that a machine whose speed drifts does not tilt it.
 `share_of_forward` is the lowest share of all families.
 """
 
@@ -21,8 +21,8 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from invariance.features import extract
-from invariance.grids import grids_for
+from invariance.engine.grids import grids_for
+from invariance.engine.stream import extract
 from invariance.models.caffenet import CaffeNet
 from invariance.models.representation import Representation
 from invariance.transforms.base import GridPoint, Transform

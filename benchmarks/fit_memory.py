@@ -18,8 +18,8 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from invariance.engine.fit import fit_maps
 from invariance.maps import OnlineSGD, Ridge
-from invariance.modules.map_fit import fit_maps
 
 _UNIT = 1 if sys.platform == "darwin" else 1024
 _CHUNK = 5000

@@ -4,9 +4,10 @@
     python benchmarks/measure.py --dim 1024 --images 1024 --size 67 --solvers online_sgd ridge
     python benchmarks/measure.py --g 16 --images 50000 --memory-gb 60 --device cuda --solvers online_sgd ridge
 
-What is measured is `invariance.measurement.measure_grid` as the command runs it, on a network and photographs of this
-machine's own making: prepared data, features under every g, the identity and fitted maps, scores, bootstrap, rows. The
-network is the full CaffeNet with its initial weights: training changes no time. Its parts, timed in the same rounds:
+What is measured is `invariance.experiments.measurement.measure_grid` as the command runs it, on a network and
+photographs of this machine's own making: prepared data, features under every g, the identity and fitted maps, scores,
+bootstrap, rows. The network is the full CaffeNet with its initial weights: training changes no time. Its parts, timed
+in the same rounds:
 
 - forward: φ on batches that lie ready and normalised, as many images as there are g, with the untouched one;
 - solver: of online SGD the two products of every block, with the shapes and layouts that the fit has; of ridge the
@@ -37,20 +38,19 @@ from photos import folder_of
 from rich.console import Console
 from rich.table import Table
 
-from invariance.cli import find_plugins
-from invariance.conf import conf_dir
+from invariance.cli.command import find_plugins
 from invariance.data.prepared import prepare
-from invariance.fits import fits_of
-from invariance.grids import Grid, grids_for
+from invariance.device import full_float32, keep_freed
+from invariance.engine.grids import Grid, grids_for
+from invariance.experiments.measurement import measure_grid
 from invariance.maps import OnlineSGD, Ridge
-from invariance.measurement import measure_grid
-from invariance.memory import keep_freed
-from invariance.modules.checkpoint import AtomicCheckpointIO
-from invariance.modules.classifier import Classifier
-from invariance.network import Network
-from invariance.precision import full_float32
+from invariance.maps.spec import fits_of
 from invariance.runs.rows import to_frame
 from invariance.runs.run import BEST, Run
+from invariance.settings.files import conf_dir
+from invariance.training.checkpoint import AtomicCheckpointIO
+from invariance.training.classifier import Classifier
+from invariance.training.trained import Network
 
 PHOTOS = 512
 SOLVERS = ("online_sgd", "ridge")

@@ -9,9 +9,9 @@ from omegaconf import OmegaConf
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
-from invariance.conf import conf_dir, family_config, family_sweep
 from invariance.data.decode import SUFFIXES
 from invariance.data.prepared import Prepared, prepare
+from invariance.settings.files import conf_dir, family_config, family_sweep
 
 CLASSES = 4
 WIDTH, HEIGHT, QUALITY = 500, 375, 90

@@ -27,12 +27,12 @@ from rich.console import Console
 from rich.table import Table
 from torch.nn import functional
 
-from invariance.conf import conf_dir, families
 from invariance.data.module import PreparedData
 from invariance.data.prepared import Prepared
-from invariance.memory import keep_freed
-from invariance.modules.classifier import Classifier
-from invariance.training import build_trainer
+from invariance.device import keep_freed
+from invariance.settings.files import conf_dir, families
+from invariance.training.classifier import Classifier
+from invariance.training.trainer import build_trainer
 from invariance.transforms import build
 
 RECIPE = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from invariance.cli import command, folder
+from invariance.cli.command import command, folder
 from invariance.errors import UserError, nearest
 
 if TYPE_CHECKING:
@@ -25,10 +25,10 @@ def dashboard(config: dict[str, Any]) -> None:
         UserError: for anything the user can mend.
     """
     check(config)
-    from invariance.boards import build, require_library, send
     from invariance.reporting.contents import Figure, TableText, read_contents
+    from invariance.reporting.workspace import build, require_library, send
     from invariance.runs.rows import read_rows
-    from invariance.tracking import read_link
+    from invariance.runs.wandb import read_link
 
     require_library()
     report, save = folder(config["report"], "report"), folder(config["save"], "save")
@@ -58,9 +58,9 @@ def check(config: dict[str, Any]) -> None:
     Raises:
         UserError: for a value that makes no sense, or a logger that cannot serve.
     """
+    from invariance.runs.wandb import check_logger
     from invariance.settings.base import checked
     from invariance.settings.pages import Dashboard
-    from invariance.tracking import check_logger
 
     checked(Dashboard, config)
     check_logger(config["logger"])
@@ -89,8 +89,8 @@ def account(logger: dict[str, Any]) -> tuple[str, str]:
     import wandb
     from wandb_workspaces._graphql import get_app_url
 
-    from invariance.boards import refusals
-    from invariance.tracking import mode_of, offline_asked
+    from invariance.reporting.workspace import refusals
+    from invariance.runs.wandb import mode_of, offline_asked
 
     look = "dry_run=true writes what would be sent to a file"
     with refusals():
@@ -113,9 +113,9 @@ def account(logger: dict[str, Any]) -> tuple[str, str]:
 
 def upload(config: dict[str, Any], contents: list[Item], rows: pd.DataFrame, report: Path) -> str:
     """Log the figures and rows of a report to its W&B run; its id."""
-    from invariance.boards import refusals
     from invariance.reporting.contents import figures_of
-    from invariance.tracking import Tracker
+    from invariance.reporting.workspace import refusals
+    from invariance.runs.wandb import Tracker
 
     settings = {**config["logger"], "mode": "online"}
     about = {"stage": "report", "data": config["dataset"] or "all"}

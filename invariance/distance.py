@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from invariance.cli import command, folder
+from invariance.cli.command import command, folder
 
 
 def distance(config: dict[str, Any]) -> None:
@@ -17,11 +17,11 @@ def distance(config: dict[str, Any]) -> None:
         UserError: for anything the user can mend.
     """
     check(config)
-    from invariance.fits import fits_of
-    from invariance.memory import keep_freed
-    from invariance.network import Network
-    from invariance.pairs import measure_distances
+    from invariance.device import keep_freed
+    from invariance.experiments.pairs import measure_distances
+    from invariance.maps.spec import fits_of
     from invariance.runs.find import find_runs
+    from invariance.training.trained import Network
 
     keep_freed()
     runs = folder(config["runs"], "runs")
@@ -42,11 +42,11 @@ def check(config: dict[str, Any]) -> None:
     Raises:
         UserError: for a value that makes no sense, a map without a solver, an unknown logger.
     """
-    from invariance.features import choose_device
-    from invariance.fits import fits_of
+    from invariance.device import choose_device
+    from invariance.maps.spec import fits_of
+    from invariance.runs.wandb import check_logger
     from invariance.settings.base import checked
     from invariance.settings.pages import Distance
-    from invariance.tracking import check_logger
 
     checked(Distance, config)
     check_logger(config["logger"])

@@ -7,7 +7,7 @@ import sys
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from invariance.cli import command, folder, say_error
+from invariance.cli.command import command, folder, say_error
 from invariance.errors import Busy, UserError
 
 if TYPE_CHECKING:  # torch takes seconds to import, and --help must not wait for it
@@ -15,12 +15,12 @@ if TYPE_CHECKING:  # torch takes seconds to import, and --help must not wait for
 
     from torch import Tensor
 
-    from invariance.fits import Fit
-    from invariance.grids import Grid
-    from invariance.joint import JointWeights
-    from invariance.modules.joint import JointFinetune
-    from invariance.network import Network
+    from invariance.engine.grids import Grid
+    from invariance.maps.spec import Fit
     from invariance.runs.run import Run
+    from invariance.training.joint import JointFinetune
+    from invariance.training.joint_loss import JointWeights
+    from invariance.training.trained import Network
 
 
 def finetune(config: dict[str, Any]) -> None:
@@ -33,8 +33,8 @@ def finetune(config: dict[str, Any]) -> None:
         UserError: for anything the user can mend.
     """
     check(config)
-    from invariance.fits import fits_of
-    from invariance.memory import keep_freed
+    from invariance.device import keep_freed
+    from invariance.maps.spec import fits_of
     from invariance.runs.find import find_runs
 
     keep_freed()
@@ -62,8 +62,8 @@ def finetune(config: dict[str, Any]) -> None:
 
 def has_family(directory: Path) -> bool:
     """Whether a network was trained with transformations, and so has a set G of its own."""
-    from invariance.conf import family_sweep
     from invariance.runs.run import read_config
+    from invariance.settings.files import family_sweep
 
     return bool(family_sweep(str(read_config(directory).get("transform", {}).get("name"))))
 
@@ -74,12 +74,12 @@ def check(config: dict[str, Any]) -> None:
     Raises:
         UserError: for a value that makes no sense, an unknown logger, a trainer that cannot serve.
     """
-    from invariance.fits import fits_of
-    from invariance.grids import check_joint
+    from invariance.engine.grids import check_joint
+    from invariance.maps.spec import fits_of
+    from invariance.runs.wandb import check_logger
     from invariance.settings.base import checked
     from invariance.settings.pages import Finetune
-    from invariance.tracking import check_logger
-    from invariance.training import check_devices
+    from invariance.training.trainer import check_devices
 
     checked(Finetune, config)
     check_logger(config["logger"])
@@ -92,7 +92,7 @@ def check(config: dict[str, Any]) -> None:
 
 def weights_of(config: dict[str, Any], dim: int) -> JointWeights:
     """λ1, λ2 and λ3 for D features."""
-    from invariance.joint import JointWeights
+    from invariance.training.joint_loss import JointWeights
 
     given = config["joint"]
     own = JointWeights.of(dim)
@@ -109,10 +109,10 @@ def finetune_one(runs: Path, directory: Path, fits: list[Fit], config: dict[str,
     Raises:
         UserError: for anything the user can mend.
     """
-    from invariance.fits import JOINT, Fit, Learned
-    from invariance.grids import grids_for, joint_grid
-    from invariance.measurement import measure_grid
-    from invariance.network import Network
+    from invariance.engine.grids import grids_for, joint_grid
+    from invariance.experiments.measurement import measure_grid
+    from invariance.maps.spec import JOINT, Fit, Learned
+    from invariance.training.trained import Network
 
     options = {
         "layer": config["layer"], "accelerator": config["trainer"]["accelerator"], "fit": config["fit"],
@@ -175,10 +175,10 @@ def train_jointly(run: Run, original: Network, grid: Grid, config: dict[str, Any
         print(f"finished already: {run.directory}")
         return
     # importing Lightning takes seconds, which a finished finetuning need not wait for
-    from invariance.headlines import of_training
-    from invariance.modules.resume import resume_point
-    from invariance.tracking import Tracker
-    from invariance.training import data_of, evaluate, fit, trainer_of
+    from invariance.runs.summary import of_training
+    from invariance.runs.wandb import Tracker
+    from invariance.training.resume import resume_point
+    from invariance.training.trainer import data_of, evaluate, fit, trainer_of
     from invariance.transforms import build as build_transform
 
     trained, identity, data_name = original.config, run.identity, original.name.split("/")[0]
@@ -237,9 +237,9 @@ def build(original: Network, grid: Grid, image_shape: tuple[int, int, int], conf
     Raises:
         UserError: if the network's checkpoint cannot be read, or the layer cannot be cut at.
     """
-    from invariance.modules.classifier import load_classifier
-    from invariance.modules.joint import JointFinetune
     from invariance.runs.run import BEST
+    from invariance.training.classifier import load_classifier
+    from invariance.training.joint import JointFinetune
 
     classifier = load_classifier(original.directory / BEST).to(original.device)
     module = JointFinetune(
@@ -253,9 +253,9 @@ def build(original: Network, grid: Grid, image_shape: tuple[int, int, int], conf
 
 def save_network(original: Network, run: Run) -> None:
     """Write the finetuned network as training writes one, from the last checkpoint of its finetuning."""
-    from invariance.modules.checkpoint import AtomicCheckpointIO, read_checkpoint, require_sealed
-    from invariance.modules.classifier import load_classifier
     from invariance.runs.run import BEST, LAST
+    from invariance.training.checkpoint import AtomicCheckpointIO, read_checkpoint, require_sealed
+    from invariance.training.classifier import load_classifier
 
     require_sealed(run.directory / LAST, f"delete {run.directory} to start over")
     held = read_checkpoint(run.directory / LAST, f"delete {run.directory} to start over")
@@ -277,8 +277,8 @@ def learned_maps(directory: Path, grid: Grid) -> dict[str, tuple[Tensor, Tensor]
     Raises:
         UserError: if the checkpoint cannot be read.
     """
-    from invariance.modules.checkpoint import read_checkpoint, require_sealed
     from invariance.runs.run import LAST
+    from invariance.training.checkpoint import read_checkpoint, require_sealed
     from invariance.transforms.base import UNTOUCHED
 
     remedy = f"delete {directory} and repeat"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from invariance.cli import command, folder, say_error
+from invariance.cli.command import command, folder, say_error
 from invariance.errors import Busy, UserError
 
 
@@ -19,12 +19,12 @@ def measure(config: dict[str, Any]) -> None:
         UserError: for anything the user can mend.
     """
     check(config)
-    from invariance.fits import fits_of
-    from invariance.grids import grids_for
-    from invariance.measurement import measure_grid
-    from invariance.memory import keep_freed
-    from invariance.network import Network
+    from invariance.device import keep_freed
+    from invariance.engine.grids import grids_for
+    from invariance.experiments.measurement import measure_grid
+    from invariance.maps.spec import fits_of
     from invariance.runs.find import find_runs
+    from invariance.training.trained import Network
 
     keep_freed()
     runs = folder(config["runs"], "runs")
@@ -59,12 +59,12 @@ def check(config: dict[str, Any]) -> None:
     Raises:
         UserError: for a value that makes no sense, a map without a solver, an unknown logger.
     """
-    from invariance.features import choose_device
-    from invariance.fits import fits_of
-    from invariance.grids import check_grids
+    from invariance.device import choose_device
+    from invariance.engine.grids import check_grids
+    from invariance.maps.spec import fits_of
+    from invariance.runs.wandb import check_logger
     from invariance.settings.base import checked
     from invariance.settings.pages import Measure
-    from invariance.tracking import check_logger
 
     checked(Measure, config)
     check_logger(config["logger"])

@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from invariance.cli import command, folder, say_error
+from invariance.cli.command import command, folder, say_error
 from invariance.errors import UserError, nearest
 
 if TYPE_CHECKING:  # torch takes seconds to import, and --help must not wait for it
@@ -16,8 +16,8 @@ if TYPE_CHECKING:  # torch takes seconds to import, and --help must not wait for
 
     import torch
 
-    from invariance.planning import Study
-    from invariance.work import Estimate
+    from invariance.planning.study import Study
+    from invariance.planning.work import Estimate
 
 GROUPS = ("data", "model", "recipe", "trainer")
 STAGES = ("networks", "measure", "distance", "finetune", "cross")
@@ -38,13 +38,12 @@ def plan(config: dict[str, Any]) -> None:
     own, roots = keys_of(config["chosen"], names), mapping(config["roots"], "roots")
     import torch
 
-    from invariance.features import choose_device
-    from invariance.memory import keep_freed
-    from invariance.planning import Study
+    from invariance.device import choose_device, keep_freed
+    from invariance.planning.probes import measure_rates
+    from invariance.planning.study import Study
+    from invariance.planning.templates import Templates, networks_there
+    from invariance.planning.work import estimate, units_of
     from invariance.progress import bar
-    from invariance.rates import measure_rates
-    from invariance.templates import Templates, networks_there
-    from invariance.work import estimate, units_of
 
     keep_freed()
     checked = config["check"]
@@ -63,7 +62,7 @@ def plan(config: dict[str, Any]) -> None:
         return Study(templates, everything, choices[name], on, prepared, config["cross"], args, count)
 
     if checked:
-        from invariance.needs import Wanted, lacking
+        from invariance.planning.needs import Wanted, lacking
 
         typed = [one for one in config["chosen"] if one.startswith("trainer=")] + own["trainer"]
         places = {key: folder(config[key], key) for key in ("runs", "prepared", "features")}
@@ -94,7 +93,7 @@ def chosen_of(overrides: list[str]) -> dict[str, Any]:
     import yaml
     from omegaconf import OmegaConf
 
-    from invariance.conf import conf_dir
+    from invariance.settings.files import conf_dir
 
     held = OmegaConf.to_container(OmegaConf.load(conf_dir() / "plan.yaml"))
     assert isinstance(held, dict)

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from invariance.cli import command, folder
+from invariance.cli.command import command, folder
 from invariance.errors import UserError
 
 

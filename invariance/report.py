@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from invariance.cli import command, folder
+from invariance.cli.command import command, folder
 
 
 def report(config: dict[str, Any]) -> None:
@@ -19,7 +19,7 @@ def report(config: dict[str, Any]) -> None:
     from invariance.reporting.contents import figures_of, read_contents
     from invariance.reporting.page import report_of
     from invariance.runs.rows import read_rows
-    from invariance.tracking import Tracker
+    from invariance.runs.wandb import Tracker
 
     out = folder(config["out"], "out")
     runs = folder(config["runs"], "runs")
@@ -45,9 +45,9 @@ def check(config: dict[str, Any]) -> None:
     Raises:
         UserError: for a value that makes no sense, or an unknown logger.
     """
+    from invariance.runs.wandb import check_logger
     from invariance.settings.base import checked
     from invariance.settings.pages import Report
-    from invariance.tracking import check_logger
 
     checked(Report, config)
     check_logger(config["logger"])

@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from invariance.cli import command, folder, say_error
+from invariance.cli.command import command, folder, say_error
 from invariance.errors import UserError
 
 if TYPE_CHECKING:  # rich takes a while to import, and --help must not wait for it

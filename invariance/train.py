@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from invariance.cli import command, folder, require_range
+from invariance.cli.command import command, folder, require_range
 from invariance.errors import UserError
 
 if TYPE_CHECKING:  # torch takes seconds to import, and --help must not wait for it
@@ -13,8 +13,8 @@ if TYPE_CHECKING:  # torch takes seconds to import, and --help must not wait for
     import pytorch_lightning as pl
 
     from invariance.data.prepared import Prepared
-    from invariance.modules.classifier import Classifier
     from invariance.runs.run import Run
+    from invariance.training.classifier import Classifier
 
 
 def train(config: dict[str, Any]) -> None:
@@ -28,7 +28,7 @@ def train(config: dict[str, Any]) -> None:
     """
     check(config)
     from invariance.data.prepared import prepare
-    from invariance.memory import keep_freed
+    from invariance.device import keep_freed
     from invariance.runs.run import PREVIOUS, Run
     from invariance.transforms import build as build_transform
 
@@ -49,11 +49,11 @@ def train(config: dict[str, Any]) -> None:
         return
     run.leave_to_others()
     # importing Lightning takes seconds, which a finished training, or another's, need not wait for
-    from invariance.headlines import of_training
-    from invariance.modules.resume import resume_point
-    from invariance.ranks import Ranks
-    from invariance.tracking import Tracker
-    from invariance.training import data_of, evaluate, fit
+    from invariance.runs.summary import of_training
+    from invariance.runs.wandb import Tracker
+    from invariance.training.ranks import Ranks
+    from invariance.training.resume import resume_point
+    from invariance.training.trainer import data_of, evaluate, fit
 
     prepared.fit_indices(config["data"].get("fit"))  # what measuring would refuse is better known before training
     ranks = Ranks(config["trainer"]["devices"])
@@ -105,12 +105,12 @@ def check(config: dict[str, Any]) -> None:
     from invariance.data.decode import COLOURS
     from invariance.data.sources import data_config
     from invariance.models import outline
+    from invariance.runs.wandb import check_logger
     from invariance.settings.base import checked
     from invariance.settings.fields import LARGEST_SIZE
     from invariance.settings.pages import Train
     from invariance.settings.parts import Transform
-    from invariance.tracking import check_logger
-    from invariance.training import check_devices
+    from invariance.training.trainer import check_devices
     from invariance.transforms import build as build_transform
 
     if "transform" in config:  # first, for the name is made of its range
@@ -144,8 +144,8 @@ def build(config: dict[str, Any], prepared: Prepared, run: Run) -> tuple[Classif
     Raises:
         UserError: if the network or the trainer cannot be had as configured.
     """
-    from invariance.modules.classifier import Classifier
-    from invariance.training import trainer_of
+    from invariance.training.classifier import Classifier
+    from invariance.training.trainer import trainer_of
 
     classifier = Classifier(
         model=config["model"], transform=config["transform"], recipe=config["recipe"], classes=prepared.classes,
@@ -157,8 +157,8 @@ def build(config: dict[str, Any], prepared: Prepared, run: Run) -> tuple[Classif
 
 def fit_as_rank(config: dict[str, Any], prepared: Prepared, run: Run, checkpoint: Path | None) -> None:
     """What another rank than the first does, in a process of its own: train along, and write nothing."""
-    from invariance.memory import keep_freed
-    from invariance.training import data_of
+    from invariance.device import keep_freed
+    from invariance.training.trainer import data_of
 
     keep_freed()
     classifier, trainer = build(config, prepared, run)

@@ -54,8 +54,8 @@ def compose():
     from hydra import compose, initialize_config_dir
     from omegaconf import OmegaConf
 
-    from invariance.cli import find_plugins
-    from invariance.conf import conf_dir
+    from invariance.cli.command import find_plugins
+    from invariance.settings.files import conf_dir
 
     find_plugins()  # Hydra looks for plugins once in a process
 

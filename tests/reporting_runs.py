@@ -8,8 +8,8 @@ import numpy as np
 import torch
 import yaml
 
-from invariance.conf import conf_dir
 from invariance.runs.rows import Row, to_frame, write_rows
+from invariance.settings.files import conf_dir
 from invariance.transforms import build
 
 FITS = (("identity", ""), ("residual", "online_sgd"), ("residual", "ridge"))

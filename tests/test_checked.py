@@ -10,10 +10,10 @@ import pytest
 import torch
 from rich.progress import Progress
 
-import invariance.representations
+import invariance.engine.store
+from invariance.engine.store import FACTS, Features, Store
 from invariance.errors import UserError
-from invariance.pair_units import Held, Results, Unit
-from invariance.representations import FACTS, Features, Store
+from invariance.experiments.pair_units import Held, Results, Unit
 from invariance.runs.checked import Damaged, read_facts, read_part, write_facts, write_part
 from invariance.runs.parts import Parts
 from invariance.runs.rows import Row, to_frame
@@ -85,7 +85,7 @@ class Kept:
             values = torch.rand(len(indices), DIM, generator=generator)
             return values if phi != "broken" else values.fill_(math.nan)
 
-        monkeypatch.setattr(invariance.representations, "extract", extract)
+        monkeypatch.setattr(invariance.engine.store, "extract", extract)
 
     def of(self, name):
         split = lambda side: type("S", (), {"images": side, "__len__": lambda _: N_REPORT})()  # noqa: E731
@@ -201,17 +201,17 @@ def test_features_that_are_damaged_between_two_units_are_made_again_in_both_side
 
 
 def test_a_disk_that_gives_back_other_than_was_written_is_told(kept, monkeypatch):
-    save = invariance.representations._save
+    save = invariance.engine.store._save
 
     def broken(path, values):
         hashed = save(path, values)
         flip(path, -1)
         return hashed
 
-    monkeypatch.setattr(invariance.representations, "_save", broken)
+    monkeypatch.setattr(invariance.engine.store, "_save", broken)
     with pytest.raises(UserError, match="does not hold what was just written to it .scale.npy.*choose another place"):
         kept.make("a")
-    monkeypatch.setattr(invariance.representations, "_save", lambda p, v: (save if p.stem == "scale" else broken)(p, v))
+    monkeypatch.setattr(invariance.engine.store, "_save", lambda p, v: (save if p.stem == "scale" else broken)(p, v))
     held = held_by(kept, a=kept.make("a"))
     with pytest.raises(UserError, match="does not hold what was just written to it .fit.npy"):
         held.fit("a")

@@ -11,10 +11,10 @@ import sys
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from invariance.cli import command, find_plugins, flags_last, folder
-from invariance.conf import families, family_sweep
+from invariance.cli.command import command, find_plugins, flags_last, folder
 from invariance.errors import UserError
 from invariance.runs.processes import raise_if_interrupted
+from invariance.settings.files import families, family_sweep
 
 QUICK = ["model=tiny", "recipe=smoke", "logger=csv", "trainer=cpu", "progress=false"]
 
@@ -98,7 +98,7 @@ TABLE_3 = {
 
 
 def test_the_networks_by_name_are_table_threes(compose):
-    from invariance.conf import conf_dir
+    from invariance.settings.files import conf_dir
 
     found = {}
     for path in (conf_dir() / "network").glob("*.yaml"):
@@ -176,8 +176,8 @@ def test_the_networks_by_name_are_table_threes(compose):
         ("train", ["name=null"], "cannot name a folder"),
         ("train", ["data.fit.images=5000"], "data.fit.images=5000"),
         ("train", ["data.report=train", "data.fit.split=train"], "data.fit.split=train"),
-        ("train", ["model._target_=invariance.cli.find_plugins"], "is no network"),
-        ("train", ["model._target_=invariance.modules.classifier.Classifier"], "num_classes"),
+        ("train", ["model._target_=invariance.cli.command.find_plugins"], "is no network"),
+        ("train", ["model._target_=invariance.training.classifier.Classifier"], "num_classes"),
         ("prepare", ["size=0"], "size=0"),
         ("prepare", ["runs=~/rr"], "quote it for Hydra, as 'runs=\"~/rr\"', or write the path out, as runs=/"),
         ("prepare", ["runs=a(b"], "quote it for Hydra, as 'runs=\"a(b\"'"),

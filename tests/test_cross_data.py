@@ -13,9 +13,9 @@ from invariance.data.prepared import prepare
 from invariance.data.unlabelled import Unlabelled
 from invariance.errors import UserError
 from invariance.measure import measure
-from invariance.modules.classifier import load_classifier
 from invariance.report import report
 from invariance.runs.rows import read_rows
+from invariance.training.classifier import load_classifier
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +72,7 @@ def test_l2_distance_is_that_of_an_independent_computation(measured, trained, sc
 
 
 def _historical():
-    from invariance.conf import conf_dir
+    from invariance.settings.files import conf_dir
 
     return yaml.safe_load((conf_dir() / "data" / "historical.yaml").read_text())
 

@@ -18,15 +18,15 @@ import pytest
 
 pytest.importorskip("wandb_workspaces.workspaces")
 
-from invariance.boards import build, send
 from invariance.dashboard import dashboard
 from invariance.errors import UserError
-from invariance.fits import Fit
-from invariance.headlines import of_distances, of_measurement, way
+from invariance.maps.spec import Fit
 from invariance.reporting.contents import Figure, Heading, Paragraph, TableText, read_contents
+from invariance.reporting.workspace import build, send
 from invariance.runs.rows import read_rows
 from invariance.runs.run import read_provenance
-from invariance.tracking import read_link
+from invariance.runs.summary import of_distances, of_measurement, way
+from invariance.runs.wandb import read_link
 from tests.conftest import draw_nothing
 
 MEDIA = {"rows", "val/confusion_table", "test/confusion_table"}

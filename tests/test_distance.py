@@ -9,21 +9,21 @@ import pytest
 import torch
 from sklearn import linear_model
 
-import invariance.memory
-import invariance.pairs
-import invariance.representations
+import invariance.device
+import invariance.engine.store
 from invariance.data.manifest import sealed_text
 from invariance.distance import distance
 from invariance.errors import UserError
-from invariance.indices import Regression, centred, cross_product, linear_cka, procrustes_distance
+from invariance.experiments import pairs
+from invariance.experiments.pair_units import Results
 from invariance.maps import order
-from invariance.metrics import bootstrap
-from invariance.modules.classifier import load_classifier
-from invariance.pair_units import Results
+from invariance.measures.indices import Regression, centred, cross_product, linear_cka, procrustes_distance
+from invariance.measures.metrics import bootstrap
 from invariance.runs.files import sha256
 from invariance.runs.rows import COLUMNS, read_rows
 from invariance.runs.seal import write_marker
 from invariance.train import train
+from invariance.training.classifier import load_classifier
 from tests.test_measure import fc7, opened
 
 QUICK = ["solver.online_sgd.epochs=2", "solver.online_sgd.rate=0.02", "solver.ridge.strengths=[0.03]"]
@@ -161,7 +161,7 @@ def test_interrupted_at_any_moment_and_repeated_gives_the_same_rows(place, undis
     """Killed before each of its writes in turn, every time going on with what there is."""
     folder, places = place
     config = compose("distance", *places, *QUICK)
-    unit, finish = Results.write, invariance.pairs.Run.finish
+    unit, finish = Results.write, pairs.Run.finish
     left = [0]
 
     def fragile(call):
@@ -174,7 +174,7 @@ def test_interrupted_at_any_moment_and_repeated_gives_the_same_rows(place, undis
         return called
 
     monkeypatch.setattr(Results, "write", fragile(unit))
-    monkeypatch.setattr(invariance.pairs.Run, "finish", fragile(finish))
+    monkeypatch.setattr(pairs.Run, "finish", fragile(finish))
     for interruptions in range(40):
         left[0] = 1 + interruptions % 3
         try:
@@ -196,7 +196,7 @@ def test_killed_while_the_work_is_tidied_away(place, undisturbed, compose, monke
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(invariance.pairs.shutil, "rmtree", killed)
+        patch.setattr(pairs.shutil, "rmtree", killed)
         distance(config)
     distance(config)
     assert everything(folder) == everything(undisturbed)
@@ -209,7 +209,7 @@ def test_work_whose_pairs_others_have_finished_is_removed(place, compose, monkey
     folder, places = place
     some = compose("distance", *places, *QUICK, "networks=[baseline,rotation_20]")
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(invariance.pairs._Study, "_finish", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(pairs._Study, "_finish", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         distance(some)
     assert len(list((folder / "runs/distance/digits").glob("unfinished-*"))) == 1
     distance(compose("distance", *places, *QUICK))
@@ -220,7 +220,7 @@ def test_a_damaged_unit_is_computed_again(place, undisturbed, compose, monkeypat
     folder, places = place
     config = compose("distance", *places, *QUICK)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(invariance.pairs._Study, "_finish", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(pairs._Study, "_finish", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         distance(config)
     first, second, *_ = sorted((folder / "runs/distance/digits").glob("unfinished-*/units/*.npz"))
     first.write_bytes(second.read_bytes())
@@ -322,8 +322,8 @@ def test_one_network_has_no_distance(place, compose):
 
 def test_maps_that_no_memory_holds_are_refused_before_any_features(place, compose, monkeypatch):
     folder, places = place
-    monkeypatch.setattr(invariance.memory, "machine_bytes", lambda: 10**6)
-    monkeypatch.setattr(invariance.representations, "extract", None)
+    monkeypatch.setattr(invariance.device, "machine_bytes", lambda: 10**6)
+    monkeypatch.setattr(invariance.engine.store, "extract", None)
     said = refused(compose("distance", *places, f"features={folder}/others", "networks=[baseline,rotation_20]"))
     assert "for maps of 256 to 256 features takes" in said and not (folder / "runs/distance").exists()
 
@@ -364,7 +364,7 @@ def test_networks_of_different_data_sets_are_refused(place, compose):
 def test_other_classes_or_files_are_refused_by_the_manifest(place, compose, key, change, monkeypatch):
     """A network whose manifest says otherwise though its images be as many."""
     folder, places = place
-    seen = invariance.pairs.images_of
+    seen = pairs.images_of
 
     def told(network, root, progress):
         images = seen(network, root, progress)
@@ -378,7 +378,7 @@ def test_other_classes_or_files_are_refused_by_the_manifest(place, compose, key,
             images = type(images)(prepared, images.fit_split, images.fit_indices)
         return images
 
-    monkeypatch.setattr(invariance.pairs, "images_of", told)
+    monkeypatch.setattr(invariance.experiments.pairs, "images_of", told)
     said = refused(compose("distance", *places))
     assert f"digits/rotation_20/seed0 cannot be compared: the {key} of their data differ" in said
 
@@ -408,7 +408,7 @@ def test_damaged_features_are_made_again_and_full_disks_told(place, compose, mon
     folder, places = place
     config = compose("distance", *places, *QUICK, "networks=[baseline/seed0,rotation_20]")
     with monkeypatch.context() as patch:
-        patch.setattr("invariance.representations.shutil.disk_usage", lambda _: shutil._ntuple_diskusage(9, 9, 0))
+        patch.setattr("invariance.engine.store.shutil.disk_usage", lambda _: shutil._ntuple_diskusage(9, 9, 0))
         assert "choose another place with features=" in refused(config)
     distance(config)
     before = everything(folder)

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from invariance.cli import command, find_plugins
+from invariance.cli.command import command, find_plugins
 from invariance.errors import Busy, UserError
-from invariance.launch import Job, Slot, run_jobs
+from invariance.launch.jobs import Job, Slot, run_jobs
+from invariance.launch.slurm_job import CommandFailed, SlurmJob
 from invariance.runs.rows import to_frame
 from invariance.runs.run import Run
 from invariance.runs.sweep import (
@@ -22,7 +23,6 @@ from invariance.runs.sweep import (
     sweep_folder,
     to_the_end,
 )
-from invariance.slurm_job import CommandFailed, SlurmJob
 
 WAYS = {
     "early": "",

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from invariance.engine.grids import grids_for
+from invariance.engine.stream import extract
 from invariance.errors import UserError
-from invariance.features import extract
-from invariance.grids import grids_for
 from invariance.models.caffenet import CaffeNet
 from invariance.models.representation import Representation
 from invariance.transforms.rotation import Rotation

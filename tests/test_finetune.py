@@ -12,25 +12,25 @@ from torch import nn
 from torch.nn import functional
 
 import invariance.finetune
-from invariance.conf import families, family_config, family_sweep
 from invariance.data.module import PreparedData
-from invariance.dropout import BlockDropout
+from invariance.engine.grids import joint_grid
 from invariance.errors import UserError
 from invariance.finetune import finetune
-from invariance.grids import joint_grid
-from invariance.joint import JointWeights
 from invariance.maps import build_map
 from invariance.models.caffenet import CaffeNet
-from invariance.modules.classifier import Classifier, load_classifier
-from invariance.modules.joint import JointFinetune
-from invariance.network import Network
 from invariance.reporting.collect import collect
 from invariance.reporting.finetuned import studies
 from invariance.reporting.finetuned_tables import gaps
 from invariance.reporting.page import make_report
 from invariance.runs.rows import read_rows, write_rows
 from invariance.runs.seal import write_marker
-from invariance.training import trainer_of
+from invariance.settings.files import families, family_config, family_sweep
+from invariance.training.block_dropout import BlockDropout
+from invariance.training.classifier import Classifier, load_classifier
+from invariance.training.joint import JointFinetune
+from invariance.training.joint_loss import JointWeights
+from invariance.training.trained import Network
+from invariance.training.trainer import trainer_of
 from invariance.transforms.mirror import Mirror
 from invariance.transforms.rotation import Rotation
 

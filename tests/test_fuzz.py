@@ -22,9 +22,9 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
-from invariance import cli
-from invariance.conf import conf_dir, page_keys
+from invariance.cli import command as cli
 from invariance.errors import UserError
+from invariance.settings.files import conf_dir, page_keys
 from invariance.settings.pages import GROUPS
 
 PAGES = ("prepare", "train", "measure", "distance", "finetune", "report", "status", "plan", "dashboard")

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.linear_model import LinearRegression
 
-from invariance.indices import Regression, centred, cross_product, linear_cka, procrustes_distance
+from invariance.measures.indices import Regression, centred, cross_product, linear_cka, procrustes_distance
 
 
 def draw(n, d, seed=0, shift=0.7):

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from invariance.errors import UserError
-from invariance.joint import JointTerms, JointWeights, joint_terms
+from invariance.training.joint_loss import JointTerms, JointWeights, joint_terms
 
 
 def draw(seed, *shape):

@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from invariance.cli import command, find_plugins
+from invariance.cli.command import command, find_plugins
 from invariance.errors import Busy, UserError
-from invariance.launch import Job, Later, Slot, run_jobs, slots_of
+from invariance.launch.jobs import Job, Later, Slot, run_jobs, slots_of
 from invariance.runs.locks import me
 from invariance.runs.sweep import SWEEP_VARIABLE, Attempt, begin_sweep, read_sweeps, sweep_folder
 
@@ -76,7 +76,7 @@ def test_when_the_launcher_ends_its_jobs_end_in_order(tmp_path, number):
     script = f"""
     import sys
     from pathlib import Path
-    from invariance.launch import Job, Slot, run_jobs
+    from invariance.launch.jobs import Job, Slot, run_jobs
     from invariance.runs.processes import signals_interrupt
     logs = [Path({str(tmp_path)!r}) / f"j{{k}}.log" for k in range(3)]
     jobs = [Job([sys.executable, "-c", {SLEEPER!r}], log.stem, log) for log in logs]
@@ -296,7 +296,7 @@ def test_a_terminal_that_closes_lets_a_command_save_its_state(tmp_path):
     import os, sys, time
     from pathlib import Path
     os.login_tty(0)
-    from invariance.cli import command
+    from invariance.cli.command import command
     def job(config):
         try:
             print("begun", flush=True)

@@ -5,9 +5,9 @@ import torch
 from rich.console import Console
 from rich.progress import Progress
 
+from invariance.engine.fit import BlockSampler, fit_maps
 from invariance.errors import UserError
 from invariance.maps import MinibatchSGD, OnlineSGD, OnlineSGDState, Ridge, order
-from invariance.modules.map_fit import BlockSampler, fit_maps
 
 
 def features(problems=3, n=300, d=10, seed=0):

@@ -10,17 +10,17 @@ import torch
 from scipy import ndimage
 from sklearn import linear_model
 
-import invariance.measurement
-import invariance.memory
+import invariance.device
+import invariance.experiments.measurement
 from invariance.data.prepared import prepare
 from invariance.errors import UserError
 from invariance.maps import order
 from invariance.measure import measure
-from invariance.modules.classifier import load_classifier
 from invariance.runs.files import sha256
 from invariance.runs.parts import Parts
 from invariance.runs.rows import read_rows
 from invariance.runs.seal import write_marker
+from invariance.training.classifier import load_classifier
 
 GRID = "grid={rotation: {angles: [-30, 10, 45]}}"
 ROTATION = ["grids=[rotation]", GRID]
@@ -255,8 +255,8 @@ def test_retrained_weights_do_not_pass_for_the_measured_ones(place, compose):
 
 def test_maps_that_no_memory_holds_are_refused_before_any_features(place, compose, monkeypatch):
     folder, places = place
-    monkeypatch.setattr(invariance.memory, "machine_bytes", lambda: 10**6)
-    monkeypatch.setattr(invariance.measurement, "extract", None)
+    monkeypatch.setattr(invariance.device, "machine_bytes", lambda: 10**6)
+    monkeypatch.setattr(invariance.experiments.measurement, "extract", None)
     with pytest.raises(UserError, match=r"solver=ridge for maps of .* and this machine has 1,000,000 bytes"):
         measure(compose("measure", *places, "networks=baseline", "grids=[mirror]", "map=residual", "solver=ridge"))
     assert not (folder / "runs/measure").exists()

@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy import stats
 
-from invariance.metrics import bootstrap, errors_per_image, interval_of, l2_distance_per_image, rms, wilson
+from invariance.measures.metrics import bootstrap, errors_per_image, interval_of, l2_distance_per_image, rms, wilson
 
 
 def test_rms_is_the_root_mean_square_of_each_dimension():

@@ -164,9 +164,9 @@ def test_only_own_classes_are_built_from_configurations():
 @pytest.mark.parametrize(
     ("config", "said"),
     [
-        ({"_target_": "invariance.conf.families"}, "is no network"),
+        ({"_target_": "invariance.settings.files.families"}, "is no network"),
         ({"_target_": "invariance.seeds.derive"}, "is no network"),
-        ({"_target_": "invariance.modules.classifier.Classifier"}, "takes no num_classes"),
+        ({"_target_": "invariance.training.classifier.Classifier"}, "takes no num_classes"),
         ({"_target_": "invariance.models.caffenet.CaffeNet", "features": 1.5}, "model.features=1.5"),
         ({"_target_": "invariance.models.caffenet.CaffeNet", "input_size": "48"}, "model.input_size='48'"),
         ({"_target_": "invariance.models.caffenet.CaffeNet", "width": "wide"}, "model.width='wide'"),

@@ -6,8 +6,8 @@ import sys
 import pytest
 
 from invariance.errors import UserError
-from invariance.nested import DEEPEST, LONGEST, check_value, check_yaml, load_json
 from invariance.runs.facts import read_config, read_provenance
+from invariance.settings.nested import DEEPEST, LONGEST, check_value, check_yaml, load_json
 
 LAUGHS = "a0: &a0 [lol]\n" + "".join(f"a{k}: &a{k} [{', '.join([f'*a{k - 1}'] * 9)}]\n" for k in range(1, 12))
 DEEP = "grid: " + "[" * 3000 + "]" * 3000 + "\n"

@@ -11,16 +11,16 @@ import pytest
 import torch
 import yaml
 
-import invariance.rates
-from invariance.cli import find_plugins
+import invariance.planning.probes
+from invariance.cli.command import find_plugins
 from invariance.errors import UserError
 from invariance.maps import OnlineSGD, Ridge
 from invariance.plan import chosen_of, keys_of, plan
-from invariance.planning import Study, data_set
+from invariance.planning.probes import Clock, made_file, measure_rates, straight
+from invariance.planning.study import Study, data_set
+from invariance.planning.templates import Templates, Trained, networks_there, trained_by
+from invariance.planning.work import START, Estimate, Job, Net, Stage, Unit, Work, estimate, shape_of, units_of
 from invariance.progress import bar
-from invariance.rates import Clock, made_file, measure_rates, straight
-from invariance.templates import Templates, Trained, networks_there, trained_by
-from invariance.work import START, Estimate, Job, Net, Stage, Unit, Work, estimate, shape_of, units_of
 
 TEMPLATES = Path(__file__).parents[1] / "multirun_templates"
 GRIDS = {  # Appendix A, with the untouched; every size of Crop has 5 × 5 windows
@@ -199,7 +199,7 @@ def test_a_line_through_two_times():
 def test_what_is_scaled_up_from_a_smaller_d_grows_as_it_should(monkeypatch):
     """With clocks that read 1 s a row and 8 s beside: D² for what grows with images, D³ for the rest."""
     monkeypatch.setattr(Clock, "line", lambda self, work, few, many: (1.0, 8.0))
-    dim = 4 * invariance.rates._CPU_DIM
+    dim = 4 * invariance.planning.probes._CPU_DIM
     unit = Unit("index pair", (dim,))
     with bar(False) as progress:
         rates = measure_rates([unit, Unit("index pair image", (dim,))], torch.device("cpu"), 1, progress)
@@ -254,7 +254,7 @@ def test_numbers_of_data_are_of_what_is_there_before_what_is_published(trained, 
 def quick(monkeypatch):
     """A millisecond a unit, so that nothing is timed."""
     monkeypatch.setattr(
-        invariance.rates, "measure_rates", lambda units, *_: {u: 10.0 if u == START else 1e-3 for u in units}
+        invariance.planning.probes, "measure_rates", lambda units, *_: {u: 10.0 if u == START else 1e-3 for u in units}
     )
 
 

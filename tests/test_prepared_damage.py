@@ -10,12 +10,12 @@ import pytest
 import yaml
 from PIL import Image
 
-from invariance.conf import conf_dir
 from invariance.data import building, finding
 from invariance.data import manifest as manifests
 from invariance.data import prepared as prepared_module
 from invariance.data.prepared import Prepared, prepare
 from invariance.errors import UserError
+from invariance.settings.files import conf_dir
 
 SIDE, HEADER = 6, 128
 IMAGE = 3 * SIDE * SIDE

@@ -4,10 +4,10 @@ import pandas as pd
 import pytest
 import yaml
 
-from invariance.conf import conf_dir
 from invariance.reporting.collect import Collected, RunFacts, collect
 from invariance.reporting.page import make_report
 from invariance.reporting.recipes import networks, note
+from invariance.settings.files import conf_dir
 from tests.reporting_runs import measured, trained
 
 CAFFENET = {"_target_": "invariance.models.caffenet.CaffeNet", "input_size": 227, "width": 1.0, "features": 4096,

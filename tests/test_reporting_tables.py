@@ -50,7 +50,7 @@ def test_other_data_have_no_printed_numbers_and_only_the_networks_that_there_are
 
 
 def test_the_paper_s_networks_are_those_of_conf(compose):
-    from invariance.conf import conf_dir
+    from invariance.settings.files import conf_dir
 
     ours = {
         (config["name"], config["seed"])

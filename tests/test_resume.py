@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from invariance.errors import UserError
-from invariance.modules.checkpoint import AtomicCheckpointIO
 from invariance.runs.processes import signals_interrupt
 from invariance.train import train
+from invariance.training.checkpoint import AtomicCheckpointIO
 
 QUICK = [
     "model=tiny", "recipe=smoke", "logger=csv", "trainer=cpu", "progress=false", "recipe.updates=30",
@@ -28,7 +28,7 @@ class Stop(Exception):
 
 
 def interrupt_after(monkeypatch, updates, how=Stop):
-    from invariance.modules.classifier import Classifier
+    from invariance.training.classifier import Classifier
 
     step = Classifier.training_step
 
@@ -361,7 +361,7 @@ def test_a_best_network_that_is_not_this_trainings_is_written_again(moved, whole
 
 
 def test_weights_that_are_no_numbers_end_a_training_before_they_are_saved(tmp_path, again, monkeypatch):
-    from invariance.modules.classifier import Classifier
+    from invariance.training.classifier import Classifier
 
     step = Classifier.training_step
 
@@ -379,7 +379,7 @@ def test_weights_that_are_no_numbers_end_a_training_before_they_are_saved(tmp_pa
 
 
 def test_a_mean_that_is_no_number_is_refused(whole, tmp_path):
-    from invariance.modules.classifier import Classifier, load_classifier
+    from invariance.training.classifier import Classifier, load_classifier
 
     held = state(whole / "best.ckpt")
     held["hyper_parameters"]["mean"] = [float("nan")]
@@ -391,8 +391,8 @@ def test_a_mean_that_is_no_number_is_refused(whole, tmp_path):
 
 
 def test_a_run_folder_that_is_deleted_and_taken_by_another_gets_nothing_of_the_first(tmp_path, again, monkeypatch):
-    from invariance.modules.classifier import Classifier
     from invariance.runs.run import Run
+    from invariance.training.classifier import Classifier
 
     step, folder = Classifier.training_step, tmp_path / NAME
 

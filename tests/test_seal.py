@@ -10,11 +10,11 @@ import pytest
 import yaml
 
 from invariance.errors import UserError
-from invariance.network import Network
 from invariance.runs.files import sha256
 from invariance.runs.rows import Row, check_values, read_rows, to_frame, write_rows
 from invariance.runs.run import Run
 from invariance.runs.seal import check, rows_of, seal
+from invariance.training.trained import Network
 
 FIT = {"split": "val", "images": 5000}
 
@@ -310,7 +310,7 @@ def test_settings_that_were_edited_are_refused_before_anything_is_measured(tmp_p
 
 
 def test_a_finished_runs_checkpoint_is_looked_at_whoever_loads_it(tmp_path):
-    from invariance.modules.classifier import load_classifier
+    from invariance.training.classifier import load_classifier
 
     path = trained(tmp_path) / "best.ckpt"
     edit(path, "weights", "Weights")

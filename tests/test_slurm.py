@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from invariance import slurm, slurm_states
 from invariance.errors import UserError
-from invariance.launch import BUSY, Job
+from invariance.launch import slurm, slurm_states
+from invariance.launch.jobs import BUSY, Job
 
 submitit = pytest.importorskip("submitit", reason="submitit is not installed: pip install 'invariance[slurm]'")
 SCRIPT = Path(__file__).with_name("slurm_cluster.sh")
@@ -39,7 +39,7 @@ def settings(compose):
         from hydra import initialize_config_dir
         from omegaconf import OmegaConf
 
-        from invariance.conf import conf_dir
+        from invariance.settings.files import conf_dir
 
         with initialize_config_dir(str(conf_dir()), version_base="1.3"):
             config = composed("train", overrides=["hydra/launcher=slurm"], return_hydra_config=True)
@@ -206,8 +206,8 @@ print("all is well")
 DRIVER = """
 import json, sys
 from pathlib import Path
-from invariance import slurm, slurm_states
-from invariance.launch import Job
+from invariance.launch import slurm, slurm_states
+from invariance.launch.jobs import Job
 from invariance.runs.processes import signals_interrupt
 slurm_states._ASK_EVERY, slurm._GONE, slurm.AGAIN = 1.0, 4.0, 2.0
 folder, settings, jobs = Path(sys.argv[1]), json.loads(sys.argv[2]), json.loads(sys.argv[3])

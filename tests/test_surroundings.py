@@ -8,10 +8,10 @@ import warnings
 
 import pytest
 
-from invariance.cli import one_line
+from invariance.cli.command import one_line
 from invariance.errors import UserError
 from invariance.runs import origin
-from invariance.surroundings import lenient, require_utf8_names, rounding, settle
+from invariance.runs.surroundings import lenient, require_utf8_names, rounding, settle
 
 LAUNCHERS = {
     "RANK": "2", "LOCAL_RANK": "2", "WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "4", "GROUP_RANK": "0", "NODE_RANK": "1",
@@ -132,7 +132,7 @@ def test_the_provenance_has_what_decides_the_last_digits(monkeypatch):
 
 
 def test_what_others_set_is_told_once(monkeypatch, capsys):
-    from invariance.cli import tell_ignored
+    from invariance.cli.command import tell_ignored
 
     names = ["NVIDIA_TF32_OVERRIDE", "PL_GLOBAL_SEED"]
     tell_ignored(names)

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from invariance.errors import Busy, UserError
-from invariance.launch import BUSY, Job, Slot, run_jobs
+from invariance.launch.jobs import BUSY, Job, Slot, run_jobs
 from invariance.runs import sweep
 from invariance.runs.files import DONE
 from invariance.runs.locks import holder, lock, me
@@ -194,7 +194,7 @@ def test_damaged_records_count_as_absent(tmp_path):
 
 
 def test_a_job_that_another_process_works_at_is_put_off_until_that_is_done(tmp_path, monkeypatch, capfd):
-    monkeypatch.setattr("invariance.launch.AGAIN", 0.3)
+    monkeypatch.setattr("invariance.launch.jobs.AGAIN", 0.3)
     flag, order = tmp_path / "free", tmp_path / "order"
     code = f"""
     import pathlib, sys

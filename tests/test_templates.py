@@ -14,9 +14,9 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
-from invariance.cli import find_plugins
-from invariance.conf import check_keys, conf_dir, families, family_sweep
+from invariance.cli.command import find_plugins
 from invariance.errors import UserError
+from invariance.settings.files import check_keys, conf_dir, families, family_sweep
 from invariance.transforms.crop import Crop
 
 ROOT = Path(__file__).parents[1]

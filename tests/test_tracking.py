@@ -16,7 +16,7 @@ import pytest
 from invariance.errors import UserError
 from invariance.runs.rows import to_frame
 from invariance.runs.run import Run, read_provenance
-from invariance.tracking import LINK, Tracker, check_logger, tags_of
+from invariance.runs.wandb import LINK, Tracker, check_logger, tags_of
 
 
 def inspect(log: Path) -> list[dict]:
@@ -147,7 +147,7 @@ def open_files(pid: int) -> set[str]:
 def test_of_two_processes_in_one_folder_one_waits(tmp_path):
     code = f"""
 from pathlib import Path
-from invariance.tracking import Tracker
+from invariance.runs.wandb import Tracker
 with Tracker({WANDB!r}, Path({str(tmp_path)!r}), name="a", about={ABOUT!r}, identity={{}}) as tracker:
     print("in")
 """
@@ -246,7 +246,7 @@ class Library:
 @pytest.fixture
 def library(monkeypatch):
     """Puts a stand-in in the place of W&B's library, with waits that are over at once; it returns what it is given."""
-    from invariance import tracking
+    from invariance.runs import wandb as tracking
 
     for name in ("_BEGIN", "_END"):
         monkeypatch.setattr(tracking, name, 0.2)
@@ -361,7 +361,7 @@ def test_a_login_without_a_network_or_a_server_that_refuses_costs_seconds(answer
         threading.Thread(target=server.serve_forever, daemon=True).start()
     code = f"""
 from pathlib import Path
-from invariance import tracking
+from invariance.runs import wandb as tracking
 tracking._INIT = 2.0
 with tracking.Tracker({AUTO!r}, Path("run"), name="a", about={ABOUT!r}, identity={{}}) as tracker:
     tracker.summarise({{"y": 1}})

@@ -14,8 +14,8 @@ import pytest
 import torch
 
 from invariance.errors import UserError
-from invariance.modules.classifier import Classifier, load_classifier, rate_factor
 from invariance.train import check, train
+from invariance.training.classifier import Classifier, load_classifier, rate_factor
 
 TRANSFORM = {"_target_": "invariance.transforms.rotation.Rotation", "name": "rotation", "range": 20, "angles": [-5, 5]}
 MODEL = {

@@ -4,8 +4,8 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from invariance.conf import families, family_config, family_sweep
-from invariance.grids import grids_for, joint_grid
+from invariance.engine.grids import grids_for, joint_grid
+from invariance.settings.files import families, family_config, family_sweep
 from invariance.transforms.blur import Blur
 from invariance.transforms.color_jitter import ColorJitter
 from invariance.transforms.near import near_copies, probe, told

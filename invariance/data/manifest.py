@@ -20,8 +20,8 @@ from invariance.data.sources import DataConfig, Splits
 from invariance.data.stored import Decoded
 from invariance.data.trees import Stamp
 from invariance.errors import UserError
-from invariance.nested import load_json
 from invariance.runs.files import atomic_path, sha256, write_text
+from invariance.settings.nested import load_json
 
 FORMAT = 2
 """Version of the arrays, the manifest and the decoding; another one is another directory."""

@@ -6,7 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from invariance.precision import full_float32
+from invariance.device import full_float32
 from invariance.seeds import generator
 
 

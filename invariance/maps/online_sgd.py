@@ -22,10 +22,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from invariance.device import full_float32
 from invariance.maps.carry import Carry, ModesCarry, VelocityCarry
 from invariance.maps.dynamics import Dynamics
 from invariance.maps.recurrence import run_block
-from invariance.precision import full_float32
 
 Form = Literal["modes", "velocity"]
 

@@ -5,12 +5,12 @@ from typing import Any
 
 import torch
 
+from invariance.device import require
 from invariance.errors import UserError, nearest
 from invariance.maps.fitting import Fit
 from invariance.maps.minibatch import MinibatchFit, MinibatchSGD
 from invariance.maps.online_sgd import OnlineSGD, OnlineSGDState
 from invariance.maps.ridge import Ridge, RidgeFit
-from invariance.memory import require
 from invariance.settings import solvers
 from invariance.settings.base import Settings, checked
 

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from invariance.device import require
 from invariance.errors import UserError, nearest
-from invariance.memory import require
 
 
 def build_model(config: Mapping[str, Any], num_classes: int, channels: int) -> nn.Module:

@@ -5,8 +5,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, fx, nn
 
+from invariance.device import full_float32
 from invariance.errors import UserError, nearest
-from invariance.precision import full_float32
 
 
 class _Reached(Exception):  # noqa: N818

@@ -16,12 +16,12 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from invariance.errors import UserError, nearest
-from invariance.nested import load_json
 from invariance.runs.checked import Damaged, read_facts
 from invariance.runs.files import DONE
 from invariance.runs.find import Unseen, but_for, locked_file, walk
 from invariance.runs.run import CONFIG, PROVENANCE, ROWS, read_config
 from invariance.runs.seal import read_marker, rows_of
+from invariance.settings.nested import load_json
 from invariance.transforms.base import UNTOUCHED
 
 KEY = ["stage", "data", "network", "family", "range", "seed", "layer", "g", "split", "map", "solver", "metric"]

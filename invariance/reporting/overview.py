@@ -5,7 +5,6 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from invariance.conf import conf_dir
 from invariance.reporting.curves import IDENTITY, Curve, Family, Fit, Subject, counts, curve, fit_title, words
 from invariance.reporting.paper_figures import called, number
 from invariance.reporting.plots import (
@@ -25,6 +24,7 @@ from invariance.reporting.plots import (
     range_lines,
     what_of,
 )  # fmt: skip
+from invariance.settings.files import conf_dir
 
 _PAGES = {
     "all-1": ("blur", "color_jitter", "crop", "elastic", "mirror"),

@@ -11,7 +11,6 @@ from typing import Any, TypeVar
 import pandas as pd
 import yaml
 
-from invariance.conf import conf_dir
 from invariance.data.ilsvrc import ILSVRC
 from invariance.data.rvl_cdip import RVLCDIP
 from invariance.reporting.collect import Collected, RunFacts
@@ -19,6 +18,7 @@ from invariance.reporting.drawing import Drawing
 from invariance.reporting.overview import Overview
 from invariance.reporting.plots import Plot
 from invariance.reporting.tables import GAP, Table
+from invariance.settings.files import conf_dir
 
 Captioned = TypeVar("Captioned", Overview, Plot, Table, Drawing)
 

@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from invariance.conf import conf_dir, families, family_sweep
-from invariance.grids import grids_for
+from invariance.engine.grids import grids_for
 from invariance.reporting import printed
 from invariance.reporting.collect import Collected, run_anchor
 from invariance.reporting.curves import (
@@ -28,6 +27,7 @@ from invariance.reporting.curves import (
 )
 from invariance.reporting.latex import latex_table
 from invariance.reporting.paper_figures import Place
+from invariance.settings.files import conf_dir, families, family_sweep
 from invariance.transforms.base import UNTOUCHED
 
 GAP = "–"

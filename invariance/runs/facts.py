@@ -7,8 +7,8 @@ from typing import Any
 import yaml
 
 from invariance.errors import UserError
-from invariance.nested import load_json, load_yaml
 from invariance.runs.locks import others_at
+from invariance.settings.nested import load_json, load_yaml
 
 CONFIG, PROVENANCE, ROWS = "config.yaml", "provenance.json", "rows.csv"
 LOCK = ".lock"

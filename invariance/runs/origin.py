@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from invariance import __version__
-from invariance.surroundings import rounding
+from invariance.runs.surroundings import rounding
 
 _PACKAGES = ("torch", "torchvision", "pytorch-lightning", "hydra-core", "kornia", "numpy")
 _PATIENCE = 30.0  # seconds for git, on a file system that may be slow

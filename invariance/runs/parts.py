@@ -8,10 +8,10 @@ from pathlib import Path
 import pandas as pd
 
 from invariance.errors import UserError
-from invariance.nested import load_json
 from invariance.runs.checked import Damaged, made_again, read_part, write_part
 from invariance.runs.rows import read_rows, rows_text
 from invariance.runs.run import Run
+from invariance.settings.nested import load_json
 
 
 class Parts:

@@ -16,11 +16,11 @@ from typing import Any
 import pandas as pd
 
 from invariance.errors import UserError
-from invariance.nested import load_json
 from invariance.runs.belonging import check_belonging
 from invariance.runs.facts import BEST, CONFIG, LAST, PROVENANCE, ROWS, read_config, read_provenance
 from invariance.runs.files import DONE, sha256, write_text
 from invariance.runs.rows import check_values, read_rows
+from invariance.settings.nested import load_json
 
 _LATER = ("wandb",)
 """What is written into a run's provenance after its end: where to see it in W&B."""

@@ -22,11 +22,11 @@ from types import TracebackType
 from typing import Self
 
 from invariance.errors import Busy, UserError
-from invariance.nested import load_json
 from invariance.runs.files import DONE, disk_errors, write_text
 from invariance.runs.locks import holder, lock
 from invariance.runs.processes import was_interrupted
 from invariance.runs.sweep_names import title
+from invariance.settings.nested import load_json
 
 SWEEPS, JOBS, ATTEMPTS, LAUNCHERS = ".sweeps", "jobs.json", "attempts", "launchers"
 SWEEP_VARIABLE, JOB_VARIABLE = "INVARIANCE_SWEEP", "INVARIANCE_JOB"

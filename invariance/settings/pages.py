@@ -8,11 +8,11 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from invariance.conf import conf_dir
 from invariance.errors import UserError
 from invariance.settings.base import Settings
 from invariance.settings.data import Fit, Split
 from invariance.settings.fields import Batch, Folder, Name, Networks, Positive, Seed, Side, distinct, plain
+from invariance.settings.files import conf_dir
 from invariance.settings.logger import Logger
 from invariance.settings.parts import Model, Transform
 from invariance.settings.solvers import Maps, Solvers

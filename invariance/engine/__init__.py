@@ -1,0 +1,1 @@
+"""What measuring is made of: representations, streamed or stored, the grids they are taken under, fits of maps."""

@@ -1,0 +1,241 @@
+"""The measured grids: which families there are, and the fixed transformations of each (Appendix A)."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
+from itertools import product
+from typing import Any
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from invariance.errors import UserError, nearest
+from invariance.settings.files import families, family_config, family_sweep
+from invariance.settings.parts import FAMILY
+from invariance.transforms import FRAME, build
+from invariance.transforms.base import UNTOUCHED, GridPoint, Transform
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A family's grid as a network is measured over it.
+
+    Attributes:
+        name: the family's name, for Crop with the size of the network it serves: `crop_256`; for a set G, with `_G`.
+        family: the family.
+        settings: the family's configuration, from which `transform` is built.
+        own: whether the network was trained with this family, at the range in `settings`.
+    """
+
+    name: str
+    family: str
+    settings: dict[str, Any]
+    own: bool = False
+
+    @cached_property
+    def transform(self) -> Transform:
+        """The transformations."""
+        return build(self.settings)
+
+    def covered(self, point: GridPoint) -> bool:
+        """Whether the network's training could have drawn this g."""
+        return point.covered and (self.own or point.label == UNTOUCHED)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What a measurement over this grid is of."""
+        return {"name": self.name, **{key: value for key, value in self.settings.items() if key != "joint"}}
+
+
+def _keys(family: str) -> list[str]:
+    """The keys of a family's file that may be set otherwise for a grid: the arguments of its class."""
+    return [str(key) for key in family_config(family) if key not in FAMILY]
+
+
+def _known(settings: Iterable[str], where: str) -> None:
+    """Refuse families that there are not."""
+    for family in settings:
+        if family not in families():
+            there = ", ".join(families())
+            raise UserError(f"{where}.{family} is no family{nearest(family, families())} (there are: {there})")
+
+
+def _configured(family: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """A family's configuration with some of its keys set otherwise."""
+    for key in settings:
+        if key not in _keys(family):
+            raise UserError(f"grid.{family}.{key} is no key of the family{nearest(str(key), _keys(family))}")
+    try:
+        return deepcopy(_merged(family, _Settings(settings)))
+    except OmegaConfBaseException as error:
+        raise UserError(f"conf/transform/{family}.yaml: {str(error).splitlines()[0]}") from error
+
+
+class _Settings(dict[str, Any]):
+    """Settings as the key of a cache: those that are written alike are alike."""
+
+    def __hash__(self) -> int:  # type: ignore[override]
+        return hash(repr(self))
+
+    def __eq__(self, other: object) -> bool:
+        return repr(self) == repr(other)
+
+
+@lru_cache(maxsize=1024)
+def _merged(family: str, settings: _Settings) -> dict[str, Any]:
+    """A family's file with settings over it: the same for hundreds of networks of a plan."""
+    merged = OmegaConf.merge(family_config(family), dict(settings))
+    config = OmegaConf.create({"range": settings.get("range"), "transform": merged})
+    plain = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(plain, dict)
+    return dict(plain["transform"])
+
+
+def _grids_of_family(family: str, settings: Mapping[str, Any]) -> Iterator[Grid]:
+    """A family's grid; more than one where the grid depends on the trained range, as Crop's does on its size."""
+    sweep = family_sweep(family)
+    seen: set[str] = set()
+    for values in product(*sweep.values()):
+        dotlist = [f"{key}={value}" for key, value in zip(sweep, values, strict=True)]
+        ranged = OmegaConf.to_container(OmegaConf.from_dotlist(dotlist))
+        assert isinstance(ranged, dict)
+        name = str(_configured(family, {"range": ranged.get("range")}).get("grid", family))
+        if name not in seen:
+            seen.add(name)
+            kept = ranged.get("range") if name != family else None
+            yield Grid(name, family, _configured(family, {**settings, "range": kept}))
+
+
+def _own(trained: Mapping[str, Any], settings: Mapping[str, Any]) -> Grid:
+    """The grid of a network's own family."""
+    family = str(trained["name"])
+    # keys that the family did not have when the network was trained
+    new = _configured(family, {"range": trained.get("range")}) if family in families() else {}
+    return Grid(str(trained.get("grid", family)), family, {**new, **trained, **settings}, own=True)
+
+
+def check_grids(settings: Mapping[str, Mapping[str, Any] | None]) -> None:
+    """Refuse other values of a family's grid that it does not take, whatever the network.
+
+    Args:
+        settings: per family, keys of its configuration to set otherwise.
+
+    Raises:
+        UserError: for an unknown family or key, or values that the family does not take.
+    """
+    _known(settings, "grid")
+    for family, own in settings.items():
+        for grid in _grids_of_family(family, own or {}):
+            grid.transform.grid()
+
+
+def check_joint(wanted: Mapping[str, Mapping[str, Any] | None]) -> None:
+    """Refuse a set G that no network can be finetuned for.
+
+    Args:
+        wanted: as `joint_grid` takes it.
+
+    Raises:
+        UserError: for an unknown family or key, values that the family does not take, or a G that is empty.
+    """
+    _known(wanted, "G")
+    for family, own in wanted.items():
+        values = family_sweep(family).get("range", [])
+        range_of = OmegaConf.to_container(OmegaConf.from_dotlist([f"range={one}" for one in values[:1]]))
+        assert isinstance(range_of, dict)
+        trained = _configured(family, {"range": (own or {}).get("range", range_of.get("range"))})
+        joint_grid(trained if values else {"name": family}, {family: own})
+
+
+def joint_grid(trained: Mapping[str, Any], wanted: Mapping[str, Mapping[str, Any] | None]) -> Grid:
+    """The set G of the joint loss (Eq. 6), as the grid of its family that holds nothing else but the untouched.
+
+    Args:
+        trained: the network's own transform configuration.
+        wanted: per family, settings of its grid that list G; what they do not name lists nothing. A family without
+            settings, and every family where none is named, has the G of its yaml (`joint`, Sec. 5.4). A baseline takes
+            the one family that is there.
+
+    Raises:
+        UserError: for an unknown family or key, values that the family does not take, another size than a Crop
+            network's own, or a G that is empty.
+    """
+    _known(wanted, "G")
+    family = str(trained["name"])
+    own = bool(family_sweep(family))
+    if not own:
+        if len(wanted) != 1:
+            raise UserError(
+                f"a {family} network has no family of its own: give one, as G={{rotation: {{angles: [-10, 10]}}}}"
+            )
+        family = next(iter(wanted))
+    if wanted and family not in wanted:
+        named = ", ".join(wanted)
+        raise UserError(f"G names {named}; this network was trained with {family}: name that, or leave G out")
+    config = family_config(family)
+    default = OmegaConf.to_container(config.get("joint", OmegaConf.create({})))
+    assert isinstance(default, dict)
+    given = dict(wanted.get(family) or {})
+    keys = _keys(family)
+    for key in given:
+        if key not in keys:
+            raise UserError(f"G.{family}.{key} is no key of the family's grid{nearest(str(key), keys)}")
+    if own and str(given.get("range", trained.get("range"))) != str(trained.get("range")):
+        raise UserError(
+            f"G.{family}.range={given['range']}: this network was trained at {trained.get('range')}, and its images "
+            "are prepared for that; leave it out"
+        )
+    nothing = {list: [], bool: False, int: 0}
+    listed = {key: nothing.get(type(value), value) for key, value in default.items()} if given else default
+    settings = {str(key): value for key, value in {**listed, **given}.items()}
+    plain = _own(trained, settings) if own else Grid(family, family, _configured(family, settings))
+    mark = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:6] if given else ""
+    name = str(plain.settings.get("grid", plain.name))
+    grid = replace(plain, name=f"{name}_G{mark}")
+    try:
+        points = grid.transform.grid()
+        grid.transform.source_size(FRAME)  # a Crop of no size has none
+    except UserError as error:
+        raise UserError(f"G: {error}") from error
+    if all(point.label == UNTOUCHED for point in points):
+        takes = ", ".join(str(key) for key in default) or "none of its grid's settings"
+        raise UserError(f"G of {family} is empty: it takes {takes}, and at least one g that is not the untouched image")
+    return grid
+
+
+def grids_for(trained: Mapping[str, Any], wanted: object, settings: Mapping[str, Mapping[str, Any]]) -> list[Grid]:
+    """The grids a network is measured over.
+
+    Args:
+        trained: the network's own transform configuration.
+        wanted: "own" (a baseline, which has no grid of its own: all), "all", or names of families or grids.
+        settings: per family, keys of its configuration to set otherwise.
+
+    Raises:
+        UserError: for an unknown family or key.
+    """
+    _known(settings, "grid")
+    own_family = str(trained["name"])
+    own = _own(trained, settings.get(own_family, {}))
+    if wanted == "own" and not family_sweep(own_family):
+        wanted = "all"
+    if wanted == "own":
+        return [own]
+    everything = [
+        own if grid.name == own.name else grid
+        for family in families() if family_sweep(family) for grid in _grids_of_family(family, settings.get(family, {}))
+    ]
+    if own.name not in {grid.name for grid in everything} and family_sweep(own_family):
+        everything.append(own)
+    if wanted == "all":
+        return everything
+    names = [str(name) for name in wanted] if isinstance(wanted, list) else [str(wanted)]
+    known = sorted({grid.name for grid in everything} | {grid.family for grid in everything})
+    for name in names:
+        if name not in known:
+            there = ", ".join(known)
+            raise UserError(f"grids={name}: no such family or grid{nearest(name, known)} (there are: {there})")
+    return [grid for grid in everything if grid.name in names or grid.family in names]

@@ -1,0 +1,66 @@
+"""φ of a split of images under one fixed g, streamed by batches."""
+
+from collections.abc import Callable, Iterator
+from contextlib import closing
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from invariance.data.images import StoredImages
+from invariance.data.reading import read_ahead
+from invariance.models.representation import Representation
+from invariance.transforms.base import Params, Transform
+
+
+def batches(
+    images: np.ndarray | StoredImages, indices: np.ndarray, size: int, device: torch.device
+) -> Iterator[tuple[slice, Tensor]]:
+    """Images as float batches (b, C, H, W) in [0, 255] on `device`, in the order of `indices`, read ahead by a thread.
+
+    Yields:
+        The batch's place among the indices, and the batch.
+    """
+    spans = [slice(start, min(start + size, len(indices))) for start in range(0, len(indices), size)]
+
+    def read(span: slice) -> Tensor:
+        batch = torch.from_numpy(np.ascontiguousarray(images[indices[span]]))
+        return batch.pin_memory() if device.type == "cuda" else batch
+
+    with closing(read_ahead(lambda place: read(spans[place]), len(spans), threads=1)) as ahead:
+        for span, batch in zip(spans, ahead, strict=True):
+            yield span, batch.to(device, non_blocking=True).float()
+
+
+def extract(
+    representation: Representation, normalise: Callable[[Tensor], Tensor], images: np.ndarray | StoredImages,
+    indices: np.ndarray, transform: Transform, params: Params, *, device: torch.device, batch: int = 256,
+    advance: Callable[[int], None] | None = None, home: torch.device | str = "cpu",
+) -> Tensor:
+    """φ(g x) of the images at `indices`, for one g.
+
+    Args:
+        representation: φ, its network on `device`.
+        normalise: images (b, C, H, W) in [0, 255] to what the network takes.
+        images: uint8 (N, C, H, W), in memory or stored; what is stored is verified each time it is read.
+        indices: (n,) which images, in which order.
+        transform: the family of g.
+        params: parameters of g, with n = 1.
+        device: where the network is and the transformation runs.
+        batch: images a forward pass.
+        advance: called with the number of images after every batch.
+        home: where the result is gathered; on the device itself nothing waits for copies.
+
+    Returns:
+        (n, D) float32 on `home`.
+    """
+    result: Tensor | None = None
+    for span, x in batches(images, indices, batch, device):
+        r = representation.phi(normalise(transform.apply(x, params)))
+        if result is None:
+            result = torch.empty(len(indices), r.shape[1], device=home)
+        result[span] = r.float().to(home)
+        if advance is not None:
+            advance(len(x))
+    assert result is not None, "no images to extract features of"
+    return result

@@ -1,0 +1,1 @@
+"""The work of the commands that measure: rows, in runs that survive an interruption."""

@@ -1,0 +1,147 @@
+"""The sweep of `-m transform=…`: each family brings the ranges of its own networks.
+
+Hydra finds plugins in packages named `hydra_plugins` alone; `invariance.cli.command` puts the folder around it on
+the path.
+"""
+
+import math
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, RangeSweep
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from invariance.errors import UserError
+from invariance.launch.jobs import options_of, shown
+from invariance.runs.sweep import SWEEP_VARIABLE, begin_sweep, sweep_folder
+from invariance.settings.files import check_keys, family_sweep, page_keys
+
+MOST_JOBS = 100_000
+"""Above the jobs of any sweep; the largest of the paper has 35."""
+
+
+class FamilySweeper(BasicSweeper):
+    """Hydra's basic sweeper, with a family's own ranges swept wherever the command line names none.
+
+    `-m transform=rotation` trains the four networks of the family; `-m transform=rotation,blur` six;
+    `-m transform=rotation range=5` one. The ranges stand in the family's yaml, under `sweep`.
+
+    Before any job is launched all are written down for those who watch, in the sweep's folder, which the processes that
+    work at them find in their environment.
+    """
+
+    @staticmethod
+    def split_arguments(overrides: list[Override], max_batch_size: int | None) -> list[list[list[str]]]:
+        """Every job's overrides: the product of all sweeps, a family's own ones included."""
+        parts = list(_by_family(overrides))
+        if sum(math.prod(map(_values, part)) for part in parts) > MOST_JOBS:
+            raise UserError(f"{_told(overrides)}: these are more than {MOST_JOBS:,} jobs; sweep over fewer values")
+        jobs = [job for part in parts for job in BasicSweeper.split_arguments(part, None)[0]]
+        if not jobs:
+            raise UserError(f"{_told(overrides)}: this names nothing, so there is no job to run")
+        size = max_batch_size or len(jobs)
+        return [jobs[i : i + size] for i in range(0, len(jobs), size)]
+
+    def sweep(self, arguments: list[str]) -> object:
+        """Run the sweep; where nothing is to be written, only its jobs are handed to the launcher."""
+        if not getattr(self.launcher, "dry", False):
+            return super().sweep(arguments)
+        assert self.launcher is not None and self.hydra_context is not None
+        parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
+        self.overrides = self.split_arguments(parser.parse_overrides([*self._parse_config(), *arguments]), None)
+        [batch] = self.overrides
+        self.validate_batch_is_legal(batch)
+        return [self.launcher.launch(batch, initial_job_idx=0)]
+
+    def validate_batch_is_legal(self, batch: Sequence[Sequence[str]]) -> None:
+        """Refuse a sweep of which some job cannot be composed, or run on this machine; then write all its jobs down."""
+        self._compose(batch)
+        assert self.config is not None and self.overrides is not None
+        page, options = self.config.hydra.job.name, options_of(self.config)
+        template = self.config.hydra.job.config_name
+        check_keys(self.config, self.config.hydra, page, None if template == page else template)
+        if getattr(self.launcher, "dry", False):
+            return
+        jobs = [shown(page, job, options) for part in self.overrides for job in part]
+        folder = sweep_folder(Path(os.path.expandvars(str(self.config.runs))).expanduser(), page, jobs)
+        begin_sweep(folder, jobs)
+        os.environ[SWEEP_VARIABLE] = str(folder.absolute())
+
+    def _compose(self, batch: Sequence[Sequence[str]]) -> None:
+        """Compose every job; refuse a value that no job can have, and a device that none of them would find.
+
+        Raises:
+            UserError: where all jobs would fail for it, one after another.
+        """
+        assert self.config is not None and self.hydra_context is not None
+        loader, wanted, wrong = self.hydra_context.config_loader, set(), list[UserError]()
+        for overrides in batch:
+            job = loader.load_sweep_config(master_config=self.config, sweep_overrides=list(overrides))
+            wanted.add(str(OmegaConf.select(job, "trainer.accelerator", default="")))
+            wrong += mistakes(self.config.hydra.job.name, job)
+        if len(wrong) == len(batch):
+            raise wrong[0]
+        if wanted <= {"gpu", "cuda"} and not getattr(self.launcher, "elsewhere", False):
+            from invariance.device import choose_device  # Hydra imports this module for every --help
+
+            for accelerator in sorted(wanted):
+                choose_device(accelerator)
+
+
+def mistakes(page: str, config: DictConfig) -> list[UserError]:
+    """What in a job's configuration is not as its command's schema has it: at most one mistake is told."""
+    from invariance.settings.base import checked  # Hydra imports this module for every --help
+    from invariance.settings.pages import SCHEMAS
+
+    own = sorted(page_keys(page) & {str(key) for key in config} - {"hydra"})
+    try:
+        values = {key: config[key] for key in own}
+        checked(SCHEMAS[page], {
+            key: OmegaConf.to_container(value, resolve=True, throw_on_missing=True) if OmegaConf.is_config(value) else
+            value for key, value in values.items()
+        })
+    except UserError as error:
+        return [error]
+    except OmegaConfBaseException:  # what only the running job knows, or lacks: it says so itself
+        pass
+    return []
+
+
+def _values(override: Override) -> int:
+    """How many values an override sweeps over, counted without making them."""
+    value = override.value()
+    if not isinstance(value, RangeSweep):
+        return sum(1 for _ in override.sweep_string_iterator()) if override.is_discrete_sweep() else 1
+    start, stop, step = value.start or 0, value.stop or 0, value.step
+    if not step:
+        raise UserError(f"{override.input_line}: a step of 0 leads nowhere; give another")
+    if isinstance(start, int) and isinstance(stop, int) and isinstance(step, int):
+        return max(0, -((start - stop) // step))
+    try:
+        return max(0, math.ceil((stop - start) / step))
+    except (OverflowError, ValueError):  # infinite, or no number
+        return MOST_JOBS + 1
+
+
+def _told(overrides: Sequence[Override]) -> str:
+    """The overrides that are swept over, as they were given."""
+    return " ".join(override.input_line or "" for override in overrides if override.is_sweep_override())
+
+
+def _by_family(overrides: list[Override]) -> Iterator[list[Override]]:
+    chosen = [override for override in overrides if override.get_key_element() == "transform"]
+    if not chosen:
+        yield overrides
+        return
+    others = [override for override in overrides if override.get_key_element() != "transform"]
+    named = {override.get_key_element() for override in others}
+    last = chosen[-1]
+    families = list(last.sweep_string_iterator()) if last.is_sweep_override() else [last.get_value_element_as_str()]
+    for family in families:
+        own = [f"{key}={','.join(values)}" for key, values in family_sweep(family).items() if key not in named]
+        parsed = OverridesParser.create().parse_overrides([f"transform={family}", *own])
+        yield [*parsed, *others]

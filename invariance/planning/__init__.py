@@ -1,0 +1,1 @@
+"""What a study takes and needs before it begins."""

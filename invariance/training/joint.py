@@ -1,0 +1,272 @@
+"""Finetuning a network and its maps M_g with the joint loss (Eq. 5–7, Sec. 5.4)."""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, NoReturn
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from invariance.errors import UserError
+from invariance.maps import ResidualMap
+from invariance.models.representation import Representation
+from invariance.runs.processes import heed_signals, raise_if_interrupted
+from invariance.seeds import derive
+from invariance.training.block_dropout import BlockDropout
+from invariance.training.classifier import all_finite, rate_factor, sgd
+from invariance.training.joint_loss import JointTerms, JointWeights, joint_terms
+from invariance.transforms.base import UNTOUCHED, Transform
+
+_CHECK_EVERY = 50
+_TERMS = {
+    "classification": "H(y, C(φ(x)))", "transformed": "H(y, C(M_g φ(gx)))", "recovery": "‖M_g φ(gx) − φ(x)‖²",
+    "invariance": "‖φ(gx) − φ(x)‖²",
+}  # fmt: skip
+
+
+class JointFinetune(pl.LightningModule):
+    """A network and one map M_g for every g of a set G, trained together with L = L_d + λ3 L_e (Eq. 7).
+
+    An update takes a batch of images x and its copies g x for all g of G through the network in one forward pass;
+    `copies` bounds how many of the copies go through at once, and gradients stay the same. Everything random is keyed
+    by (seed, update), and dropout by the copy, so that neither an interruption nor `copies` changes what is dropped.
+    Layers that normalise by the batch keep the statistics they have.
+
+    With λ3 = 0 an update is one of plain training on untouched images, and the maps stay the identity.
+
+    Args:
+        network: the trained network, from what `normalise` gives to logits (B, K).
+        normalise: images (B, C, H, W) in [0, 255] to what the network takes.
+        layer: where φ ends.
+        transform: the family; G is every g of its grid but the untouched.
+        weights: λ1, λ2, λ3; None for the released code's.
+        recipe: rate, momentum, weight_decay, schedule and so on (Sec. 5.4; conf/recipe/finetune_*).
+        seed: seed of dropout.
+        image_shape: (C, H, W) of the images as they are read; for Crop, larger than what the network takes.
+        copies: how many of the J copies of a batch go through the network at once; None for all.
+
+    Attributes:
+        dim: D.
+        points: G, in the order of the maps.
+        maps: M_g for each of them.
+
+    Raises:
+        UserError: if G is empty, or the layer cannot be cut at.
+    """
+
+    broken: Tensor
+
+    def __init__(
+        self, network: nn.Module, normalise: Callable[[Tensor], Tensor], *, layer: str, transform: Transform,
+        recipe: Mapping[str, Any], seed: int, image_shape: Sequence[int], weights: JointWeights | None = None,
+        copies: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False  # a batch that is cut takes several backward passes
+        self.points = [point for point in transform.grid() if point.label != UNTOUCHED]
+        if not self.points:
+            raise UserError("G is empty: the joint loss needs at least one g that changes the images")
+        self.network, self.normalise, self.transform = network, normalise, transform
+        self.recipe, self.seed = dict(recipe), seed
+        self.untouched = next(point.params for point in transform.grid() if point.label == UNTOUCHED)
+        self.copies = min(copies or len(self.points), len(self.points))
+        self.cut = Representation(network, layer)
+        self.started = False
+        self.memory_format = torch.contiguous_format
+        device = next(network.parameters()).device
+        blank = transform.apply(torch.zeros(1, *image_shape, device=device), self.untouched)
+        r = self.cut.phi(normalise(blank))
+        self.cut.classify(r)  # refuses a layer behind which C is unknown
+        self.dim = r.shape[1]
+        self.weights = weights or JointWeights.of(self.dim)
+        self.maps = nn.ModuleList(ResidualMap(self.dim) for _ in self.points)
+        self.register_buffer("broken", torch.zeros(len(_TERMS), dtype=torch.bool), persistent=False)
+        self.save_hyperparameters({
+            "layer": layer, "seed": seed, "recipe": self.recipe, "g": [point.label for point in self.points],
+            "weights": [self.weights.recovery, self.weights.invariance, self.weights.equivariance],
+        })  # fmt: skip
+
+    def speed_up(self, channels_last: bool) -> None:
+        """Run the network in the channels-last layout; checkpoints stay the same files."""
+        if channels_last:
+            self.memory_format = torch.channels_last
+            self.network.to(memory_format=torch.channels_last)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (B, K) of images (B, C, H, W) in [0, 255]."""
+        logits: Tensor = self.network(self._prepared(x.float()))
+        return logits
+
+    def _prepared(self, x: Tensor) -> Tensor:
+        return self.normalise(x).contiguous(memory_format=self.memory_format)
+
+    def on_train_start(self) -> None:
+        """Note that a checkpoint, if there was one, has been taken up; Lightning keeps the mode a module comes in."""
+        self.started = True
+        self.train()
+        heed_signals()
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        """One update from a batch (x uint8 (N, C, H, W), y (N,)) and its J copies."""
+        x, y = batch
+        optimizer = self.optimizers()
+        assert not isinstance(optimizer, list)
+        optimizer.zero_grad()
+        terms = self.accumulate(x.float(), y)
+        found = torch.stack([~torch.isfinite(getattr(terms, name)) for name in _TERMS])
+        self.broken = torch.where(self.broken.any(), self.broken, found)
+        if self.global_step % _CHECK_EVERY == 0:
+            self._refuse_divergence()
+        optimizer.step()
+        schedule = self.lr_schedulers()
+        assert not isinstance(schedule, list) and schedule is not None
+        schedule.step()
+        self.log("train/loss", terms.loss(self.weights), prog_bar=True)
+        self.log_dict({f"train/{name}": getattr(terms, name) for name in _TERMS})
+
+    def accumulate(self, x: Tensor, y: Tensor) -> JointTerms:
+        """Add the gradient of the joint loss of images x (N, C, H, W) in [0, 255] and labels y (N,) to the parameters'.
+
+        Returns:
+            The loss's terms, without gradients.
+        """
+        for module in self.network.modules():
+            if isinstance(module, _BatchNorm):
+                module.eval()
+        step, j = self.global_step, len(self.points)
+        seeds = [derive(self.seed, "dropout", step), *(derive(self.seed, "dropout", step, k) for k in range(1, j + 1))]
+        plain = self.weights.equivariance == 0
+        with BlockDropout(seeds, x.device) as dropout, torch.random.fork_rng(devices=_cuda(x.device)):
+            torch.manual_seed(seeds[0])  # of layers that are random in another way than dropout
+            if plain:
+                return self._plain(x, y, dropout)
+            if self.copies == j:
+                return self._whole(x, y, dropout)
+            return self._in_parts(x, y, dropout)
+
+    def _plain(self, x: Tensor, y: Tensor, dropout: BlockDropout) -> JointTerms:
+        """The update where λ3 is 0: the terms beside L_d are not computed, and count nothing."""
+        dropout.present = [0]
+        loss = functional.cross_entropy(self.network(self._prepared(self.transform.apply(x, self.untouched))), y)
+        self.manual_backward(loss)
+        none = torch.zeros_like(loss.detach())
+        return JointTerms(loss.detach(), none, none, none)
+
+    def _whole(self, x: Tensor, y: Tensor, dropout: BlockDropout) -> JointTerms:
+        """The images and all copies at once."""
+        blocks = range(len(self.points) + 1)
+        r, moved = self._features(x, blocks, dropout)
+        back = self._back(moved, blocks[1:])
+        logits = _full(self.cut.resume(torch.cat([r, back.flatten(0, 1)])))
+        terms = joint_terms(logits[: len(y)], r, logits[len(y) :].view(*back.shape[:2], -1), back, moved, y)
+        self.manual_backward(terms.loss(self.weights))
+        return _detached(terms)
+
+    def _in_parts(self, x: Tensor, y: Tensor, dropout: BlockDropout) -> JointTerms:
+        """The images alone, then the copies in parts, whose gradients on φ(x) are gathered and taken back last."""
+        j = len(self.points)
+        r, _ = self._features(x, range(1), dropout)
+        logits = _full(self.cut.resume(r))
+        shared = r.detach().requires_grad_()
+        sums: JointTerms | None = None
+        for start in range(1, j + 1, self.copies):
+            blocks = range(start, min(start + self.copies, j + 1))
+            _, moved = self._features(x, blocks, dropout)
+            back = self._back(moved, blocks)
+            logits_back = _full(self.cut.resume(back.flatten(0, 1))).view(*back.shape[:2], -1)
+            terms = joint_terms(logits.detach(), shared, logits_back, back, moved, y)
+            share = len(blocks) / j
+            self.manual_backward(self.weights.equivariance * share * terms.equivariance(self.weights))
+            sums = _added(sums, _detached(terms), share)
+        assert shared.grad is not None and sums is not None
+        loss = functional.cross_entropy(logits, y)
+        self.manual_backward(loss + (r * shared.grad).sum())
+        return JointTerms(loss.detach(), sums.transformed, sums.recovery, sums.invariance)
+
+    def _features(self, x: Tensor, blocks: range, dropout: BlockDropout) -> tuple[Tensor, Tensor]:
+        """φ of the images (N, D), empty unless block 0 is among the blocks, and of their copies (J', N, D)."""
+        params = [self.untouched if block == 0 else self.points[block - 1].params for block in blocks]
+        dropout.present = blocks
+        r = _full(self.cut.reach(self._prepared(torch.cat([self.transform.apply(x, one) for one in params]))))
+        own = len(x) * (blocks.start == 0)
+        return r[:own], r[own:].view(-1, len(x), r.shape[1])
+
+    def _back(self, moved: Tensor, blocks: range) -> Tensor:
+        """x'_ij = M_gj φ(g_j x_i), (J', N, D)."""
+        return _full(torch.stack([self.maps[b - 1](r) for b, r in zip(blocks, moved, strict=True)]))
+
+    def on_train_batch_end(self, *_: object) -> None:
+        """End here if a signal came."""
+        raise_if_interrupted()
+
+    def on_validation_batch_end(self, *_: object) -> None:
+        """End here if a signal came."""
+        raise_if_interrupted()
+
+    def on_train_epoch_end(self) -> None:
+        """Look once more before the span's checkpoint is written, at the weights, too."""
+        self._refuse_divergence()
+        if not bool(all_finite(self)):
+            self._refuse(["a weight of the network or of a map"])
+
+    def _refuse_divergence(self) -> None:
+        if not bool(self.broken.any()):
+            return
+        names = [f"{name} ({_TERMS[name]})" for name, flag in zip(_TERMS, self.broken.tolist(), strict=True) if flag]
+        self._refuse(names)
+
+    def _refuse(self, names: Sequence[str]) -> NoReturn:
+        raise UserError(
+            f"finetuning diverged, no longer finite by update {self.global_step}: {', '.join(names)}; lower "
+            f"recipe.rate (it is {self.recipe['rate']}) or the joint loss's weights, and repeat with another name=… or "
+            "after deleting the run directory if it holds checkpoints"
+        )
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        """Accuracy untouched, and its mean over G as it is and through M_g."""
+        x, y = batch
+        x = x.float()
+        self._log_accuracy("val/accuracy", self.cut.classify(self._evaluated(x, self.untouched)), y)
+        correct = torch.zeros(2, device=x.device)
+        for point, module in zip(self.points, self.maps, strict=True):
+            r = self._evaluated(x, point.params)
+            for k, one in enumerate((r, module(r))):
+                correct[k] += (self.cut.classify(one).argmax(1) == y).float().mean()
+        for name, value in zip(("val/accuracy_g", "val/accuracy_Mg"), correct / len(self.points), strict=True):
+            self.log(name, value, batch_size=len(y), prog_bar=True)
+
+    def _evaluated(self, x: Tensor, params: Mapping[str, Tensor]) -> Tensor:
+        return _full(self.cut.phi(self._prepared(self.transform.apply(x, dict(params)))))
+
+    def _log_accuracy(self, name: str, logits: Tensor, y: Tensor) -> None:
+        self.log(name, (logits.argmax(1) == y).float().mean(), batch_size=len(y), prog_bar=True)
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """SGD on the network and the maps alike, biases at twice the rate; the rate by the recipe's schedule."""
+        named = [*self.network.named_parameters(), *self.maps.named_parameters()]
+        optimizer = sgd(named, self.recipe)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, partial(rate_factor, self.recipe))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def _full(values: Tensor) -> Tensor:
+    """Values as the loss is summed: in float32 where the network ran in 16 bits."""
+    return values.float() if values.dtype in (torch.bfloat16, torch.float16) else values
+
+
+def _cuda(device: torch.device) -> list[torch.device]:
+    return [device] if device.type == "cuda" else []
+
+
+def _detached(terms: JointTerms) -> JointTerms:
+    return JointTerms(**{name: getattr(terms, name).detach() for name in _TERMS})
+
+
+def _added(sums: JointTerms | None, terms: JointTerms, share: float) -> JointTerms:
+    if sums is None:
+        return JointTerms(**{name: share * getattr(terms, name) for name in _TERMS})
+    return JointTerms(**{name: getattr(sums, name) + share * getattr(terms, name) for name in _TERMS})

@@ -1,0 +1,157 @@
+"""A trained network as measuring sees it: cut at a layer, with the data it was trained on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from invariance.data.manifest import MANIFEST
+from invariance.data.prepared import Prepared, prepare
+from invariance.device import choose_device
+from invariance.errors import UserError
+from invariance.models.representation import Representation
+from invariance.runs.files import DONE
+from invariance.runs.run import BEST, PROVENANCE, read_config, read_provenance
+from invariance.runs.seal import check, hash_of
+from invariance.transforms import build
+
+if TYPE_CHECKING:  # importing Lightning takes seconds, which a finished measurement need not wait for
+    from invariance.training.classifier import Classifier
+
+
+class Network:
+    """A trained network, cut at a layer, with the data it was trained on.
+
+    Attributes:
+        name: its run below the stage's folder, as `<data>/<name>/seed<k>`.
+        place: where measurements of it go: its name, with `<data>@<other>` where it is measured on another data set.
+        config: the configuration of that run.
+        weights: hash of its checkpoint.
+        settings: the configuration of its data, with the splits to fit and to report on.
+        device: where it runs.
+        layer: where φ ends.
+    """
+
+    def __init__(
+        self, runs: Path, directory: Path, *, layer: str, accelerator: str, fit: object = None, report: object = None,
+        data: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Open a finished training run; the checkpoint itself is read when it is needed.
+
+        Args:
+            runs: the runs folder.
+            directory: the run that trained or finetuned it.
+            layer: where φ ends.
+            accelerator: where to run.
+            fit: keys of the data's `fit` (which images maps are fitted on) to set otherwise.
+            report: the split to report on instead of the data's own.
+            data: another data set to measure it on (Sec. B.2), as a yaml of `conf/data/`; its images are prepared in
+                the colours that the network takes. None: its own.
+
+        Raises:
+            UserError: if its configuration cannot be read, it or its weights are not what the run was finished with,
+                the accelerator is not there, or the other data set has the name of its own.
+        """
+        self.runs, self.directory, self.layer = runs, directory, layer
+        self.name = PurePosixPath(*directory.relative_to(runs).parts[1:]).as_posix()
+        self.config = read_config(directory)
+        self.device = choose_device(accelerator)
+        self.weights = hash_of(directory / BEST) if (directory / BEST).is_file() else "absent"
+        made = read_provenance(directory)
+        if (directory / DONE).exists():
+            check(directory, files=False)
+        recorded = made.get("weights_sha256", self.weights)
+        if self.weights not in ("absent", recorded):
+            raise UserError(
+                f"{directory / BEST} is not what its run was finished with ({PROVENANCE}); put it back as it was, or "
+                "delete the run's folder and train it again"
+            )
+        try:
+            own, trained_on = made["data"], self.config["data"]["sha256"]
+            self.transform, self.input_size = self.config["transform"], self.config["model"]["input_size"]
+        except (KeyError, TypeError) as error:
+            raise UserError(f"{directory} is not a training run of this version ({error}); train it again") from error
+        if fit is not None and not isinstance(fit, Mapping):
+            raise UserError(f"fit={fit!r}: give keys of data.fit, as fit={{split: train, images: 5000}}")
+        chosen = own if data is None else self._foreign(data, own)
+        self.settings = {**chosen, "fit": {**chosen["fit"], **(fit or {})}, "report": report or chosen["report"]}
+        self._trained_on = None if data is not None else trained_on
+        self.place = self.name if data is None else self.name.replace("/", f"@{chosen['name']}/", 1)
+
+    @property
+    def trained_on(self) -> str:
+        """Name of the data set that it was trained on."""
+        return self.name.split("/", 1)[0]
+
+    @property
+    def measured_on(self) -> str:
+        """How rows name the data: its own data set, or `<own>@<other>`."""
+        return self.place.split("/", 1)[0]
+
+    def _foreign(self, data: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+        """Another data set's configuration, in the colours that the network takes."""
+        from invariance.data.sources import data_config
+
+        name = data_config(data).name
+        if name == self.trained_on:
+            raise UserError(
+                f"data={name}: {self.name} was trained on {name}; leave data= out to measure it on that (fit= and "
+                "report= choose the splits), or name the other images, as data.name=others"
+            )
+        mean = data.get("mean") if data.get("colour") == own["colour"] else None  # prepared with, never subtracted
+        return {**data, "name": name, "colour": own["colour"], "mean": mean}
+
+    @cached_property
+    def classifier(self) -> Classifier:
+        """The network with its best weights."""
+        from invariance.training.classifier import load_classifier
+
+        return load_classifier(self.directory / BEST).to(self.device)
+
+    @cached_property
+    def phi(self) -> Representation:
+        """φ and C."""
+        return Representation(self.classifier.network, self.layer)
+
+    def dim(self, channels: int) -> int:
+        """D, of φ of an image with so many channels at the network's input size.
+
+        Raises:
+            UserError: if the layer gives no representation.
+        """
+        black = torch.zeros(1, channels, self.input_size, self.input_size, device=self.device)
+        return self.phi.phi(black).shape[1]
+
+    def forget(self) -> None:
+        """Give up the network's memory; it is read again when it is needed."""
+        self.__dict__.pop("classifier", None)
+        self.__dict__.pop("phi", None)
+
+    def data(self, size: int, root: Path, progress: bool) -> Prepared:
+        """The data set that it is measured on, at a size in pixels.
+
+        Raises:
+            UserError: if they are to be the data it was trained on, and are not.
+        """
+        prepared = prepare(self.settings, size, root, progress=progress)
+        if self._trained_on is None:
+            return prepared
+        own_size = build(self.transform).source_size(self.input_size)
+        trained = prepared if size == own_size else prepare(self.settings, own_size, root, progress=progress)
+        if trained.sha256 != self._trained_on or files_of(prepared) != files_of(trained):
+            raise UserError(
+                f"{self.directory} was trained on other data than are in {prepared.directory}; put them back as they "
+                "were, or train the network again"
+            )
+        return prepared
+
+
+def files_of(prepared: Prepared) -> dict[str, str]:
+    """Which source files, with which labels, each split was made of, as hashes: the same at every size."""
+    manifest = json.loads((prepared.directory / MANIFEST).read_text(encoding="utf-8"))
+    return {name: about["files_sha256"] for name, about in manifest["splits"].items()}
