@@ -73,6 +73,10 @@ def check(config: dict[str, Any]) -> None:
         folder(config[key], key)
     fits_of(config["map"], config.get("solver") or {})
     check_grids(config["grid"] or {})
+    wanted = [config["grids"]] if isinstance(config["grids"], str) else config["grids"]
+    for family in config["grid"] or {}:
+        if not {"own", "all"} & set(wanted) and not any(f"{name}_".startswith(f"{family}_") for name in wanted):
+            raise UserError(f"grid.{family}: grids={config['grids']} has no {family}; add it there, or leave this out")
     if config.get("data") is not None:
         from invariance.data.sources import data_config
 

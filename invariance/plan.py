@@ -99,7 +99,7 @@ def chosen_of(overrides: list[str]) -> dict[str, Any]:
     assert isinstance(held, dict)
     chosen = {key: one[key] for one in held["defaults"] if isinstance(one, dict) for key in GROUPS if key in one}
     chosen |= {"model": None, "recipe": None}  # those of the file are there for their keys
-    for key, _, value in (override.partition("=") for override in overrides):
+    for key, _, value in (override.lstrip("+").partition("=") for override in overrides):
         if key in GROUPS:
             chosen[key] = yaml.safe_load(value)
     data = chosen["data"] if isinstance(chosen["data"], list) else [chosen["data"]]
@@ -190,9 +190,12 @@ def check(config: dict[str, Any]) -> None:
     checked(Plan, config)
     for key in ("runs", "prepared", "templates"):
         folder(config[key], key)
-    mapping(config["roots"], "roots")
-    chosen = chosen_of(config["chosen"])
-    keys_of(config["chosen"], data_of(chosen))
+    names = data_of(chosen_of(config["chosen"]))
+    for name in mapping(config["roots"], "roots"):
+        if name not in names:
+            there = ", ".join(names)
+            raise UserError(f"roots.{name}: no such data set is planned{nearest(name, names)} (there are: {there})")
+    keys_of(config["chosen"], names)
 
 
 def cores() -> int:

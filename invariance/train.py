@@ -113,7 +113,7 @@ def check(config: dict[str, Any]) -> None:
     from invariance.training.trainer import check_devices
     from invariance.transforms import build as build_transform
 
-    if "transform" in config:  # first, for the name is made of its range
+    if isinstance(config, dict) and "transform" in config:  # first, for the name is made of its range
         checked(Transform, config["transform"], "transform")
         require_range(config["transform"])
         build_transform(config["transform"])

@@ -145,6 +145,7 @@ def begun(page, overrides):
     try:
         with cli.attempt(page, config):
             plain = cli.plain_of(page, config)
+            heeded(page, overrides, plain)
             importlib.import_module(f"invariance.{page}").check(plain)
             if page in ("measure", "distance", "finetune"):
                 from invariance.runs.find import find_runs
@@ -153,6 +154,29 @@ def begun(page, overrides):
     except Exception as error:
         return error
     return None
+
+
+class Unheeded(BaseException):
+    """An override that changes nothing, and of which nothing was said."""
+
+
+def heeded(page, overrides, plain):
+    """Require that every key that was set is one of the command's, or that something else refers to it."""
+    for one in OverridesParser.create().parse_overrides(overrides):
+        key = one.package or one.key_or_group
+        parts = key.replace("/", ".").split(".")
+        if one.is_delete() or parts[0] in ("hydra", "_global_"):
+            continue
+        referred = any("${" in other and parts[0] in other for other in overrides if other != one.input_line)
+        if parts[0] not in page_keys(page) and not referred:
+            raise Unheeded(one.input_line)
+        node = plain if parts[0] in plain else {}
+        for part in parts if node and one.key_or_group not in choices(page) else ():
+            if not isinstance(node, dict):
+                break
+            if part not in node and not any(part == str(there) for there in node):
+                raise Unheeded(one.input_line)
+            node = node.get(part)
 
 
 class Hung(BaseException):
@@ -315,7 +339,25 @@ FOUND = [
     ("distance", ["trainer='a\x00b'"], "Hydra cannot compose this configuration (ValueError: embedded null byte)"),
     ("finetune", [f"batch={'1' * 5000}"], "Hydra cannot compose this configuration (ValueError"),
     ("prepare", ["~size"], "size"),
-    ("prepare", ["data=${..}"], ""),
+    ("prepare", ["data=${..}"], "the configuration cannot be composed: "),
+    ("train", ["+label=my_network"], "unknown key 'label'"),
+    ("measure", ["+name=foo"], "unknown key 'name'"),
+    ("train", ["+job=1"], "unknown key 'job'"),
+    ("train", ["+model@label=tiny"], "unknown key 'label'"),
+    ("train", ["+x='${hydra:job.x}'"], "unknown key 'x'"),
+    ("train", ["transform=[rotation,shear]", "range=5"], "transform takes one choice"),
+    ("train", ["network=[rotation_20,noise_5]"], "network takes one choice"),
+    ("train", ["network=[]"], "network takes one choice"),
+    ("train", ["logger=[csv,wandb]"], "logger takes one choice"),
+    ("plan", ["data=digits", "model=[tiny,small]"], "model takes one choice"),
+    ("train", ["network=rotation_20", "transform=blur"], "transform=blur: network=rotation_20 is"),
+    ("train", ["network=rotation_20", "range=5"], "network=rotation_20 is of range=20"),
+    ("train", ["transform=rotation", "range=20", "transform.name=blur"], "transform.name=blur: rows go by it"),
+    ("plan", ["data=digits", "roots={nope: /x}"], "roots.nope"),
+    ("measure", ["trainer.devices=4"], "trainer.devices"),
+    ("measure", ["grids=[rotation]", "grid={shear: {angles: [7]}}"], "grid.shear"),
+    ("measure", ["grids=[own,all]"], "grids=['own', 'all']"),
+    ("prepare", ["plan=true", "verify=true"], "plan=true only says"),
     ("report", ["runs='\x00'"], "runs="),
     ("status", ["runs='a\x00b'"], "runs="),
     ("measure", ["solver.online_sgd.weight_decay=~\x9eÝ\u6ad2\x1fÄ"], "solver.online_sgd.weight_decay"),

@@ -18,7 +18,7 @@ from invariance.runs.mending import Mending, failed_alike, shown_of
 from invariance.runs.processes import signals_interrupt, was_interrupted
 from invariance.runs.surroundings import Streams, require_utf8_names, undisturbed
 from invariance.runs.sweep import JOB_VARIABLE, SWEEP_VARIABLE, Attempt, find_jobs, to_the_end
-from invariance.settings.files import check_keys, conf_dir, family_sweep, page_keys
+from invariance.settings.files import check_choices, check_keys, conf_dir, family_sweep, page_keys
 from invariance.settings.nested import check_value
 
 Job = Callable[[dict[str, Any]], None]
@@ -50,9 +50,11 @@ def _command(page: str, job: Job, streams: Streams, ignored: list[str]) -> None:
     tracebacks = "HYDRA_FULL_ERROR" in os.environ
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands its errors on instead of printing them over several lines
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
-    statuses = set()
+    statuses, begun = set(), False
 
     def task(config: DictConfig) -> None:
+        nonlocal begun
+        begun = True
         try:
             require_utf8_names()
             tell_ignored(ignored)
@@ -85,6 +87,9 @@ def _command(page: str, job: Job, streams: Streams, ignored: list[str]) -> None:
                 raise
     except Exception as error:
         line = one_line(error, page)
+        if line is None and not begun and _of_hydra(error):
+            said = f"{type(error).__name__}: {error}".rstrip(": ")
+            line = f"Hydra refuses this command line ({said}); invariance-{page} --hydra-help shows its flags and keys"
         if tracebacks or line is None:
             raise
         say_error(line)
@@ -123,6 +128,7 @@ def plain_of(page: str, config: DictConfig) -> dict[str, Any]:
 def resolved(page: str, config: DictConfig, hydra: DictConfig, template: str | None = None) -> dict[str, Any]:
     """As `plain_of`, of a configuration with Hydra's own part of it beside."""
     check_keys(config, hydra, page, template)
+    check_choices(page, config, hydra)
     try:
         plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     except RecursionError as error:
@@ -228,6 +234,13 @@ def _in_composition(error: Exception) -> bool:
     return any(str(frame.f_globals.get("__name__")).startswith(_COMPOSING) for frame, _ in frames)
 
 
+def _of_hydra(error: Exception) -> bool:
+    """Whether an error came out of Hydra, of its plugins or of what it starts, and out of nothing of ours."""
+    frames = [str(frame.f_globals.get("__name__")) for frame, _ in traceback.walk_tb(error.__traceback__)]
+    ours = [k for k, name in enumerate(frames) if name.startswith("invariance") or "invariance_" in name]
+    return any(name.startswith("hydra") for name in frames[ours[-1] if ours else 0 :])
+
+
 def uncomposed(error: Exception, page: str) -> str:
     """One line for what Hydra's own code trips over: an entry of a group that is no name, thousands of brackets.
 
@@ -300,8 +313,8 @@ def explain(error: Exception, page: str) -> str:
     """One line for an error of composing the configuration: what, where, what to do."""
     from hydra.errors import MissingConfigException, OverrideParseException
 
-    text = str(error)
-    first = next(iter(text.strip().splitlines()), f"the configuration cannot be composed ({type(error).__name__})")
+    text = str(error) or f"the configuration cannot be composed: {error.__cause__ or type(error).__name__}"
+    first = next(iter(text.strip().splitlines()), type(error).__name__)
     if "hydra/launcher/submitit_slurm" in text:  # whose settings conf/hydra/launcher/slurm.yaml begins with
         return "hydra/launcher=slurm: hydra-submitit-launcher is not installed; pip install 'invariance[slurm]'"
     if isinstance(error, MissingConfigException) and error.options is not None and error.missing_cfg_file:

@@ -17,7 +17,7 @@ from invariance.device import choose_device
 from invariance.errors import UserError
 from invariance.planning.study import Study
 from invariance.planning.templates import PAGES, Templates, checked_job
-from invariance.settings.files import check_keys, conf_dir
+from invariance.settings.files import conf_dir
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,6 @@ def _composed(wanted: Wanted, stage: str, name: str, choices: Sequence[str]) -> 
     config = wanted.templates.compose(stage, *more)
     if stage == "cross" and config.get("of", name) != name:
         return None
-    check_keys(config, config.hydra, PAGES[stage], f"{wanted.templates.study}_{stage}")
     return checked_job(stage, config, next(iter(wanted.templates.sweep(config)), {}))
 
 

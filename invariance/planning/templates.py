@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from invariance.cli.command import find_plugins, no_yaml
 from invariance.errors import UserError, nearest
 from invariance.settings.base import checked, keys_of
-from invariance.settings.files import conf_dir
+from invariance.settings.files import check_keys, conf_dir
 from invariance.settings.pages import SCHEMAS
 
 Config = dict[str, Any]
@@ -140,6 +140,7 @@ def checked_job(stage: str, config: DictConfig, settings: Mapping[Any, Any] | No
         UserError: naming the template and the value, or what is not set.
     """
     page = PAGES[stage]
+    check_keys(config, config.hydra, page, str(config.hydra.job.config_name))
     found, known = plain(config, settings), keys_of(SCHEMAS[page])  # a sweep over network= chooses a file
     try:
         checked(SCHEMAS[page], {key: value for key, value in found.items() if key in known})

@@ -51,6 +51,59 @@ def page_keys(page: str) -> set[str]:
     return {str(key) for key in (*own, *common)} - {"defaults"} | groups
 
 
+_NAMING = ("oc.select", "oc.dict.", "oc.deprecated")
+"""OmegaConf's resolvers whose first argument is a key."""
+
+
+def check_choices(page: str, config: DictConfig, hydra: DictConfig) -> None:
+    """Refuse several choices of a group that takes one, another name for a family, and what contradicts `network=`.
+
+    Args:
+        page: the command.
+        config: the composed configuration.
+        hydra: Hydra's own part of it, which knows what was chosen.
+
+    Raises:
+        UserError: naming the group, or the key.
+    """
+    entries = OmegaConf.to_container(_mapping(conf_dir() / f"{page}.yaml").defaults)
+    groups = [one for entry in entries if isinstance(entry, dict) for one in entry.items()]  # type: ignore[union-attr]
+    chosen = hydra.runtime.choices
+    for group, choice in groups:
+        one = isinstance(choice, str | None) and not str(group).startswith("override ")
+        if one and group not in chosen and not any(text.startswith(f"~{group}") for text in hydra.overrides.task):
+            raise UserError(f"{group} takes one choice, not a list; -m {group}=a,b runs a command for each")
+    name = OmegaConf.select(config, "transform.name", default=None)
+    if "transform" in dict(groups) and name != chosen.get("transform"):
+        raise UserError(f"transform.name={name}: rows go by it, and this is {chosen.get('transform')}; leave it out")
+    path = conf_dir() / "network" / f"{chosen.get('network')}.yaml"
+    if not path.is_file():
+        return
+    network = _mapping(path)
+    for entry in network.defaults:
+        for key, choice in entry.items():
+            group = str(key).removeprefix("override /")
+            if chosen.get(group) != choice:
+                raise UserError(f"{group}={chosen.get(group)}: network={path.stem} is {group}={choice}; leave one out")
+    own = OmegaConf.masked_copy(network, [str(key) for key in network if key not in ("defaults", "seed")])
+    if OmegaConf.merge(config, own) != config:
+        told = ", ".join(f"{key}={own[key]!s}" for key in map(str, own))
+        raise UserError(f"network={path.stem} is of {told}, and another is set; leave one out")
+
+
+def _referred(text: str) -> set[str]:
+    """The keys at the top of a configuration that interpolations in its text name."""
+    found = set()
+    for inside in re.findall(r"\$\{(?=([^{}]*))", text):
+        resolver, colon, arguments = inside.partition(":")
+        path = arguments if colon else resolver
+        if colon and not resolver.strip().startswith(_NAMING):
+            continue
+        if match := re.match(r"\s*['\"]?(\w+)", path):
+            found.add(match[1])
+    return found
+
+
 def check_keys(config: DictConfig, hydra: DictConfig, page: str, template: str | None) -> None:
     """Refuse a key at the top of a configuration that its page does not have, and that nothing in it refers to.
 
@@ -65,7 +118,7 @@ def check_keys(config: DictConfig, hydra: DictConfig, page: str, template: str |
     """
     known = page_keys(page)
     text = "".join(str(OmegaConf.to_container(part, resolve=False)) for part in (config, hydra))
-    referred = set(re.findall(r"\w+", " ".join(re.findall(r"\$\{[^}]*", text))))
+    referred = _referred(text)
     for key in sorted({str(key) for key in config} - known - referred):
         where = "" if template is None else f"{template}: "
         raise UserError(

@@ -39,6 +39,8 @@ def _layer(value: str) -> str:
 
 
 def _names(value: str | list[str]) -> str | list[str]:
+    if isinstance(value, list) and len(value) > 1 and (alone := {"own", "all"} & set(value)):
+        raise ValueError(f"{min(alone)} stands alone")
     return distinct(value) if isinstance(value, list) else value
 
 
@@ -85,6 +87,12 @@ class Prepare(Page):
     plan: bool
     verify: bool
 
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.plan and (self.renew or self.verify):
+            raise UserError("plan=true only says what preparing would take; leave out renew and verify, or plan")
+        return self
+
 
 class Train(Page):
     """`conf/train.yaml`."""
@@ -119,6 +127,13 @@ class _Measuring(Page):
     report: Split | None = Field(description="choose train, val, test or null")
     batch: Batch
     memory_gb: Gigabytes
+
+
+    @model_validator(mode="after")
+    def _one_device(self) -> Self:
+        if self.trainer.devices != 1:
+            raise UserError("trainer.devices: measuring runs on one device, sweeps on all; set it to 1")
+        return self
 
 
 class Measure(_Measuring):
@@ -161,8 +176,6 @@ class Finetune(_Measuring):
     def _fits(self) -> Self:
         if self.recipe.label_smoothing:
             raise UserError("recipe.label_smoothing: the joint loss (Eq. 5) has none; set it to 0")
-        if self.trainer.devices != 1:
-            raise UserError("trainer.devices: finetuning runs on one device; set it to 1")
         if self.trainer.compile:
             raise UserError("trainer.compile: finetuning runs uncompiled; set it to false")
         if self.trainer.precision == "16-mixed":
