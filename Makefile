@@ -1,5 +1,8 @@
 # make demo   a first plot from embedded data, in minutes      make test   the test suite      make check   its long part
 # Everything is installed into .venv; give PYTHON=… to choose the interpreter it is made with.
+#
+# which variables were typed behind make, before any is set here
+TYPED := $(foreach name,$(.VARIABLES),$(if $(filter command,$(firstword $(origin $(name)))),$(name)))
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -61,10 +64,12 @@ LAUNCHER ?= local
 GPUS ?=
 ARGS ?=
 NETWORKS ?=
-override TOY := $(filter-out 0 no false,$(TOY))
-override DRY := $(filter-out 0 no false,$(DRY))
-STUDY := $(if $(TOY),toy,paper)
-IN := $(if $(TOY),toy/)
+OFF := 0 n N no No NO f F false False FALSE off Off OFF
+override TOY := $(filter-out $(OFF),$(TOY))
+override DRY := $(filter-out $(OFF),$(DRY))
+override LAUNCHER := $(strip $(LAUNCHER))
+override STUDY := $(if $(TOY),toy,paper)
+override IN := $(if $(TOY),toy/)
 RUNS ?= $(IN)runs
 PREPARED ?= $(IN)prepared
 FEATURES ?= $(IN)features
@@ -75,17 +80,38 @@ SIZES_toy := 67,71,76,85,94
 PARTS := prepare networks measure distance finetune cross report
 LAUNCHERS := one local slurm
 
-ifeq ($(filter $(LAUNCHER),$(LAUNCHERS)),)
+DATA_SETS := $(patsubst conf/data/%.yaml,%,$(wildcard conf/data/*.yaml))
+ROOTS := $(shell echo $(DATA_SETS) | tr a-z A-Z)
+quote := '
+
+# What is typed and not heeded is refused. These may be set, and what make itself and the commands read from their surroundings;
+# what another makefile was given may be meant for itself
+SETTINGS := DATA $(ROOTS) LAUNCHER GPUS ARGS $(PARTS:%=ARGS_%) NETWORKS TOY DRY RUNS PREPARED FEATURES REPORT SMOKE
+SURROUNDINGS := PYTHON% VENV BIN DEMO DEMO_ARGS PYTEST% MAKE% MFLAGS GNUMAKEFLAGS SHELL .SHELLFLAGS INVARIANCE_% HYDRA_% WANDB_% \
+	OMP_% MKL_% CUDA_% NVIDIA_% TORCH% SLURM_% SBATCH_% PIP_% XDG_% LC_% LANG HOME PATH TMPDIR TERM COLUMNS %_proxy %_PROXY
+ifeq ($(MAKELEVEL),0)
+$(foreach name,$(filter-out $(SETTINGS) $(SURROUNDINGS),$(TYPED)),$(error $(name)=: there is no such variable; choose of $(SETTINGS)))
+endif
+ifneq ($(filter smoke%,$(MAKECMDGOALS)),)
+PAPERS := $(filter DATA $(ROOTS) $(PARTS:%=ARGS_%) NETWORKS TOY FEATURES REPORT,$(TYPED))
+$(foreach name,$(PAPERS),$(if $($(name)),$(error $(name)=$($(name)): make smoke is always the same study and does not take it; leave it out, or use make paper)))
+endif
+ifneq ($(filter paper% smoke% plan status,$(MAKECMDGOALS)),)
+$(foreach name,RUNS PREPARED FEATURES REPORT SMOKE GPUS $(ROOTS),$(if $(findstring $(quote),$($(name))),$(error $(name)=$($(name)): it cannot have a quote ($(quote)) in it; choose another name)))
+endif
+
+ifneq ($(words $(LAUNCHER)) $(words $(filter $(LAUNCHERS),$(LAUNCHER))),1 1)
 $(error LAUNCHER=$(LAUNCHER): choose one of $(LAUNCHERS))
 endif
 ifneq ($(filter paper% plan,$(MAKECMDGOALS)),)
 override DATA := $(sort $(DATA))
-DATA_SETS := $(patsubst conf/data/%.yaml,%,$(wildcard conf/data/*.yaml))
 $(if $(DATA),,$(error DATA= is empty: choose of $(DATA_SETS), several with blanks between them))
 $(foreach data,$(filter-out $(DATA_SETS),$(DATA)),$(error DATA=$(data): choose of $(DATA_SETS), several with blanks between them))
 THERE := $(patsubst conf/network/%.yaml,%,$(wildcard conf/network/*.yaml))
 $(foreach network,$(filter-out $(THERE),$(NETWORKS)),$(error NETWORKS=$(network): choose of $(THERE), several with blanks between them))
+$(foreach network,$(NETWORKS),$(if $(word 2,$(filter $(network),$(NETWORKS))),$(error NETWORKS=$(NETWORKS): $(network) is there twice; name it once)))
 $(if $(NETWORKS),$(if $(filter-out baseline_%,$(NETWORKS)),,$(error NETWORKS=$(NETWORKS): name one besides the baselines, to be finetuned)))
+$(foreach name,$(filter-out $(PARTS:%=ARGS_%),$(filter ARGS_%,$(.VARIABLES))),$(error $(name)=$($(name)): there is no such part; choose of $(PARTS:%=ARGS_%)))
 endif
 LAUNCH_one = $(if $(GPUS),$(error GPUS=$(GPUS): LAUNCHER=one runs one job at a time; choose LAUNCHER=local))
 LAUNCH_local = hydra/launcher=local $(if $(GPUS),'hydra.launcher.gpus=$(GPUS)')
@@ -123,7 +149,7 @@ $(PARTS:%=smoke-%): RUNS = $(SMOKE)/runs
 $(PARTS:%=smoke-%): PREPARED = $(SMOKE)/prepared
 $(PARTS:%=smoke-%): $(VENV)/installed
 smoke-prepare:
-	@$(RUN) $(BIN)/invariance-prepare data=digits $(PLACES)
+	@$(RUN) $(BIN)/invariance-prepare data=digits $(PLACES) $(if $(DRY),plan=true)
 smoke-networks:
 	@$(RUN) $(BIN)/invariance-train -m $(TEMPLATE) smoke_networks $(LAUNCH) $(PLACES) $(ARGS)
 smoke-measure:
@@ -135,11 +161,10 @@ smoke-finetune:
 smoke-cross:
 	@$(RUN) $(BIN)/invariance-measure -m $(TEMPLATE) smoke_cross $(LAUNCH) $(PLACES) $(ARGS)
 smoke-report:
-	@$(RUN) $(BIN)/invariance-report 'out=$(SMOKE)/report' logger=csv $(PLACES)
+	@$(if $(DRY),echo,$(RUN)) $(BIN)/invariance-report 'out=$(SMOKE)/report' logger=csv $(PLACES)
 
 # ARGS= goes to every part that trains or measures, its model and recipe to those that have one, its logger= to the report too;
 # ARGS_networks=, ARGS_finetune= and so on to one part, and ARGS_prepare= to the one that does neither
-quote := '
 MODEL := model=% model.% $(quote)model=% $(quote)model.%
 RECIPE := recipe=% recipe.% $(quote)recipe=% $(quote)recipe.%
 MORE_networks = $(ARGS) $(ARGS_networks)

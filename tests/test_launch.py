@@ -151,11 +151,57 @@ def one_after_another(tmp_path, monkeypatch, capfd):
     ("range(5,1)", "error: size=range(5,1): this names nothing"),
     ("interval(1,5)", "error: "),
     ("0,-1", "error: size=0: give"),
+    ("2,1,3,1,3", "error: size=2,1,3,1,3: 1, 3 are there more than once, and two jobs would be the same; write each"),
+    ("choice(7,7)", "error: size=choice(7,7): 7 is there more than once"),
+    ("7,7.0", "error: two jobs of this sweep are the same: invariance-prepare size=7 data=digits and invariance-prep"),
 ])  # fmt: skip
 def test_a_sweep_that_cannot_be_is_refused_before_its_first_job(one_after_another, sizes, said):
     done = []
     status, _, err = one_after_another(sizes, done.append, "data=digits")
     assert status == 2 and err.splitlines()[-1].startswith(said) and "Traceback" not in err and not done
+
+
+@pytest.mark.parametrize(("more", "said"), [
+    (["runs=[a]"], "error: runs=['a'] is not a folder; give a path"), (["runs=null"], "error: runs=None is not a"),
+    (["runs='~nobody at all/r'"], "error: runs='~nobody at all/r': there is no such user's home folder"),
+    (["hydra.sweep.dir=[a]"], "error: hydra.sweep.dir=[a]: Cannot convert 'list' to string"),
+    (["hydra.job.name=foo"], "error: hydra.job.name=foo: a sweep of invariance-prepare goes by the name prepare"),
+    (["hydra.job.name=train"], "error: hydra.job.name=train: a sweep of invariance-prepare goes by the name prepare"),
+])  # fmt: skip
+def test_a_sweep_without_a_folder_or_its_name_is_refused_and_writes_nothing(one_after_another, tmp_path, more, said):
+    for launcher in ("one", "dry"):
+        done = []
+        status, _, err = one_after_another("1,2", done.append, "data=digits", f"hydra/launcher={launcher}", *more)
+        assert status == 2 and err.startswith(said) and len(err.splitlines()) == 1 and not done
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("launcher", ["one", "dry"])
+def test_a_sweep_none_of_whose_jobs_has_right_keys_is_refused(one_after_another, launcher):
+    done = []
+    arguments = ("1,2", done.append, "data=digits", f"hydra/launcher={launcher}")
+    status, _, err = one_after_another(*arguments, "+foo=1,2")
+    assert status == 2 and err.startswith("error: unknown key 'foo'") and not done
+    status, _, err = one_after_another(*arguments, "+foo=1,2", "prepared=p${foo}")  # one of one's own
+    assert (status, done) == (0, [1, 1, 2, 2] if launcher == "one" else [])
+
+
+def test_a_sweep_s_home_is_the_user_s(one_after_another, tmp_path, monkeypatch):
+    (tmp_path / "home").mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    done = []
+    assert one_after_another("1,2", done.append, "data=digits", "runs='~/r'")[0] == 0 and done == [1, 2]
+    assert [path.name for path in tmp_path.iterdir()] == ["home"]
+    assert list(tmp_path.glob("home/r/.sweeps/prepare/*/jobs.json"))
+
+
+def test_a_family_is_swept_over_once():
+    find_plugins()
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra_plugins.invariance_sweeper import FamilySweeper
+
+    with pytest.raises(UserError, match="transform=rotation,blur,rotation: rotation is there more than once"):
+        FamilySweeper.split_arguments(OverridesParser.create().parse_overrides(["transform=rotation,blur,rotation"]), 3)
 
 
 def test_one_after_another_a_failure_harms_no_other_and_is_named_at_the_end(one_after_another):
@@ -263,11 +309,22 @@ def test_a_slot_is_a_gpu_or_some_cores(monkeypatch):
         (True, None, 1, "give how many"),
         ("0", None, 1, "give how many"), (None, 3, 1, "one slot each"), ([], 0, 1, "slots=0"), ([], None, 0, "cores=0"),
         ([], None, 1.5, "cores=1.5"), ([-1], None, 1, "no -1"),
+        ([], 200_000_000, 1, "slots=200000000: give a whole number from 1 to 4096"), ([], None, 4097, "cores=4097"),
     ],
 )  # fmt: skip
 def test_what_the_machine_has_not_is_refused(gpus, count, cores, said):
     with pytest.raises(UserError, match=said):
         slots_of(gpus, count, cores, lambda: 2)
+
+
+def test_there_are_no_more_slots_than_jobs(one_after_another, tmp_path, monkeypatch):
+    launcher = import_module("hydra_plugins.invariance_launcher")
+    had = []
+    monkeypatch.setattr(launcher, "run_jobs", lambda jobs, slots, progress: had.append((len(jobs), len(slots))) or [])
+    for slots in (1, 4096):
+        local = ("hydra/launcher=local", "hydra.launcher.gpus=[]", f"hydra.launcher.slots={slots}")
+        one_after_another("1,2", None, "data=digits", *local)
+    assert had == [(2, 1), (2, 2)]
 
 
 @pytest.mark.long

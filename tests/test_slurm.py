@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from invariance.cli.command import explain
 from invariance.errors import UserError
 from invariance.launch import slurm, slurm_states
 from invariance.launch.jobs import BUSY, Job
@@ -97,12 +98,28 @@ def test_the_files_own_settings_are_accepted(settings, programs, tmp_path):
         ({"timeout_min": 3, "signal_delay_s": 120}, "told to end as soon as it begins"),
         ({"nodes": 2}, "one process on one node"), ({"tasks_per_node": 4}, "one process on one node"),
         ({"array_parallelism": 0}, "array_parallelism=0"), ({"max_num_timeout": -1}, "max_num_timeout=-1"),
+        ({"x": 1}, r"unknown key 'hydra.launcher.x' \(what sbatch knows beside goes into"),
+        ({"timeot_min": 30}, "unknown key 'hydra.launcher.timeot_min'; did you mean 'timeout_min'"),
+        ({"timeout_min": None}, "timeout_min=None: give a whole number from 2"),
+        ({"max_num_timeout": None}, "max_num_timeout=None: give a whole number from 0"),
         ({"cpus_per_task": 0}, "cpus_per_task=0"), ({"signal_delay_s": 1}, "signal_delay_s=1: .* from 30"),
     ],
 )  # fmt: skip
 def test_settings_that_make_no_sense_are_refused(settings, programs, tmp_path, changes, said):
     with pytest.raises(UserError, match=said):
         slurm.build_executor(settings(**changes), tmp_path / "%j")
+
+
+@pytest.mark.parametrize(("value", "said"), [
+    ("null", "hydra.launcher.timeout_min=null: it cannot be null; give a value"),
+    ("soon", "hydra.launcher.timeout_min=soon: Value 'soon' of type 'str' could not be converted to Integer"),
+])  # fmt: skip
+def test_what_the_plugin_s_schema_refuses_is_said_in_a_line(compose, value, said):
+    from hydra.errors import ConfigCompositionException
+
+    with pytest.raises(ConfigCompositionException) as raised:
+        compose("train", "hydra/launcher=slurm", f"hydra.launcher.timeout_min={value}")
+    assert explain(raised.value, "train") == said
 
 
 def test_a_job_asks_for_the_memory_that_its_command_may_hold(settings, programs, tmp_path):

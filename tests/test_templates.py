@@ -247,6 +247,50 @@ def test_make_refuses_what_makes_no_sense():
     assert made("test", "DATA=/mnt/data").returncode == 0  # a variable of somebody's shell
 
 
+@pytest.mark.parametrize(("goal", "typed", "said"), [
+    ("paper", "LAUNCHER=local slurm", "LAUNCHER=local slurm: choose one of"),
+    ("smoke", "LAUNCHER=local one", "LAUNCHER=local one: choose one of"),
+    ("smoke", "LAUNCHER=%", "LAUNCHER=%: choose one of"), ("paper", "LAUNCHER=", "LAUNCHER=: choose one of"),
+    ("paper", "STUDY=nope", "STUDY=: there is no such variable"),
+    ("paper", "ARGS_network=seed=1", "ARGS_network=: there is no such variable; choose of DATA"),
+    ("plan", "ILSVRX=/data", "ILSVRX=: there is no such variable"), ("demo", "DEMMO=x", "DEMMO=: there is no such"),
+    ("smoke", "NETWORKS=blur_3", "NETWORKS=blur_3: make smoke is always the same study"),
+    ("smoke-networks", "TOY=1", "TOY=1: make smoke is always the same"),
+    ("smoke", "ARGS_measure=fit=2", "ARGS_measure=fit=2: make smoke is"),
+    ("smoke", "ILSVRC=/data", "ILSVRC=/data: make"),
+    ("paper", "NETWORKS=blur_3 rotation_20 blur_3", "blur_3 is there twice; name it once"),
+    ("paper", "RUNS=a'b", "RUNS=a'b: it cannot have a quote"), ("smoke", "SMOKE=a'b", "SMOKE=a'b: it cannot have"),
+    ("plan", "ILSVRC=/a'b", "ILSVRC=/a'b: it cannot have"), ("status", "RUNS='", "RUNS=': it cannot have"),
+])  # fmt: skip
+def test_make_heeds_or_refuses_what_is_typed(goal, typed, said):
+    refused = made(goal, typed)
+    assert refused.returncode == 2 and not refused.stdout and len(refused.stderr.splitlines()) == 1
+    assert said in refused.stderr
+
+
+def test_make_takes_what_the_commands_read_from_their_surroundings(monkeypatch):
+    for typed in ("PYTEST_ADDOPTS=-x", "OMP_NUM_THREADS=2", "CUDA_VISIBLE_DEVICES=1", "WANDB_MODE=offline",
+                  "PYTHON=/usr/bin/python3", "VENV=.venv", "DEMO_ARGS=runs=r", "MAKEFLAGS=n"):  # fmt: skip
+        assert made("test", typed).returncode == 0
+    monkeypatch.setenv("FOO", "1")
+    monkeypatch.setenv("ARGS_network", "seed=1")  # nothing that make test reads
+    assert made("test").returncode == 0
+    assert "ARGS_network=seed=1: there is no such part" in made("paper-report").stderr
+
+
+@pytest.mark.parametrize("off", ["FALSE", "False", "NO", "off", "0", ""])
+def test_off_is_off_however_it_is_written(off):
+    said = made("paper-report", f"TOY={off}", f"DRY={off}").stdout
+    assert "out=report" in said and "toy" not in said and not said.startswith("echo")
+    assert made("smoke-networks", f"TOY={off}").returncode == 0
+
+
+def test_a_dry_smoke_writes_nothing():
+    for part in ("prepare", "networks", "measure", "distance", "finetune", "cross", "report"):
+        said = made(f"smoke-{part}", "DRY=1").stdout
+        assert "plan=true" in said or "hydra/launcher=dry" in said or said.startswith("echo ")
+
+
 def test_folders_may_have_blanks_in_their_names():
     for part in ("prepare", "networks", "measure", "distance", "finetune", "cross", "report"):
         said = made(f"paper-{part}", "RUNS=my runs", "PREPARED=at home", "RVL_CDIP=/data/my scans", "GPUS=[0, 2]",

@@ -331,6 +331,9 @@ def explain(error: Exception, page: str) -> str:
             return f"{key}: there is no {group} yet; choose it, as {group}={there[0]} (there are: {', '.join(there)})"
         others = [other for other in known_keys(page) if other != key]
         return f"unknown key {key!r}{nearest(key, others)} (invariance-{page} --help lists them)"
+    if match := re.match("Error merging override (.+)", first):  # what Hydra's own schema refuses
+        why = next(iter(str(error.__cause__).splitlines()), "")
+        return f"{match[1]}: {'it cannot be null; give a value' if why.endswith('is not Optional') else why}"
     if isinstance(error, OverrideParseException):
         key, _, value = error.override.partition("=")
         if value and not set(value) & set("'\""):

@@ -38,6 +38,9 @@ AGAIN, SELDOM = 15.0, 300.0
 _ROOM = 1 << 24
 """Bytes of room below which a disk counts as full: what a job took with it when it failed is free again."""
 
+MOST_SLOTS = 4096
+"""Slots, or cores of one, beyond what any machine has."""
+
 LOOK_EVERY = 0.1
 """Seconds between two looks at jobs."""
 
@@ -147,8 +150,8 @@ def slots_of(gpus: object, slots: object, cores: object, count_gpus: Callable[[]
         )
     for key, value in (("slots", slots), ("cores", cores)):
         absent = value is None and key == "slots"
-        if not absent and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-            raise UserError(f"hydra.launcher.{key}={value!r}: give a whole number from 1")
+        if not absent and (isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MOST_SLOTS):
+            raise UserError(f"hydra.launcher.{key}={value!r}: give a whole number from 1 to {MOST_SLOTS}")
     there = count_gpus() if gpus != [] else 0
     if isinstance(gpus, int) and gpus > there:
         raise UserError(f"hydra.launcher.gpus={gpus}: this machine has {there} GPUs")

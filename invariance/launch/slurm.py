@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import re
 import shutil
@@ -12,7 +13,7 @@ from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from invariance.errors import UserError
+from invariance.errors import UserError, nearest
 from invariance.launch.jobs import BUSY, Failure, Job, Later, cause, report
 from invariance.launch.slurm_job import SlurmJob
 from invariance.launch.slurm_states import Watch, ended_as, final_state, states
@@ -68,16 +69,25 @@ def build_executor(settings: Mapping[str, Any], folder: Path, memory_gb: float |
 
 
 def check(settings: Mapping[str, Any]) -> None:
-    """Refuse settings that make no sense.
+    """Refuse settings that make no sense, or that nothing knows.
 
     Raises:
         UserError: naming the setting.
     """
+    from hydra_plugins.hydra_submitit_launcher.config import SlurmQueueConf
+
+    known = {field.name for field in dataclasses.fields(SlurmQueueConf)}
+    for key in sorted(settings.keys() - known):
+        raise UserError(
+            f"unknown key 'hydra.launcher.{key}'{nearest(key, sorted(known))} (what sbatch knows beside goes into "
+            "hydra.launcher.additional_parameters)"
+        )
     least = {"timeout_min": 2, "signal_delay_s": 30, "max_num_timeout": 0, "array_parallelism": 1, "cpus_per_task": 1,
              "gpus_per_node": 0, "mem_gb": 1}  # fmt: skip
     for key, lowest in least.items():
         value = settings[key]
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < lowest):
+        absent = value is None and key in ("cpus_per_task", "gpus_per_node", "mem_gb")
+        if not absent and (isinstance(value, bool) or not isinstance(value, int) or value < lowest):
             raise UserError(f"hydra.launcher.{key}={value!r}: give a whole number from {lowest}")
     for key in ("nodes", "tasks_per_node"):
         if settings[key] != 1:

@@ -38,7 +38,7 @@ class LocalLauncher(Launcher):
             UserError: if any failed.
         """
         assert self.config is not None
-        slots = slots_of(self.gpus, self.slots, self.cores, _count_gpus)
+        slots = slots_of(self.gpus, self.slots, self.cores, _count_gpus)[: len(job_overrides)]
         page, options = self.config.hydra.job.name, options_of(self.config)
         folder = Path(os.environ[SWEEP_VARIABLE])
         jobs = jobs_of(page, job_overrides, options, folder, initial_job_idx)

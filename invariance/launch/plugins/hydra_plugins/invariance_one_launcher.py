@@ -74,6 +74,7 @@ class OneLauncher(Launcher):
         config = self.context.config_loader.load_sweep_config(self.config, list(overrides))
         with open_dict(config):
             config.hydra.job.id = config.hydra.job.num = number
+            config.hydra.sweep.dir = self.config.hydra.sweep.dir  # with the user's home in it
         raised: list[tuple[str, bool]] = []
 
         def task(chosen: DictConfig) -> None:

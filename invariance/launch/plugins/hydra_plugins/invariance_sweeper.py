@@ -4,17 +4,20 @@ Hydra finds plugins in packages named `hydra_plugins` alone; `invariance.cli.com
 the path.
 """
 
+import hashlib
 import math
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, RangeSweep
-from omegaconf import DictConfig, OmegaConf
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
+from invariance.cli.command import folder as folder_of
 from invariance.errors import UserError
 from invariance.launch.jobs import options_of, shown
 from invariance.runs.sweep import SWEEP_VARIABLE, begin_sweep, sweep_folder
@@ -40,14 +43,37 @@ class FamilySweeper(BasicSweeper):
         parts = list(_by_family(overrides))
         if sum(math.prod(map(_values, part)) for part in parts) > MOST_JOBS:
             raise UserError(f"{_told(overrides)}: these are more than {MOST_JOBS:,} jobs; sweep over fewer values")
+        _refuse_repeats(overrides)
         jobs = [job for part in parts for job in BasicSweeper.split_arguments(part, None)[0]]
         if not jobs:
             raise UserError(f"{_told(overrides)}: this names nothing, so there is no job to run")
         size = max_batch_size or len(jobs)
         return [jobs[i : i + size] for i in range(0, len(jobs), size)]
 
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Take the sweep's configuration.
+
+        Raises:
+            UserError: if its command is given another name, by which it would be started and looked for.
+        """
+        page, name = task_function.__module__.rpartition(".")[2], config.hydra.job.get("name")
+        if name != page:
+            raise UserError(
+                f"hydra.job.name={name}: a sweep of invariance-{page} goes by the name {page}; leave this out (with "
+                "hydra/launcher=slurm, hydra.launcher.name is what its jobs are called)"
+            )
+        super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
+
     def sweep(self, arguments: list[str]) -> object:
-        """Run the sweep; where nothing is to be written, only its jobs are handed to the launcher."""
+        """Run the sweep; where nothing is to be written, only its jobs are handed to the launcher.
+
+        Raises:
+            UserError: if its folders are none, or its jobs cannot be; before anything is written.
+        """
+        assert self.config is not None
+        folder_of(self.config.runs, "runs")
+        with read_write(self.config), open_dict(self.config):  # Hydra takes ~ for a name
+            self.config.hydra.sweep.dir = str(folder_of(self.config.hydra.sweep.dir, "hydra.sweep.dir"))
         if not getattr(self.launcher, "dry", False):
             return super().sweep(arguments)
         assert self.launcher is not None and self.hydra_context is not None
@@ -62,27 +88,29 @@ class FamilySweeper(BasicSweeper):
         self._compose(batch)
         assert self.config is not None and self.overrides is not None
         page, options = self.config.hydra.job.name, options_of(self.config)
-        template = self.config.hydra.job.config_name
-        check_keys(self.config, self.config.hydra, page, None if template == page else template)
         if getattr(self.launcher, "dry", False):
             return
         jobs = [shown(page, job, options) for part in self.overrides for job in part]
-        folder = sweep_folder(Path(os.path.expandvars(str(self.config.runs))).expanduser(), page, jobs)
+        folder = sweep_folder(folder_of(self.config.runs, "runs"), page, jobs)
         begin_sweep(folder, jobs)
         os.environ[SWEEP_VARIABLE] = str(folder.absolute())
 
     def _compose(self, batch: Sequence[Sequence[str]]) -> None:
-        """Compose every job; refuse a value that no job can have, and a device that none of them would find.
+        """Compose every job; refuse a key or a value that no job can have, and a device that none of them would find.
 
         Raises:
-            UserError: where all jobs would fail for it, one after another.
+            UserError: where all jobs would fail for it, one after another; or two of them are the same.
         """
         assert self.config is not None and self.hydra_context is not None
         loader, wanted, wrong = self.hydra_context.config_loader, set(), list[UserError]()
+        page, options, known = self.config.hydra.job.name, options_of(self.config), dict[bytes, str]()
         for overrides in batch:
             job = loader.load_sweep_config(master_config=self.config, sweep_overrides=list(overrides))
             wanted.add(str(OmegaConf.select(job, "trainer.accelerator", default="")))
-            wrong += mistakes(self.config.hydra.job.name, job)
+            wrong += mistakes(page, job)
+            command = shown(page, overrides, options)
+            if (other := known.setdefault(_digest(job), command)) != command:
+                raise UserError(f"two jobs of this sweep are the same: {other} and {command}; leave one of them out")
         if len(wrong) == len(batch):
             raise wrong[0]
         if wanted <= {"gpu", "cuda"} and not getattr(self.launcher, "elsewhere", False):
@@ -98,7 +126,9 @@ def mistakes(page: str, config: DictConfig) -> list[UserError]:
     from invariance.settings.pages import SCHEMAS
 
     own = sorted(page_keys(page) & {str(key) for key in config} - {"hydra"})
+    template = config.hydra.job.config_name
     try:
+        check_keys(config, config.hydra, page, None if template == page else template)
         values = {key: config[key] for key in own}
         checked(SCHEMAS[page], {
             key: OmegaConf.to_container(value, resolve=True, throw_on_missing=True) if OmegaConf.is_config(value) else
@@ -109,6 +139,37 @@ def mistakes(page: str, config: DictConfig) -> list[UserError]:
     except OmegaConfBaseException:  # what only the running job knows, or lacks: it says so itself
         pass
     return []
+
+
+def _digest(job: DictConfig) -> bytes:
+    """What two jobs of the same settings have in common, however their numbers are written."""
+
+    def plain(value: object) -> object:
+        if isinstance(value, dict):
+            return {key: plain(one) for key, one in value.items()}
+        if isinstance(value, list):
+            return [plain(one) for one in value]
+        return int(value) if isinstance(value, float) and value.is_integer() else value
+
+    settings = OmegaConf.to_container(job, resolve=False)
+    assert isinstance(settings, dict)
+    text = repr(plain({key: value for key, value in settings.items() if key != "hydra"}))
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
+
+
+def _refuse_repeats(overrides: Sequence[Override]) -> None:
+    """Refuse a value that is swept over twice: two jobs would work at the same run.
+
+    Raises:
+        UserError: naming it.
+    """
+    for override in {one.get_key_element(): one for one in overrides}.values():  # the last of a key counts
+        counts = Counter(override.sweep_string_iterator() if override.is_discrete_sweep() else ())
+        if twice := [value for value, count in counts.items() if count > 1]:
+            raise UserError(
+                f"{override.input_line}: {', '.join(twice)} {'is' if len(twice) == 1 else 'are'} there more than once, "
+                "and two jobs would be the same; write each value once"
+            )
 
 
 def _values(override: Override) -> int:
