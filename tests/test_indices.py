@@ -1,6 +1,7 @@
 """Indices against closed forms and theorems."""
 
 import math
+import re
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.linear_model import LinearRegression
 
+from invariance.errors import UserError
 from invariance.measures.indices import Regression, centred, cross_product, linear_cka, procrustes_distance
 
 
@@ -115,3 +117,18 @@ def test_float32_features_are_summed_in_float64():
     x = (draw(3000, 8, shift=100)).float()
     cka, procrustes, r2 = all_three(x, x @ rotation(8).float())
     assert cka == pytest.approx(1, abs=1e-5) and procrustes < 5e-3 and r2 == pytest.approx(1, abs=1e-5)
+
+
+def test_products_of_other_shapes_and_images_are_refused():
+    x, y = draw(9, 4), draw(9, 3, 1)
+    a, b, cross = centred(x), centred(y), cross_product(x, y)
+    for index in (linear_cka, procrustes_distance, lambda _, b, cross: Regression(x).r2(b, cross)):
+        for wrong in (cross.T, cross[:, :2], cross[0], cross[None]):
+            with pytest.raises(UserError, match=rf"{re.escape(str(tuple(wrong.shape)))} is not \(4, 3\)"):
+                index(a, b, wrong)
+        with pytest.raises(UserError, match="9 and 7 images"):
+            index(a, centred(y[:7]), cross)
+    with pytest.raises(UserError, match="9 and 7 images"):
+        cross_product(x, y[:7])
+    with pytest.raises(UserError, match=r"\(9, 4\) and \(9,\)"):
+        cross_product(x, y[:, 0])

@@ -101,8 +101,26 @@ def test_wrong_pairs_and_shapes_are_refused():
     g, r = features()
     with pytest.raises(UserError, match="map=mlp"):
         fit_maps(g, r, "mlp", Ridge())
-    with pytest.raises(ValueError, match="same images"):
+    with pytest.raises(UserError, match="same images"):
         fit_maps(g, r[:-1], "residual", Ridge())
+    with pytest.raises(UserError, match="solver=<class .* is no solver's settings"):
+        fit_maps(g, r, "residual", Ridge)
+    with pytest.raises(UserError, match="solver=None cannot fit map='residual': give the settings of online_sgd or"):
+        fit_maps(g, r, "residual", None)
+    with pytest.raises(UserError, match="map='residul'"):
+        fit_maps(g, r, "residul", Ridge())
+    with pytest.raises(UserError, match="map=identity takes"):
+        fit_maps(g, r[:, 1:], "identity", None)
+    with pytest.raises(UserError, match="features, as map=residual has them"):
+        fit_maps(g, r[:, 1:], "residual", Ridge())
+
+
+@pytest.mark.parametrize("stacked", [-1, 0, 5, 100])
+def test_targets_that_cannot_be_cut_are_refused(stacked):
+    with pytest.raises(UserError, match=f"stacked={stacked}: targets of 12 features"):
+        fit_maps(torch.rand(1, 9, 4), torch.rand(9, 12), "linear", Ridge(), stacked=stacked)
+    with pytest.raises(UserError, match=f"stacked={stacked}, but there are 3 targets"):
+        fit_maps(torch.rand(1, 9, 4), [torch.rand(9, 4)] * 3, "linear", Ridge(), stacked=stacked)
 
 
 def test_blocks_cover_every_epoch_once():

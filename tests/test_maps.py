@@ -1,5 +1,8 @@
+import dataclasses
+import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -128,6 +131,9 @@ def test_the_shipped_settings_are_the_defaults():
         ("online_sgd", {"seed": -1}, "whole number from 0"), ("ridge", {"held_out": 1.0}, "share"),
         ("ridge", {"strengths": []}, "list"),
         ("ridge", {"strengths": [0.1, -1]}, r"strengths\[1\]=-1"),
+        ("ridge", {"strengths": [0.1, 1, 1.0]}, "1.0 is there twice"), ("ridge", {"strengths": [1e7]}, "to 1000000"),
+        ("online_sgd", {"rate": 1e308}, "to 1000000"), ("minibatch_sgd", {"rate": 1e308}, "to 1000000"),
+        ("minibatch_sgd", {"weight_decay": 1e308}, "to 1000000"),
         ("ridge", {"strengths": "1e-3"}, "list"), ("ridge", {"strengths": 3}, "list"),
         ("minibatch_sgd", {"batch": 0}, "whole number from 1"),
         ("minibatch_sgd", {"hidden": -4}, "whole number from 1"),
@@ -142,10 +148,49 @@ def test_wrong_settings_are_named_in_one_line(name, settings, told):
 
 def test_settings_may_be_left_out():
     assert solver_from_config("online_sgd", {"rate": 1}) == OnlineSGD(rate=1.0)
-    assert solver_from_config("ridge", {"strengths": [1, 0.5, 1]}) == Ridge(strengths=(0.5, 1.0))
+    assert solver_from_config("ridge", {"strengths": [1, 0.5]}) == Ridge(strengths=(0.5, 1.0))
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        (Ridge, {"strengths": [-1]}), (Ridge, {"strengths": []}), (Ridge, {"strengths": [math.nan]}),
+        (Ridge, {"strengths": (0.1, 0.1)}), (Ridge, {"strengths": 0.1}), (Ridge, {"strengths": np.array([0.1, -1])}),
+        (Ridge, {"held_out": 0}), (Ridge, {"held_out": 1}), (Ridge, {"seed": -1}), (Ridge, {"seed": 1.5}),
+        (Ridge, {"block": 0}), (OnlineSGD, {"rate": 0}), (OnlineSGD, {"rate": 1e308}), (OnlineSGD, {"relu": 1}),
+        (OnlineSGD, {"momentum": 1.0}), (OnlineSGD, {"epochs": 0}), (OnlineSGD, {"loss": "l1"}),
+        (MinibatchSGD, {"hidden": 0}), (MinibatchSGD, {"batch": 2.0}), (MinibatchSGD, {"weight_decay": math.inf}),
+    ],
+)
+def test_settings_made_in_python_have_the_same_bounds(kind, settings):
+    [key] = settings
+    with pytest.raises(UserError, match=rf"^{kind.__name__}\.{key}") as caught:
+        kind(**settings)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(UserError, match=key):
+        dataclasses.replace(kind(), **settings)
+
+
+def test_settings_made_in_python_are_held_as_plain_numbers():
+    wanted = Ridge(strengths=(0.25, 1.0), seed=3)
+    for strengths in ([0.25, 1], np.array([0.25, 1.0]), torch.tensor([0.25, 1.0]), (np.float32(0.25), np.int64(1))):
+        found = Ridge(strengths=strengths, seed=np.int64(3))
+        assert found == wanted and hash(found) == hash(wanted) and repr(found) == repr(wanted)
+    assert dataclasses.replace(wanted, seed=4) == Ridge(strengths=(0.25, 1.0), seed=4)
+    assert Ridge(strengths=(1.0, 0.25)).strengths == (1.0, 0.25)  # in the order given
+
+
+@pytest.mark.parametrize("solver", [None, Ridge, "ridge", {"strengths": [1.0]}])
+def test_what_is_no_solvers_settings_is_named(solver):
+    with pytest.raises(UserError, match="is no solver's settings: give one of OnlineSGD"):
+        begin_fit(solver, "residual", 4, 4, 10)
 
 
 def test_a_solver_refuses_a_map_it_cannot_fit():
+    with pytest.raises(UserError, match="map='residul': choose one of .*did you mean 'residual'"):
+        begin_fit(Ridge(), "residul", 4, 4, 10)
+    with pytest.raises(UserError, match="6 outputs are not 2 targets of 4 features"):
+        begin_fit(Ridge(), "residual", 4, 6, 10, stacked=2)
     with pytest.raises(UserError, match="solver=minibatch_sgd"):
         begin_fit(OnlineSGD(), "mlp", 4, 4, 10)
     with pytest.raises(UserError, match="solver=online_sgd or solver=ridge"):

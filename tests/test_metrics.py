@@ -5,6 +5,7 @@ import pytest
 import torch
 from scipy import stats
 
+from invariance.errors import UserError
 from invariance.measures.metrics import bootstrap, errors_per_image, interval_of, l2_distance_per_image, rms, wilson
 
 
@@ -40,6 +41,36 @@ def test_l2_distance_leaves_out_dead_dimensions_and_empty_images():
 def test_errors_count_wrong_and_undefined_and_leave_the_unlabelled_out():
     logits = torch.tensor([[1.0, 2.0], [2.0, 1.0], [1.0, 2.0], [1.0, torch.nan]])
     np.testing.assert_equal(errors_per_image(logits, torch.tensor([1, 1, -1, 1])).numpy(), [0, 1, np.nan, 1])
+
+
+@pytest.mark.parametrize(
+    ("labels", "told"),
+    [([1], r"\(4, 3\) and labels \(1,\)"), ([[1, 1, 1, 1]], r"\(1, 4\)"), ([0, 1, 9, 2], "label 9 of 3 classes"),
+     ([0, 1, 3, 2], "label 3 of 3"), ([0, -2, 1, 2], "label -2 of 3"), (1, r"labels \(\)")],
+)
+def test_labels_that_belong_to_no_logits_are_refused(labels, told):
+    with pytest.raises(UserError, match=told):
+        errors_per_image(torch.rand(4, 3), torch.tensor(labels))
+
+
+def test_no_images_have_no_errors():
+    assert errors_per_image(torch.rand(0, 3), torch.zeros(0, dtype=torch.int64)).shape == (0,)
+
+
+@pytest.mark.parametrize(
+    ("r_hat", "r", "scale", "told"),
+    [
+        ((5, 3), (5, 3), 2.0, r"scale of 2.0: give a tensor of shape \(3,\)"),
+        ((5, 3), (5, 3), torch.ones(1), r"scale of shape \(1,\)"),
+        ((5, 3), (5, 3), torch.ones(5, 3), r"scale of shape \(5, 3\)"),
+        ((5, 1), (5, 3), torch.ones(3), r"\(5, 1\) and \(5, 3\)"),
+        ((6, 3), (5, 3), torch.ones(3), r"\(6, 3\) and \(5, 3\)"),
+        ((3,), (3,), torch.ones(3), r"\(N, D\)"),
+    ],
+)
+def test_distances_of_other_shapes_are_refused(r_hat, r, scale, told):
+    with pytest.raises(UserError, match=told):
+        l2_distance_per_image(torch.rand(r_hat), torch.rand(r), scale)
 
 
 def test_bootstrap_agrees_with_scipy():

@@ -114,6 +114,15 @@ def test_functional_layers_behind_the_cut():
         Representation(network, "idle").phi(x)
 
 
+@pytest.mark.parametrize("shape", [(4, 7), (7, 3), (4,), (8, 2), (2, 4, 1)])
+def test_features_of_another_size_are_not_classified(shape):
+    cut = Representation(Functional(), "body")
+    cut.phi(torch.randn(8, 6))
+    for run in (cut.classify, cut.resume):
+        with pytest.raises(UserError, match=r"classify takes \(B, 4\)"):
+            run(torch.rand(shape))
+
+
 class Scaled(nn.Module):
     """Buffers that the forward pass reads itself, its own and those of a module that is traced through."""
 

@@ -50,9 +50,9 @@ def test_without_strength_it_is_least_squares():
 
 def test_residual_maps_shrink_to_the_identity():
     r, t = data(50, 6, 6, 1)
-    _, loose = fit(Ridge(strengths=(1e9,)), r, t)
-    assert loose["weight"].abs().max() < 1e-7
-    torch.testing.assert_close(loose["bias"][0], (t[0] - r[0]).mean(0))
+    _, loose = fit(Ridge(strengths=(1e6,)), r, t)
+    assert loose["weight"].abs().max() < 1e-5
+    torch.testing.assert_close(loose["bias"][0], (t[0] - r[0]).mean(0), rtol=1e-5, atol=1e-6)
     _, tight = fit(Ridge(strengths=(0.0,)), r, t)
     _, plain = fit(Ridge(strengths=(0.0,)), r, t, residual=False)
     torch.testing.assert_close(tight["weight"][0] + torch.eye(6), plain["weight"][0], rtol=1e-4, atol=1e-4)

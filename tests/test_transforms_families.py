@@ -16,6 +16,9 @@ from omegaconf import OmegaConf
 import invariance.transforms
 from invariance.errors import UserError
 from invariance.transforms import UNTOUCHED, Transform, build
+from invariance.transforms.crop import Crop
+from invariance.transforms.perspective import Perspective
+from invariance.transforms.rotation import Rotation
 
 CONF = Path(__file__).parents[1] / "conf" / "transform"
 FAMILIES = sorted(path.stem for path in CONF.glob("*.yaml"))
@@ -153,6 +156,33 @@ def test_four_and_four_draws_are_eight(trained):
         assert len(value) == 8 and value.dtype in (torch.float64, torch.int64)
         assert torch.equal(value, torch.cat([part[key] for part in parts]))
         assert torch.isfinite(value).all()
+
+
+@pytest.mark.parametrize("generator", [None, 0])
+def test_nothing_is_drawn_without_a_generator(generator):
+    before = torch.get_rng_state()
+    with pytest.raises(UserError, match=f"generator={generator}: give a torch.Generator"):
+        Rotation(range=20).sample(3, generator)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_numbers_of_numpy_and_torch_are_numbers():
+    wanted = Rotation(range=20, angles=[-5, 2.5])
+    for kind in (np.asarray, torch.tensor):
+        found = Rotation(range=kind(20), angles=kind([-5, 2.5]))
+        assert (found.range, found.angles) == (wanted.range, wanted.angles)
+    assert Rotation(range=np.int64(20), angles=[np.float32(2.5), torch.tensor(-5)]).angles == wanted.angles
+    assert Crop(range=np.int64(256)).range == 256
+    moves = np.arange(16).reshape(2, 8)
+    assert Perspective(moves=moves).moves == Perspective(moves=moves.tolist()).moves
+    with pytest.raises(UserError, match="is a list"):
+        Rotation(range=np.array([20, 30]))
+    with pytest.raises(UserError, match="must be a number"):
+        Rotation(range=np.bool_(True))
+    with pytest.raises(UserError, match="out of place"):
+        Rotation(angles=np.array([[5.0]]))
+    with pytest.raises(UserError, match="must be a number"):
+        Rotation(range=np.ndarray)
 
 
 def test_parameters_follow_from_uniforms_at_their_ends(trained):

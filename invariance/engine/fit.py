@@ -13,7 +13,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from invariance.maps import FittedMaps, RidgeFit, Solver, begin_fit, fit_status, order
+from invariance.errors import UserError
+from invariance.maps import SOLVERS, SOLVERS_OF, FittedMaps, RidgeFit, Solver, begin_fit, fit_status, order
 
 _LOG_EVERY = 20
 _CHUNK = 4096
@@ -124,19 +125,20 @@ def fit_maps(
         J · K fitted maps on the CPU, each with its squared error over the fit images and status.
 
     Raises:
-        UserError: if the solver cannot fit that kind of map.
+        UserError: if the solver cannot fit that kind of map, or there is none; or for shapes that do not belong
+            together.
     """
-    if isinstance(targets, Tensor):
-        each: Sequence[Tensor] = targets.chunk(stacked or 1, dim=1)
-    elif stacked is None or stacked == len(targets):
-        each = targets
-    else:
-        raise ValueError(f"stacked={stacked}, but there are {len(targets)} targets")
+    each = _each(targets, stacked)
     stacked = len(each)
     images = _check_shapes(features, each)
-    if map == "identity" or solver is None:
+    if map == "identity":
+        if each[0].shape[1] != features[0].shape[1]:
+            raise UserError(f"map=identity takes {features[0].shape[1]} features to as many, not {each[0].shape[1]}")
         parameters: dict[str, Tensor] = {}
         label, strengths = "", []
+    elif solver is None:
+        able = " or ".join(SOLVERS_OF.get(map, SOLVERS))
+        raise UserError(f"solver=None cannot fit map={map!r}: give the settings of {able}")
     else:
         outputs = sum(one.shape[1] for one in each)
         module = MapFit(solver, map, features[0].shape[1], outputs, images, len(features), stacked)
@@ -151,13 +153,26 @@ def fit_maps(
     return _judge(features, each, map, label, parameters, strengths, torch.device(device))
 
 
+def _each(targets: Targets, stacked: int | None) -> Sequence[Tensor]:
+    """The targets one by one."""
+    if not isinstance(targets, Tensor):
+        if stacked is None or stacked == len(targets):
+            return targets
+        raise UserError(f"stacked={stacked}, but there are {len(targets)} targets")
+    if stacked is None or targets.ndim != 2:
+        return [targets]
+    if stacked < 1 or targets.shape[1] % stacked:
+        raise UserError(f"stacked={stacked}: targets of {targets.shape[1]} features are not as many of one size")
+    return targets.chunk(stacked, dim=1)
+
+
 def _check_shapes(features: Features, targets: Sequence[Tensor]) -> int:
     """N, if all are two-dimensional and of the same N images, the features alike and the targets alike."""
     shapes, wanted = {tuple(one.shape) for one in features}, {tuple(one.shape) for one in targets}
     both = shapes | wanted
     alike = len(shapes) == len(wanted) == 1 and {len(shape) for shape in both} == {2}
     if not alike or len({shape[0] for shape in both}) != 1 or not len(targets[0]):
-        raise ValueError(f"features {sorted(shapes)} and targets {sorted(wanted)} are not of the same images")
+        raise UserError(f"features {sorted(shapes)} and targets {sorted(wanted)} are not of the same images")
     return len(targets[0])
 
 

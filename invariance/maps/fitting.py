@@ -6,6 +6,24 @@ import torch
 from torch import Tensor
 
 from invariance.seeds import generator
+from invariance.settings.base import Settings, checked
+from invariance.settings.fields import native
+
+
+def hold_checked(settings: object, schema: type[Settings]) -> None:
+    """Check a solver's settings made in Python as those of a configuration are, and hold them as Python's own values.
+
+    Args:
+        settings: the dataclass, a list or array where it has a tuple included.
+        schema: the one that its values must fit.
+
+    Raises:
+        UserError: for the first value that does not fit, in one line.
+    """
+    given = {name: native(getattr(settings, name)) for name in schema.model_fields}
+    plain = {name: list(value) if isinstance(value, tuple) else value for name, value in given.items()}
+    for name, value in checked(schema, plain, schema.__name__).model_dump().items():
+        object.__setattr__(settings, name, tuple(value) if isinstance(value, list) else value)  # it is frozen
 
 
 class Fit(Protocol):

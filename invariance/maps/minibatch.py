@@ -7,7 +7,9 @@ import torch
 from torch import Tensor
 
 from invariance.device import full_float32
+from invariance.maps.fitting import hold_checked
 from invariance.seeds import generator
+from invariance.settings import solvers
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,9 @@ class MinibatchSGD:
         hidden: units of the hidden layer; as many as the representation has dimensions (Sec. 5.2) unless given.
         loss: `scaled` is ‖σ(z) − t‖² / (2D), `square` the bare ‖σ(z) − t‖².
         seed: seed of the start and of the order of the images.
+
+    Raises:
+        UserError: for a value out of its bounds.
     """
 
     rate: float = 0.3
@@ -33,6 +38,9 @@ class MinibatchSGD:
     hidden: int | None = None
     loss: Literal["scaled", "square"] = "scaled"
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        hold_checked(self, solvers.MinibatchSGD)
 
     @property
     def label(self) -> str:

@@ -25,7 +25,9 @@ from torch import Tensor
 from invariance.device import full_float32
 from invariance.maps.carry import Carry, ModesCarry, VelocityCarry
 from invariance.maps.dynamics import Dynamics
+from invariance.maps.fitting import hold_checked
 from invariance.maps.recurrence import run_block
+from invariance.settings import solvers
 
 Form = Literal["modes", "velocity"]
 
@@ -44,6 +46,9 @@ class OnlineSGD:
         seed: seed of the order of the images.
         block: images computed together; changes speed and rounding, not the trajectory.
         inner: images of a block run one by one between two matrix products on a CPU; the same holds.
+
+    Raises:
+        UserError: for a value out of its bounds.
     """
 
     rate: float = 0.1
@@ -55,6 +60,9 @@ class OnlineSGD:
     seed: int = 0
     block: int = 256
     inner: int = 16
+
+    def __post_init__(self) -> None:
+        hold_checked(self, solvers.OnlineSGD)
 
     @property
     def label(self) -> str:

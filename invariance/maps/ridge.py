@@ -6,6 +6,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from invariance.maps.fitting import hold_checked
+from invariance.settings import solvers
+
 _CHUNK = 1024
 """Images turned to float64 at a time."""
 
@@ -22,17 +25,23 @@ class Ridge:
     maps t − r stands for t, so that strength draws the map to the identity and not to 0.
 
     Attributes:
-        strengths: the values of λ to choose from, each ≥ 0; one value is taken as it is.
+        strengths: the values of λ to choose from, each from 0 to 10⁶, all different; one value is taken as it is.
         held_out: share of the fit images on which the choice is made, by the squared error through the ReLU; the map
             is then fitted again on all of them.
         seed: seed of which images are held out.
         block: images taken in at once.
+
+    Raises:
+        UserError: for a value out of its bounds.
     """
 
     strengths: tuple[float, ...] = field(default_factory=_default_strengths)
     held_out: float = 0.1
     seed: int = 0
     block: int = 1024
+
+    def __post_init__(self) -> None:
+        hold_checked(self, solvers.Ridge)
 
     @property
     def label(self) -> str:

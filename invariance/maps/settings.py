@@ -41,7 +41,7 @@ def solver_from_config(name: str, settings: Mapping[str, Any]) -> Solver:
         raise UserError(f"unknown solver {name!r}{nearest(name, SOLVERS)}; there are {', '.join(SOLVERS)}")
     given = checked(_SCHEMAS[name], settings, f"solver.{name}").model_dump(exclude_unset=True)
     if "strengths" in given:
-        given["strengths"] = tuple(sorted(set(given["strengths"])))
+        given["strengths"] = tuple(sorted(given["strengths"]))
     return SOLVERS[name](**given)
 
 
@@ -64,24 +64,36 @@ def begin_fit(
     Raises:
         UserError: if the solver cannot fit that kind of map, or does not fit into this machine's memory.
     """
-    able = SOLVERS_OF.get(kind, ())
+    if kind not in SOLVERS_OF:
+        raise UserError(f"map={kind!r}: choose one of {', '.join(SOLVERS_OF)}{nearest(str(kind), SOLVERS_OF)}")
+    able = SOLVERS_OF[kind]
     name = name_of(solver)
     if name not in able:
         raise UserError(f"solver={name} cannot fit map={kind}; use solver={' or solver='.join(able) or 'none'}")
     require_room(solver, inputs, outputs, images, problems=problems, device=device)
     residual = kind == "residual"
+    if residual and outputs != stacked * inputs:
+        raise UserError(f"{outputs} outputs are not {stacked} targets of {inputs} features, as map=residual has them")
     if isinstance(solver, OnlineSGD):
         return OnlineSGDState(solver, inputs, outputs, problems, stacked=stacked, residual=residual, device=device)
     if isinstance(solver, Ridge):
         return RidgeFit(solver, inputs, outputs, problems, images, stacked=stacked, residual=residual, device=device)
     if inputs != outputs:
-        raise ValueError(f"an mlp map has as many outputs as inputs, not {outputs} and {inputs}")
+        raise UserError(f"an mlp map has as many outputs as inputs, not {outputs} and {inputs}")
     return MinibatchFit(solver, inputs, problems, device)
 
 
 def name_of(solver: Solver) -> str:
-    """The name of a solver in conf/solver/."""
-    return next(key for key, value in SOLVERS.items() if isinstance(solver, value))
+    """The name of a solver in conf/solver/.
+
+    Raises:
+        UserError: for anything that is no solver's settings, such as None or the class itself.
+    """
+    for key, value in SOLVERS.items():
+        if isinstance(solver, value):
+            return key
+    known = ", ".join(f"{value.__name__}()" for value in SOLVERS.values())
+    raise UserError(f"solver={solver!r} is no solver's settings: give one of {known}")
 
 
 def require_room(

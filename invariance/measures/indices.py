@@ -16,6 +16,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from invariance.errors import UserError
+
 _CHUNK = 2048
 """Images in float64 at a time."""
 
@@ -58,10 +60,12 @@ def cross_product(x: Tensor, y: Tensor) -> Tensor:
     """XᵀY (D_x, D_y) of representations (N, D_x) and (N, D_y) about their means, float64, on the device of x.
 
     Raises:
-        ValueError: if they are not of as many images.
+        UserError: if they are not two tables of as many images.
     """
+    if x.ndim != 2 or y.ndim != 2:
+        raise UserError(f"representations of shapes {tuple(x.shape)} and {tuple(y.shape)}: give two of (N, D)")
     if len(x) != len(y):
-        raise ValueError(f"{len(x)} and {len(y)} images are not the same images")
+        raise UserError(f"{len(x)} and {len(y)} images are not the same images")
     mean_x, mean_y = _mean(x), _mean(y)
     product = torch.zeros(x.shape[1], y.shape[1], dtype=torch.float64, device=x.device)
     for part_x, part_y in zip(torch.split(x, _CHUNK), torch.split(y, _CHUNK), strict=True):
@@ -79,7 +83,11 @@ def linear_cka(x: Centred, y: Centred, cross: Tensor) -> float:
         x: X about its mean.
         y: Y about its mean.
         cross: XᵀY, from `cross_product`.
+
+    Raises:
+        UserError: if these are not of the same images, or `cross` has another shape.
     """
+    _check(x.images, len(x.mean), y, cross)
     if x.images < 4 or x.constant or y.constant:
         return math.nan
     own = _hsic(x, x, x.gram_square) * _hsic(y, y, y.gram_square)
@@ -95,7 +103,11 @@ def procrustes_distance(x: Centred, y: Centred, cross: Tensor) -> float:
         x: X about its mean.
         y: Y about its mean.
         cross: XᵀY, from `cross_product`.
+
+    Raises:
+        UserError: if these are not of the same images, or `cross` has another shape.
     """
+    _check(x.images, len(x.mean), y, cross)
     if x.constant or y.constant:
         return math.nan
     nuclear = float(torch.linalg.svdvals(cross).sum()) / math.sqrt(x.total * y.total)
@@ -128,12 +140,25 @@ class Regression:
         Args:
             y: Y about its mean.
             cross: XᵀY, from `cross_product`.
+
+        Raises:
+            UserError: if these are not of the same images, or `cross` has another shape.
         """
+        _check(self._images, len(self._whiten), y, cross)
         left = self._images - self.rank - 1
         if left < 1 or self.rank == 0 or y.constant:
             return math.nan
         plain = float((self._whiten.T @ cross).square().sum()) / y.total
         return 1 - (1 - plain) * (self._images - 1) / left
+
+
+def _check(images: int, dims: int, y: Centred, cross: Tensor) -> None:
+    """Refuse X of other images than Y, and a product that is not that of X and Y."""
+    if images != y.images:
+        raise UserError(f"{images} and {y.images} images are not the same images")
+    wanted = (dims, len(y.mean))
+    if tuple(cross.shape) != wanted:
+        raise UserError(f"a product of shape {tuple(cross.shape)} is not {wanted}, that of cross_product(x, y)")
 
 
 def _mean(x: Tensor) -> Tensor:

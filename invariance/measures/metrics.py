@@ -10,6 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from invariance.errors import UserError
+
 _CHUNK = 4096
 """Images worked on at a time."""
 
@@ -41,7 +43,16 @@ def l2_distance_per_image(r_hat: Tensor, r: Tensor, scale: Tensor) -> Tensor:
 
     Returns:
         (N,) float64.
+
+    Raises:
+        UserError: for other shapes, or a scale that is no tensor.
     """
+    shapes = tuple(r_hat.shape), tuple(r.shape)
+    if r.ndim != 2 or shapes[0] != shapes[1]:
+        raise UserError(f"representations of shapes {shapes[0]} and {shapes[1]}: give two of one shape (N, D)")
+    if not isinstance(scale, Tensor) or scale.shape != r.shape[1:]:
+        given = f"shape {tuple(scale.shape)}" if isinstance(scale, Tensor) else repr(scale)
+        raise UserError(f"a scale of {given}: give a tensor of shape ({r.shape[1]},), from rms")
     alive = scale > 0
     weight = torch.where(alive, 1 / torch.where(alive, scale, 1.0), 0.0).double()
     result = torch.empty(len(r), dtype=torch.float64, device=r.device)
@@ -58,7 +69,16 @@ def errors_per_image(logits: Tensor, labels: Tensor) -> Tensor:
     """1 where the class of largest logit (N, K) is not the label (N,), else 0; (N,) float64. L_err is its mean.
 
     Logits with a NaN among them are wrong. An image without a label (−1) is NaN: L_err does not apply to it.
+
+    Raises:
+        UserError: for other shapes, or a label that is no class.
     """
+    if logits.ndim != 2 or labels.shape != logits.shape[:1]:
+        raise UserError(f"logits {tuple(logits.shape)} and labels {tuple(labels.shape)}: give (N, K) and (N,)")
+    low, high = labels.aminmax() if len(labels) else (0, 0)
+    if low < -1 or high >= logits.shape[1]:
+        odd = int(low if low < -1 else high)
+        raise UserError(f"label {odd} of {logits.shape[1]} classes: labels go from 0, or are -1 where there is none")
     wrong = (logits.argmax(1) != labels) | logits.isnan().any(1)
     return torch.where(labels < 0, torch.nan, wrong.double())
 

@@ -94,8 +94,9 @@ class Representation:
         """C(r): representations (B, D) to logits (B, K).
 
         Raises:
-            UserError: if the logits depend on the image other than through the layer (a skip connection passes it by),
-                or the network's forward pass cannot be traced, so that its rest cannot be told from its beginning.
+            UserError: if r has not the (B, D) of φ's last output; if the logits depend on the image other than through
+                the layer (a skip connection passes it by), or the network's forward pass cannot be traced, so that its
+                rest cannot be told from its beginning.
         """
         training = self.network.training
         self.network.eval()
@@ -109,6 +110,9 @@ class Representation:
         """C(r) as `classify` has it, with its gradient, and in the mode the network is in."""
         if self._shape is None:
             raise UserError("classify needs the layer's shape: call phi on a batch of images first")
+        wanted = self._shape.numel()
+        if r.ndim != 2 or r.shape[1] != wanted:
+            raise UserError(f"representations of shape {tuple(r.shape)}: classify takes (B, {wanted}), as phi gives")
         mode = self.network.training
         if mode not in self._rest:  # a functional dropout keeps the mode it was traced in
             self._rest[mode] = self._trace_rest()

@@ -24,6 +24,9 @@ BATCH = 2**20
 LARGEST_SIZE = 4096
 """The largest side of an image, in pixels."""
 
+LARGEST_RATE = 10**6
+"""The largest rate, decay, strength or weight of a loss: far above any that is of use, far below what overflows."""
+
 LONGEST_NAME, LONGEST_PATH = 255, 4095
 """Bytes that file systems take."""
 
@@ -111,10 +114,22 @@ def leaves(value: object) -> list[object]:
     return found
 
 
+def native(value: object) -> Any:  # noqa: ANN401
+    """A value with the numbers, arrays and tensors of NumPy and torch in it as Python's own numbers and lists."""
+    if isinstance(value, list | tuple):
+        held = [native(one) for one in value]
+        return held if isinstance(value, list) else tuple(held)
+    own = None if isinstance(value, type) else getattr(value, "tolist", None)
+    return own() if callable(own) else value
+
+
 Positive = Annotated[int, Field(ge=1, lt=WHOLE, description="give a whole number from 1")]
 Count = Annotated[int, Field(ge=0, lt=WHOLE, description="give a whole number from 0")]
 Seed = Annotated[int, Field(ge=0, lt=SEEDS, description="give a whole number from 0")]
 Batch = Annotated[int, Field(ge=1, le=BATCH, description=f"give a whole number from 1 to {BATCH}")]
+Rate = Annotated[float, Field(gt=0, le=LARGEST_RATE)]
+Least = Annotated[float, Field(ge=0, le=LARGEST_RATE)]
+Share = Annotated[float, Field(ge=0, lt=1)]
 Side = Annotated[
     int, Field(ge=1, le=LARGEST_SIZE, description=f"give a whole number of pixels from 1 to {LARGEST_SIZE}")
 ]

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from invariance.settings.base import Settings
-from invariance.settings.fields import Batch, Positive, Seed
+from invariance.settings.fields import LARGEST_RATE, Batch, Least, Positive, Rate, Seed, Share, distinct
 
-Rate = Annotated[float, Field(gt=0)]
-Share = Annotated[float, Field(ge=0, lt=1)]
-Least = Annotated[float, Field(ge=0)]
 Loss = Annotated[
     Literal["scaled", "square"], Field(description="choose scaled, for ‖·‖² / (2D), or square, for ‖·‖²")
 ]
@@ -34,8 +31,9 @@ class OnlineSGD(Settings):
 class Ridge(Settings):
     """Settings of ridge; what is left out keeps its default."""
 
-    strengths: Annotated[list[Least], Field(min_length=1)] = Field(
-        default=[], description="give a list of numbers from 0, as [1e-3, 1e-2, 1e-1]"
+    strengths: Annotated[list[Least], Field(min_length=1), AfterValidator(distinct)] = Field(
+        default=[],
+        description=f"give a list of different numbers from 0 to {LARGEST_RATE}, as [1e-3, 1e-2, 1e-1]",
     )
     held_out: Annotated[float, Field(gt=0, lt=1, description="give a share between 0 and 1")] = 0.1
     seed: Seed = 0

@@ -8,10 +8,7 @@ from pydantic import Field, model_validator
 
 from invariance.errors import UserError
 from invariance.settings.base import Settings, shown
-from invariance.settings.fields import Batch, Count, Positive
-
-Share = Annotated[float, Field(ge=0, lt=1)]
-Least = Annotated[float, Field(ge=0)]
+from invariance.settings.fields import LARGEST_RATE, Batch, Count, Least, Positive, Share
 
 
 class Recipe(Settings):
@@ -66,4 +63,4 @@ class Joint(Settings):
 
     lambda1: Least | None
     lambda2: Least | None
-    lambda3: Least = Field(description="give a number from 0; the paper's is 0.3")
+    lambda3: Least = Field(description=f"give a number from 0 to {LARGEST_RATE}; the paper's is 0.3")

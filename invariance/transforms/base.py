@@ -8,6 +8,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from invariance.errors import UserError
+
 UNTOUCHED = "untouched"
 """Label of the grid point at which nothing is done."""
 
@@ -61,8 +63,10 @@ class Transform(ABC):
         drawing 8 gives. The global random state is not touched.
 
         Raises:
-            UserError: if the family was built without a range.
+            UserError: if the family was built without a range, or without a generator.
         """
+        if not isinstance(generator, torch.Generator):
+            raise UserError(f"generator={generator!r}: give a torch.Generator, as torch.Generator().manual_seed(0)")
         uniforms = torch.rand(n, self.uniforms, generator=generator, dtype=torch.float64)
         return self.params_of(uniforms)
 

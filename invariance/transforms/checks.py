@@ -1,9 +1,10 @@
-"""Checks of what a family is built with: values come straight from yaml or a command line, of any type."""
+"""Checks of what a family is built with: values come straight from yaml, a command line or Python, of any type."""
 
 from collections.abc import Sequence
 from typing import TypeVar
 
 from invariance.errors import UserError
+from invariance.settings.fields import native
 
 T = TypeVar("T")
 
@@ -14,6 +15,7 @@ def number(family: str, key: str, value: object, low: float, high: float, remedy
     Raises:
         UserError: for anything else, naming family, key, value, what is expected and `remedy`.
     """
+    value = native(value)
     if isinstance(value, bool) or not isinstance(value, int | float) or not low < value <= high:
         raise UserError(f"{family}: {key}={value!r} must be a number above {low:g} and at most {high:g}; {remedy}")
     return float(value)
@@ -25,6 +27,7 @@ def trained_range(family: str, value: object, low: float, high: float, unit: str
     Raises:
         UserError: for a list (one network takes one range), 0 (the baseline) or anything that is no such number.
     """
+    value = native(value)
     if value is None:
         return None
     one_range(family, value, example)
@@ -39,6 +42,7 @@ def one_range(family: str, value: object, example: str) -> None:
     Raises:
         UserError: for a list, or for text with commas.
     """
+    value = native(value)
     several = value.split(",") if isinstance(value, str) else value
     if isinstance(several, Sequence) and (len(several) != 1 or not isinstance(value, str)):
         listed = ",".join(str(item).strip() for item in several) or "5,10"
@@ -64,6 +68,7 @@ def grid_values(family: str, key: str, values: object, low: float, high: float) 
         UserError: for anything but a list of such numbers.
     """
     expected = f"it takes a list of distinct numbers from {low:g} to {high:g}"
+    values = native(values)
     if isinstance(values, str) or not isinstance(values, Sequence):
         raise UserError(f"{family}: {key}={values!r} is no list; {expected}")
     for value in values:
@@ -82,6 +87,7 @@ def whole(family: str, key: str, value: object, low: int, high: int) -> int:
     Raises:
         UserError: for anything else.
     """
+    value = native(value)
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
         raise UserError(f"{family}: {key}={value!r} must be a whole number from {low} to {high}")
     return value
@@ -93,6 +99,7 @@ def flag(family: str, key: str, value: object) -> bool:
     Raises:
         UserError: for anything else, the text "false" included.
     """
+    value = native(value)
     if not isinstance(value, bool):
         raise UserError(f"{family}: {key}={value!r} must be true or false")
     return value

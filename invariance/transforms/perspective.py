@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from invariance.errors import UserError
+from invariance.settings.fields import native
 from invariance.transforms.base import (
     UNTOUCHED,
     GridPoint,
@@ -140,6 +141,7 @@ def _moves(values: object) -> tuple[tuple[float, ...], ...]:
         "it takes a list of distinct moves, each of eight numbers from -100 to 100: x and y of the top left, "
         "top right, bottom right and bottom left corner"
     )
+    values = native(values)
     if isinstance(values, str) or not isinstance(values, Sequence):
         raise UserError(f"perspective: moves={values!r} is no list; {expected}")
     for move in values:
