@@ -155,10 +155,11 @@ def one_after_another(tmp_path, monkeypatch, capfd):
     ("choice(7,7)", "error: size=choice(7,7): 7 is there more than once"),
     ("7,7.0", "error: two jobs of this sweep are the same: invariance-prepare size=7 data=digits and invariance-prep"),
 ])  # fmt: skip
-def test_a_sweep_that_cannot_be_is_refused_before_its_first_job(one_after_another, sizes, said):
+def test_a_sweep_that_cannot_be_is_refused_before_its_first_job(one_after_another, tmp_path, sizes, said):
     done = []
     status, _, err = one_after_another(sizes, done.append, "data=digits")
     assert status == 2 and err.splitlines()[-1].startswith(said) and "Traceback" not in err and not done
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(("more", "said"), [
@@ -181,7 +182,7 @@ def test_a_sweep_none_of_whose_jobs_has_right_keys_is_refused(one_after_another,
     done = []
     arguments = ("1,2", done.append, "data=digits", f"hydra/launcher={launcher}")
     status, _, err = one_after_another(*arguments, "+foo=1,2")
-    assert status == 2 and err.startswith("error: unknown key 'foo'") and not done
+    assert status == 2 and err.startswith("error: unknown key 'foo'") and not done and not Path("runs").exists()
     status, _, err = one_after_another(*arguments, "+foo=1,2", "prepared=p${foo}")  # one of one's own
     assert (status, done) == (0, [1, 1, 2, 2] if launcher == "one" else [])
 
@@ -193,6 +194,14 @@ def test_a_sweep_s_home_is_the_user_s(one_after_another, tmp_path, monkeypatch):
     assert one_after_another("1,2", done.append, "data=digits", "runs='~/r'")[0] == 0 and done == [1, 2]
     assert [path.name for path in tmp_path.iterdir()] == ["home"]
     assert list(tmp_path.glob("home/r/.sweeps/prepare/*/jobs.json"))
+
+
+def test_a_sweep_in_batches_is_one_sweep(one_after_another, tmp_path):
+    done = []
+    status, out, _ = one_after_another("1,2,3", done.append, "data=digits", "hydra.sweeper.max_batch_size=2")
+    assert (status, done) == (0, [1, 2, 3]) and "job 2 of 2" in out and "job 1 of 1" in out
+    [sweep] = read_sweeps(tmp_path / "runs")
+    assert [job.state for job in sweep.jobs] == ["done"] * 3
 
 
 def test_a_family_is_swept_over_once():

@@ -65,32 +65,38 @@ class FamilySweeper(BasicSweeper):
         super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
 
     def sweep(self, arguments: list[str]) -> object:
-        """Run the sweep; where nothing is to be written, only its jobs are handed to the launcher.
+        """Run the sweep, once all of its jobs are found right; where nothing is to be written, nothing is.
 
         Raises:
             UserError: if its folders are none, or its jobs cannot be; before anything is written.
         """
-        assert self.config is not None
+        assert self.config is not None and self.launcher is not None and self.hydra_context is not None
         folder_of(self.config.runs, "runs")
+        folder = folder_of(self.config.hydra.sweep.dir, "hydra.sweep.dir")
         with read_write(self.config), open_dict(self.config):  # Hydra takes ~ for a name
-            self.config.hydra.sweep.dir = str(folder_of(self.config.hydra.sweep.dir, "hydra.sweep.dir"))
-        if not getattr(self.launcher, "dry", False):
-            return super().sweep(arguments)
-        assert self.launcher is not None and self.hydra_context is not None
+            self.config.hydra.sweep.dir = str(folder)
+        dry = getattr(self.launcher, "dry", False)
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
-        self.overrides = self.split_arguments(parser.parse_overrides([*self._parse_config(), *arguments]), None)
-        [batch] = self.overrides
-        self.validate_batch_is_legal(batch)
-        return [self.launcher.launch(batch, initial_job_idx=0)]
+        overrides = parser.parse_overrides([*self._parse_config(), *arguments])
+        self.overrides = self.split_arguments(overrides, None if dry else self.max_batch_size)
+        self.validate_batch_is_legal([job for part in self.overrides for job in part])
+        if not dry:
+            folder.mkdir(parents=True, exist_ok=True)
+            OmegaConf.save(self.config, folder / "multirun.yaml")
+        begun, results = 0, []
+        for part in self.overrides:
+            results.append(self.launcher.launch(part, initial_job_idx=begun))
+            begun += len(part)
+        return results
 
     def validate_batch_is_legal(self, batch: Sequence[Sequence[str]]) -> None:
         """Refuse a sweep of which some job cannot be composed, or run on this machine; then write all its jobs down."""
         self._compose(batch)
-        assert self.config is not None and self.overrides is not None
+        assert self.config is not None
         page, options = self.config.hydra.job.name, options_of(self.config)
         if getattr(self.launcher, "dry", False):
             return
-        jobs = [shown(page, job, options) for part in self.overrides for job in part]
+        jobs = [shown(page, job, options) for job in batch]
         folder = sweep_folder(folder_of(self.config.runs, "runs"), page, jobs)
         begin_sweep(folder, jobs)
         os.environ[SWEEP_VARIABLE] = str(folder.absolute())
