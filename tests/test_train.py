@@ -221,7 +221,7 @@ def test_another_configuration_in_the_same_place_is_refused(undisturbed, compose
 
 def test_divergence_ends_in_one_line(tmp_path, compose):
     with pytest.raises(UserError, match="training diverged") as caught:
-        train(compose("train", *QUICK, f"runs={tmp_path}/runs", f"prepared={tmp_path}/prepared", "recipe.rate=1e8"))
+        train(compose("train", *QUICK, f"runs={tmp_path}/runs", f"prepared={tmp_path}/prepared", "recipe.rate=1e6"))
     assert "\n" not in str(caught.value)
     assert not list(tmp_path.glob("runs/**/done.json")) and not list(tmp_path.glob("runs/**/last.ckpt"))
 
