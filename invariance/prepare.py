@@ -1,112 +1,11 @@
 """Decode a data set once (Sec. 5.5): `python -m invariance.prepare data=digits`."""
 
-from collections.abc import Iterable
-from pathlib import Path
-from typing import Any
-
-from invariance.cli.command import command, folder
-from invariance.errors import UserError
-
-
-def prepare_data(config: dict[str, Any]) -> None:
-    """Prepare one data set at one size or several, and say what came of it.
-
-    Args:
-        config: the configuration of `conf/prepare.yaml`, plain and resolved.
-
-    Raises:
-        UserError: for anything the user can mend.
-    """
-    check(config)
-    from invariance.data.names import shown
-    from invariance.data.prepared import prepare_sizes
-
-    sizes = checked_sizes(config["size"])
-    root = folder(config["prepared"], "prepared")
-    if config["plan"]:
-        print_plan(config, sizes, root)
-        return
-    made = prepare_sizes(
-        config["data"], sizes, root, progress=config["progress"], renew=config["renew"], verify=config["verify"]
-    )
-    for size, prepared in zip(sizes, made, strict=True):
-        counts = ", ".join(f"{name} {len(prepared.split(name).labels):,}" for name in prepared.splits)
-        classes = f"{len(prepared.classes)} classes"
-        print(f"{prepared.name}: {counts} images of {size}×{size}, {classes}: {prepared.directory}")
-    for remark in _once(prepared.remarks for prepared in made):
-        print(f"note: {remark}")
-    for skipped in _once(prepared.skipped for prepared in made):
-        print(f"skipped {shown(skipped)}")
-    for line in _once(prepared.left_out for prepared in made):
-        print(f"left out: {line}")
-
-
-def _once(lines: Iterable[list[str]]) -> list[str]:
-    """What several sizes say, each line once: what they share, and what a size made earlier says alone."""
-    return list(dict.fromkeys(line for some in lines for line in some))
-
-
-def checked_sizes(size: object) -> list[int]:
-    """The sizes that `size=` names: one number or a list.
-
-    Raises:
-        UserError: for what is no size, an empty list, or a size that stands twice.
-    """
-    sizes = size if isinstance(size, list) else [size]
-    for one in sizes:
-        if isinstance(one, bool) or not isinstance(one, int) or not 1 <= one <= 4096:
-            raise UserError(f"size={size!r}: give a whole number of pixels from 1 to 4096, or a list as size=[227,256]")
-    if not sizes:
-        raise UserError("size=[]: give at least one size, as size=[227,256]")
-    if twice := next((one for one in sizes if sizes.count(one) > 1), None):
-        raise UserError(f"size={size!r}: {twice} stands there twice; give each size once")
-    return list(sizes)
-
-
-def check(config: dict[str, Any]) -> None:
-    """Refuse what can be refused before anything is read.
-
-    Raises:
-        UserError: for a value that makes no sense.
-    """
-    from invariance.data.sources import data_config
-    from invariance.settings.base import checked
-    from invariance.settings.pages import Prepare
-
-    if "size" in config:
-        checked_sizes(config["size"])
-    checked(Prepare, config)
-    folder(config["prepared"], "prepared")
-    data_config(config["data"])
-
-
-def print_plan(config: dict[str, Any], sizes: list[int], root: Path) -> None:
-    """Say what preparing would take, and prepare nothing.
-
-    Raises:
-        UserError: if the disk has too little room.
-    """
-    from invariance.data.planning import plan
-
-    made = plan(config["data"], sizes, root, progress=config["progress"])
-    counts = ", ".join(f"{name} {count:,}" for name, count in made.images.items())
-    squares = ", ".join(f"{size}×{size}" for size in sizes)
-    print(f"{counts} images of {squares} take {made.size_bytes / 1e9:.2f} GB below {root}")
-    print(f"{made.free_bytes / 1e9:.2f} GB are free there")
-    print(
-        f"about {made.seconds / 60:.1f} minutes, at {made.rate:,.0f} images a second with {made.workers} threads "
-        f"(measured on {made.sampled})"
-    )
-    for line in made.left_out:
-        print(f"left out: {line}")
-    if made.size_bytes > made.free_bytes:
-        lacking = (made.size_bytes - made.free_bytes) / 1e9
-        raise UserError(f"{root} lacks {lacking:.2f} GB; make room, or give prepared=…")
+from invariance.cli.command import command
 
 
 def main() -> None:
     """The command `invariance-prepare`."""
-    command("prepare", prepare_data)
+    command("prepare", "invariance.experiments.prepare:prepare_data")
 
 
 if __name__ == "__main__":

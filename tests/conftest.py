@@ -69,7 +69,7 @@ def compose():
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory, compose):
     """A folder with two tiny networks trained for moments on digits, and the arguments that name it."""
-    from invariance.train import train
+    from invariance.experiments.train import train
 
     folder = tmp_path_factory.mktemp("trained")
     places = [f"runs={folder}/runs", f"prepared={folder}/prepared", "logger=csv", "trainer=cpu", "progress=false"]

@@ -12,8 +12,8 @@ from PIL import Image
 from invariance.data.prepared import prepare
 from invariance.data.unlabelled import Unlabelled
 from invariance.errors import UserError
-from invariance.measure import measure
-from invariance.report import report
+from invariance.experiments.measure import measure
+from invariance.experiments.report import report
 from invariance.runs.rows import read_rows
 from invariance.training.classifier import load_classifier
 

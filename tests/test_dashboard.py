@@ -18,8 +18,8 @@ import pytest
 
 pytest.importorskip("wandb_workspaces.workspaces")
 
-from invariance.dashboard import dashboard
 from invariance.errors import UserError
+from invariance.experiments.dashboard import dashboard
 from invariance.maps.spec import Fit
 from invariance.reporting.contents import Figure, Heading, Paragraph, TableText, read_contents
 from invariance.reporting.workspace import build, send
@@ -35,11 +35,11 @@ MEDIA = {"rows", "val/confusion_table", "test/confusion_table"}
 @pytest.fixture(scope="module")
 def logged(tmp_path_factory, compose):
     """A folder with a few tiny networks trained, measured, compared, finetuned and reported on, W&B offline."""
-    from invariance.distance import distance
-    from invariance.finetune import finetune
-    from invariance.measure import measure
-    from invariance.report import report
-    from invariance.train import train
+    from invariance.experiments.distance import distance
+    from invariance.experiments.finetune import finetune
+    from invariance.experiments.measure import measure
+    from invariance.experiments.report import report
+    from invariance.experiments.train import train
 
     folder = tmp_path_factory.mktemp("logged")
     places = [f"runs={folder}/runs", f"prepared={folder}/prepared", "progress=false", "trainer=cpu"]

@@ -22,7 +22,7 @@ from invariance.data.prepared import Prepared, prepare
 from invariance.data.rvl_cdip import RVLCDIP
 from invariance.data.sources import source_from_config
 from invariance.errors import UserError
-from invariance.prepare import prepare_data
+from invariance.experiments.prepare import prepare_data
 
 CONF = Path(__file__).parents[1] / "conf" / "data"
 

@@ -12,17 +12,17 @@ from sklearn import linear_model
 import invariance.device
 import invariance.engine.store
 from invariance.data.manifest import sealed_text
-from invariance.distance import distance
 from invariance.errors import UserError
 from invariance.experiments import pairs
+from invariance.experiments.distance import distance
 from invariance.experiments.pair_units import Results
+from invariance.experiments.train import train
 from invariance.maps import order
 from invariance.measures.indices import Regression, centred, cross_product, linear_cka, procrustes_distance
 from invariance.measures.metrics import bootstrap
 from invariance.runs.files import sha256
 from invariance.runs.rows import COLUMNS, read_rows
 from invariance.runs.seal import write_marker
-from invariance.train import train
 from invariance.training.classifier import load_classifier
 from tests.test_measure import fc7, opened
 

@@ -11,11 +11,11 @@ from omegaconf import OmegaConf
 from torch import nn
 from torch.nn import functional
 
-import invariance.finetune
 from invariance.data.module import PreparedData
 from invariance.engine.grids import joint_grid
 from invariance.errors import UserError
-from invariance.finetune import finetune
+from invariance.experiments import finetune as experiment
+from invariance.experiments.finetune import finetune
 from invariance.maps import build_map
 from invariance.models.caffenet import CaffeNet
 from invariance.reporting.collect import collect
@@ -336,7 +336,7 @@ def test_interrupted_after_the_last_update(place, done, compose, monkeypatch):
     folder, places = place
     config = compose("finetune", *places, *QUICK, "networks=rotation_20")
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(invariance.finetune, "save_network", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(experiment, "save_network", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         finetune(config)
     finetune(config)
     assert tables(folder) == {name: content for name, content in tables(done[0]).items() if "joint_0/" not in name}
@@ -372,7 +372,7 @@ def test_among_several_networks_one_of_no_family_is_left_out(place, compose, mon
     folder, places = place
     seen = []
     one = lambda _, directory, *__: seen.append(directory.parent.name)  # noqa: E731
-    monkeypatch.setattr(invariance.finetune, "finetune_one", one)
+    monkeypatch.setattr(experiment, "finetune_one", one)
     finetune(compose("finetune", *places))
     assert seen == ["rotation_20"] and "left out, trained with no family" in capsys.readouterr().err
 
@@ -440,7 +440,7 @@ def test_a_finished_finetuning_writes_a_deleted_network_again_and_reads_no_maps(
     path, before = folder / "runs" / NAME / "best.ckpt", tables(folder)
     content = path.read_bytes()
     path.unlink()
-    monkeypatch.setattr(invariance.finetune, "learned_maps", lambda *_: pytest.fail("nothing is left to measure"))
+    monkeypatch.setattr(experiment, "learned_maps", lambda *_: pytest.fail("nothing is left to measure"))
     finetune(compose("finetune", *places, *QUICK, "networks=rotation_20"))
     assert path.read_bytes() == content and tables(folder) == before
     path.unlink()

@@ -146,7 +146,7 @@ def begun(page, overrides):
         with cli.attempt(page, config):
             plain = cli.plain_of(page, config)
             heeded(page, overrides, plain)
-            importlib.import_module(f"invariance.{page}").check(plain)
+            importlib.import_module(f"invariance.experiments.{page}").check(plain)
             if page in ("measure", "distance", "finetune"):
                 from invariance.runs.find import find_runs
 

@@ -338,7 +338,7 @@ def test_there_are_no_more_slots_than_jobs(one_after_another, tmp_path, monkeypa
 
 @pytest.mark.long
 def test_a_sweep_side_by_side_ends_as_one_after_another(tmp_path, compose):
-    from invariance.train import train
+    from invariance.experiments.train import train
 
     quick = ["transform=rotation", "model=tiny", "recipe=smoke", "logger=csv", "trainer=cpu", "progress=false"]
     base = [sys.executable, "-m", "invariance.train", "-m", *quick, f"prepared={tmp_path}/prepared"]

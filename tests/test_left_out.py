@@ -6,13 +6,13 @@ import os
 import pytest
 
 from invariance.errors import UserError
-from invariance.report import report
+from invariance.experiments.report import report
+from invariance.experiments.status import status
 from invariance.reporting.collect import collect
 from invariance.reporting.page import make_report
 from invariance.runs.rows import Row, read_rows, to_frame, write_rows
 from invariance.runs.run import Run
 from invariance.runs.seal import check
-from invariance.status import status
 from tests.reporting_runs import measured, trained
 from tests.test_walk import a_user, place  # noqa: F401 - a fixture
 

@@ -14,8 +14,8 @@ import invariance.device
 import invariance.experiments.measurement
 from invariance.data.prepared import prepare
 from invariance.errors import UserError
+from invariance.experiments.measure import measure
 from invariance.maps import order
-from invariance.measure import measure
 from invariance.runs.files import sha256
 from invariance.runs.parts import Parts
 from invariance.runs.rows import read_rows

@@ -14,8 +14,8 @@ import yaml
 import invariance.planning.probes
 from invariance.cli.command import find_plugins
 from invariance.errors import UserError
+from invariance.experiments.plan import chosen_of, keys_of, plan
 from invariance.maps import OnlineSGD, Ridge
-from invariance.plan import chosen_of, keys_of, plan
 from invariance.planning.probes import Clock, made_file, measure_rates, straight
 from invariance.planning.study import Study, data_set
 from invariance.planning.templates import Templates, Trained, networks_there, trained_by

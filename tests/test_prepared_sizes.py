@@ -12,7 +12,7 @@ from invariance.data.planning import plan
 from invariance.data.prepared import prepare, prepare_sizes
 from invariance.data.trees import FolderTree
 from invariance.errors import UserError
-from invariance.prepare import checked_sizes, prepare_data
+from invariance.experiments.prepare import checked_sizes, prepare_data
 from tests.test_prepared import config, made, pets, store  # noqa: F401
 
 SIZES = [7, 5, 11]

@@ -264,8 +264,8 @@ def test_networks_trained_at_another_sigma_are_compared_with_the_baseline_over_t
     """Elastic's untouched point names the trained σ too, though nothing is done there."""
     import shutil
 
-    from invariance.measure import measure
-    from invariance.train import train
+    from invariance.experiments.measure import measure
+    from invariance.experiments.train import train
 
     folder, places = trained
     shutil.copytree(folder / "runs/train/digits/baseline", tmp_path / "runs/train/digits/baseline")

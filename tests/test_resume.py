@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from invariance.errors import UserError
+from invariance.experiments.train import train
 from invariance.runs.processes import signals_interrupt
-from invariance.train import train
 from invariance.training.checkpoint import AtomicCheckpointIO
 
 QUICK = [

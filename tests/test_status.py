@@ -11,12 +11,12 @@ import pytest
 from rich.console import Console
 
 from invariance.errors import UserError
+from invariance.experiments.status import duration, status
 from invariance.runs.locks import me
 from invariance.runs.rows import to_frame
 from invariance.runs.run import PROGRESS, Run
 from invariance.runs.sweep import Attempt, JobState, SweepState, begin_sweep, launching, read_sweeps, sweep_folder
 from invariance.runs.watch import read_runs, seconds_a_job, seconds_left
-from invariance.status import duration, status
 
 
 def said(capsys, runs, every=None):

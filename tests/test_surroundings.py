@@ -145,7 +145,7 @@ def test_what_others_set_is_told_once(monkeypatch, capsys):
 @pytest.mark.long
 def test_in_the_oddest_surroundings_a_sweep_runs_to_its_end_with_the_same_rows(tmp_path, compose):
     """All at once, as a job: others' variables, odd locale and folders, no stdin, and a reader that goes away."""
-    from invariance.train import train
+    from invariance.experiments.train import train
 
     quick = ["model=tiny", "recipe=smoke", "recipe.updates=6", "recipe.val_every=3", "recipe.step=4", "trainer=cpu",
              "progress=false", "logger=csv"]  # fmt: skip

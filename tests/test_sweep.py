@@ -319,7 +319,7 @@ def test_how_far_a_run_is_stands_in_its_folder_until_it_is_done(tmp_path):
 def test_what_another_process_measures_is_left_to_it_and_the_rest_is_done(trained, compose, tmp_path):
     from shutil import copytree
 
-    from invariance.measure import measure
+    from invariance.experiments.measure import measure
 
     folder, places = trained
     copytree(folder / "runs/train", tmp_path / "runs/train")
@@ -340,8 +340,8 @@ def test_what_another_process_measures_is_left_to_it_and_the_rest_is_done(traine
 def test_what_another_process_finished_meanwhile_is_not_done_again(trained, compose, tmp_path, monkeypatch, capsys):
     from shutil import copytree
 
-    from invariance.measure import measure
-    from invariance.train import train
+    from invariance.experiments.measure import measure
+    from invariance.experiments.train import train
 
     folder, places = trained
     copytree(folder / "runs/train", tmp_path / "runs/train")

@@ -35,7 +35,7 @@ def records(folder: Path) -> list[dict]:
 
 
 def test_training_without_a_login_is_logged_offline_and_says_how_to_upload(tmp_path, compose, monkeypatch, capfd):
-    from invariance.train import train
+    from invariance.experiments.train import train
 
     monkeypatch.setenv("WANDB_MODE", "offline")
     places = [f"runs={tmp_path}/runs", f"prepared={tmp_path}/prepared", "progress=false", "trainer=cpu"]
@@ -327,7 +327,7 @@ def test_a_command_that_wandb_is_switched_off_for_asks_nothing_of_it(library, tm
 
 
 def test_without_wandb_training_goes_on_and_says_so_once(tmp_path, compose, monkeypatch, capfd):
-    from invariance.train import train
+    from invariance.experiments.train import train
 
     monkeypatch.setitem(sys.modules, "wandb", None)
     monkeypatch.delenv("WANDB_MODE", raising=False)

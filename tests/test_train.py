@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from invariance.errors import UserError
-from invariance.train import check, train
+from invariance.experiments.train import check, train
 from invariance.training.classifier import Classifier, load_classifier, rate_factor
 
 TRANSFORM = {"_target_": "invariance.transforms.rotation.Rotation", "name": "rotation", "range": 20, "angles": [-5, 5]}

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from invariance.errors import UserError
+from invariance.experiments.status import status
 from invariance.runs.find import find_runs, walk
 from invariance.runs.sweep import begin_sweep, sweep_folder
 from invariance.runs.watch import unseen_sweeps
-from invariance.status import status
 
 
 def run_at(path):

@@ -6,6 +6,7 @@ import sys
 import traceback
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, ExitStack
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +32,13 @@ _COMPOSING = ("hydra._internal.config_loader_impl", "hydra._internal.defaults_li
 _INFO = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
 
 
-def command(page: str, job: Job) -> None:
+def command(page: str, job: str | Job) -> None:
     """Run one page as a Hydra command: `conf/<page>.yaml` and the command line, handed to `job` as plain data.
+
+    Args:
+        page: the command's name, and that of its file in `conf/`.
+        job: what it does, as `module:function`, which is imported once the configuration is composed, so that `--help`
+            waits for nothing; or the function itself.
 
     A `UserError` is printed as one line and the process exits with status 2, or with 75 if nothing is wrong but that
     another process works at the same. A job of a sweep hands its error on to the launcher, as a `UserError`.
@@ -43,7 +49,7 @@ def command(page: str, job: Job) -> None:
         _command(page, job, streams, ignored)
 
 
-def _command(page: str, job: Job, streams: Streams, ignored: list[str]) -> None:
+def _command(page: str, job: str | Job, streams: Streams, ignored: list[str]) -> None:
     find_plugins()
     import hydra
 
@@ -60,7 +66,8 @@ def _command(page: str, job: Job, streams: Streams, ignored: list[str]) -> None:
             tell_ignored(ignored)
             streams.tell = page != "status"  # which is for looking at, also through `head`
             with attempt(page, config), to_the_end():
-                job(plain_of(page, config))
+                plain = plain_of(page, config)
+                function_of(job)(plain)
         except Exception as error:
             line = one_line(error, page)
             if number_in_sweep() is not None:
@@ -102,6 +109,15 @@ def _command(page: str, job: Job, streams: Streams, ignored: list[str]) -> None:
             del os.environ["HYDRA_FULL_ERROR"]
     if statuses:
         sys.exit(MISTAKE if MISTAKE in statuses else BUSY)
+
+
+def function_of(job: str | Job) -> Job:
+    """A command's function, imported where it is named."""
+    if not isinstance(job, str):
+        return job
+    module, _, name = job.partition(":")
+    function: Job = getattr(import_module(module), name)
+    return function
 
 
 def tell_ignored(names: list[str]) -> None:

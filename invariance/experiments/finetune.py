@@ -1,0 +1,266 @@
+"""Raise equivariance with the joint loss (Sec. 5.4, 6.3): `python -m invariance.finetune networks=rotation_20`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from invariance.cli.command import folder, say_error
+from invariance.device import keep_freed
+from invariance.engine.grids import Grid, check_joint, grids_for, joint_grid
+from invariance.errors import Busy, UserError
+from invariance.experiments.measurement import measure_grid
+from invariance.maps.spec import JOINT, Fit, Learned, fits_of
+from invariance.runs.find import find_runs
+from invariance.runs.processes import gently
+from invariance.runs.run import BEST, LAST, PREVIOUS, Run, read_config, read_provenance
+from invariance.runs.summary import of_training
+from invariance.runs.wandb import Tracker, check_logger
+from invariance.settings.base import checked
+from invariance.settings.files import family_sweep
+from invariance.settings.pages import Finetune
+from invariance.training.joint_loss import JointWeights
+from invariance.training.trained import Network
+from invariance.training.trainer import check_devices, data_of, evaluate, fit, trainer_of
+from invariance.transforms import build as build_transform
+from invariance.transforms.base import UNTOUCHED
+
+if TYPE_CHECKING:  # Lightning takes seconds to import, which what is finished need not wait for
+
+    from invariance.training.joint import JointFinetune
+
+
+def finetune(config: dict[str, Any]) -> None:
+    """Every chosen network: measured, finetuned with its maps, and measured again in the same way.
+
+    Args:
+        config: the configuration of `conf/finetune.yaml`, plain and resolved.
+
+    Raises:
+        UserError: for anything the user can mend.
+    """
+    check(config)
+    keep_freed()
+    runs = folder(config["runs"], "runs")
+    fits = fits_of(config["map"], config.get("solver") or {})
+    found, failed, busy = find_runs(runs / "train", config["networks"]), 0, []
+    for directory in found:
+        if len(found) > 1 and not config["G"] and not has_family(directory):
+            print(f"left out, trained with no family; give G=…: {directory.relative_to(runs)}", file=sys.stderr)
+            continue
+        try:
+            finetune_one(runs, directory, fits, config)
+        except Busy as error:  # the other networks are finetuned all the same
+            busy.append(error)
+        except UserError as error:
+            if len(found) == 1:
+                raise
+            say_error(f"{directory.relative_to(runs)}: {error}")
+            failed += 1
+    if failed:
+        raise UserError(f"{failed} of {len(found)} networks could not be finetuned, for the reasons above")
+    if busy:
+        raise busy[0]
+
+
+def has_family(directory: Path) -> bool:
+    """Whether a network was trained with transformations, and so has a set G of its own."""
+    return bool(family_sweep(str(read_config(directory).get("transform", {}).get("name"))))
+
+
+def check(config: dict[str, Any]) -> None:
+    """Refuse what can be refused before a network is loaded.
+
+    Raises:
+        UserError: for a value that makes no sense, an unknown logger, a trainer that cannot serve.
+    """
+    checked(Finetune, config)
+    check_logger(config["logger"])
+    check_devices(config)
+    for key in ("runs", "prepared"):
+        folder(config[key], key)
+    fits_of(config["map"], config.get("solver") or {})
+    check_joint(config["G"] or {})
+
+
+def weights_of(config: dict[str, Any], dim: int) -> JointWeights:
+    """λ1, λ2 and λ3 for D features."""
+    given = config["joint"]
+    own = JointWeights.of(dim)
+    return JointWeights(
+        own.recovery if given["lambda1"] is None else float(given["lambda1"]),
+        own.invariance if given["lambda2"] is None else float(given["lambda2"]),
+        float(given["lambda3"]),
+    )
+
+
+def finetune_one(runs: Path, directory: Path, fits: list[Fit], config: dict[str, Any]) -> None:
+    """One network: before, the finetuning itself, and after.
+
+    Raises:
+        UserError: for anything the user can mend.
+    """
+    options = {
+        "layer": config["layer"], "accelerator": config["trainer"]["accelerator"], "fit": config["fit"],
+        "report": config["report"],
+    }  # fmt: skip
+    original = Network(runs, directory, **options)
+    grid = joint_grid(original.transform, config["G"] or {})
+    beyond = [point.label for point in grid.transform.grid() if not grid.covered(point)]
+    if beyond and grid.own:
+        print(f"{original.name}: G has {', '.join(beyond)}, which training did not cover")
+    own = config["grids"] == "own" and not grid.own
+    grids = [grid, *grids_for(original.transform, grid.family if own else config["grids"], {})]
+    run = run_of(original, grid, config)  # before anything is measured: it may be another's
+    for one in grids:
+        measure_grid(original, one, fits, config, stage="finetune")
+    train_jointly(run, original, grid, config)
+    finetuned = Network(runs, run.directory, **options)
+    learned = Fit("residual", JOINT, learned=Learned(partial(learned_maps, run.directory, grid)))
+    for one in grids:
+        all_fits = [*fits, learned] if one is grid else fits
+        measure_grid(finetuned, one, all_fits, config, stage="finetune", before=original)
+
+
+def run_of(original: Network, grid: Grid, config: dict[str, Any]) -> Run:
+    """The run of a finetuning.
+
+    Raises:
+        UserError: if its folder holds another one.
+    """
+    trained = original.config
+    name, seed = f"{trained['name']}+{config['name']}", trained["seed"]
+    identity = {
+        "name": name, "seed": seed, "model": trained["model"], "transform": trained["transform"],
+        "data": trained["data"], "recipe": config["recipe"], "joint": config["joint"], "G": grid.identity,
+        "network": {"name": original.name, "weights": original.weights}, "layer": original.layer,
+        "precision": config["trainer"]["precision"],
+    }  # fmt: skip
+    try:
+        return Run(original.runs, f"finetune/{original.name.split('/')[0]}/{name}/seed{seed}", identity)
+    except UserError as error:
+        raise UserError(f"{error}; or give this finetuning another name=…") from error
+
+
+def train_jointly(run: Run, original: Network, grid: Grid, config: dict[str, Any]) -> None:
+    """Finetune one network with one map for every g of G (Eq. 7), to the end.
+
+    Raises:
+        UserError: for anything the user can mend.
+    """
+    if run.done:
+        if not (run.directory / BEST).exists():  # a copy of what its last checkpoint holds
+            with run, gently():
+                save_network(original, run)
+            print(f"written again from {LAST}: {run.directory / BEST}")
+        print(f"finished already: {run.directory}")
+        return
+    # importing Lightning takes seconds, which a finished finetuning need not wait for
+    from invariance.training.resume import resume_point
+
+    trained, identity, data_name = original.config, run.identity, original.name.split("/")[0]
+    name, seed = identity["name"], identity["seed"]
+    root, sizes = folder(config["prepared"], "prepared"), [grid.transform, build_transform(original.transform)]
+    size, own_size = (one.source_size(original.input_size) for one in sizes)
+    prepared, untouched = (original.data(one, root, config["progress"]) for one in (size, own_size))
+    module = build(original, grid, (prepared.channels, size, size), config)
+    trainer = trainer_of(config, run, best=False)
+    with run:
+        if run.finished():  # by another process, meanwhile
+            print(f"finished already: {run.directory}")
+            return
+        weights = module.weights
+        run.record({
+            "data": read_provenance(original.directory)["data"], "prepared": str(prepared.directory),
+            "trainer": config["trainer"], "upstream": {original.directory.as_posix(): original.weights},
+            "joint": {
+                "network": original.name, "grid": grid.name, "family": grid.family,
+                "g": [point.label for point in module.points], "lambda1": weights.recovery,
+                "lambda2": weights.invariance, "lambda3": weights.equivariance, "name": config["name"],
+                "setting": json.dumps([config["recipe"], config["trainer"]["precision"]], sort_keys=True),
+            },
+        })  # fmt: skip
+        with Tracker(
+            config["logger"], run.directory, name=f"{data_name}/{name}/seed{seed}",
+            about={
+                "stage": "finetune", "phase": "joint", "data": data_name, "network": name,
+                "family": trained["transform"]["name"], "range": trained["transform"].get("range"), "seed": seed,
+                "grid": grid.name, "layer": original.layer, "lambda3": weights.equivariance,
+            },
+            identity=identity,
+        ) as tracker:
+            tracker.record_in(run)
+            checkpoint, done = resume_point(run.directory, module, trainer)
+            if done < config["recipe"]["updates"]:
+                fit(module, trainer, data_of(config, prepared, seed), run, tracker, checkpoint)
+            with gently():
+                save_network(original, run)
+            (run.directory / PREVIOUS).unlink(missing_ok=True)
+            about = {
+                "stage": "finetune", "network": name, "family": trained["transform"]["name"],
+                "range": str(trained["transform"].get("range") or ""), "seed": seed, "layer": original.layer,
+            }
+            rows = evaluate(config, about, untouched, run, tracker)
+            tracker.table("rows", rows)
+            tracker.summarise(of_training(rows))
+            run.finish(rows)
+    last = rows.iloc[-1]
+    print(f"{run.name}: error {last['score']:.2%} on {last['n_images']} images of {last['split']}; {run.directory}")
+
+
+def build(original: Network, grid: Grid, image_shape: tuple[int, int, int], config: dict[str, Any]) -> JointFinetune:
+    """The network with its trained weights, and its maps, to be finetuned.
+
+    Raises:
+        UserError: if the network's checkpoint cannot be read, or the layer cannot be cut at.
+    """
+    from invariance.training.classifier import load_classifier
+    from invariance.training.joint import JointFinetune
+
+    classifier = load_classifier(original.directory / BEST).to(original.device)
+    module = JointFinetune(
+        classifier.network, classifier.normalise, layer=original.layer, transform=grid.transform,
+        recipe=config["recipe"], seed=classifier.seed, image_shape=image_shape, copies=config["copies"],
+    )
+    module.weights = weights_of(config, module.dim)
+    module.speed_up(config["trainer"]["channels_last"])
+    return module.train()
+
+
+def save_network(original: Network, run: Run) -> None:
+    """Write the finetuned network as training writes one, from the last checkpoint of its finetuning."""
+    from invariance.training.checkpoint import AtomicCheckpointIO, read_checkpoint, require_sealed
+    from invariance.training.classifier import load_classifier
+
+    require_sealed(run.directory / LAST, f"delete {run.directory} to start over")
+    held = read_checkpoint(run.directory / LAST, f"delete {run.directory} to start over")
+    classifier = load_classifier(original.directory / BEST)
+    prefix = "network."
+    classifier.network.load_state_dict(
+        {key.removeprefix(prefix): value for key, value in held["state_dict"].items() if key.startswith(prefix)}
+    )
+    content = {
+        "state_dict": classifier.state_dict(), "hyper_parameters": dict(classifier.hparams),
+        "global_step": held["global_step"],
+    }  # fmt: skip
+    AtomicCheckpointIO(run).save_checkpoint(content, run.directory / BEST)
+
+
+def learned_maps(directory: Path, grid: Grid) -> dict[str, tuple[Tensor, Tensor]]:
+    """Weight and bias of M_g by every g of G, as the last checkpoint of a finetuning holds them.
+
+    Raises:
+        UserError: if the checkpoint cannot be read.
+    """
+    from invariance.training.checkpoint import read_checkpoint, require_sealed
+
+    remedy = f"delete {directory} and repeat"
+    require_sealed(directory / LAST, remedy)
+    state = read_checkpoint(directory / LAST, remedy)["state_dict"]
+    labels = [point.label for point in grid.transform.grid() if point.label != UNTOUCHED]
+    return {label: (state[f"maps.{k}.weight"], state[f"maps.{k}.bias"]) for k, label in enumerate(labels)}

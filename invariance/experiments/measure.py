@@ -1,0 +1,94 @@
+"""Measure invariance and equivariance (Sec. 5.2, 6.1): `python -m invariance.measure networks=rotation_20`."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from invariance.cli.command import folder, say_error
+from invariance.data.sources import data_config
+from invariance.device import choose_device, keep_freed
+from invariance.engine.grids import check_grids, grids_for
+from invariance.errors import Busy, UserError
+from invariance.experiments.measurement import measure_grid
+from invariance.maps.spec import fits_of
+from invariance.runs.find import find_runs
+from invariance.runs.wandb import check_logger
+from invariance.settings.base import checked
+from invariance.settings.pages import Measure
+from invariance.training.trained import Network
+
+
+def measure(config: dict[str, Any]) -> None:
+    """Every chosen network over its grids: features under each g, maps fitted, rows written.
+
+    Args:
+        config: the configuration of `conf/measure.yaml`, plain and resolved.
+
+    Raises:
+        UserError: for anything the user can mend.
+    """
+    check(config)
+    keep_freed()
+    runs = folder(config["runs"], "runs")
+    config = {"data": None, "solver": {}, **config, "metrics": metrics_of(config)}
+    fits = fits_of(config["map"], config["solver"])
+    found, failed, busy = find_runs(runs / "train", config["networks"]), 0, []
+    for directory in found:
+        try:
+            network = Network(
+                runs, directory, layer=config["layer"], accelerator=config["trainer"]["accelerator"],
+                fit=config["fit"], report=config["report"], data=config["data"],
+            )
+            for grid in grids_for(network.transform, config["grids"], config["grid"] or {}):
+                try:
+                    measure_grid(network, grid, fits, config)
+                except Busy as error:  # the other grids are measured all the same
+                    busy.append(error)
+        except UserError as error:  # the other networks are measured all the same
+            if len(found) == 1:
+                raise
+            say_error(f"{directory.relative_to(runs)}: {error}")
+            failed += 1
+    if failed:
+        raise UserError(f"{failed} of {len(found)} networks could not be measured, for the reasons above")
+    if busy:
+        raise busy[0]
+
+
+def check(config: dict[str, Any]) -> None:
+    """Refuse what can be refused before a network is loaded.
+
+    Raises:
+        UserError: for a value that makes no sense, a map without a solver, an unknown logger.
+    """
+    checked(Measure, config)
+    check_logger(config["logger"])
+    choose_device(config["trainer"]["accelerator"])
+    for key in ("runs", "prepared"):
+        folder(config[key], key)
+    fits_of(config["map"], config.get("solver") or {})
+    check_grids(config["grid"] or {})
+    wanted = [config["grids"]] if isinstance(config["grids"], str) else config["grids"]
+    for family in config["grid"] or {}:
+        if not {"own", "all"} & set(wanted) and not any(f"{name}_".startswith(f"{family}_") for name in wanted):
+            raise UserError(f"grid.{family}: grids={config['grids']} has no {family}; add it there, or leave this out")
+    if config.get("data") is not None:
+
+        data_config(config["data"])
+
+
+def metrics_of(config: dict[str, Any]) -> list[str]:
+    """The metrics that apply: on another data set than a network's own there are no labels to be right about.
+
+    Raises:
+        UserError: if none is left.
+    """
+    chosen = list(config["metrics"])
+    if config.get("data") is None or "error_rate" not in chosen:
+        return chosen
+    left = [metric for metric in chosen if metric != "error_rate"]
+    if not left:
+        raise UserError(f"metrics={chosen}: with data= there are no labels of the networks' own; give [l2_distance]")
+    print("error_rate is left out: with data= there are no labels of the networks' own (Sec. B.2)", file=sys.stderr)
+    return left
