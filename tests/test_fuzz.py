@@ -357,7 +357,7 @@ FOUND = [
     ("measure", ["trainer.devices=4"], "trainer.devices"),
     ("measure", ["grids=[rotation]", "grid={shear: {angles: [7]}}"], "grid.shear"),
     ("measure", ["grids=[own,all]"], "grids=['own', 'all']"),
-    ("prepare", ["plan=true", "verify=true"], "plan=true only says"),
+    ("prepare", ["plan=true", "renew=true"], "plan=true only says"),
     ("report", ["runs='\x00'"], "runs="),
     ("status", ["runs='a\x00b'"], "runs="),
     ("measure", ["solver.online_sgd.weight_decay=~\x9eÝ\u6ad2\x1fÄ"], "solver.online_sgd.weight_decay"),

@@ -89,8 +89,8 @@ class Prepare(Page):
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
-        if self.plan and (self.renew or self.verify):
-            raise UserError("plan=true only says what preparing would take; leave out renew and verify, or plan")
+        if self.plan and self.renew:
+            raise UserError("plan=true only says what preparing would take; leave out renew=true, or plan=true")
         return self
 
 
