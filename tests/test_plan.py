@@ -14,6 +14,7 @@ import yaml
 import invariance.planning.probes
 from invariance.cli.command import find_plugins
 from invariance.errors import UserError
+from invariance.experiments import plan as experiment
 from invariance.experiments.plan import chosen_of, keys_of, plan
 from invariance.maps import OnlineSGD, Ridge
 from invariance.planning.probes import Clock, made_file, measure_rates, straight
@@ -254,7 +255,7 @@ def test_numbers_of_data_are_of_what_is_there_before_what_is_published(trained, 
 def quick(monkeypatch):
     """A millisecond a unit, so that nothing is timed."""
     monkeypatch.setattr(
-        invariance.planning.probes, "measure_rates", lambda units, *_: {u: 10.0 if u == START else 1e-3 for u in units}
+        experiment, "measure_rates", lambda units, *_: {u: 10.0 if u == START else 1e-3 for u in units}
     )
 
 

@@ -238,7 +238,7 @@ def test_two_launchers_at_one_sweep_share_it(tmp_path):
 
 
 def test_another_s_training_is_left_to_it_before_anything_takes_long(tmp_path, compose, monkeypatch):
-    from invariance import train
+    from invariance.experiments import train
 
     monkeypatch.setattr(train, "build", lambda *_: pytest.fail("nothing is built"))
     quick = ["transform=rotation", "range=5", "model=tiny", "recipe=smoke", "logger=csv", "progress=false"]
