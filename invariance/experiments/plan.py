@@ -101,7 +101,7 @@ def chosen_of(overrides: list[str]) -> dict[str, Any]:
         if key in GROUPS:
             chosen[key] = yaml.safe_load(value)
     data = chosen["data"] if isinstance(chosen["data"], list) else [chosen["data"]]
-    if data in ([], [None]) or len(set(data)) < len(data):
+    if not data or not all(isinstance(one, str) for one in data) or len(set(data)) < len(data):
         raise UserError(f"data={chosen['data']}: give the name of a data set, or a list of different ones")
     return chosen
 
