@@ -42,6 +42,7 @@ check: $(VENV)/installed
 	$(PYTEST) --dist loadgroup -m long
 
 lint: $(VENV)/installed
+	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 

@@ -69,8 +69,9 @@ def usual(family: str, settings: dict[str, object], size: int, mean: list[float]
     r, bilinear = settings["range"], tv.InterpolationMode.BILINEAR
     on_pil = {
         "rotation": lambda: [tv.RandomRotation(r, bilinear)],
-        "shear": lambda: [tv.RandomChoice([tv.RandomAffine(0, shear=s, interpolation=bilinear)
-                                           for s in ([-r, r], [0, 0, -r, r])])],
+        "shear": lambda: [
+            tv.RandomChoice([tv.RandomAffine(0, shear=s, interpolation=bilinear) for s in ([-r, r], [0, 0, -r, r])])
+        ],
         # corners of the image move about as far as range=4 moves them
         "perspective": lambda: [tv.RandomPerspective(0.06 * r, p=1, interpolation=bilinear)],
         "mirror": lambda: [tv.RandomHorizontalFlip(), tv.RandomVerticalFlip()],
@@ -78,9 +79,9 @@ def usual(family: str, settings: dict[str, object], size: int, mean: list[float]
         "blur": lambda: [partial(blurred, most=r)],
         "elastic": lambda: [partial(deformed, most=r, sigma=settings["sigma"])],
     }.get(family, list)()
-    on_tensor = {
-        "noise": lambda: [partial(noisy, most=r)], "color_jitter": lambda: [partial(jittered, sigma=r)],
-    }.get(family, list)()
+    on_tensor = {"noise": lambda: [partial(noisy, most=r)], "color_jitter": lambda: [partial(jittered, sigma=r)]}.get(
+        family, list
+    )()
     side = build(settings).source_size(size)
     normalise = tv.Normalize([value / 255 for value in mean], [1.0] * len(mean))
     return tv.Compose([tv.Resize((side, side)), *on_pil, tv.ToTensor(), *on_tensor, normalise])
@@ -114,8 +115,13 @@ class Theirs:
         self.device = torch.device(given.device)
         data = ImageFolder(folder / "train", usual(family, settings, given.size, mean))
         self.loader = DataLoader(
-            data, given.batch, shuffle=True, drop_last=True, num_workers=given.workers,
-            persistent_workers=given.workers > 0, pin_memory=self.device.type == "cuda",
+            data,
+            given.batch,
+            shuffle=True,
+            drop_last=True,
+            num_workers=given.workers,
+            persistent_workers=given.workers > 0,
+            pin_memory=self.device.type == "cuda",
         )
         self.images = len(self.loader) * given.batch
 
@@ -176,7 +182,8 @@ def verifying(prepared: Prepared, given: argparse.Namespace) -> float:
     split.images[:]  # so that `once` has nothing left to compare
     pairs = in_turn(
         lambda: [split.images.read(span, out) for span in spans],
-        lambda: [split.images.read(span, out, once=True) for span in spans], 4 * given.rounds,
+        lambda: [split.images.read(span, out, once=True) for span in spans],
+        4 * given.rounds,
     )
     return statistics.median(1 - bare / verified for verified, bare in pairs)
 

@@ -48,12 +48,15 @@ def stacked(r: list[Tensor], settings: OnlineSGD, device: str) -> list[Tensor]:
 def pairwise(r: list[Tensor], settings: OnlineSGD, device: str) -> list[Tensor]:
     """One fit for each pair."""
     return [
-        torch.cat([
-            fit_maps([source], target, "linear", settings, device=device).parameters["weight"]
-            for target in r if target is not source
-        ])
+        torch.cat(
+            [
+                fit_maps([source], target, "linear", settings, device=device).parameters["weight"]
+                for target in r
+                if target is not source
+            ]
+        )
         for source in r
-    ]  # fmt: skip
+    ]
 
 
 def torch_updates(r: Tensor, t: Tensor, settings: OnlineSGD, count: int, fused: bool) -> None:
@@ -128,8 +131,15 @@ def main() -> None:
             taken[name].append(factor * seconds(work, args.device))
     s = {name: statistics.median(values) for name, values in taken.items()}
     figures = {
-        "networks": args.networks, "pairs": pairs, "dim": args.dim, "images": args.images, "epochs": args.epochs,
-        "updates": updates, "torch_updates": args.torch_updates, "threads": args.threads, "device": args.device,
+        "networks": args.networks,
+        "pairs": pairs,
+        "dim": args.dim,
+        "images": args.images,
+        "epochs": args.epochs,
+        "updates": updates,
+        "torch_updates": args.torch_updates,
+        "threads": args.threads,
+        "device": args.device,
         **{f"seconds_{name}": value for name, value in s.items()},
         "speedup_over_pairwise": s["pairwise"] / s["stacked"],
         "speedup_over_torch_sgd": s["torch_sgd"] / s["stacked"],

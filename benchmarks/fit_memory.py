@@ -55,9 +55,7 @@ def main() -> None:
     figures = {}
     for solver in ("online_sgd", "ridge"):
         with multiprocessing.get_context("spawn").Pool(1) as pool:
-            before, beyond, seconds = pool.apply(
-                fitted, (solver, arguments.dim, arguments.images, arguments.epochs)
-            )
+            before, beyond, seconds = pool.apply(fitted, (solver, arguments.dim, arguments.images, arguments.epochs))
         table.add_row(solver, f"{before:.2f}", f"{beyond:.2f}", f"{seconds:.0f}")
         figures[f"gb_beyond_features_{solver}"] = beyond
     Console().print(table)

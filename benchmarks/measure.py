@@ -87,13 +87,24 @@ def untrained(where: Path, given: argparse.Namespace) -> Network:
     """A network with its initial weights, in a run directory as training leaves one."""
     folder = photographs(given.images, where)
     config = composed(
-        "train", "data=folder", f"data.root={folder}", "data.name=photos", "recipe=folder", "model=caffenet",
-        f"model.features={given.dim}", f"model.input_size={given.size}",
+        "train",
+        "data=folder",
+        f"data.root={folder}",
+        "data.name=photos",
+        "recipe=folder",
+        "model=caffenet",
+        f"model.features={given.dim}",
+        f"model.input_size={given.size}",
     )
     prepared = prepare(config["data"], given.size, where / "prepared", progress=False)
     classifier = Classifier(
-        model=config["model"], transform=config["transform"], recipe=config["recipe"],
-        classes=[str(number) for number in range(1000)], channels=prepared.channels, mean=prepared.mean, seed=0,
+        model=config["model"],
+        transform=config["transform"],
+        recipe=config["recipe"],
+        classes=[str(number) for number in range(1000)],
+        channels=prepared.channels,
+        mean=prepared.mean,
+        seed=0,
     )
     identity = {key: config[key] for key in ("name", "seed", "model", "recipe", "transform")}
     identity["data"] = {"name": prepared.name, "sha256": prepared.sha256}
@@ -236,15 +247,22 @@ def compare(where: Path, given: argparse.Namespace) -> dict[str, Any]:
     solvers = [f"solver=[{','.join(given.solvers)}]"]
     solvers += [f"solver.online_sgd.rate={given.rate}"] if "online_sgd" in given.solvers else []
     config = composed(
-        "measure", f"prepared={where / 'prepared'}", "logger=csv", "progress=false", f"batch={given.batch}",
-        f"memory_gb={given.memory_gb}", *solvers,
+        "measure",
+        f"prepared={where / 'prepared'}",
+        "logger=csv",
+        "progress=false",
+        f"batch={given.batch}",
+        f"memory_gb={given.memory_gb}",
+        *solvers,
     )
     fits, grid = fits_of(config["map"], config["solver"]), grid_of(network, given.g)
     settings = [fit.settings for fit in fits if fit.settings is not None]
     given.block = max(one.block for one in settings)
     parts = Parts(network, len(grid.transform.grid()), settings, given)
     ways: dict[str, Callable[[], None]] = {
-        "total": lambda: measured(network, grid, fits, config), "forward": parts.forward, "solver": parts.solver,
+        "total": lambda: measured(network, grid, fits, config),
+        "forward": parts.forward,
+        "solver": parts.solver,
     }
     measured(network, grid_of(network, 1), fits, config)  # imports and first allocations, seconds of what takes hours
     network.phi.phi(parts.ready[0])
@@ -267,10 +285,17 @@ def compare(where: Path, given: argparse.Namespace) -> dict[str, Any]:
     )
     return {
         **{name: round(value, 4) for name, value in shares.items()},
-        **{f"seconds_{name}": round(value, 3) for name, value in s.items()}, "seconds": round(s["total"], 3),
-        "n": given.images, "g": given.g, "dim": given.dim, "size": given.size, "rounds": given.rounds,
-        "solvers": "+".join(given.solvers), "threads": given.threads, "device": given.device,
-    }  # fmt: skip
+        **{f"seconds_{name}": round(value, 3) for name, value in s.items()},
+        "seconds": round(s["total"], 3),
+        "n": given.images,
+        "g": given.g,
+        "dim": given.dim,
+        "size": given.size,
+        "rounds": given.rounds,
+        "solvers": "+".join(given.solvers),
+        "threads": given.threads,
+        "device": given.device,
+    }
 
 
 if __name__ == "__main__":

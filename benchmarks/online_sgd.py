@@ -30,8 +30,11 @@ class TorchLoop:
         self.weight = torch.zeros(dim, dim, device=device, requires_grad=True)
         self.bias = torch.zeros(dim, device=device, requires_grad=True)
         self.optimizer = torch.optim.SGD(
-            [self.weight, self.bias], lr=SETTINGS.rate, momentum=SETTINGS.momentum,
-            weight_decay=SETTINGS.weight_decay, fused=fused,
+            [self.weight, self.bias],
+            lr=SETTINGS.rate,
+            momentum=SETTINGS.momentum,
+            weight_decay=SETTINGS.weight_decay,
+            fused=fused,
         )
 
     def run(self, r: Tensor, t: Tensor) -> None:
@@ -110,8 +113,10 @@ def speeds(dim: int, device: str, rounds: int) -> dict[str, float]:
     block = SETTINGS.block
     r, t = features(2 * block, dim, device)
     ways: dict[str, tuple[TorchLoop | InPlaceLoop | Blocks | Products, int]] = {
-        "torch_sgd": (TorchLoop(dim, device, fused=False), 4), "fused_sgd": (TorchLoop(dim, device, fused=True), 6),
-        "in_place": (InPlaceLoop(dim, device), 6), "ours": (Blocks(dim, device), 2 * block),
+        "torch_sgd": (TorchLoop(dim, device, fused=False), 4),
+        "fused_sgd": (TorchLoop(dim, device, fused=True), 6),
+        "in_place": (InPlaceLoop(dim, device), 6),
+        "ours": (Blocks(dim, device), 2 * block),
         "two_gemms": (Products(dim, device), 2 * block),
     }
     taken: dict[str, list[float]] = {name: [] for name in ways}
@@ -147,7 +152,10 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     ms = speeds(args.dim, args.device, args.rounds)
     figures = {
-        "dim": args.dim, "block": SETTINGS.block, "threads": args.threads, "device": args.device,
+        "dim": args.dim,
+        "block": SETTINGS.block,
+        "threads": args.threads,
+        "device": args.device,
         **{f"ms_{name}": value for name, value in ms.items()},
         "speedup_over_torch_sgd": ms["torch_sgd"] / ms["ours"],
         "speedup_over_fused_sgd": ms["fused_sgd"] / ms["ours"],

@@ -36,9 +36,15 @@ from invariance.training.trainer import build_trainer
 from invariance.transforms import build
 
 RECIPE = {
-    "rate": 1e-4, "momentum": 0.9, "weight_decay": 5e-4, "schedule": "step", "step": 100_000, "warmup": 0,
-    "label_smoothing": 0.0, "nesterov": False,
-}  # fmt: skip
+    "rate": 1e-4,
+    "momentum": 0.9,
+    "weight_decay": 5e-4,
+    "schedule": "step",
+    "step": 100_000,
+    "warmup": 0,
+    "label_smoothing": 0.0,
+    "nesterov": False,
+}
 
 
 def now(device: torch.device) -> float:
@@ -100,8 +106,13 @@ def compare(family: str, prepared: Prepared, where: Path, given: argparse.Namesp
     model = OmegaConf.to_container(OmegaConf.load(conf_dir() / "model" / "caffenet.yaml"))
     assert isinstance(model, dict)
     classifier = Classifier(
-        {**model, "input_size": given.size}, family_at_its_largest(family), RECIPE, [str(n) for n in range(1000)],
-        prepared.channels, prepared.mean, seed=0,
+        {**model, "input_size": given.size},
+        family_at_its_largest(family),
+        RECIPE,
+        [str(n) for n in range(1000)],
+        prepared.channels,
+        prepared.mean,
+        seed=0,
     )
     classifier.speed_up(given.channels_last, given.compile)
     rounds = Rounds(Bare(classifier, given), given.updates)
@@ -109,8 +120,13 @@ def compare(family: str, prepared: Prepared, where: Path, given: argparse.Namesp
     settings = OmegaConf.merge(settings, {"precision": given.precision})
     updates = (given.rounds + 1) * (given.updates + 1)
     trainer = build_trainer(
-        {"trainer": settings, "progress": False}, max_epochs=1, logger=CSVLogger(where), callbacks=[rounds],
-        enable_checkpointing=False, limit_val_batches=0, log_every_n_steps=min(50, updates),
+        {"trainer": settings, "progress": False},
+        max_epochs=1,
+        logger=CSVLogger(where),
+        callbacks=[rounds],
+        enable_checkpointing=False,
+        limit_val_batches=0,
+        log_every_n_steps=min(50, updates),
         reload_dataloaders_every_n_epochs=1,
     )
     data = PreparedData(prepared, given.batch, updates, updates, seed=0, workers=settings.workers)

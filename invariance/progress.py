@@ -11,7 +11,7 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
     TransferSpeedColumn,
-)  # fmt: skip
+)
 from rich.text import Text
 
 
@@ -37,6 +37,10 @@ def bar(shown: bool, of_bytes: bool = False) -> Progress:
         [DownloadColumn(), TransferSpeedColumn()] if of_bytes else [MofNCompleteColumn(), _Rate()]
     )
     return Progress(
-        TextColumn("{task.description}"), BarColumn(), *amounts, TimeRemainingColumn(),
-        console=Console(stderr=True), disable=not shown,
+        TextColumn("{task.description}"),
+        BarColumn(),
+        *amounts,
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        disable=not shown,
     )

@@ -44,7 +44,11 @@ MADE = [
     ["measure", *FITS, "networks=rotation_20"],
     ["distance", *FITS, "networks=[baseline,rotation_20]"],
     [
-        "finetune", *FITS, "recipe=finetune_smoke", "networks=rotation_20", "G={rotation: {angles: [-10]}}",
+        "finetune",
+        *FITS,
+        "recipe=finetune_smoke",
+        "networks=rotation_20",
+        "G={rotation: {angles: [-10]}}",
         "grids=[mirror]",
     ],
 ]
@@ -75,7 +79,8 @@ def give(arguments: list[str], folder: Path) -> tuple[int, str]:
     out = io.StringIO()
     main = import_module(f"invariance.{page}").main
     with (
-        mock.patch.object(sys, "argv", [f"invariance-{page}", *overrides]), contextlib.redirect_stdout(out),
+        mock.patch.object(sys, "argv", [f"invariance-{page}", *overrides]),
+        contextlib.redirect_stdout(out),
         contextlib.redirect_stderr(out),
     ):
         try:
@@ -206,8 +211,10 @@ def exchange(path: Path, rng: random.Random, files: list[Path]) -> bool:
     """Exchanged with another of its name, or of its kind in its folder."""
     kind = path.name.partition(".")[2]
     others = [
-        other for other in files
-        if other != path and (other.name == path.name or (other.parent == path.parent and other.name.endswith(kind)))
+        other
+        for other in files
+        if other != path
+        and (other.name == path.name or (other.parent == path.parent and other.name.endswith(kind)))
         and other.read_bytes() != path.read_bytes()
     ]
     if not others:
@@ -299,7 +306,9 @@ def run(count: int, seed: int, folder: Path, only: str = "") -> list[dict[str, s
                 continue
             rng = random.Random(f"{seed} {name} {how}")
             outcome = one_case(
-                study, folder / "case", lambda case: DAMAGES[how](case / name, rng, stored(case))  # noqa: B023
+                study,
+                folder / "case",
+                lambda case: DAMAGES[how](case / name, rng, stored(case)),  # noqa: B023
             )
             if outcome is None:
                 continue

@@ -29,14 +29,21 @@ def page(samples, photometric, bits, order, **tags):
         wide = [np.pad(plane, ((0, -height % side), (0, -width % side), (0, 0))) for plane in planes]
         blocks = [
             plane[y : y + side, x : x + side]
-            for plane in wide for y, x in product(range(0, height, side), range(0, width, side))
-        ]  # fmt: skip
+            for plane in wide
+            for y, x in product(range(0, height, side), range(0, width, side))
+        ]
     kind = {"u": 1, "i": 2, "f": 3}[samples.dtype.kind]
     entries = {
-        254: (4, [tags.get("subfile", 0)]), 256: (4, [width]), 257: (4, [height]), 258: (3, [bits] * count),
-        259: (3, [tags.get("compression", 1)]), 262: (3, [photometric]), 277: (3, [count]),
-        284: (3, [tags.get("planar", 1)]), 339: (3, [kind] * count),
-    }  # fmt: skip
+        254: (4, [tags.get("subfile", 0)]),
+        256: (4, [width]),
+        257: (4, [height]),
+        258: (3, [bits] * count),
+        259: (3, [tags.get("compression", 1)]),
+        262: (3, [photometric]),
+        277: (3, [count]),
+        284: (3, [tags.get("planar", 1)]),
+        339: (3, [kind] * count),
+    }
     if side is None:
         entries |= {273: (4, None), 278: (4, [tags.get("rows", height)]), 279: (4, None)}
     else:
@@ -76,6 +83,7 @@ def tiff(*pages, order="<"):
 
 def png(samples, bits, colour, *chunks, interlaced=False):
     """A PNG of samples (H, W, S) with colour type 0, 2, 3, 4 or 6 and further chunks (name, body) before its pixels."""
+
     def chunk(name, body):
         return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
 
@@ -110,8 +118,18 @@ def bmp(pixels, bits, palette=b"", masks=(), down=False, compression=None, colou
     size = 56 if len(masks) == 4 else 40
     compression = compression if compression is not None else 3 if masks else 0
     header = struct.pack(
-        "<IiiHHIIiiII", size, width, -height if down else height, 1, bits, compression, len(body), 0, 0,
-        len(palette) // 4 if colours is None else colours, 0,
-    )  # fmt: skip
+        "<IiiHHIIiiII",
+        size,
+        width,
+        -height if down else height,
+        1,
+        bits,
+        compression,
+        len(body),
+        0,
+        0,
+        len(palette) // 4 if colours is None else colours,
+        0,
+    )
     header += b"".join(struct.pack("<I", mask) for mask in masks) + palette
     return b"BM" + struct.pack("<IHHI", 14 + len(header) + len(body), 0, 0, 14 + len(header)) + header + body

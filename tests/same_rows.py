@@ -46,13 +46,28 @@ STUDY = [
     ["train", *QUICK, "transform=crop", "range=256"],
     ["measure", *FITS, BOTH, "networks=rotation_20", "grids=[rotation,blur]"],
     ["measure", *FITS, BOTH, "networks=crop_256"],
-    ["measure", "fit={images: 120}", "map=mlp", "solver=minibatch_sgd", "solver.minibatch_sgd.epochs=2",
-     "networks=rotation_20", "grids=[mirror]", "memory_gb=0.05"],
+    [
+        "measure",
+        "fit={images: 120}",
+        "map=mlp",
+        "solver=minibatch_sgd",
+        "solver.minibatch_sgd.epochs=2",
+        "networks=rotation_20",
+        "grids=[mirror]",
+        "memory_gb=0.05",
+    ],
     ["measure", *FITS, BOTH, "networks=rotation_20", "grids=[noise]", "layer=conv3", "metrics=[l2_distance]"],
     ["measure", *FITS, BOTH, "networks=rotation_20", "data=photos", "metrics=[l2_distance]"],
     ["distance", *FITS, BOTH],
-    ["finetune", *FITS, BOTH, "recipe=finetune_smoke", "networks=rotation_20", "G={rotation: {angles: [-10, 15]}}",
-     "grids=[shear]"],
+    [
+        "finetune",
+        *FITS,
+        BOTH,
+        "recipe=finetune_smoke",
+        "networks=rotation_20",
+        "G={rotation: {angles: [-10, 15]}}",
+        "grids=[shear]",
+    ],
 ]
 
 

@@ -91,11 +91,18 @@ class Kept:
         split = lambda side: type("S", (), {"images": side, "__len__": lambda _: N_REPORT})()  # noqa: E731
         prepared = SimpleNamespace(sha256="data", split=split)
         images = SimpleNamespace(
-            prepared=prepared, fit_split="val", fit_indices=np.arange(N_FIT), report_split="test",
+            prepared=prepared,
+            fit_split="val",
+            fit_indices=np.arange(N_FIT),
+            report_split="test",
             identity={"data set": "digits", "classes": ("a", "b")},
         )
         network = SimpleNamespace(
-            name=f"digits/{name}", weights=f"hash of {name}", transform=BASELINE, device="cpu", phi=name,
+            name=f"digits/{name}",
+            weights=f"hash of {name}",
+            transform=BASELINE,
+            device="cpu",
+            phi=name,
             classifier=SimpleNamespace(normalise=None),
         )
         return network, images
@@ -247,8 +254,17 @@ def test_results_of_units_are_verified(tmp_path, capsys):
     assert capsys.readouterr().err.count("it is not as it was written") == 2
 
 
-ROW = {"stage": "measure", "data": "digits", "network": "baseline", "family": "baseline", "seed": 0, "split": "test",
-       "metric": "error_rate", "n_images": 7, "run": "measure/a"}  # fmt: skip
+ROW = {
+    "stage": "measure",
+    "data": "digits",
+    "network": "baseline",
+    "family": "baseline",
+    "seed": 0,
+    "split": "test",
+    "metric": "error_rate",
+    "n_images": 7,
+    "run": "measure/a",
+}
 
 
 def parts_of(root, name, size=2, **identity):

@@ -90,10 +90,17 @@ def test_the_sweep_of_all_families_is_table_threes_networks():
 
 
 TABLE_3 = {
-    "color_jitter": {5, 10, 15, 20}, "crop": {240, 256, 288, 320}, "noise": {5, 10, 15, 20}, "blur": {1.5, 3},
-    "elastic": {(5, 2), (10, 2), (5, 3), (10, 3)}, "mirror": {"horizontal", "vertical", "both"},
-    "perspective": {1, 2, 3, 4}, "rotation": {5, 10, 15, 20}, "shear": {5, 10, 15, 20}, "baseline": {0, 1, 2},
-}  # fmt: skip
+    "color_jitter": {5, 10, 15, 20},
+    "crop": {240, 256, 288, 320},
+    "noise": {5, 10, 15, 20},
+    "blur": {1.5, 3},
+    "elastic": {(5, 2), (10, 2), (5, 3), (10, 3)},
+    "mirror": {"horizontal", "vertical", "both"},
+    "perspective": {1, 2, 3, 4},
+    "rotation": {5, 10, 15, 20},
+    "shear": {5, 10, 15, 20},
+    "baseline": {0, 1, 2},
+}
 """Family: range (elastic: α and σ; baselines: seed)."""
 
 

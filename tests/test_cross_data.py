@@ -113,9 +113,7 @@ def test_other_images_of_the_same_name_are_not_mixed_in(measured, compose, tmp_p
 def test_measuring_on_the_own_data_is_the_run_that_it_was(trained, compose, tmp_path):
     folder, places = trained
     shutil.copytree(folder / "runs/train", tmp_path / "runs/train")
-    measure(compose(
-        "measure", *places, f"runs={tmp_path}/runs", "networks=baseline", "grids=[mirror]", "map=identity"
-    ))  # fmt: skip
+    measure(compose("measure", *places, f"runs={tmp_path}/runs", "networks=baseline", "grids=[mirror]", "map=identity"))
     held = yaml.safe_load((tmp_path / "runs/measure/digits/baseline/seed0/mirror/identity/config.yaml").read_text())
     assert list(held) == ["network", "weights", "data", "grid", "layer", "metrics", "map", "solver"]
     assert held["network"] == "digits/baseline/seed0" and held["metrics"] == ["error_rate", "l2_distance"]

@@ -25,13 +25,15 @@ def test_twenty_damages_are_told_or_change_nothing(tmp_path):
 @pytest.mark.parametrize(
     ("said", "found", "verdict"),
     [
-        (SAID, ROWS, "same"), ({"report": "error: a is damaged\nstatus 2"}, ROWS, "same"),
-        (SAID, {**ROWS, "tables/t.csv:0": "y"}, "silent"), (SAID, {"rows.csv:a": "a"}, "silent"),
+        (SAID, ROWS, "same"),
+        ({"report": "error: a is damaged\nstatus 2"}, ROWS, "same"),
+        (SAID, {**ROWS, "tables/t.csv:0": "y"}, "silent"),
+        (SAID, {"rows.csv:a": "a"}, "silent"),
         ({"report": "error: b is damaged\nstatus 2"}, {"rows.csv:a": "a"}, "told"),
         ({"report": "error: b is damaged\nstatus 2"}, {"rows.csv:a": "a", "rows.csv:c": "c"}, "wrong"),
         ({"report": "Traceback (most recent call last):\nstatus 1"}, ROWS, "traceback"),
     ],
-)  # fmt: skip
+)
 def test_what_came_of_a_case_is_judged(said, found, verdict):
     assert judge(said, found, (SAID, ROWS), "/case")[0] == verdict
 

@@ -68,17 +68,21 @@ def seen(logged):
     for log in sorted(logged.glob("**/wandb/offline-run-*/*.wandb")):
         said = subprocess.run(
             [Path(sys.executable).parent / "wandb", "leet", "inspect", "--json", log.parent],
-            capture_output=True, text=True, check=True,
-        ).stdout  # fmt: skip
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
         held = [json.loads(line) for line in said.splitlines()]
         found[log.parents[2].relative_to(logged).as_posix()] = SimpleNamespace(
             run=next(one["run"] for one in held if one["type"] == "run"),
             history={key for one in held if one["type"] == "history" for key in one["history"]["item"]},
             summary={
-                key: value for one in held if one["type"] == "summary"
+                key: value
+                for one in held
+                if one["type"] == "summary"
                 for key, value in one["summary"]["update"].items()
             },
-        )  # fmt: skip
+        )
     return found
 
 
@@ -91,25 +95,51 @@ AFTER = f"{JOINT}/rotation_G"
 @pytest.mark.parametrize(
     ("place", "stage", "name", "tags", "config"),
     [
-        (TRAINED, "train", "digits/rotation_20/seed0", ["digits", "rotation", "rotation_20", "seed0", "trial"],
-         {"network": "rotation_20", "family": "rotation", "range": 20, "seed": 0, "curve": "digits rotation"}),
-        ("runs/train/digits/baseline/seed1", "train", "digits/baseline/seed1",
-         ["digits", "baseline", "seed1"], {"network": "baseline", "family": "baseline", "range": None, "seed": 1}),
-        (MEASURED, "measure", "digits/rotation_20/seed0/rotation",
-         ["digits", "rotation", "rotation_20", "seed0", "online_sgd", "ridge"],
-         {"network": "rotation_20", "grid": "rotation", "layer": "relu7", "solvers": ["online_sgd", "ridge"]}),
+        (
+            TRAINED,
+            "train",
+            "digits/rotation_20/seed0",
+            ["digits", "rotation", "rotation_20", "seed0", "trial"],
+            {"network": "rotation_20", "family": "rotation", "range": 20, "seed": 0, "curve": "digits rotation"},
+        ),
+        (
+            "runs/train/digits/baseline/seed1",
+            "train",
+            "digits/baseline/seed1",
+            ["digits", "baseline", "seed1"],
+            {"network": "baseline", "family": "baseline", "range": None, "seed": 1},
+        ),
+        (
+            MEASURED,
+            "measure",
+            "digits/rotation_20/seed0/rotation",
+            ["digits", "rotation", "rotation_20", "seed0", "online_sgd", "ridge"],
+            {"network": "rotation_20", "grid": "rotation", "layer": "relu7", "solvers": ["online_sgd", "ridge"]},
+        ),
         ("runs/distance/digits", "distance", "digits/3 networks", ["digits", "online_sgd", "ridge"], {"networks": 3}),
-        (BEFORE, "finetune", "digits/rotation_20/seed0/rotation_G before",
-         ["digits", "rotation", "rotation_20", "rotation_G", "before", "seed0", "online_sgd", "ridge"],
-         {"phase": "before", "network": "rotation_20"}),
-        (JOINT, "finetune", "digits/rotation_20+joint_0.3/seed0",
-         ["digits", "rotation", "rotation_20+joint_0.3", "rotation_G", "joint", "seed0"],
-         {"phase": "joint", "lambda3": 0.3, "curve": "digits rotation finetuned"}),
-        (AFTER, "finetune", "digits/rotation_20+joint_0.3/seed0/rotation_G after",
-         [*"digits rotation rotation_20+joint_0.3 rotation_G after seed0 online_sgd ridge joint".split()],
-         {"phase": "after", "network": "rotation_20+joint_0.3"}),
+        (
+            BEFORE,
+            "finetune",
+            "digits/rotation_20/seed0/rotation_G before",
+            ["digits", "rotation", "rotation_20", "rotation_G", "before", "seed0", "online_sgd", "ridge"],
+            {"phase": "before", "network": "rotation_20"},
+        ),
+        (
+            JOINT,
+            "finetune",
+            "digits/rotation_20+joint_0.3/seed0",
+            ["digits", "rotation", "rotation_20+joint_0.3", "rotation_G", "joint", "seed0"],
+            {"phase": "joint", "lambda3": 0.3, "curve": "digits rotation finetuned"},
+        ),
+        (
+            AFTER,
+            "finetune",
+            "digits/rotation_20+joint_0.3/seed0/rotation_G after",
+            [*"digits rotation rotation_20+joint_0.3 rotation_G after seed0 online_sgd ridge joint".split()],
+            {"phase": "after", "network": "rotation_20+joint_0.3"},
+        ),
     ],
-)  # fmt: skip
+)
 def test_every_stage_is_one_run_with_its_group_job_type_tags_and_flat_keys(seen, place, stage, name, tags, config):
     run = seen[place].run
     assert run["run_group"] == "digits" and run["job_type"] == stage and run["display_name"] == name
@@ -278,12 +308,15 @@ class Server:
     def api(self) -> SimpleNamespace:
         reports = [
             SimpleNamespace(id=key, display_name=one["displayName"])
-            for key, one in self.views.items() if one["type"] == "runs"
-        ]  # fmt: skip
+            for key, one in self.views.items()
+            if one["type"] == "runs"
+        ]
         return SimpleNamespace(
-            _service_api=self, default_entity="me", reports=lambda path: reports,
+            _service_api=self,
+            default_entity="me",
+            reports=lambda path: reports,
             projects=lambda entity: [SimpleNamespace(name="invariance")],
-        )  # fmt: skip
+        )
 
 
 def test_sent_again_under_the_same_name_it_replaces_and_under_another_it_adds(logged, monkeypatch):
@@ -376,29 +409,39 @@ def frame(**columns: list) -> pd.DataFrame:
 
 def test_a_mean_with_any_number_withheld_is_not_given():
     rows = frame(
-        g=["r:untouched", "r:5", "r:-5", "r:40"], split=["test"] * 4, metric=["error_rate"] * 4,
+        g=["r:untouched", "r:5", "r:-5", "r:40"],
+        split=["test"] * 4,
+        metric=["error_rate"] * 4,
         score=[0.1, 0.2, 0.4, math.nan],
-    )  # fmt: skip
+    )
     other = rows.assign(split="val", score=0.9)
     covered = {"untouched": True, "5": True, "-5": True, "40": False}
     found = of_measurement({"invariance": pd.concat([other, rows])}, covered, "test", "measure")
     assert found == {
-        "measure/invariance/withheld": 1, "measure/invariance/untouched/accuracy": pytest.approx(0.9),
+        "measure/invariance/withheld": 1,
+        "measure/invariance/untouched/accuracy": pytest.approx(0.9),
         "measure/invariance/inside/accuracy": pytest.approx(0.7),
-    }  # fmt: skip
+    }
     assert "measure/invariance/all/accuracy" not in of_measurement({"invariance": rows[:3]}, covered, "test", "measure")
 
 
 def test_pairs_of_one_family_are_told_from_others_in_both_directions():
     rows = frame(
-        network=["a1", "a2", "a1", "b"], seed=[0, 0, 0, 0], family=["a", "a", "a", "b"],
-        g=["network:a2/seed0", "network:a1/seed0", "network:b/seed0", "network:a1/seed0"], split=["test"] * 4,
-        metric=["r2"] * 4, solver=[""] * 4, score=[0.5, 0.7, 0.1, 0.3],
-    )  # fmt: skip
+        network=["a1", "a2", "a1", "b"],
+        seed=[0, 0, 0, 0],
+        family=["a", "a", "a", "b"],
+        g=["network:a2/seed0", "network:a1/seed0", "network:b/seed0", "network:a1/seed0"],
+        split=["test"] * 4,
+        metric=["r2"] * 4,
+        solver=[""] * 4,
+        score=[0.5, 0.7, 0.1, 0.3],
+    )
     assert of_distances(rows, "test") == {
-        "distance/r2/withheld": 0, "distance/r2/all": pytest.approx(0.4),
-        "distance/r2/same_family": pytest.approx(0.6), "distance/r2/other_families": pytest.approx(0.2),
-    }  # fmt: skip
+        "distance/r2/withheld": 0,
+        "distance/r2/all": pytest.approx(0.4),
+        "distance/r2/same_family": pytest.approx(0.6),
+        "distance/r2/other_families": pytest.approx(0.2),
+    }
 
 
 def test_ways_are_named_by_map_and_solver():

@@ -96,34 +96,43 @@ def test_a_header_of_6_gb_is_not_read(tmp_path, kind):
 
 
 @pytest.mark.parametrize("compressed", [False, True])
-@pytest.mark.parametrize("parts,match", [
-    ([header(size=b"\xff" * 12)], "number below 0"),
-    ([header(size=b"\x80" + b"\x7f" * 11)], "beyond any size"),
-    ([header(size=b"-0000000001\0")], "number below 0"),
-    ([header(size=b"12abc\0\0\0\0\0\0\0")], "with the number b'12abc'"),
-    ([header("././@LongLink", b"\xff" * 12, b"L")], "number below 0"),
-    ([header(size=9 << 40)], "cut off within 'a/1.png'|without an end"),
-    ([header(b"a/1.png\0.exe")], "a NUL in it"),
-    ([header("x", 18, b"L"), padded(b"a/1.png\0other.png\0"), header()], "unsafe path"),
-    ([header("x", 5000, b"L"), padded(b"a" * 5000), header()], "a name of 5,000 letters"),
-    ([header("x", 20, b"x"), padded(b"20 path=a\0b/1.png   \n"), header()], "none|unsafe path"),
-    ([header("x", len(pax(size=b"-5")), b"x"), padded(pax(size=b"-5")), header()], "size b'-5'"),
-    ([header("x", len(pax(size=b"1e3")), b"x"), padded(pax(size=b"1e3")), header()], "size b'1e3'"),
-    ([header("x", len(pax(path=b"a")), b"g"), padded(pax(path=b"a")), header()], "for all files that names one"),
-    ([header("x", 9, b"x"), padded(b"0 path=a\n"), header()], "an extended header that is none"),
-    ([header("x", 9, b"x"), padded(b"99999999999999999999999 a=b\n"[:9]), header()], "extended header that is none"),
-    ([header("x", len(pax(GNU__sparse__major=b"1")), b"x"), padded(pax(GNU__sparse__major=b"1")), header()], "holes"),
-    ([header("x", 2, b"L"), padded(b"a\0")] * 20 + [header()], "headers without end"),
-    ([header(kind=b"S")], "a special file"),
-    ([header(kind=b"1", at157=b"/etc/passwd")], "'a/1.png', a link"),
-    ([header(kind=b"2", at157=b"1.png")], "'a/1.png', a link"),
-    ([header(kind=b"V")], "a special file"),
-    ([header("/a/1.png")], "unsafe path"),
-    ([header("a/../../1.png")], "unsafe path"),
-    ([header("a/1.png"), header("a", kind=b"5"), header("a/1.png/2.png")], "as a file and as a folder"),
-    ([header("a/1.png"), END, header("b/1.png")], "another tar begins behind its end"),
-    ([header("a/1.png"), END, bytes(10240 - 1536), header("b/1.png")], "another tar begins behind its end"),
-])
+@pytest.mark.parametrize(
+    "parts,match",
+    [
+        ([header(size=b"\xff" * 12)], "number below 0"),
+        ([header(size=b"\x80" + b"\x7f" * 11)], "beyond any size"),
+        ([header(size=b"-0000000001\0")], "number below 0"),
+        ([header(size=b"12abc\0\0\0\0\0\0\0")], "with the number b'12abc'"),
+        ([header("././@LongLink", b"\xff" * 12, b"L")], "number below 0"),
+        ([header(size=9 << 40)], "cut off within 'a/1.png'|without an end"),
+        ([header(b"a/1.png\0.exe")], "a NUL in it"),
+        ([header("x", 18, b"L"), padded(b"a/1.png\0other.png\0"), header()], "unsafe path"),
+        ([header("x", 5000, b"L"), padded(b"a" * 5000), header()], "a name of 5,000 letters"),
+        ([header("x", 20, b"x"), padded(b"20 path=a\0b/1.png   \n"), header()], "none|unsafe path"),
+        ([header("x", len(pax(size=b"-5")), b"x"), padded(pax(size=b"-5")), header()], "size b'-5'"),
+        ([header("x", len(pax(size=b"1e3")), b"x"), padded(pax(size=b"1e3")), header()], "size b'1e3'"),
+        ([header("x", len(pax(path=b"a")), b"g"), padded(pax(path=b"a")), header()], "for all files that names one"),
+        ([header("x", 9, b"x"), padded(b"0 path=a\n"), header()], "an extended header that is none"),
+        (
+            [header("x", 9, b"x"), padded(b"99999999999999999999999 a=b\n"[:9]), header()],
+            "extended header that is none",
+        ),
+        (
+            [header("x", len(pax(GNU__sparse__major=b"1")), b"x"), padded(pax(GNU__sparse__major=b"1")), header()],
+            "holes",
+        ),
+        ([header("x", 2, b"L"), padded(b"a\0")] * 20 + [header()], "headers without end"),
+        ([header(kind=b"S")], "a special file"),
+        ([header(kind=b"1", at157=b"/etc/passwd")], "'a/1.png', a link"),
+        ([header(kind=b"2", at157=b"1.png")], "'a/1.png', a link"),
+        ([header(kind=b"V")], "a special file"),
+        ([header("/a/1.png")], "unsafe path"),
+        ([header("a/../../1.png")], "unsafe path"),
+        ([header("a/1.png"), header("a", kind=b"5"), header("a/1.png/2.png")], "as a file and as a folder"),
+        ([header("a/1.png"), END, header("b/1.png")], "another tar begins behind its end"),
+        ([header("a/1.png"), END, bytes(10240 - 1536), header("b/1.png")], "another tar begins behind its end"),
+    ],
+)
 def test_headers_that_mislead_are_refused(tmp_path, parts, match, compressed):
     refused(tar_of(tmp_path / "bad", header("first.png"), *parts, END, compressed=compressed), match)
 

@@ -75,16 +75,30 @@ LAYOUTS = [
     {"compression": c, "planar": p, "tile": t, "rows": 7, "fill": f, "order": o}
     for c, p, t, f, o in product((1, 8), (1, 2), (None, 16), (1, 2), "<>")
 ]
-NUMBERS = [*(("u", b) for b in (1, 2, 4, 6, 8, 10, 12, 16, 32)), ("i", 8), ("i", 16), ("i", 32),
-           ("f", 16), ("f", 32), ("f", 64)]  # fmt: skip
+NUMBERS = [
+    *(("u", b) for b in (1, 2, 4, 6, 8, 10, 12, 16, 32)),
+    ("i", 8),
+    ("i", 16),
+    ("i", 32),
+    ("f", 16),
+    ("f", 32),
+    ("f", 64),
+]
 # forms that are read in the plainest layout, of either byte order; all others are refused in words
 READ = {
-    *((GRAY_WHITE_0, (), "u", b) for b in (1, 2, 4, 8)), (GRAY_WHITE_0, (), "f", 32),
-    *((GRAY, (), "u", b) for b in (1, 2, 4, 8, 16)), (GRAY, (), "f", 32),
+    *((GRAY_WHITE_0, (), "u", b) for b in (1, 2, 4, 8)),
+    (GRAY_WHITE_0, (), "f", 32),
+    *((GRAY, (), "u", b) for b in (1, 2, 4, 8, 16)),
+    (GRAY, (), "f", 32),
     *((GRAY, e, "u", 8) for e in ((0,), (1,), (2,))),
     *((RGB, e, "u", b) for e in ((), (0,), (1,), (2,)) for b in (8, 16)),
-    *((PALETTE, (), "u", b) for b in (1, 2, 4, 8)), (PALETTE, (0,), "u", 8), (PALETTE, (2,), "u", 8),
-    (CMYK, (), "u", 8), (CMYK, (), "u", 16), (CMYK, (0,), "u", 8), (YCBCR, (), "u", 8),
+    *((PALETTE, (), "u", b) for b in (1, 2, 4, 8)),
+    (PALETTE, (0,), "u", 8),
+    (PALETTE, (2,), "u", 8),
+    (CMYK, (), "u", 8),
+    (CMYK, (), "u", 16),
+    (CMYK, (0,), "u", 8),
+    (YCBCR, (), "u", 8),
 }
 
 
@@ -176,18 +190,19 @@ def test_the_picture_of_a_tiff_is_not_its_thumbnail(order, tmp_path):
     half, mask = sampled(1 - PHOTO[:9, :13, :3], "u", 8), sampled(PHOTO[..., :1] > 2, "u", 1)
     named = page(small, RGB, 8, order, subfile=1)
     for pages in (
-        [named, page(full, RGB, 8, order)], [page(full, RGB, 8, order), named],
+        [named, page(full, RGB, 8, order)],
+        [page(full, RGB, 8, order), named],
         [named, named, page(full, RGB, 8, order)],
         [page(small, RGB, 8, order, more={255: (3, [2])}), page(full, RGB, 8, order, rows=5)],
         [page(mask, GRAY, 1, order, subfile=4), page(full, RGB, 8, order), page(small, RGB, 8, order)],
-    ):  # fmt: skip
+    ):
         check(tiff(*pages, order=order), full / 255)
     check(tiff(page(full, RGB, 8, order, subfile=1), order=order), full / 255)  # all that there is
     for pages, why in (
         ([named, named], "thumbnails or masks alone"),
         ([page(small, RGB, 8, order, subfile=1, more={330: (4, [8])})], "thumbnails or masks alone"),
         ([page(half[:, :12], RGB, 8, order), page(full[:18, :24], RGB, 8, order)], r"\(12×9.*thumbnail of page 2"),
-    ):  # fmt: skip
+    ):
         with pytest.raises(BrokenImage, match=why):
             decode(tiff(*pages, order=order), 9, "rgb")
     deep = [named, page(sampled(PHOTO[..., :3], "u", 16), RGB, 16, order, planar=2)]
@@ -247,11 +262,18 @@ def fields(values, masks):
 
 
 @pytest.mark.parametrize("down", [False, True])
-@pytest.mark.parametrize("masks,bits,read", [
-    ((0xF800, 0x7E0, 0x1F), 16, True), ((0x7C00, 0x3E0, 0x1F), 16, True), ((0xF00, 0xF0, 0xF), 16, False),
-    ((0xFF0000, 0xFF00, 0xFF), 32, True), ((0xFF0000, 0xFF00, 0xFF, 0xFF000000), 32, True),
-    ((0xFF, 0xFF00, 0xFF0000, 0xFF000000), 32, True), ((0x3FF00000, 0xFFC00, 0x3FF), 32, False),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "masks,bits,read",
+    [
+        ((0xF800, 0x7E0, 0x1F), 16, True),
+        ((0x7C00, 0x3E0, 0x1F), 16, True),
+        ((0xF00, 0xF0, 0xF), 16, False),
+        ((0xFF0000, 0xFF00, 0xFF), 32, True),
+        ((0xFF0000, 0xFF00, 0xFF, 0xFF000000), 32, True),
+        ((0xFF, 0xFF00, 0xFF0000, 0xFF000000), 32, True),
+        ((0x3FF00000, 0xFFC00, 0x3FF), 32, False),
+    ],
+)
 def test_bmp_with_masks(masks, bits, read, down):
     whole, kept = fields(PHOTO, masks)
     alpha = kept[..., 3:] if len(masks) == 4 else 1.0
@@ -341,12 +363,17 @@ def test_the_first_frame_of_an_animation_is_taken():
         check(data, np.asarray(frames[0]) / 255)
 
 
-@pytest.mark.parametrize("data,what", [
-    (b"\0\0\1\0" + bytes(60), "an icon"), (b"#?RADIANCE\n", "a Radiance HDR image"),
-    (b"8BPS" + bytes(60), "a Photoshop file"),
-    (b"\0\0\0\x18ftypheic" + bytes(60), "'heic'"), (b"\xff\x0a" + bytes(60), "a JPEG XL image"),
-    (saved(Image.new("L", (9, 8)), "JPEG").replace(b"\xff\xc0\0\x0b\x08", b"\xff\xc0\0\x0b\x0c"), "a JPEG"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "data,what",
+    [
+        (b"\0\0\1\0" + bytes(60), "an icon"),
+        (b"#?RADIANCE\n", "a Radiance HDR image"),
+        (b"8BPS" + bytes(60), "a Photoshop file"),
+        (b"\0\0\0\x18ftypheic" + bytes(60), "'heic'"),
+        (b"\xff\x0a" + bytes(60), "a JPEG XL image"),
+        (saved(Image.new("L", (9, 8)), "JPEG").replace(b"\xff\xc0\0\x0b\x08", b"\xff\xc0\0\x0b\x0c"), "a JPEG"),
+    ],
+)
 def test_what_is_not_read_is_named(data, what):
     with pytest.raises(BrokenImage, match=f"is .*{what}.*not supported"):
         decode(data, 8, "gray")

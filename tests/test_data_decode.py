@@ -35,6 +35,7 @@ def saved(pixels, kind, mode=None, **options):
 
 def bilinear(pixels, size):
     """Antialiased bilinear resizing as a matrix product in float64: a triangle as wide as two steps of the result."""
+
     def weights(n):
         scale = n / size
         support = max(scale, 1.0)
@@ -68,10 +69,19 @@ def test_shrinking_agrees_with_opencv_area_and_keeps_the_mean():
     assert np.abs(decode(checks.astype(np.uint8), 16, "gray").astype(float) - 127.5)[:, 1:-1, 1:-1].max() < 2
 
 
-@pytest.mark.parametrize("kind,options,tolerance", [
-    ("PNG", {}, 0), ("BMP", {}, 0), ("TIFF", {}, 0), ("TIFF", {"compression": "tiff_lzw"}, 0), ("PPM", {}, 0),
-    ("WEBP", {"lossless": True}, 0), ("JPEG", {"quality": 98, "subsampling": 0}, 4), ("JPEG2000", {}, 1),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "kind,options,tolerance",
+    [
+        ("PNG", {}, 0),
+        ("BMP", {}, 0),
+        ("TIFF", {}, 0),
+        ("TIFF", {"compression": "tiff_lzw"}, 0),
+        ("PPM", {}, 0),
+        ("WEBP", {"lossless": True}, 0),
+        ("JPEG", {"quality": 98, "subsampling": 0}, 4),
+        ("JPEG2000", {}, 1),
+    ],
+)
 def test_every_format_gives_the_same_pixels(kind, options, tolerance):
     pixels = photo()
     want = decode(pixels, 24, "rgb").astype(int)
@@ -97,8 +107,17 @@ def test_sixteen_bit_gray_is_scaled_not_saturated(order):
 def big_endian_tiff(values, photometric=1, bits=16):
     """An uncompressed gray TIFF written by hand."""
     height, width = values.shape
-    entries = [(256, 4, width), (257, 4, height), (258, 3, bits), (259, 3, 1), (262, 3, photometric), (273, 4, 8),
-               (277, 3, 1), (278, 4, height), (279, 4, values.size * 2)]  # fmt: skip
+    entries = [
+        (256, 4, width),
+        (257, 4, height),
+        (258, 3, bits),
+        (259, 3, 1),
+        (262, 3, photometric),
+        (273, 4, 8),
+        (277, 3, 1),
+        (278, 4, height),
+        (279, 4, values.size * 2),
+    ]
     body = values.astype(">u2").tobytes()
     table = struct.pack(">H", len(entries))
     for tag, kind, value in entries:
@@ -182,9 +201,15 @@ def test_exif_orientation(kind, orientation):
     options = {"quality": 100, "subsampling": 0} if kind == "JPEG" else {"lossless": True} if kind == "WEBP" else {}
     got = decode(saved(corners, kind, exif=exif, **options), 16, "rgb").astype(int)
     first, second = {
-        1: (RED, GREEN), 2: (GREEN, RED), 3: (WHITE, BLUE), 4: (BLUE, WHITE),
-        5: (RED, BLUE), 6: (BLUE, RED), 7: (WHITE, GREEN), 8: (GREEN, WHITE),
-    }[orientation]  # fmt: skip
+        1: (RED, GREEN),
+        2: (GREEN, RED),
+        3: (WHITE, BLUE),
+        4: (BLUE, WHITE),
+        5: (RED, BLUE),
+        6: (BLUE, RED),
+        7: (WHITE, GREEN),
+        8: (GREEN, WHITE),
+    }[orientation]
     assert np.abs(got[:, 3, 3] - first).max() <= 4 and np.abs(got[:, 3, 12] - second).max() <= 4
 
 
@@ -215,10 +240,15 @@ def test_truncated_files_are_broken(kind, share):
         decode(data[: int(len(data) * share)], 16, "rgb")
 
 
-@pytest.mark.parametrize("data,reason", [
-    (b"", "0 bytes"), (b"hello, this is no image at all", "not an image"), (b"\x00" * 1000, "not an image"),
-    (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n", "not an image"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "data,reason",
+    [
+        (b"", "0 bytes"),
+        (b"hello, this is no image at all", "not an image"),
+        (b"\x00" * 1000, "not an image"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n", "not an image"),
+    ],
+)
 def test_what_is_no_image_is_broken(data, reason):
     with pytest.raises(BrokenImage, match=reason):
         decode(data, 8, "gray")
@@ -226,6 +256,7 @@ def test_what_is_no_image_is_broken(data, reason):
 
 def huge_png(width, height):
     """A PNG whose header promises width × height pixels, and whose data would take a long time."""
+
     def chunk(kind, body):
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
@@ -283,9 +314,12 @@ def test_several_sizes_are_what_each_is_alone(colour):
     exif = Image.Exif()
     exif[274] = 6
     files = [
-        saved(photo(400, 640), "JPEG", exif=exif), saved(photo(), "PNG"), photo(), saved(photo(channels=4), "WEBP"),
+        saved(photo(400, 640), "JPEG", exif=exif),
+        saved(photo(), "PNG"),
+        photo(),
+        saved(photo(channels=4), "WEBP"),
         saved(Image.fromarray(photo(channels=1).astype(np.uint16) * 257), "PNG"),
-    ]  # fmt: skip
+    ]
     for data in files:
         several = decode_sizes(data, (9, 200, 40, 161), colour)
         for size, pixels in zip((9, 200, 40, 161), several, strict=True):

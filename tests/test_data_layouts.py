@@ -58,10 +58,17 @@ def layout(root, *splits, classes=("cat", "dog"), count=4):
     return root
 
 
-@pytest.mark.parametrize("names", [
-    ("train", "Val", "Test"), ("TRAIN", "VAL", "TEST"), ("Training", "valid", "testing"), ("train", "dev", "test "),
-    ("ｔｒａｉｎ", "validation", "test\u200b"), ("train\r", "Validation", "\ttest"),
-])
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("train", "Val", "Test"),
+        ("TRAIN", "VAL", "TEST"),
+        ("Training", "valid", "testing"),
+        ("train", "dev", "test "),
+        ("ｔｒａｉｎ", "validation", "test\u200b"),
+        ("train\r", "Validation", "\ttest"),
+    ],
+)
 def test_splits_are_read_as_a_person_reads_them(tmp_path, names):
     splits = found(layout(tmp_path, *names))
     assert list(splits.listings) == ["train", "val", "test"] and not left(splits)
@@ -70,9 +77,10 @@ def test_splits_are_read_as_a_person_reads_them(tmp_path, names):
         assert splits.listings[split].labels.tolist() == [0] * 4 + [1] * 4
 
 
-@pytest.mark.parametrize("name", [
-    "test_images", "Test2", "eval", "evaluation", "val-old", "testset", "TestImages", "holdout", "my test", "val (1)",
-])
+@pytest.mark.parametrize(
+    "name",
+    ["test_images", "Test2", "eval", "evaluation", "val-old", "testset", "TestImages", "holdout", "my test", "val (1)"],
+)
 def test_what_looks_like_a_split_and_is_none_is_refused_unless_it_is_excluded(tmp_path, name):
     layout(tmp_path, "train")
     images(tmp_path / name, 1)
@@ -143,18 +151,20 @@ def test_what_is_left_out_is_counted_named_and_told_why(tmp_path):
     os.mkfifo(tmp_path / "dog" / "pipe.png")
     splits = found(tmp_path, exclude=["FOX"])
     assert splits.classes == ["cat", "dog"] and sum(map(len, splits.listings.values())) == 8
-    assert sorted(left(splits)) == sorted([
-        "7 files deeper than <class>/*: cat/more/ (7 files)",
-        "9 files excluded by data.exclude: fox/ (9 files)",
-        "4 files hidden (a name that begins with a dot): dog/.DS_Store, .cache/ (3 files)",
-        "1 file not of an image format that is read: dog/notes.txt",
-        "1 file archives, which are not looked into; name one as data.root: dog/more.zip",
-        "1 file empty files without the suffix of an image: dog/empty",
-        r"1 file beside the class folders: readme\nof it.txt",
-        "1 file links that lead nowhere: dog/gone.png",
-        "2 files links that lead back to a folder around them: cat/up, dog/itself.png",
-        "1 file neither files nor folders: dog/pipe.png",
-    ])
+    assert sorted(left(splits)) == sorted(
+        [
+            "7 files deeper than <class>/*: cat/more/ (7 files)",
+            "9 files excluded by data.exclude: fox/ (9 files)",
+            "4 files hidden (a name that begins with a dot): dog/.DS_Store, .cache/ (3 files)",
+            "1 file not of an image format that is read: dog/notes.txt",
+            "1 file archives, which are not looked into; name one as data.root: dog/more.zip",
+            "1 file empty files without the suffix of an image: dog/empty",
+            r"1 file beside the class folders: readme\nof it.txt",
+            "1 file links that lead nowhere: dog/gone.png",
+            "2 files links that lead back to a folder around them: cat/up, dog/itself.png",
+            "1 file neither files nor folders: dog/pipe.png",
+        ]
+    )
 
 
 def test_images_that_all_lie_too_deep_are_told(tmp_path):
@@ -227,8 +237,13 @@ def test_the_command_prints_what_is_left_out(tmp_path, capsys):
     layout(tmp_path / "pets", "train", "val", "test")
     images(tmp_path / "pets" / "val" / "cat" / "more", 3)
     given = {
-        "data": config(root=str(tmp_path / "pets")), "size": 6, "renew": False, "verify": True, "progress": False,
-        "prepared": str(tmp_path / "store"), "runs": "runs",
+        "data": config(root=str(tmp_path / "pets")),
+        "size": 6,
+        "renew": False,
+        "verify": True,
+        "progress": False,
+        "prepared": str(tmp_path / "store"),
+        "runs": "runs",
     }
     for planned in (True, False):
         prepare_data({**given, "plan": planned})
@@ -279,7 +294,11 @@ def test_reading_a_name(name):
 
 def test_names_of_splits():
     assert [split_named(name) for name in ("TRAIN", "Dev", "te\u00adst", "eval", "tests")] == [
-        "train", "val", "test", None, None,
+        "train",
+        "val",
+        "test",
+        None,
+        None,
     ]
     assert not names_a_split("train_station") and names_a_split("train_station", loosely=True)
     assert not names_a_split("trains", loosely=True) and not names_a_split("devil", loosely=True)

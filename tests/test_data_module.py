@@ -16,8 +16,13 @@ from invariance.data.prepared import Prepared, prepare
 from invariance.data.reading import read_ahead
 from invariance.errors import UserError
 
-DIGITS = {"_target_": "invariance.data.arrays.Digits", "colour": "gray", "name": "digits", "val_fraction": 0.05,
-          "test_fraction": 0.0}  # fmt: skip
+DIGITS = {
+    "_target_": "invariance.data.arrays.Digits",
+    "colour": "gray",
+    "name": "digits",
+    "val_fraction": 0.05,
+    "test_fraction": 0.0,
+}
 
 
 @pytest.fixture(scope="module")
@@ -82,11 +87,19 @@ def trained(digits, folder, workers=0, stop_after=None, resume=None, updates=22,
     module = Recorder(stop_after)
     length = {"max_steps": updates, "max_epochs": -1} if by == "max_steps" else {"max_epochs": -(-updates // 5)}
     trainer = pl.Trainer(
-        **length, reload_dataloaders_every_n_epochs=1, accelerator="cpu",
-        logger=False, enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
-        callbacks=[pl.callbacks.ModelCheckpoint(folder, filename="last", enable_version_counter=False,
-                                                save_on_train_epoch_end=True)],
-    )  # fmt: skip
+        **length,
+        reload_dataloaders_every_n_epochs=1,
+        accelerator="cpu",
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        callbacks=[
+            pl.callbacks.ModelCheckpoint(
+                folder, filename="last", enable_version_counter=False, save_on_train_epoch_end=True
+            )
+        ],
+    )
     if stop_after is None:
         trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
     else:

@@ -89,9 +89,11 @@ def archives(shared_data, flat, tmp_path):
             outer.add(inner, inner.name)
     val = there / "ILSVRC2012_img_val"
     pack(root / "ILSVRC2012_img_val.tar", {file.name: file for file in sorted(val.iterdir())})
-    pack(root / "ILSVRC2012_devkit_t12.tar.gz",
-         {str(file.relative_to(there)): file for file in sorted((there / "ILSVRC2012_devkit_t12").rglob("*"))},
-         "w:gz")  # fmt: skip
+    pack(
+        root / "ILSVRC2012_devkit_t12.tar.gz",
+        {str(file.relative_to(there)): file for file in sorted((there / "ILSVRC2012_devkit_t12").rglob("*"))},
+        "w:gz",
+    )
     return root
 
 
@@ -144,14 +146,17 @@ def test_mistakes_in_ilsvrc_are_told(imagenet, archives, tmp_path):
     refused(ILSVRC(str(imagenet)), "no validation images")
 
 
-@pytest.mark.parametrize("change,match", [
-    (lambda lines: lines[:5], "has 5 lines, not 50,000; extract the devkit again"),
-    (lambda lines: lines[1:], "has 49,999 lines, not 50,000"),
-    (lambda lines: [*lines, "1"], "has 50,001 lines, not 50,000"),
-    (lambda lines: [*lines[:2], "1001", *lines[3:]], "line 3: '1001' is no class from 1 to 1000"),
-    (lambda lines: [*lines[:2], "cat", *lines[3:]], "line 3: 'cat'"),
-    (lambda lines: [*lines[:2], "", *lines[3:]], "line 3: ''"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "change,match",
+    [
+        (lambda lines: lines[:5], "has 5 lines, not 50,000; extract the devkit again"),
+        (lambda lines: lines[1:], "has 49,999 lines, not 50,000"),
+        (lambda lines: [*lines, "1"], "has 50,001 lines, not 50,000"),
+        (lambda lines: [*lines[:2], "1001", *lines[3:]], "line 3: '1001' is no class from 1 to 1000"),
+        (lambda lines: [*lines[:2], "cat", *lines[3:]], "line 3: 'cat'"),
+        (lambda lines: [*lines[:2], "", *lines[3:]], "line 3: ''"),
+    ],
+)
 def test_wrong_lines_of_the_ground_truth_are_told(flat, change, match):
     path = flat / "ILSVRC2012_devkit_t12" / "data" / "ILSVRC2012_validation_ground_truth.txt"
     path.write_text("\n".join(change(path.read_text().splitlines())) + "\n")
@@ -185,8 +190,11 @@ def packed_pages(pages, root, labels="inside", mode="w:gz"):
     root.mkdir()
     files = {str(file.relative_to(pages)): file for file in sorted((pages / "images").rglob("*"))}
     lists = {f"labels/{split}.txt": pages / "labels" / f"{split}.txt" for split in ("train", "val", "test")}
-    pack(root / ("rvl-cdip.tar.gz" if mode.endswith("gz") else "rvl-cdip.tar"),
-         {**files, **(lists if labels == "inside" else {})}, mode)  # fmt: skip
+    pack(
+        root / ("rvl-cdip.tar.gz" if mode.endswith("gz") else "rvl-cdip.tar"),
+        {**files, **(lists if labels == "inside" else {})},
+        mode,
+    )
     if labels == "beside":
         pack(root / "labels_only.tar.gz", lists, "w:gz")
     if labels == "folder":
@@ -225,15 +233,18 @@ def test_the_broken_page_of_rvl_cdip_is_known_and_another_one_counts(pages, tmp_
     assert prepared("rvl_cdip", archive, tmp_path / "other", max_broken=0.01).broken == 1
 
 
-@pytest.mark.parametrize("line,match", [
-    ("imagesa/a/a/a/x.tif 16", "val.txt line 4: class 16 is beyond 0 to 15"),
-    ("imagesa/a/a/a/x.tif -1", "val.txt line 4: 'imagesa/a/a/a/x.tif -1' is not «path class»"),
-    ("imagesa/a/a/a/x.tif", "line 4.*is not «path class»"),
-    ("", "line 4 is empty"),
-    ("../../etc/x.tif 1", "unsafe path '../../etc/x.tif'"),
-    ("/etc/x.tif 1", "unsafe path"),
-    (None, "val.txt line 4: .* stands in train.txt line 1 already"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "line,match",
+    [
+        ("imagesa/a/a/a/x.tif 16", "val.txt line 4: class 16 is beyond 0 to 15"),
+        ("imagesa/a/a/a/x.tif -1", "val.txt line 4: 'imagesa/a/a/a/x.tif -1' is not «path class»"),
+        ("imagesa/a/a/a/x.tif", "line 4.*is not «path class»"),
+        ("", "line 4 is empty"),
+        ("../../etc/x.tif 1", "unsafe path '../../etc/x.tif'"),
+        ("/etc/x.tif 1", "unsafe path"),
+        (None, "val.txt line 4: .* stands in train.txt line 1 already"),
+    ],
+)
 def test_wrong_lines_of_labels_are_told(pages, line, match):
     path = pages / "labels" / "val.txt"
     if line is None:

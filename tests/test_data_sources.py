@@ -56,8 +56,10 @@ def test_split_folders_are_taken_as_they_are(tree):
     classes, splits, ignored = splits_of(root=str(tree))
     assert classes == ["cat", "dog"] and list(splits) == ["train", "val", "test"]
     assert {split: listing.labels.tolist() for split, listing in splits.items()} == {
-        "train": [0] * 5 + [1] * 5, "val": [0, 0, 1, 1], "test": [0] * 3 + [1] * 3,
-    }  # fmt: skip
+        "train": [0] * 5 + [1] * 5,
+        "val": [0, 0, 1, 1],
+        "test": [0] * 3 + [1] * 3,
+    }
     assert splits["val"].names[2] == "val/dog/000.png"
     assert splits["val"].read(3) == (tree / "val/dog/001.png").read_bytes()
     assert sorted(ignored) == ["more/", "train/cat/.hidden.png", "train/cat/Thumbs.db", "train/readme.txt"]
@@ -67,8 +69,10 @@ def test_without_val_a_share_of_train_is_drawn_and_test_stays(tree):
     os.rename(tree / "val", tree.parent / "elsewhere")
     _, before, _ = splits_of(root=str(tree), val_fraction=0.4)
     assert {split: np.bincount(listing.labels).tolist() for split, listing in before.items()} == {
-        "train": [3, 3], "val": [2, 2], "test": [3, 3],
-    }  # fmt: skip
+        "train": [3, 3],
+        "val": [2, 2],
+        "test": [3, 3],
+    }
     assert not set(before["train"].names) & set(before["val"].names)
     assert all(name.startswith("train/") for name in [*before["train"].names, *before["val"].names])
 
@@ -80,8 +84,10 @@ def test_one_folder_is_split_with_a_seed(tmp_path):
     classes, splits, _ = splits_of(**changes)
     assert classes == ["a", "b", "c"]
     assert [np.bincount(splits[split].labels).tolist() for split in ("train", "val", "test")] == [
-        [30, 13, 1], [10, 4, 1], [10, 4, 1],
-    ]  # fmt: skip
+        [30, 13, 1],
+        [10, 4, 1],
+        [10, 4, 1],
+    ]
     everything = [name for listing in splits.values() for name in listing.names]
     assert len(everything) == len(set(everything)) == 74
     for listing in splits.values():
@@ -145,38 +151,41 @@ def test_a_class_too_small_to_split_is_told(tmp_path):
     refused("class 'b' has 2 image.*need one each", root=str(tmp_path))
 
 
-@pytest.mark.parametrize("changes,match", [
-    ({"colour": "grey"}, "data.colour='grey'.*gray or rgb"),
-    ({"color": "gray"}, "data.color; did you mean 'colour'"),
-    ({"rot": "x"}, "did you mean 'root'"),
-    ({"val_fraction": 0}, "val_fraction=0"),
-    ({"val_fraction": 1.5}, "val_fraction"),
-    ({"val_fraction": float("nan")}, "val_fraction"),
-    ({"val_fraction": "half"}, "val_fraction='half'"),
-    ({"test_fraction": -0.1}, "test_fraction=-0.1"),
-    ({"val_fraction": 0.5, "test_fraction": 0.5}, "nothing to train on"),
-    ({"split_seed": -1}, "split_seed=-1"),
-    ({"split_seed": True}, "split_seed"),
-    ({"max_broken": 1}, "max_broken=1"),
-    ({"max_broken": None}, "max_broken"),
-    ({"mean": [1, 2]}, "give 3 number"),
-    ({"mean": [0, 0, 256]}, "0 to 255"),
-    ({"mean": "gray"}, "data.mean"),
-    ({"report": "tset"}, "data.report='tset'"),
-    ({"fit": {"split": "x"}}, "data.fit.split"),
-    ({"fit": {"images": 0}}, "data.fit.images=0"),
-    ({"fit": {"seed": 1.5}}, "data.fit.seed"),
-    ({"fit": 3}, "data.fit=3"),
-    ({"fit": {"image": 3}}, "data.fit.image; did you mean 'images'"),
-    ({"name": "a/b"}, "data.name='a/b'"),
-    ({"name": ".."}, "data.name"),
-    ({"name": ""}, "data.name"),
-    ({"_target_": "os.system"}, "no source of this package"),
-    ({"_target_": "invariance.data.folder.Foldr"}, "does not exist"),
-    ({"_target_": None}, "no source"),
-    ({"_target_": "invariance.data.folder.Path"}, "no source of images"),
-    ({"_target_": "invariance.data.nix.X"}, "exist"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "changes,match",
+    [
+        ({"colour": "grey"}, "data.colour='grey'.*gray or rgb"),
+        ({"color": "gray"}, "data.color; did you mean 'colour'"),
+        ({"rot": "x"}, "did you mean 'root'"),
+        ({"val_fraction": 0}, "val_fraction=0"),
+        ({"val_fraction": 1.5}, "val_fraction"),
+        ({"val_fraction": float("nan")}, "val_fraction"),
+        ({"val_fraction": "half"}, "val_fraction='half'"),
+        ({"test_fraction": -0.1}, "test_fraction=-0.1"),
+        ({"val_fraction": 0.5, "test_fraction": 0.5}, "nothing to train on"),
+        ({"split_seed": -1}, "split_seed=-1"),
+        ({"split_seed": True}, "split_seed"),
+        ({"max_broken": 1}, "max_broken=1"),
+        ({"max_broken": None}, "max_broken"),
+        ({"mean": [1, 2]}, "give 3 number"),
+        ({"mean": [0, 0, 256]}, "0 to 255"),
+        ({"mean": "gray"}, "data.mean"),
+        ({"report": "tset"}, "data.report='tset'"),
+        ({"fit": {"split": "x"}}, "data.fit.split"),
+        ({"fit": {"images": 0}}, "data.fit.images=0"),
+        ({"fit": {"seed": 1.5}}, "data.fit.seed"),
+        ({"fit": 3}, "data.fit=3"),
+        ({"fit": {"image": 3}}, "data.fit.image; did you mean 'images'"),
+        ({"name": "a/b"}, "data.name='a/b'"),
+        ({"name": ".."}, "data.name"),
+        ({"name": ""}, "data.name"),
+        ({"_target_": "os.system"}, "no source of this package"),
+        ({"_target_": "invariance.data.folder.Foldr"}, "does not exist"),
+        ({"_target_": None}, "no source"),
+        ({"_target_": "invariance.data.folder.Path"}, "no source of images"),
+        ({"_target_": "invariance.data.nix.X"}, "exist"),
+    ],
+)
 def test_mistakes_in_the_configuration_are_told(changes, match, tree):
     refused(match, **{"root": str(tree), **changes})
 

@@ -87,10 +87,15 @@ def test_paths_that_lead_out_are_refused(tmp_path, kind, name):
 
 
 @pytest.mark.parametrize("compressed", ["", "gz"])
-@pytest.mark.parametrize("kind,match", [
-    (tarfile.SYMTYPE, "a link"), (tarfile.LNKTYPE, "a link"), (tarfile.CHRTYPE, "special file"),
-    (tarfile.FIFOTYPE, "special file"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "kind,match",
+    [
+        (tarfile.SYMTYPE, "a link"),
+        (tarfile.LNKTYPE, "a link"),
+        (tarfile.CHRTYPE, "special file"),
+        (tarfile.FIFOTYPE, "special file"),
+    ],
+)
 def test_links_and_devices_in_a_tar_are_refused(tmp_path, compressed, kind, match):
     path = tmp_path / "files.tar"
     with tarfile.open(path, "w:" + compressed) as archive:

@@ -150,8 +150,12 @@ def test_every_pair_is_there_once_and_the_work_is_tidied_away(undisturbed):
     root = undisturbed / "runs/distance/digits"
     assert len(list(root.iterdir())) == 6 and not list(root.glob("unfinished-*"))
     tables = [read_rows(path) for path in root.glob("*/linear_ridge/rows.csv")]
-    ways = {(row.network, row.seed, row.g) for table in tables for row in table.itertuples() if row.split == "test"
-            and row.metric == "l2_distance"}  # fmt: skip
+    ways = {
+        (row.network, row.seed, row.g)
+        for table in tables
+        for row in table.itertuples()
+        if row.split == "test" and row.metric == "l2_distance"
+    }
     assert len(ways) == 12
     made = json.loads((root / "baseline-seed0+narrow-seed2/linear_ridge/provenance.json").read_text())
     assert made["dimensions"] == {"baseline/seed0": 256, "narrow/seed2": 96} and len(made["upstream"]) == 2
@@ -429,12 +433,19 @@ def test_damaged_features_are_made_again_and_full_disks_told(place, compose, mon
 @pytest.mark.parametrize(
     ("argument", "said"),
     [
-        ("metrics=[indicies]", "did you mean"), ("metrics=indices", "give a list"), ("metrics=[]", "metrics="),
+        ("metrics=[indicies]", "did you mean"),
+        ("metrics=indices", "give a list"),
+        ("metrics=[]", "metrics="),
         ("memory_gb=1e400", "memory_gb"),
-        ("memory_gb=-1", "memory_gb=-1"), ("memory_gb=nan", "memory_gb=nan"), ("batch=0", "batch=0"),
+        ("memory_gb=-1", "memory_gb=-1"),
+        ("memory_gb=nan", "memory_gb=nan"),
+        ("batch=0", "batch=0"),
         ("batch=2.5", "batch=2.5: give a whole number"),
-        ("layer=relu9", "relu9"), ("features=null", "features=None"), ("report=vall", "vall"),
-        ("fit={split: test}", "reported on"), ("networks=nothing", "no run"),
+        ("layer=relu9", "relu9"),
+        ("features=null", "features=None"),
+        ("report=vall", "vall"),
+        ("fit={split: test}", "reported on"),
+        ("networks=nothing", "no run"),
     ],
 )
 def test_what_makes_no_sense_is_refused(place, compose, argument, said):

@@ -63,11 +63,13 @@ def jobs(tmp_path):
     begin_sweep(folder := sweep_folder(tmp_path, "train", list(WAYS)), list(WAYS))
     return [
         Job(
-            [sys.executable, "-c", HEAD + textwrap.dedent(code)], name,
-            folder / "logs" / f"{name}.log", {SWEEP_VARIABLE: str(folder), JOB_VARIABLE: str(number)},
+            [sys.executable, "-c", HEAD + textwrap.dedent(code)],
+            name,
+            folder / "logs" / f"{name}.log",
+            {SWEEP_VARIABLE: str(folder), JOB_VARIABLE: str(number)},
         )
         for number, (name, code) in enumerate(WAYS.items())
-    ]  # fmt: skip
+    ]
 
 
 def test_a_job_that_ends_with_status_0_and_without_its_markers_has_failed(jobs, tmp_path):
@@ -75,9 +77,7 @@ def test_a_job_that_ends_with_status_0_and_without_its_markers_has_failed(jobs, 
     assert {failure.shown: failure.why for failure in failures} == WHY
     [sweep] = read_sweeps(tmp_path)
     states = {job.shown: job.state for job in sweep.jobs}
-    assert states == {
-        "early": "to do", "midway": "stopped", "unfinished": "failed", "undone": "to do", "fine": "done",
-    }  # fmt: skip
+    assert states == {"early": "to do", "midway": "stopped", "unfinished": "failed", "undone": "to do", "fine": "done"}
 
 
 def test_on_a_node_too(jobs, monkeypatch):

@@ -35,9 +35,18 @@ from invariance.transforms.mirror import Mirror
 from invariance.transforms.rotation import Rotation
 
 RECIPE = {
-    "rate": 0.01, "momentum": 0.9, "weight_decay": 0.0, "batch": 4, "updates": 4, "schedule": "step", "step": 10,
-    "warmup": 0, "label_smoothing": 0.0, "nesterov": False, "val_every": 2,
-}  # fmt: skip
+    "rate": 0.01,
+    "momentum": 0.9,
+    "weight_decay": 0.0,
+    "batch": 4,
+    "updates": 4,
+    "schedule": "step",
+    "step": 10,
+    "warmup": 0,
+    "label_smoothing": 0.0,
+    "nesterov": False,
+    "val_every": 2,
+}
 WEIGHTS = JointWeights(0.3, 0.2, 0.7)
 QUICK = ["recipe=finetune_smoke", "solver=ridge", "solver.ridge.strengths=[0.03]", "G={rotation: {angles: [-10, 15]}}"]
 NAME = "finetune/digits/rotation_20+joint_0.3/seed0"
@@ -51,9 +60,16 @@ def network(seed=0, dropout=0.5):
 
 def module(net, transform, *, copies=None, weights=WEIGHTS, seed=3):
     made = JointFinetune(
-        net, lambda x: (x.double() - 100) / 255, layer="relu7", transform=transform, recipe=RECIPE, seed=seed,
-        image_shape=(1, 28, 28), weights=weights, copies=copies,
-    ).double()  # fmt: skip
+        net,
+        lambda x: (x.double() - 100) / 255,
+        layer="relu7",
+        transform=transform,
+        recipe=RECIPE,
+        seed=seed,
+        image_shape=(1, 28, 28),
+        weights=weights,
+        copies=copies,
+    ).double()
     with torch.random.fork_rng():
         torch.manual_seed(9)
         for one in made.maps:
@@ -166,9 +182,14 @@ def test_joint_training_leaves_batch_statistics_alone():
             return self.head(self.act(self.flat(self.pool(self.norm(self.conv(x))))))
 
     made = JointFinetune(
-        Normed(), lambda x: x / 255, layer="act", transform=Rotation(angles=[5, 9]), recipe=RECIPE, seed=0,
+        Normed(),
+        lambda x: x / 255,
+        layer="act",
+        transform=Rotation(angles=[5, 9]),
+        recipe=RECIPE,
+        seed=0,
         image_shape=(1, 28, 28),
-    ).train()  # fmt: skip
+    ).train()
     made.manual_backward = lambda loss: loss.backward()
     x, y = batch()
     made.accumulate(x.float(), y)
@@ -396,17 +417,21 @@ CROP = {"name": "crop", "grid": "crop_256", "_target_": "invariance.transforms.c
 @pytest.mark.parametrize(
     ("trained", "wanted", "said"),
     [
-        (ROTATION, {"rotation": {"angles": []}}, "empty"), (ROTATION, {"rotation": {"angles": [0]}}, "untouched"),
-        (ROTATION, {"rotation": {"angles": [400]}}, "400"), (ROTATION, {"rotation": {"angles": ["far"]}}, "far"),
+        (ROTATION, {"rotation": {"angles": []}}, "empty"),
+        (ROTATION, {"rotation": {"angles": [0]}}, "untouched"),
+        (ROTATION, {"rotation": {"angles": [400]}}, "400"),
+        (ROTATION, {"rotation": {"angles": ["far"]}}, "far"),
         (ROTATION, {"rotation": {"angels": [5]}}, "did you mean 'angles'"),
         (ROTATION, {"blur": {"sigmas": [1]}}, "G names blur; this network was trained with rotation"),
-        (ROTATION, {"rotatoin": {}}, "did you mean 'rotation'"), (ROTATION, {"rotation": {"range": 10}}, "range=10"),
+        (ROTATION, {"rotatoin": {}}, "did you mean 'rotation'"),
+        (ROTATION, {"rotation": {"range": 10}}, "range=10"),
         (CROP, {"crop": {"range": 320}}, "G.crop.range=320: this network was trained at 256"),
         (CROP, {"crop": {"windows": 4}}, "windows=4"),
         (CROP, {"crop": {"grid": "../x"}}, "no key of the family's grid"),
-        ({"name": "baseline"}, {"crop": {}}, "range"), ({"name": "baseline"}, {}, "no family of its own"),
+        ({"name": "baseline"}, {"crop": {}}, "range"),
+        ({"name": "baseline"}, {}, "no family of its own"),
     ],
-)  # fmt: skip
+)
 def test_a_bad_g_is_one_line(trained, wanted, said):
     with pytest.raises(UserError) as caught:
         joint_grid(trained, wanted)

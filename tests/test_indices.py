@@ -67,8 +67,12 @@ def test_procrustes_and_regression_against_scipy_and_scikit_learn(d, e):
 @pytest.mark.parametrize(
     "change",
     [
-        lambda x: x, lambda x: x @ rotation(6), lambda x: -3 * x, lambda x: x[:, torch.tensor([3, 0, 5, 1, 2, 4])],
-        lambda x: x + 5, lambda x: x * torch.tensor([1, -1, 1, -1, 1, 1.0]),
+        lambda x: x,
+        lambda x: x @ rotation(6),
+        lambda x: -3 * x,
+        lambda x: x[:, torch.tensor([3, 0, 5, 1, 2, 4])],
+        lambda x: x + 5,
+        lambda x: x * torch.tensor([1, -1, 1, -1, 1, 1.0]),
         lambda x: torch.cat([x, torch.zeros(len(x), 2)], 1),
     ],
     ids=["itself", "rotated", "scaled", "permuted", "shifted", "reflected", "with dead units"],

@@ -27,15 +27,21 @@ def literal(logits, r, logits_back, r_back, r_moved, labels, l1, l2, l3):
     for a in range(n):
         for b in range(j):
             equivariant += (
-                cross_entropy(logits_back[b, a], labels[a]) + l1 * ((r_back[b, a] - r[a]) ** 2).sum()
+                cross_entropy(logits_back[b, a], labels[a])
+                + l1 * ((r_back[b, a] - r[a]) ** 2).sum()
                 + l2 * ((r_moved[b, a] - r[a]) ** 2).sum()
-            )  # fmt: skip
+            )
     return plain + l3 * equivariant / (n * j)
 
 
 def case(n, j, d, k, seed):
-    tensors = [draw(seed, n, k), draw(seed + 1, n, d), draw(seed + 2, j, n, k), draw(seed + 3, j, n, d),
-               draw(seed + 4, j, n, d)]  # fmt: skip
+    tensors = [
+        draw(seed, n, k),
+        draw(seed + 1, n, d),
+        draw(seed + 2, j, n, k),
+        draw(seed + 3, j, n, d),
+        draw(seed + 4, j, n, d),
+    ]
     return [one.requires_grad_() for one in tensors], torch.arange(n) % k
 
 

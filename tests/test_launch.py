@@ -65,9 +65,11 @@ def test_a_job_that_fails_or_is_killed_harms_no_other(tmp_path):
     ]
     failures = {one.shown: one.why for one in run_jobs(jobs, slots(2), progress=False)}
     assert failures == {
-        "wrong": "rate=-1: give a number from 0", "killed": "killed by signal 9 (SIGKILL)",
-        "crashed": "ValueError: no", "silent": "ended with status 3",
-    }  # fmt: skip
+        "wrong": "rate=-1: give a number from 0",
+        "killed": "killed by signal 9 (SIGKILL)",
+        "crashed": "ValueError: no",
+        "silent": "ended with status 3",
+    }
     assert "all is well" in (tmp_path / "fine.log").read_text()
 
 
@@ -144,17 +146,26 @@ def one_after_another(tmp_path, monkeypatch, capfd):
     return run
 
 
-@pytest.mark.parametrize(("sizes", "said"), [
-    ("range(1,1000000000)", "error: size=range(1,1000000000): these are more than 100,000 jobs; sweep over fewer"),
-    ("range(1,inf)", "error: size=range(1,inf): these are more than"),
-    ("range(1.5,9.5,0)", "error: size=range(1.5,9.5,0): a step of 0 leads nowhere"),
-    ("range(5,1)", "error: size=range(5,1): this names nothing"),
-    ("interval(1,5)", "error: "),
-    ("0,-1", "error: size=0: give"),
-    ("2,1,3,1,3", "error: size=2,1,3,1,3: 1, 3 are there more than once, and two jobs would be the same; write each"),
-    ("choice(7,7)", "error: size=choice(7,7): 7 is there more than once"),
-    ("7,7.0", "error: two jobs of this sweep are the same: invariance-prepare size=7 data=digits and invariance-prep"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("sizes", "said"),
+    [
+        ("range(1,1000000000)", "error: size=range(1,1000000000): these are more than 100,000 jobs; sweep over fewer"),
+        ("range(1,inf)", "error: size=range(1,inf): these are more than"),
+        ("range(1.5,9.5,0)", "error: size=range(1.5,9.5,0): a step of 0 leads nowhere"),
+        ("range(5,1)", "error: size=range(5,1): this names nothing"),
+        ("interval(1,5)", "error: "),
+        ("0,-1", "error: size=0: give"),
+        (
+            "2,1,3,1,3",
+            "error: size=2,1,3,1,3: 1, 3 are there more than once, and two jobs would be the same; write each",
+        ),
+        ("choice(7,7)", "error: size=choice(7,7): 7 is there more than once"),
+        (
+            "7,7.0",
+            "error: two jobs of this sweep are the same: invariance-prepare size=7 data=digits and invariance-prep",
+        ),
+    ],
+)
 def test_a_sweep_that_cannot_be_is_refused_before_its_first_job(one_after_another, tmp_path, sizes, said):
     done = []
     status, _, err = one_after_another(sizes, done.append, "data=digits")
@@ -162,13 +173,20 @@ def test_a_sweep_that_cannot_be_is_refused_before_its_first_job(one_after_anothe
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize(("more", "said"), [
-    (["runs=[a]"], "error: runs=['a'] is not a folder; give a path"), (["runs=null"], "error: runs=None is not a"),
-    (["runs='~nobody at all/r'"], "error: runs='~nobody at all/r': there is no such user's home folder"),
-    (["hydra.sweep.dir=[a]"], "error: hydra.sweep.dir=[a]: Cannot convert 'list' to string"),
-    (["hydra.job.name=foo"], "error: hydra.job.name=foo: a sweep of invariance-prepare goes by the name prepare"),
-    (["hydra.job.name=train"], "error: hydra.job.name=train: a sweep of invariance-prepare goes by the name prepare"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["runs=[a]"], "error: runs=['a'] is not a folder; give a path"),
+        (["runs=null"], "error: runs=None is not a"),
+        (["runs='~nobody at all/r'"], "error: runs='~nobody at all/r': there is no such user's home folder"),
+        (["hydra.sweep.dir=[a]"], "error: hydra.sweep.dir=[a]: Cannot convert 'list' to string"),
+        (["hydra.job.name=foo"], "error: hydra.job.name=foo: a sweep of invariance-prepare goes by the name prepare"),
+        (
+            ["hydra.job.name=train"],
+            "error: hydra.job.name=train: a sweep of invariance-prepare goes by the name prepare",
+        ),
+    ],
+)
 def test_a_sweep_without_a_folder_or_its_name_is_refused_and_writes_nothing(one_after_another, tmp_path, more, said):
     for launcher in ("one", "dry"):
         done = []
@@ -313,14 +331,21 @@ def test_a_slot_is_a_gpu_or_some_cores(monkeypatch):
 @pytest.mark.parametrize(
     ("gpus", "count", "cores", "said"),
     [
-        ([2], None, 1, "this machine has 2 GPUs, numbered from 0; no 2"), ([0, 0], None, 1, "twice"),
-        (3, None, 1, "gpus=3: this machine has 2 GPUs"), (0, None, 1, "give how many"),
+        ([2], None, 1, "this machine has 2 GPUs, numbered from 0; no 2"),
+        ([0, 0], None, 1, "twice"),
+        (3, None, 1, "gpus=3: this machine has 2 GPUs"),
+        (0, None, 1, "give how many"),
         (True, None, 1, "give how many"),
-        ("0", None, 1, "give how many"), (None, 3, 1, "one slot each"), ([], 0, 1, "slots=0"), ([], None, 0, "cores=0"),
-        ([], None, 1.5, "cores=1.5"), ([-1], None, 1, "no -1"),
-        ([], 200_000_000, 1, "slots=200000000: give a whole number from 1 to 4096"), ([], None, 4097, "cores=4097"),
+        ("0", None, 1, "give how many"),
+        (None, 3, 1, "one slot each"),
+        ([], 0, 1, "slots=0"),
+        ([], None, 0, "cores=0"),
+        ([], None, 1.5, "cores=1.5"),
+        ([-1], None, 1, "no -1"),
+        ([], 200_000_000, 1, "slots=200000000: give a whole number from 1 to 4096"),
+        ([], None, 4097, "cores=4097"),
     ],
-)  # fmt: skip
+)
 def test_what_the_machine_has_not_is_refused(gpus, count, cores, said):
     with pytest.raises(UserError, match=said):
         slots_of(gpus, count, cores, lambda: 2)

@@ -57,8 +57,10 @@ def test_the_science_knows_neither_hydra_nor_lightning_nor_files(path):
 
 
 def test_no_module_imports_itself_by_way_of_others():
-    names = {".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__"): path
-             for path in MODULES}  # fmt: skip
+    names = {
+        ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__"): path
+        for path in MODULES
+    }
     left = {name: imported(path) & names.keys() - {name} for name, path in names.items()}
     while leaves := [name for name, others in left.items() if not others & left.keys()]:
         for name in leaves:

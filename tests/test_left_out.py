@@ -25,10 +25,22 @@ def sealed(root, network="baseline", error=0.1):
     about = {"stage": "train", "data": "digits", "network": network, "family": "baseline", "seed": 0, "run": name}
     identity = {"name": network, "seed": 0, "transform": {"name": "baseline"}, "data": {"name": "digits"}}
     with Run(root, name, identity) as run:
-        run.finish(to_frame([
-            Row(**about, split=split, metric="error_rate", score=error, low=error / 2, high=2 * error, n_images=77)
-            for split in ("val", "test")
-        ]))  # fmt: skip
+        run.finish(
+            to_frame(
+                [
+                    Row(
+                        **about,
+                        split=split,
+                        metric="error_rate",
+                        score=error,
+                        low=error / 2,
+                        high=2 * error,
+                        n_images=77,
+                    )
+                    for split in ("val", "test")
+                ]
+            )
+        )
     return root / name
 
 
@@ -94,7 +106,7 @@ def test_runs_of_before_seals_are_marked_and_offered_to_be_sealed(tmp_path, undr
     (old / "config.yaml").write_text("name: old\nseed: 0\ntransform: {name: baseline}\ndata: {name: digits}\n")
     report(config(runs, tmp_path / "out"))
     page = (tmp_path / "out/index.html").read_text()
-    assert "1 of 2 finished runs are <a href=\"#provenance\">unverified</a>" in page
+    assert '1 of 2 finished runs are <a href="#provenance">unverified</a>' in page
     assert "train/digits/old/seed0</a> (unverified)" in page and page.count("(unverified)") == 1
     looked = {"runs": str(runs), "every": None, "progress": True}
     status({**looked, "seal": False})

@@ -35,8 +35,11 @@ def test_online_sgd_through_lightning_is_online_sgd():
 @pytest.mark.parametrize(
     ("kind", "solver"),
     [
-        ("residual", OnlineSGD()), ("residual", Ridge()), ("linear", OnlineSGD(epochs=30)),
-        ("linear", Ridge()), ("mlp", MinibatchSGD(rate=0.5, batch=8)),
+        ("residual", OnlineSGD()),
+        ("residual", Ridge()),
+        ("linear", OnlineSGD(epochs=30)),
+        ("linear", Ridge()),
+        ("mlp", MinibatchSGD(rate=0.5, batch=8)),
     ],
 )
 def test_every_fit_improves_and_says_by_how_much(kind, solver):

@@ -117,8 +117,10 @@ def least_squares(r, t, strength):
 def test_rows_of_fitted_maps_are_the_papers_definitions(place, compose, solver):
     """In several groups of g, so that a map taken for another's would show."""
     folder, places = place
-    settings = {"online_sgd": ["solver.online_sgd.epochs=2", "solver.online_sgd.rate=0.02"],
-                "ridge": ["solver.ridge.strengths=[0.01]"]}[solver]  # fmt: skip
+    settings = {
+        "online_sgd": ["solver.online_sgd.epochs=2", "solver.online_sgd.rate=0.02"],
+        "ridge": ["solver.ridge.strengths=[0.01]"],
+    }[solver]
     fit = ["fit={images: 90}", f"solver={solver}", *settings, "memory_gb=0.01"]
     measure(compose("measure", *places, *ROTATION, "networks=baseline", *fit))
     rows = rows_of(folder, "baseline", f"rotation/residual_{solver}")
@@ -166,8 +168,16 @@ def test_intervals_hold_their_scores_and_the_closed_form_beats_the_identity_wher
 def test_interrupted_after_any_group_and_repeated_gives_the_same_rows(place, compose, monkeypatch):
     folder, places = place
     grid = ["grids=[rotation]", "grid={rotation: {angles: [-40, -30, -20, -10, 10, 20, 30, 40]}}"]
-    config = compose("measure", *places, *grid, "networks=rotation_20", "solver=online_sgd", "memory_gb=0.01",
-                     "solver.online_sgd.epochs=2", "fit={images: 150}")  # fmt: skip
+    config = compose(
+        "measure",
+        *places,
+        *grid,
+        "networks=rotation_20",
+        "solver=online_sgd",
+        "memory_gb=0.01",
+        "solver.online_sgd.epochs=2",
+        "fit={images: 150}",
+    )
     measure(config)
     units = ("rotation/identity", "rotation/residual_online_sgd")
     runs = folder / "runs/measure/digits/rotation_20/seed0"

@@ -45,8 +45,14 @@ def test_errors_count_wrong_and_undefined_and_leave_the_unlabelled_out():
 
 @pytest.mark.parametrize(
     ("labels", "told"),
-    [([1], r"\(4, 3\) and labels \(1,\)"), ([[1, 1, 1, 1]], r"\(1, 4\)"), ([0, 1, 9, 2], "label 9 of 3 classes"),
-     ([0, 1, 3, 2], "label 3 of 3"), ([0, -2, 1, 2], "label -2 of 3"), (1, r"labels \(\)")],
+    [
+        ([1], r"\(4, 3\) and labels \(1,\)"),
+        ([[1, 1, 1, 1]], r"\(1, 4\)"),
+        ([0, 1, 9, 2], "label 9 of 3 classes"),
+        ([0, 1, 3, 2], "label 3 of 3"),
+        ([0, -2, 1, 2], "label -2 of 3"),
+        (1, r"labels \(\)"),
+    ],
 )
 def test_labels_that_belong_to_no_logits_are_refused(labels, told):
     with pytest.raises(UserError, match=told):

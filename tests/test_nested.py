@@ -17,11 +17,13 @@ ITSELF = "name: &a [*a]\n"
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        (LAUGHS, "over 100000 values, aliases written out"), (DEEP, "line 1: nested more than 50 deep"),
-        (ITSELF, "line 1: \\*a names what it stands in"), ("x: &b {y: {z: *b}}\n", "names what it stands in"),
+        (LAUGHS, "over 100000 values, aliases written out"),
+        (DEEP, "line 1: nested more than 50 deep"),
+        (ITSELF, "line 1: \\*a names what it stands in"),
+        ("x: &b {y: {z: *b}}\n", "names what it stands in"),
         ("- " * 3000 + "x\n", "nested more than 50 deep"),
     ],
-)  # fmt: skip
+)
 def test_yaml_that_explodes_is_refused(text, said):
     with pytest.raises(UserError, match=said):
         check_yaml(text, "mine.yaml")

@@ -71,14 +71,20 @@ CONFIGS = st.builds(
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
-    config=CONFIGS, sizes=st.lists(st.integers(1, 40), min_size=1, max_size=3), n=st.integers(1, 90),
-    d=st.integers(1, 9), problems=st.integers(1, 3), stacked=st.integers(1, 3), residual=st.booleans(),
-    relu=st.booleans(), shared=st.booleans(), started=st.booleans(), seed=st.integers(0, 2**20),
+    config=CONFIGS,
+    sizes=st.lists(st.integers(1, 40), min_size=1, max_size=3),
+    n=st.integers(1, 90),
+    d=st.integers(1, 9),
+    problems=st.integers(1, 3),
+    stacked=st.integers(1, 3),
+    residual=st.booleans(),
+    relu=st.booleans(),
+    shared=st.booleans(),
+    started=st.booleans(),
+    seed=st.integers(0, 2**20),
     form=st.sampled_from([None, "velocity", "modes"]),
 )
-def test_blocks_follow_torch_sgd(
-    config, sizes, n, d, problems, stacked, residual, relu, shared, started, seed, form
-):
+def test_blocks_follow_torch_sgd(config, sizes, n, d, problems, stacked, residual, relu, shared, started, seed, form):
     if form == "modes" and Dynamics(config.rate, config.momentum, config.weight_decay).modes() is None:
         form = None
     outputs = stacked * (d if residual else d + 2)
@@ -94,7 +100,12 @@ def test_blocks_follow_torch_sgd(
     found = blockwise(config, r, t, sizes, stacked=stacked, residual=residual, relu=relu, start=start, form=form)
     for j in range(problems):
         wanted = one_by_one(
-            config, r[j], t[0 if shared else j], stacked=stacked, residual=residual, relu=relu,
+            config,
+            r[j],
+            t[0 if shared else j],
+            stacked=stacked,
+            residual=residual,
+            relu=relu,
             start=None if start is None else (start[0][j], start[1][j]),
         )
         assert_same((found[0][j], found[1][j]), wanted, 1e-10)
@@ -103,8 +114,13 @@ def test_blocks_follow_torch_sgd(
 @pytest.mark.parametrize(
     ("momentum", "weight_decay", "kind"),
     [
-        (0.9, 1e-5, "apart"), (0.0, 0.0, "apart"), (0.99, 1e-5, "apart"), (0.9, 0.5, "complex"), (0.81, 0.1, "equal"),
-        (0.81, 0.1 + 1e-9, "equal"), (0.2, 30.0, "apart"),
+        (0.9, 1e-5, "apart"),
+        (0.0, 0.0, "apart"),
+        (0.99, 1e-5, "apart"),
+        (0.9, 0.5, "complex"),
+        (0.81, 0.1, "equal"),
+        (0.81, 0.1 + 1e-9, "equal"),
+        (0.2, 30.0, "apart"),
     ],
 )
 def test_every_kind_of_eigenvalues(momentum, weight_decay, kind):

@@ -25,13 +25,28 @@ from invariance.progress import bar
 
 TEMPLATES = Path(__file__).parents[1] / "multirun_templates"
 GRIDS = {  # Appendix A, with the untouched; every size of Crop has 5 × 5 windows
-    "color_jitter": 17, "crop": 25, "elastic": 13, "blur": 11, "noise": 11, "mirror": 4, "perspective": 11,
-    "rotation": 17, "shear": 13,
-}  # fmt: skip
+    "color_jitter": 17,
+    "crop": 25,
+    "elastic": 13,
+    "blur": 11,
+    "noise": 11,
+    "mirror": 4,
+    "perspective": 11,
+    "rotation": 17,
+    "shear": 13,
+}
 NETWORKS = {  # Table 3
-    "color_jitter": 4, "crop": 4, "elastic": 4, "blur": 2, "noise": 4, "mirror": 3, "perspective": 4, "rotation": 4,
-    "shear": 4, "baseline": 2,
-}  # fmt: skip
+    "color_jitter": 4,
+    "crop": 4,
+    "elastic": 4,
+    "blur": 2,
+    "noise": 4,
+    "mirror": 3,
+    "perspective": 4,
+    "rotation": 4,
+    "shear": 4,
+    "baseline": 2,
+}
 EVERYTHING = sum(GRIDS.values()) + 3 * GRIDS["crop"]
 PARAMETERS = {"ilsvrc": 60_965_224}  # CaffeNet's, as Caffe counts them
 
@@ -68,9 +83,10 @@ def about(stage, name):
     return job
 
 
-@pytest.mark.parametrize(("data", "updates", "batch", "val", "report"), [
-    ("ilsvrc", 450_000, 256, 50_000, 50_000), ("rvl_cdip", 500_000, 32, 40_000, 80_000),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("data", "updates", "batch", "val", "report"),
+    [("ilsvrc", 450_000, 256, 50_000, 50_000), ("rvl_cdip", 500_000, 32, 40_000, 80_000)],
+)
 def test_networks_are_those_of_table_3(paper, data, updates, batch, val, report):
     stages = paper(data)
     jobs = stages["networks"].jobs
@@ -160,9 +176,14 @@ def test_room_is_that_of_the_arrays_and_checkpoints(paper):
 
 
 def test_a_model_s_shape_needs_no_memory():
-    wide = Net(json.dumps({
-        "_target_": "invariance.models.caffenet.CaffeNet", "input_size": 227, "width": 4, "features": 65536,
-    }), 1000, 3, "relu7")  # fmt: skip
+    wide = Net(
+        json.dumps(
+            {"_target_": "invariance.models.caffenet.CaffeNet", "input_size": 227, "width": 4, "features": 65536}
+        ),
+        1000,
+        3,
+        "relu7",
+    )
     dim, parameters = shape_of(wide)
     assert dim == 65536 and parameters > 4e9
 
@@ -254,9 +275,7 @@ def test_numbers_of_data_are_of_what_is_there_before_what_is_published(trained, 
 @pytest.fixture
 def quick(monkeypatch):
     """A millisecond a unit, so that nothing is timed."""
-    monkeypatch.setattr(
-        experiment, "measure_rates", lambda units, *_: {u: 10.0 if u == START else 1e-3 for u in units}
-    )
+    monkeypatch.setattr(experiment, "measure_rates", lambda units, *_: {u: 10.0 if u == START else 1e-3 for u in units})
 
 
 def config_of(compose, *overrides):
@@ -326,8 +345,12 @@ def test_a_key_of_the_trainer_is_planned_for(compose, smoke):
 def test_keys_of_groups_on_a_command_line():
     said = ["data=digits", "recipe.updates=3", "++model.width=2", "study=smoke", "trainer.precision=x", "recipe=smoke"]
     found = keys_of(said, ["digits"])
-    assert found == {"data": [], "model": ["++model.width=2"], "recipe": ["recipe.updates=3"],
-                     "trainer": ["trainer.precision=x"]}  # fmt: skip
+    assert found == {
+        "data": [],
+        "model": ["++model.width=2"],
+        "recipe": ["recipe.updates=3"],
+        "trainer": ["trainer.precision=x"],
+    }
     assert keys_of(["data.root=/x"], ["digits"])["data"] == ["data.root=/x"]
     with pytest.raises(UserError, match="data.root=/x: of which of ilsvrc, rvl_cdip"):
         keys_of(["data.root=/x"], ["ilsvrc", "rvl_cdip"])
@@ -341,27 +364,33 @@ def test_what_the_command_line_chose():
             chosen_of([wrong])
 
 
-@pytest.mark.parametrize(("overrides", "said"), [
-    (["gpus=0"], "gpus=0: give a whole number from 1"),
-    (["gpus=two"], "gpus='two': give a whole number"),
-    (["seconds=0"], "seconds=0: give a number from 1"),
-    (["cross=0"], "cross=0: give a whole number"),
-    (["study=papr"], "no template papr_networks.yaml in"),
-    (["data=folder"], "how many images Folder has is not known yet"),
-    (["templates=/nowhere"], "no template paper_networks.yaml in /nowhere"),
-    (["recipe.updates=-1"], "paper_networks: recipe.updates=-1: give a whole number from 1"),
-    pytest.param(["trainer=gpu"], "torch finds no GPU", marks=pytest.mark.skipif(
-        torch.cuda.is_available(), reason="there is a GPU"
-    )),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["gpus=0"], "gpus=0: give a whole number from 1"),
+        (["gpus=two"], "gpus='two': give a whole number"),
+        (["seconds=0"], "seconds=0: give a number from 1"),
+        (["cross=0"], "cross=0: give a whole number"),
+        (["study=papr"], "no template papr_networks.yaml in"),
+        (["data=folder"], "how many images Folder has is not known yet"),
+        (["templates=/nowhere"], "no template paper_networks.yaml in /nowhere"),
+        (["recipe.updates=-1"], "paper_networks: recipe.updates=-1: give a whole number from 1"),
+        pytest.param(
+            ["trainer=gpu"],
+            "torch finds no GPU",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU"),
+        ),
+    ],
+)
 def test_mistakes_are_named(compose, quick, overrides, said):
     with pytest.raises(UserError, match=said):
         plan(config_of(compose, "data=digits", *overrides))
 
 
-@pytest.mark.parametrize(("stage", "said"), [
-    ("measure", "batch=0"), ("distance", "solver.ridge.held_out=2"), ("finetune", "joint.lambda3=-1"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("stage", "said"),
+    [("measure", "batch=0"), ("distance", "solver.ridge.held_out=2"), ("finetune", "joint.lambda3=-1")],
+)
 def test_a_value_that_no_job_of_a_template_can_have_is_refused(compose, quick, stage, said):
     with pytest.raises(UserError, match=f"smoke_{stage}: {said}.*: give"):
         plan({**config_of(compose, "data=digits", "study=smoke"), "args": {stage: said}})
@@ -383,8 +412,11 @@ def test_recipe_and_arguments_of_a_stage_are_planned_for(compose, quick, tmp_pat
     chosen = json.loads(path.read_text())["stages"]["rvl_cdip"]
     assert [chosen[stage]["jobs"] for stage in ("networks", "measure", "finetune", "baseline_3")] == [2, 1, 1, 1]
     assert chosen["prepare"]["jobs"] == 1  # no network of Crop, and no baseline over its grids
-    for wrong, said in (({"network": "x=1"}, "no stage 'network'; did you mean 'networks'"),
-                        ({"measure": "'x"}, "No closing quotation"), ([1], "give a mapping")):  # fmt: skip
+    for wrong, said in (
+        ({"network": "x=1"}, "no stage 'network'; did you mean 'networks'"),
+        ({"measure": "'x"}, "No closing quotation"),
+        ([1], "give a mapping"),
+    ):
         with pytest.raises(UserError, match=said):
             plan({**config, "args": wrong})
 

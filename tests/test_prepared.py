@@ -113,8 +113,10 @@ def test_broken_images_within_the_limit_are_skipped_counted_and_named(pets, stor
     limit = float(message.rsplit("=", 1)[1])
     prepared = made(pets, store, max_broken=limit)
     assert sorted(line.split(": ")[1].split()[0] for line in prepared.skipped) == [
-        "cat/003.png", "dog/004.png", "dog/005.png",
-    ]  # fmt: skip
+        "cat/003.png",
+        "dog/004.png",
+        "dog/005.png",
+    ]
     assert any("cat/003.png has 0 bytes" in line for line in prepared.skipped)
     total = 0
     for name in prepared.splits:
@@ -142,14 +144,19 @@ def test_a_class_whose_images_are_all_broken_is_refused(pets, store):
     assert not (store / "pets").exists()
 
 
-@pytest.mark.parametrize("change,match", [
-    (lambda pets: (pets / "cat" / "000.png").unlink(), "cat/000.png is gone"),
-    (lambda pets: images(pets / "dog", 51, 2), "dog/050.png is new"),
-    (lambda pets: Image.new("RGB", (9, 9)).save(pets / "cat" / "002.png"), "cat/002.png has changed"),
-    (lambda pets: (pets / "cat" / "002.png").write_bytes((pets / "cat" / "002.png").read_bytes()[:-1] + b"!"),
-     "cat/002.png has changed"),
-    (lambda pets: images(pets / "fox", 9), "fox/000.png is new, .* and 6 more"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "change,match",
+    [
+        (lambda pets: (pets / "cat" / "000.png").unlink(), "cat/000.png is gone"),
+        (lambda pets: images(pets / "dog", 51, 2), "dog/050.png is new"),
+        (lambda pets: Image.new("RGB", (9, 9)).save(pets / "cat" / "002.png"), "cat/002.png has changed"),
+        (
+            lambda pets: (pets / "cat" / "002.png").write_bytes((pets / "cat" / "002.png").read_bytes()[:-1] + b"!"),
+            "cat/002.png has changed",
+        ),
+        (lambda pets: images(pets / "fox", 9), "fox/000.png is new, .* and 6 more"),
+    ],
+)
 def test_a_changed_source_is_seen_and_prepared_beside_what_it_was(pets, store, change, match, capsys):
     before = made(pets, store)
     shutil.copytree(pets, pets.parent / "kept")
@@ -176,17 +183,20 @@ def test_touched_files_and_an_absent_source_are_no_change(pets, store, monkeypat
     assert made(pets, store).sha256 == before.sha256
 
 
-@pytest.mark.parametrize("damage", [
-    lambda folder: os.truncate(folder / "val.images.npy", 500),
-    lambda folder: os.truncate(folder / "val.images.npy", 0),
-    lambda folder: (folder / "train.images.npy").unlink(),
-    lambda folder: (folder / "train.labels.npy").write_bytes(b"\x93NUMPY"),
-    lambda folder: np.save(folder / "test.labels.npy", np.zeros(24, np.int64)),
-    lambda folder: (folder / "manifest.json").write_text('{"format": 1, "name"'),
-    lambda folder: (folder / "manifest.json").write_text("[]"),
-    lambda folder: (folder / "manifest.json").unlink(),
-    lambda folder: (folder / "manifest.json").write_text('{"format": 0, "name": "pets"}'),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda folder: os.truncate(folder / "val.images.npy", 500),
+        lambda folder: os.truncate(folder / "val.images.npy", 0),
+        lambda folder: (folder / "train.images.npy").unlink(),
+        lambda folder: (folder / "train.labels.npy").write_bytes(b"\x93NUMPY"),
+        lambda folder: np.save(folder / "test.labels.npy", np.zeros(24, np.int64)),
+        lambda folder: (folder / "manifest.json").write_text('{"format": 1, "name"'),
+        lambda folder: (folder / "manifest.json").write_text("[]"),
+        lambda folder: (folder / "manifest.json").unlink(),
+        lambda folder: (folder / "manifest.json").write_text('{"format": 0, "name": "pets"}'),
+    ],
+)
 def test_damaged_data_are_told_and_renewed(pets, store, damage):
     before = made(pets, store)
     damage(before.directory)
@@ -210,8 +220,11 @@ def test_splits_and_the_images_that_maps_are_fitted_on(pets, store):
     assert len(set(some)) == 30 and (np.diff(some) > 0).all() and some[-1] < 72
     assert np.array_equal(some, prepared.fit_indices({"split": "train", "images": 30}))
     assert not np.array_equal(some, prepared.fit_indices({"split": "train", "images": 30, "seed": 1}))
-    for fit, match in (({"images": 25}, "only 24 images"), ({"split": "test"}, "also the split results"),
-                       ({"split": "vla"}, "choose train, val, test")):  # fmt: skip
+    for fit, match in (
+        ({"images": 25}, "only 24 images"),
+        ({"split": "test"}, "also the split results"),
+        ({"split": "vla"}, "choose train, val, test"),
+    ):
         with pytest.raises(UserError, match=match):
             prepared.fit_indices(fit)
     with pytest.raises(UserError, match="no split 'more'"):
@@ -475,6 +488,7 @@ def test_whole_data_that_were_not_renamed_yet_are_taken_as_they_are(pets, store,
         made(pets, store)
     real = os.rename
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+
         def stopped(source, target):
             if str(source).endswith(".tmp"):
                 raise KeyboardInterrupt

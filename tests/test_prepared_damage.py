@@ -115,7 +115,9 @@ DAMAGE = {  # what is done, what is said, and how many images are decoded again;
     "checksums": (lambda d: flip(d / "val.checksums.npy", 140), "val.checksums.npy has changed", 0),
     "checksums absent": (lambda d: (d / "val.checksums.npy").unlink(), "val.checksums.npy", 0),
     "checksums exchanged": (
-        lambda d: exchange(d / "val.checksums.npy", d / "train.checksums.npy"), "checksums.npy has changed", 0
+        lambda d: exchange(d / "val.checksums.npy", d / "train.checksums.npy"),
+        "checksums.npy has changed",
+        0,
     ),
     "labels": (lambda d: flip(d / "train.labels.npy", 136), "train.labels.npy has changed", 0),
     "manifest": (lambda d: (d / "manifest.json").write_text('{"format": 2, "na'), "are damaged", None),
@@ -123,10 +125,14 @@ DAMAGE = {  # what is done, what is said, and how many images are decoded again;
     "no manifest": (lambda d: (d / "manifest.json").unlink(), "manifest.json is absent", None),
     "stamps": (lambda d: (d / "stamps.csv").write_text("name,size\nx\n"), "stamps.csv", 0),
     "a digit of the stamps": (
-        lambda d: put_first(d / "stamps.csv", "/000.png,", "/000.png,9"), "stamps.csv does not list .*/000.png has", 0
+        lambda d: put_first(d / "stamps.csv", "/000.png,", "/000.png,9"),
+        "stamps.csv does not list .*/000.png has",
+        0,
     ),
     "a name of the stamps": (
-        lambda d: put_first(d / "stamps.csv", "000.png", "0000png"), "stamps.csv does not list .*/0000png is gone", 0
+        lambda d: put_first(d / "stamps.csv", "000.png", "0000png"),
+        "stamps.csv does not list .*/0000png is gone",
+        0,
     ),
     "no stamps": (lambda d: (d / "stamps.csv").write_bytes(b""), "stamps.csv does not list", 0),
 }

@@ -113,7 +113,7 @@ def test_two_that_ask_for_the_same_sizes_in_other_orders_both_end(pets, store, c
     threads = [
         threading.Thread(target=lambda sizes=sizes: results.append(several(pets, store, sizes)), daemon=True)
         for sizes in (SIZES, SIZES[::-1], SIZES[1:] + SIZES[:1])
-    ]  # fmt: skip
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -144,9 +144,15 @@ def test_a_plan_of_several_sizes_is_their_sum(pets, store):  # noqa: F811
 
 def test_the_command_takes_a_list(pets, store, capsys):  # noqa: F811
     settings = {
-        "data": config(root=str(pets)), "prepared": str(store), "progress": False, "renew": False, "plan": False,
-        "verify": True, "size": SIZES, "runs": "runs",
-    }  # fmt: skip
+        "data": config(root=str(pets)),
+        "prepared": str(store),
+        "progress": False,
+        "renew": False,
+        "plan": False,
+        "verify": True,
+        "size": SIZES,
+        "runs": "runs",
+    }
     prepare_data(settings)
     lines = capsys.readouterr().out.splitlines()
     assert all(f"images of {size}×{size}, 2 classes" in line for size, line in zip(SIZES, lines, strict=True))
@@ -155,11 +161,18 @@ def test_the_command_takes_a_list(pets, store, capsys):  # noqa: F811
     assert prepare(config(root=str(pets)), 11, store, progress=False).size == 11
 
 
-@pytest.mark.parametrize("size,said", [
-    ([], "at least one"), ([5, 5], "5 stands there twice"), ([5, "b"], "whole number of pixels"),
-    ([[5]], "whole number"),
-    (0, "whole number"), (None, "whole number"), ([True], "whole number"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "size,said",
+    [
+        ([], "at least one"),
+        ([5, 5], "5 stands there twice"),
+        ([5, "b"], "whole number of pixels"),
+        ([[5]], "whole number"),
+        (0, "whole number"),
+        (None, "whole number"),
+        ([True], "whole number"),
+    ],
+)
 def test_sizes_that_are_none_are_refused(size, said):
     with pytest.raises(UserError, match=said):
         checked_sizes(size)

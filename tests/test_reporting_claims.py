@@ -43,9 +43,7 @@ def of(comparisons, claim, way=None):
 def test_differences_are_means_over_g_of_accuracies(runs):
     [family] = families(collect(runs))
     inside = next(one for one in of(found(runs), "a") if one.what.endswith("inside"))
-    ours, plain = (
-        curve(family, one, ("identity", ""), "error_rate") for one in (family.trained[-1], family.baseline)
-    )
+    ours, plain = (curve(family, one, ("identity", ""), "error_rate") for one in (family.trained[-1], family.baseline))
     labels = [point.label for point in family.trained[-1].facts.points]
     rows = [k for k, label in enumerate(labels) if label != "untouched" and abs(float(label)) <= 20]
     assert len(rows) == 10 == inside.counted == inside.of
@@ -180,21 +178,33 @@ def test_elastic_networks_of_one_sigma_are_asked_for_the_larger_range(tmp_path):
     assert len(of(found(tmp_path), "d")) == 2
 
 
-@pytest.mark.parametrize(("gains", "half", "says"), [
-    ([0.7], 2.0, "open"), ([0.7], 0.2, "yes"), ([-0.5], 2.0, "open"), ([-5.0], 2.0, "no"), ([3.0, -0.1], 0.1, "open"),
-    ([3.0, 1.0], 0.1, "yes"), ([3.0, 1.0], 2.0, "open"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("gains", "half", "says"),
+    [
+        ([0.7], 2.0, "open"),
+        ([0.7], 0.2, "yes"),
+        ([-0.5], 2.0, "open"),
+        ([-5.0], 2.0, "no"),
+        ([3.0, -0.1], 0.1, "open"),
+        ([3.0, 1.0], 0.1, "yes"),
+        ([3.0, 1.0], 2.0, "open"),
+    ],
+)
 def test_the_joint_loss_raised_what_images_could_not_explain(gains, half, says):
     ridge = ("residual", "ridge")
     ones = tuple(
         Finetuning("a_1", "a_1+j", "j", "a", "a_G", seed, 0.3, (1, 1), ("2", "3"), "", f"finetune/seed{seed}")
         for seed in range(len(gains))
     )
-    scores = {(network, seed, "a_G", g, fit): 50.0 + (gains[seed] if fit == LEARNED else 0.0) - (fit == NO_MAP)
-              for seed in range(len(gains)) for g in ("2", "3")
-              for network, fit in (("a_1", NO_MAP), ("a_1", ridge), ("a_1+j", LEARNED))}  # fmt: skip
-    study = Study("digits", "fc7", 9, "test", ones, (NO_MAP, ridge), {}, scores, {}, frozenset(), {},
-                  dict.fromkeys(scores, half))  # fmt: skip
+    scores = {
+        (network, seed, "a_G", g, fit): 50.0 + (gains[seed] if fit == LEARNED else 0.0) - (fit == NO_MAP)
+        for seed in range(len(gains))
+        for g in ("2", "3")
+        for network, fit in (("a_1", NO_MAP), ("a_1", ridge), ("a_1+j", LEARNED))
+    }
+    study = Study(
+        "digits", "fc7", 9, "test", ones, (NO_MAP, ridge), {}, scores, {}, frozenset(), {}, dict.fromkeys(scores, half)
+    )
     [one] = claims([], [], [(study, "here")])
     assert (one.says, one.difference) == (says, pytest.approx(np.mean(gains)))
     assert one.margin == pytest.approx(half * np.sqrt(2))
@@ -210,12 +220,25 @@ def test_finetunings_of_another_name_have_verdicts_of_their_own_and_the_control_
             name = f"joint_{value:g}"
             ones.append(Finetuning(network, after, name, network[0], "G", 0, value, (1, 1), ("2",), "", ""))
             scores[after, 0, "G", "2", LEARNED] = 50.0 + gain
-    study = Study("digits", "fc7", 9, "test", tuple(ones), (NO_MAP, ridge), {}, scores, {}, frozenset(), {},
-                  dict.fromkeys(scores, 1.0))  # fmt: skip
+    study = Study(
+        "digits",
+        "fc7",
+        9,
+        "test",
+        tuple(ones),
+        (NO_MAP, ridge),
+        {},
+        scores,
+        {},
+        frozenset(),
+        {},
+        dict.fromkeys(scores, 1.0),
+    )
     comparisons = claims([], [], [(study, "here")])
     assert {(one.way, one.says) for one in comparisons} == {
-        ("learned maps, joint_0.1", "open"), ("learned maps, joint_0.3", "yes"),
-    }  # fmt: skip
+        ("learned maps, joint_0.1", "open"),
+        ("learned maps, joint_0.3", "yes"),
+    }
     lines = {row[2]: row[3] for row in summary(comparisons, ["digits"]).cells if row[0].startswith("(g)")}
     assert lines == {"learned maps, joint_0.1": "not shown", "learned maps, joint_0.3": "holds"}
 

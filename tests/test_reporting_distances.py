@@ -13,23 +13,19 @@ from scipy.stats import rankdata
 from invariance.reporting import distance_tables
 from invariance.reporting.collect import collect
 from invariance.reporting.distance_figures import drawings, telling_map
-from invariance.reporting.distances import (
-    complete,
-    distances,
-    embedding,
-    family_means,
-    group_rank,
-    neighbours,
-    tree,
-)
+from invariance.reporting.distances import complete, distances, embedding, family_means, group_rank, neighbours, tree
 from invariance.reporting.page import make_report
 from invariance.runs.rows import Row
 from tests.reporting_runs import finish, trained
 
 NETWORKS = [
-    ("baseline", "baseline", "", 0), ("baseline", "baseline", "", 1), ("rotation_5", "rotation", "5", 0),
-    ("rotation_20", "rotation", "20", 0), ("shear_20", "shear", "20", 0), ("perspective_4", "perspective", "4", 0),
-]  # fmt: skip
+    ("baseline", "baseline", "", 0),
+    ("baseline", "baseline", "", 1),
+    ("rotation_5", "rotation", "5", 0),
+    ("rotation_20", "rotation", "20", 0),
+    ("shear_20", "shear", "20", 0),
+    ("perspective_4", "perspective", "4", 0),
+]
 
 
 def one_way(i, j):
@@ -51,24 +47,43 @@ def pair_runs(root, *, diverged=(), absent=()):
             unit = f"linear_{solver}" if solver else "indices"
             there, back = one_way(a, b), one_way(b, a)
             numbers = (
-                [("l2_distance", a, b, there), ("l2_distance", b, a, back),
-                 ("l2_distance_mean", a, b, (there + back) / 2), ("l2_distance_difference", a, b, there - back)]
-                if solver else
-                [("cka", a, b, 1 - there), ("procrustes", a, b, there), ("r2", a, b, 0.7), ("r2", b, a, 0.8)]
-            )  # fmt: skip
+                [
+                    ("l2_distance", a, b, there),
+                    ("l2_distance", b, a, back),
+                    ("l2_distance_mean", a, b, (there + back) / 2),
+                    ("l2_distance_difference", a, b, there - back),
+                ]
+                if solver
+                else [("cka", a, b, 1 - there), ("procrustes", a, b, there), ("r2", a, b, 0.7), ("r2", b, a, 0.8)]
+            )
             bad = solver == "online_sgd" and (a, b) in diverged
             rows = []
             for split in ("val", "test") if solver else ("test",):
                 for metric, source, target, score in numbers:
                     network, family, reach, seed = NETWORKS[source]
                     score = math.nan if bad else score
-                    rows.append(Row(
-                        stage="distance", data="made_up", network=network, family=family, range=reach, seed=seed,
-                        layer="fc7", g=f"network:{NETWORKS[target][0]}/seed{NETWORKS[target][3]}", split=split,
-                        map="linear" if solver else "", solver=solver, metric=metric, score=score,
-                        low=score - 0.01 if solver else math.nan, high=score + 0.02 if solver else math.nan,
-                        n_images=1000, status="diverged" if bad else "ok", run=f"{folder}/{unit}",
-                    ))  # fmt: skip
+                    rows.append(
+                        Row(
+                            stage="distance",
+                            data="made_up",
+                            network=network,
+                            family=family,
+                            range=reach,
+                            seed=seed,
+                            layer="fc7",
+                            g=f"network:{NETWORKS[target][0]}/seed{NETWORKS[target][3]}",
+                            split=split,
+                            map="linear" if solver else "",
+                            solver=solver,
+                            metric=metric,
+                            score=score,
+                            low=score - 0.01 if solver else math.nan,
+                            high=score + 0.02 if solver else math.nan,
+                            n_images=1000,
+                            status="diverged" if bad else "ok",
+                            run=f"{folder}/{unit}",
+                        )
+                    )
             finish(root / folder / unit, rows)
 
 
@@ -84,8 +99,14 @@ def runs(tmp_path_factory):
 def test_matrices_are_the_rows(runs):
     (found,) = distances(collect(runs))
     order = [(node.network, node.seed) for node in found.nodes]
-    assert order == [("baseline", 0), ("baseline", 1), ("perspective_4", 0), ("rotation_5", 0), ("rotation_20", 0),
-                     ("shear_20", 0)]  # fmt: skip
+    assert order == [
+        ("baseline", 0),
+        ("baseline", 1),
+        ("perspective_4", 0),
+        ("rotation_5", 0),
+        ("rotation_20", 0),
+        ("shear_20", 0),
+    ]
     assert found.nodes[1].label == "baseline, seed 1" and found.nodes[2].label == "perspective_4"
     place = [next(k for k, n in enumerate(NETWORKS) if (n[0], n[3]) == one) for one in order]
     for i, a in enumerate(place):
@@ -195,14 +216,20 @@ def test_every_cell_of_the_heat_map_tells_its_pair(runs):
 def test_the_page_shows_distances_and_the_same_rows_give_the_same_bytes(runs, tmp_path):
     make_report(runs, tmp_path / "one")
     make_report(runs, tmp_path / "two")
-    files = [{p.relative_to(out): p.read_bytes() for p in out.rglob("*") if p.is_file()}
-             for out in (tmp_path / "one", tmp_path / "two")]  # fmt: skip
+    files = [
+        {p.relative_to(out): p.read_bytes() for p in out.rglob("*") if p.is_file()}
+        for out in (tmp_path / "one", tmp_path / "two")
+    ]
     assert files[0] == files[1]
     page = (tmp_path / "one/index.html").read_text()
     assert "made_up: distances between networks" in page and "6 networks, 15 pairs" in page
     for name in (
-        "fig3a-made_up-fc7-neighbours", "fig3b-made_up-fc7-families", "fig12-made_up-fc7-differences",
-        "made_up-fc7-tree", "fig11-made_up-fc7-tsne-ridge", "made_up-fc7-distances-online_sgd",
+        "fig3a-made_up-fc7-neighbours",
+        "fig3b-made_up-fc7-families",
+        "fig12-made_up-fc7-differences",
+        "made_up-fc7-tree",
+        "fig11-made_up-fc7-tsne-ridge",
+        "made_up-fc7-distances-online_sgd",
     ):
         assert f"figures/{name}.png" in page and (tmp_path / f"one/figures/{name}.svg").exists()
         assert len(pd.read_csv(tmp_path / f"one/figures/{name}.csv")) > 4
@@ -237,10 +264,25 @@ def test_a_network_compared_by_cka_alone_is_known_by_its_own_rows(tmp_path, undr
     for network, family, reach, seed in NETWORKS[:3]:
         trained(tmp_path, "made_up", network, family, reach or None, seed)
     name = "distance/made_up/baseline-seed0+rotation_5-seed0/indices"
-    finish(tmp_path / name, [Row(
-        stage="distance", data="made_up", network="baseline", family="baseline", seed=0, layer="fc7",
-        g="network:rotation_5/seed0", split="test", metric="cka", score=0.5, n_images=10, run=name,
-    )])  # fmt: skip
+    finish(
+        tmp_path / name,
+        [
+            Row(
+                stage="distance",
+                data="made_up",
+                network="baseline",
+                family="baseline",
+                seed=0,
+                layer="fc7",
+                g="network:rotation_5/seed0",
+                split="test",
+                metric="cka",
+                score=0.5,
+                n_images=10,
+                run=name,
+            )
+        ],
+    )
     (found,) = distances(collect(tmp_path))
     assert [node.network for node in found.nodes] == ["baseline", "rotation_5"] and not found.mean
     make_report(tmp_path, tmp_path / "report")
@@ -252,10 +294,19 @@ def test_every_number_of_a_pair_leads_to_its_run_from_either_side(runs):
     row = next(k for k, cells in enumerate(table.cells) if cells[0] == "rotation_20 – shear_20")
     turned = next(k for k, cells in enumerate(table.cells) if cells[0] == "baseline, seed 1 – perspective_4")
     for k, folder in ((row, "rotation_20-seed0+shear_20-seed0"), (turned, "baseline-seed1+perspective_4-seed0")):
-        names = {title: run for title, (_, run) in zip(
-            table.header[1:], ((c, table.runs[k, c]) for c in range(1, len(table.header))), strict=True)}  # fmt: skip
-        for title, unit in (("ridge: →", "linear_ridge"), ("ridge: ←", "linear_ridge"), ("CKA", "indices"),
-                            ("ridge: distance (Eq. 4)", "linear_ridge"), ("R² ←", "indices"),
-                            ("online SGD: difference (Eq. 9)", "linear_online_sgd")):  # fmt: skip
+        names = {
+            title: run
+            for title, (_, run) in zip(
+                table.header[1:], ((c, table.runs[k, c]) for c in range(1, len(table.header))), strict=True
+            )
+        }
+        for title, unit in (
+            ("ridge: →", "linear_ridge"),
+            ("ridge: ←", "linear_ridge"),
+            ("CKA", "indices"),
+            ("ridge: distance (Eq. 4)", "linear_ridge"),
+            ("R² ←", "indices"),
+            ("online SGD: difference (Eq. 9)", "linear_online_sgd"),
+        ):
             assert names[title] == (f"distance/made_up/{folder}/{unit}",)
     assert all(table.runs.values())

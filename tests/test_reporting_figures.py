@@ -66,26 +66,37 @@ def figures(runs):
 
 def test_the_forms_there_are_by_the_papers_numbers(figures):
     assert list(figures) == [
-        "fig7-rvl_cdip-accuracy", "fig7-rvl_cdip-accuracy-ridge", "fig8-rvl_cdip-accuracy", "fig9-rvl_cdip-accuracy",
-        "fig7-rvl_cdip-distance", "fig7-rvl_cdip-distance-ridge", "fig8-rvl_cdip-distance", "fig9-rvl_cdip-distance",
-    ]  # fmt: skip
+        "fig7-rvl_cdip-accuracy",
+        "fig7-rvl_cdip-accuracy-ridge",
+        "fig8-rvl_cdip-accuracy",
+        "fig9-rvl_cdip-accuracy",
+        "fig7-rvl_cdip-distance",
+        "fig7-rvl_cdip-distance-ridge",
+        "fig8-rvl_cdip-distance",
+        "fig9-rvl_cdip-distance",
+    ]
     assert figures["fig7-rvl_cdip-accuracy"].title.startswith("Figure 7:")
     assert [name for name, one in figures.items() if not one.aside] == [
-        "fig7-rvl_cdip-accuracy", "fig8-rvl_cdip-accuracy", "fig9-rvl_cdip-accuracy",
-    ]  # fmt: skip
+        "fig7-rvl_cdip-accuracy",
+        "fig8-rvl_cdip-accuracy",
+        "fig9-rvl_cdip-accuracy",
+    ]
 
 
-@pytest.mark.parametrize(("data", "form", "file", "words"), [
-    ("ilsvrc", "extremes", "1", "Figure 1"),
-    ("rvl_cdip", "extremes", "7", "Figure 7"),
-    ("digits", "extremes", "1", "Form of Figures 1 and 7"),
-    ("rvl_cdip", "families", "3c", "Figure 3c"),
-    ("digits", "all-2", "9", "Form of Figure 9"),
-    ("digits", "no such", "", ""),
-    ("rvl_cdip@historical", "cross", "10", "Figure 10"),
-    ("rvl_cdip@photos", "cross", "10", "Form of Figure 10"),
-    ("digits@historical", "cross", "10", "Form of Figure 10"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("data", "form", "file", "words"),
+    [
+        ("ilsvrc", "extremes", "1", "Figure 1"),
+        ("rvl_cdip", "extremes", "7", "Figure 7"),
+        ("digits", "extremes", "1", "Form of Figures 1 and 7"),
+        ("rvl_cdip", "families", "3c", "Figure 3c"),
+        ("digits", "all-2", "9", "Form of Figure 9"),
+        ("digits", "no such", "", ""),
+        ("rvl_cdip@historical", "cross", "10", "Figure 10"),
+        ("rvl_cdip@photos", "cross", "10", "Form of Figure 10"),
+        ("digits@historical", "cross", "10", "Form of Figure 10"),
+    ],
+)
 def test_which_of_the_papers_figures_one_is(data, form, file, words):
     assert (number(form, data), called(form, data)) == (file, words)
 
@@ -95,9 +106,11 @@ def test_which_of_the_papers_figures_one_is(data, form, file, words):
 def test_extremes_are_the_rows_of_the_largest_range_and_the_baseline(runs, figures, metric, solver):
     shown = drawn(figures[f"fig7-rvl_cdip-{metric}{'' if solver == 'online_sgd' else '-ridge'}"])
     assert shown.groupby("family")["network"].agg(set).to_dict() == {
-        "rotation": {"rotation_20", "baseline"}, "blur": {"blur_3", "baseline"}, "mirror": {"mirror_both"},
+        "rotation": {"rotation_20", "baseline"},
+        "blur": {"blur_3", "baseline"},
+        "mirror": {"mirror_both"},
         "noise": {"baseline"},
-    }  # fmt: skip
+    }
     kinds = shown["curve"].str.split(": ").str[1]
     for (network, kind, grid), part in shown.groupby(["network", kinds, "grid"]):
         fit = "identity" if kind == "invariance" else f"residual_{solver}"
@@ -128,8 +141,10 @@ def test_all_networks_has_a_row_a_family_a_column_a_way_and_a_curve_a_range(runs
     overview = figures["fig9-rvl_cdip-accuracy"]
     (block,) = overview.blocks
     assert block.title == "Rotation" and [plot.title for plot in block.plots] == [
-        "Invariance", "Equivariance, online SGD", "Equivariance, ridge",
-    ]  # fmt: skip
+        "Invariance",
+        "Equivariance, online SGD",
+        "Equivariance, ridge",
+    ]
     for plot, fit in zip(block.plots, FITS, strict=True):
         lines = plot.panels[0].lines
         assert [line.key for line in lines] == ["baseline", "rotation_5", "rotation_10", "rotation_20"]
@@ -186,9 +201,7 @@ def test_cross_data_shows_nearness_on_both_data_and_what_has_no_own(runs):
     assert set(rotation["curve"]) == {
         f"{who}, on {data}" for who in ("baseline", "trained") for data in ("rvl_cdip", "historical")
     }
-    for (data, network, kind, solver), part in rotation.groupby(
-        ["data", "network", "map", "solver"]
-    ):
+    for (data, network, kind, solver), part in rotation.groupby(["data", "network", "map", "solver"]):
         fit = next(name for name, of in FITS.items() if of == solver)
         assert fit.startswith(kind)
         path = runs / f"measure/{data}/{network}/seed0/rotation/{fit}/rows.csv"
@@ -218,15 +231,19 @@ def test_a_report_on_one_data_set_has_its_networks_on_other_data_too(runs):
 def test_cross_data_is_not_laid_beside_other_transformations(runs):
     foreign, mine = own(runs, "rvl_cdip@historical"), own(runs, "rvl_cdip")
     without = cross(foreign, [], "x")
-    assert len(without.lacking) == 3 and {line.key for block in without.blocks for plot in block.plots
-                                          for line in plot.panels[0].lines} == {"trained, on historical",
-                                                                                "baseline, on historical"}  # fmt: skip
+    assert len(without.lacking) == 3 and {
+        line.key for block in without.blocks for plot in block.plots for line in plot.panels[0].lines
+    } == {"trained, on historical", "baseline, on historical"}
     assert len(cross(foreign, mine, "x").lacking) == 1
 
 
 def test_the_index_leads_to_what_is_there_and_says_what_would_make_the_rest():
-    places = [Place("extremes", "digits", "a", ""), Place("extremes", "rvl_cdip", "b", ""),
-              Place("ranges", "digits", "c", "rotation"), Place("all-1", "ilsvrc", "d", "")]  # fmt: skip
+    places = [
+        Place("extremes", "digits", "a", ""),
+        Place("extremes", "rvl_cdip", "b", ""),
+        Place("ranges", "digits", "c", "rotation"),
+        Place("all-1", "ilsvrc", "d", ""),
+    ]
     entries = {entry.name.removeprefix("Figure "): entry for entry in index(places)}
     assert list(entries) == [*(figure.number for figure in FIGURES), *(table.name for table in TABLES)]
     assert len(entries) == 14 + 4

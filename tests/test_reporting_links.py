@@ -73,9 +73,10 @@ def test_every_number_of_a_table_names_the_run_whose_row_it_is(runs):
     name = "measure/digits/rotation_20/seed0/rotation/residual_ridge"
     there = {place: run for place, run in table.runs.items() if place[1] == column}
     assert set(there.values()) == {(name,)} and len(there) == len(table.cells) - 1  # one is missing
-    assert all(f"{100 * (1 - row.score):.1f} " in {table.cells[k][column][:5] for k, _ in there}
-               for row in read_rows(runs / name / "rows.csv").query("split == 'test' and metric == 'error_rate'").
-               itertuples())  # fmt: skip
+    assert all(
+        f"{100 * (1 - row.score):.1f} " in {table.cells[k][column][:5] for k, _ in there}
+        for row in read_rows(runs / name / "rows.csv").query("split == 'test' and metric == 'error_rate'").itertuples()
+    )
     summary = tables.summary(families(collected)[0], "x")
     for (k, _), (run,) in summary.runs.items():
         network, fit = summary.numbers.loc[k, "network"], summary.numbers.loc[k, ["map", "solver"]]
@@ -128,9 +129,13 @@ def test_numbers_of_finetuning_lead_to_the_run_of_every_seed():
         for seed in (0, 1)
     )
     places = [
-        (network, seed, "blur_G", g, fit) for network in ("blur_3", "blur_3+j") for seed in (0, 1)
-        for g in ("untouched", "2") for fit in (NO_MAP, LEARNED) if (network, fit) != ("blur_3", LEARNED)
-    ]  # fmt: skip
+        (network, seed, "blur_G", g, fit)
+        for network in ("blur_3", "blur_3+j")
+        for seed in (0, 1)
+        for g in ("untouched", "2")
+        for fit in (NO_MAP, LEARNED)
+        if (network, fit) != ("blur_3", LEARNED)
+    ]
     runs = {place: f"{place[0]}/{place[1]}/{place[4][1]}" for place in places}
     asked = frozenset(("blur_3+j", seed, fit) for seed in (0, 1) for fit in (NO_MAP, LEARNED))
     numbers = dict.fromkeys(places, 50.0)
@@ -138,6 +143,8 @@ def test_numbers_of_finetuning_lead_to_the_run_of_every_seed():
     changes, accuracies, distances = (table for _, table in finetuned_tables.tables(study, "x"))
     assert changes.runs[0, 2] == accuracies.runs[0, 1] == ("finetune/seed0", "finetune/seed1")
     assert [accuracies.runs[1, k] for k in (2, 3, 4)] == [
-        ("blur_3/0/", "blur_3/1/"), ("blur_3+j/0/", "blur_3+j/1/"), ("blur_3+j/0/joint", "blur_3+j/1/joint"),
-    ]  # fmt: skip
+        ("blur_3/0/", "blur_3/1/"),
+        ("blur_3+j/0/", "blur_3+j/1/"),
+        ("blur_3+j/0/joint", "blur_3+j/1/joint"),
+    ]
     assert [distances.runs[0, k] for k in (3, 4, 5)] == [accuracies.runs[1, k] for k in (2, 3, 4)]

@@ -42,8 +42,14 @@ def only(root):
 def test_numbers_sort_before_words_and_by_size():
     names = ["elastic_10_sigma3", "both", "elastic_5_sigma2", "10", "5", "1.5", "elastic_10_sigma2"]
     assert sorted(names, key=natural) == [
-        "1.5", "5", "10", "both", "elastic_5_sigma2", "elastic_10_sigma2", "elastic_10_sigma3",
-    ]  # fmt: skip
+        "1.5",
+        "5",
+        "10",
+        "both",
+        "elastic_5_sigma2",
+        "elastic_10_sigma2",
+        "elastic_10_sigma3",
+    ]
 
 
 def test_the_widest_mirror_is_the_one_that_covers_most(tmp_path):
@@ -56,8 +62,11 @@ def test_the_most_extreme_elastic_network_is_the_one_of_the_papers_tables(tmp_pa
     for reach, sigma in ((10, 2), (5, 3), (10, 3), (5, 2)):
         measured(tmp_path, "made_up", f"elastic_{reach}_sigma{sigma}", "elastic", reach, "elastic")
     assert [s.network for s in only(tmp_path).trained] == [
-        "elastic_5_sigma3", "elastic_5_sigma2", "elastic_10_sigma3", "elastic_10_sigma2",
-    ]  # fmt: skip
+        "elastic_5_sigma3",
+        "elastic_5_sigma2",
+        "elastic_10_sigma3",
+        "elastic_10_sigma2",
+    ]
     nodes = tuple(Node(s.network, s.family, s.range, 0, s.network) for s in only(tmp_path).trained)
     assert sizes(nodes).tolist() == [0.25, 0.5, 0.75, 1.0]
 
@@ -105,8 +114,11 @@ def test_the_forms_of_figures_1_and_2(tmp_path):
     first, second = against_baseline(family, "error_rate", "x"), ranges_compared(family, "error_rate", "x")
     assert [panel.title for panel in first.panels] == ["residual map, online SGD", "residual map, ridge"]
     assert [line.label for line in first.panels[0].lines] == [
-        "baseline: invariance", "baseline: equivariance", "blur_3: invariance", "blur_3: equivariance",
-    ]  # fmt: skip
+        "baseline: invariance",
+        "baseline: equivariance",
+        "blur_3: invariance",
+        "blur_3: equivariance",
+    ]
     assert [line.dashed for line in first.panels[0].lines] == [False, True, False, True]
     assert first.diverged and "A cross" in first.caption and len({line.colour for line in first.panels[0].lines}) == 4
     assert [line.key for line in second.legend] == ["baseline", "blur_1.5", "blur_3"]
@@ -118,8 +130,10 @@ def test_the_forms_of_figures_1_and_2(tmp_path):
     panels = inline(first)
     assert len(panels) == 2 and "#010203" not in panels[0] and "currentColor" in panels[0]
     # a point without a number breaks the line: the curve has two pieces
-    before, after = (inline(replace(first, panels=(replace(first.panels[0], lines=(line,)),)))[0].count("M ")
-                     for line in (first.panels[0].lines[2], first.panels[0].lines[3]))  # fmt: skip
+    before, after = (
+        inline(replace(first, panels=(replace(first.panels[0], lines=(line,)),)))[0].count("M ")
+        for line in (first.panels[0].lines[2], first.panels[0].lines[3])
+    )
     assert after > before
 
 
@@ -254,10 +268,14 @@ def test_names_that_commands_write_are_taken(tmp_path, undrawn):
     assert network in make_report(tmp_path / "runs", tmp_path / "out").read_text()
 
 
-@pytest.mark.parametrize("damage", [
-    lambda held: {**held, "points": []}, lambda held: {**held, "family": "../../evil"},
-    lambda held: {**held, "points": [{**held["points"][0], "value": math.inf}, *held["points"][1:]]},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda held: {**held, "points": []},
+        lambda held: {**held, "family": "../../evil"},
+        lambda held: {**held, "points": [{**held["points"][0], "value": math.inf}, *held["points"][1:]]},
+    ],
+)
 def test_a_grid_without_points_or_with_an_odd_name_is_refused(tmp_path, damage):
     measured(tmp_path, "made_up", "mirror_both", "mirror", "both", "mirror")
     path = tmp_path / "measure/made_up/mirror_both/seed0/mirror/grid.json"
@@ -275,9 +293,9 @@ def test_infinite_numbers_are_refused(tmp_path, column):
     assert f"{path} is damaged: {column} is infinite" in why
 
 
-@pytest.mark.parametrize("notes", [
-    {"versions": [1, 2]}, {"versions": "x"}, {"remarks": "abc"}, {"skipped": 5}, {"left_out": 5},
-])
+@pytest.mark.parametrize(
+    "notes", [{"versions": [1, 2]}, {"versions": "x"}, {"remarks": "abc"}, {"skipped": 5}, {"left_out": 5}]
+)
 def test_a_provenance_of_other_kinds_is_refused(tmp_path, notes):
     trained(tmp_path, "made_up", "baseline", "baseline", None)
     path = tmp_path / "train/made_up/baseline/seed0/provenance.json"
@@ -286,8 +304,16 @@ def test_a_provenance_of_other_kinds_is_refused(tmp_path, notes):
         collect(tmp_path)
 
 
-JOINT = {"network": "made_up/blur_3/seed0", "grid": "blur_G", "family": "blur", "g": ["2"], "lambda1": 1,
-         "lambda2": 1, "lambda3": 0.3, "name": "joint_0.3"}  # fmt: skip
+JOINT = {
+    "network": "made_up/blur_3/seed0",
+    "grid": "blur_G",
+    "family": "blur",
+    "g": ["2"],
+    "lambda1": 1,
+    "lambda2": 1,
+    "lambda3": 0.3,
+    "name": "joint_0.3",
+}
 
 
 def as_finetuned(root):

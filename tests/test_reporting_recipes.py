@@ -10,8 +10,14 @@ from invariance.reporting.recipes import networks, note
 from invariance.settings.files import conf_dir
 from tests.reporting_runs import measured, trained
 
-CAFFENET = {"_target_": "invariance.models.caffenet.CaffeNet", "input_size": 227, "width": 1.0, "features": 4096,
-            "groups": 2, "dropout": 0.5}  # fmt: skip
+CAFFENET = {
+    "_target_": "invariance.models.caffenet.CaffeNet",
+    "input_size": 227,
+    "width": 1.0,
+    "features": 4096,
+    "groups": 2,
+    "dropout": 0.5,
+}
 TINY = {**CAFFENET, "input_size": 67, "width": 0.125, "features": 256}
 
 
@@ -58,9 +64,10 @@ def test_a_note_says_in_what_networks_are_not_the_paper_s():
     own = config("rvl_cdip", CAFFENET)
     half = config("rvl_cdip", CAFFENET, updates=250_000)
     there = collected(
-        ("train/rvl_cdip/baseline/seed0", 40_000, own), ("train/rvl_cdip/baseline/seed2", 40_000, half),
+        ("train/rvl_cdip/baseline/seed0", 40_000, own),
+        ("train/rvl_cdip/baseline/seed2", 40_000, half),
         ("train/rvl_cdip/blur_3/seed0", 40_000, half),
-    )  # fmt: skip
+    )
     assert note(there, "rvl_cdip") == (
         " Not of the paper’s recipe: baseline (seed 2), blur_3: updates 250,000, not 500,000."
     )
@@ -77,8 +84,18 @@ def test_the_table_tells_every_network_by_its_model_recipe_updates_and_precision
         ("train/digits/x/seed0", 99, {}),
     )
     first, second = networks(there).cells
-    assert first == ["baseline", "1", "ilsvrc", "caffenet, width 0.5", "227 pixels", "ilsvrc, updates 40", "40",
-                     "256", "bf16-mixed", "yes"]  # fmt: skip
+    assert first == [
+        "baseline",
+        "1",
+        "ilsvrc",
+        "caffenet, width 0.5",
+        "227 pixels",
+        "ilsvrc, updates 40",
+        "40",
+        "256",
+        "bf16-mixed",
+        "yes",
+    ]
     assert second[3:6] == ["Timm, name resnet18", "96 pixels", "cifar10"] and second[-2:] == ["32-true", "–"]
     assert networks(collected(("train/digits/x/seed0", 99, {}))) is None
 

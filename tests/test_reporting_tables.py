@@ -59,8 +59,17 @@ def test_the_paper_s_networks_are_those_of_conf(compose):
     assert set(printed.networks("ilsvrc")) == ours == set(printed.networks("rvl_cdip"))
 
 
-NINE = ["color_jitter_20", "crop_256", "elastic_10_sigma2", "noise_20", "blur_3", "mirror_both", "perspective_4",
-        "rotation_20", "shear_20"]  # fmt: skip
+NINE = [
+    "color_jitter_20",
+    "crop_256",
+    "elastic_10_sigma2",
+    "noise_20",
+    "blur_3",
+    "mirror_both",
+    "perspective_4",
+    "rotation_20",
+    "shear_20",
+]
 
 
 def finetuned(*names, lambda3=0.3, data="rvl_cdip"):
@@ -71,8 +80,10 @@ def finetuned(*names, lambda3=0.3, data="rvl_cdip"):
     )
     scores = {
         (one.finetuned if after else one.network, 0, "G", g, NO_MAP): 60.0 if after else 50.0
-        for one in ones for g in ("untouched", "15") for after in (False, True)
-    }  # fmt: skip
+        for one in ones
+        for g in ("untouched", "15")
+        for after in (False, True)
+    }
     return Study(data, "fc7", 9, "test", ones, (NO_MAP,), {}, scores, {}, frozenset(), {})
 
 

@@ -17,9 +17,15 @@ from invariance.runs.processes import signals_interrupt
 from invariance.training.checkpoint import AtomicCheckpointIO
 
 QUICK = [
-    "model=tiny", "recipe=smoke", "logger=csv", "trainer=cpu", "progress=false", "recipe.updates=30",
-    "recipe.val_every=10", "recipe.batch=16",
-]  # fmt: skip
+    "model=tiny",
+    "recipe=smoke",
+    "logger=csv",
+    "trainer=cpu",
+    "progress=false",
+    "recipe.updates=30",
+    "recipe.val_every=10",
+    "recipe.batch=16",
+]
 NAME = "train/digits/baseline/seed0"
 
 
@@ -327,13 +333,17 @@ LIES = {
     "no schedule": {"lr_schedulers": lambda states: []},
     "a schedule of another update": {"lr_schedulers": lambda states: [{**states[0], "last_epoch": 3}]},
     "no loops": {"loops": lambda loops: {}},
-    "loops of another update": {"loops": lambda loops: {**loops, "fit_loop": {
-        **loops["fit_loop"], "epoch_loop.batch_progress": {"total": {"completed": 3}}}}},
+    "loops of another update": {
+        "loops": lambda loops: {
+            **loops,
+            "fit_loop": {**loops["fit_loop"], "epoch_loop.batch_progress": {"total": {"completed": 3}}},
+        }
+    },
     "another seed": {"hyper_parameters": lambda held: {**held, "seed": 1}},
     "another mean": {"hyper_parameters": lambda held: {**held, "mean": [1.0]}},
     "another run": {"invariance_run": lambda held: {**held, "name": "train/digits/baseline/seed1"}},
     "weights that are no numbers": {"state_dict": one_nan},
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("lie", LIES)
@@ -408,5 +418,7 @@ def test_a_run_folder_that_is_deleted_and_taken_by_another_gets_nothing_of_the_f
     with pytest.raises(UserError, match="was deleted or replaced while this process worked in it; it writes no more"):
         again(tmp_path)
     assert sorted(path.name for path in folder.iterdir() if path.is_file()) == [
-        ".lock", "config.yaml", "provenance.json"
-    ]  # fmt: skip
+        ".lock",
+        "config.yaml",
+        "provenance.json",
+    ]

@@ -25,7 +25,10 @@ def data(n, d, outputs, seed, problems=1):
 
 @settings(max_examples=40, deadline=None)
 @given(
-    n=st.integers(3, 60), d=st.integers(1, 12), outputs=st.integers(1, 5), strength=st.sampled_from([1e-4, 0.1, 10.0]),
+    n=st.integers(3, 60),
+    d=st.integers(1, 12),
+    outputs=st.integers(1, 5),
+    strength=st.sampled_from([1e-4, 0.1, 10.0]),
     seed=st.integers(0, 9999),
 )
 def test_one_strength_is_sklearns_ridge(n, d, outputs, strength, seed):

@@ -182,8 +182,18 @@ def test_a_row_that_is_none_is_refused(tmp_path, old, new):
 @pytest.mark.parametrize("cut", [1, 5, 9])
 def test_rows_that_are_cut_off_in_their_last_field_are_refused(tmp_path, cut):
     path = tmp_path / "rows.csv"
-    row = Row(stage="train", data="d", network="n", family="f", seed=0, split="s", metric="m", score=0.5, n_images=1,
-              run="train/d/n/seed0")  # fmt: skip
+    row = Row(
+        stage="train",
+        data="d",
+        network="n",
+        family="f",
+        seed=0,
+        split="s",
+        metric="m",
+        score=0.5,
+        n_images=1,
+        run="train/d/n/seed0",
+    )
     write_rows(path, to_frame([row]))
     assert len(read_rows(path)) == 1
     path.write_bytes(path.read_bytes()[:-cut])

@@ -22,17 +22,31 @@ FIT = {"split": "val", "images": 5000}
 def row(name, **changes):
     stage, data, network, seed = name.split("/")[:4]
     base = dict(
-        stage=stage, data=data, network=network, family="rotation", range="20", seed=int(seed[4:]), split="test",
-        metric="error_rate", score=0.25, low=0.2, high=0.31, n_images=359, run=name,
-    )  # fmt: skip
+        stage=stage,
+        data=data,
+        network=network,
+        family="rotation",
+        range="20",
+        seed=int(seed[4:]),
+        split="test",
+        metric="error_rate",
+        score=0.25,
+        low=0.2,
+        high=0.31,
+        n_images=359,
+        run=name,
+    )
     return Row(**(base | changes))
 
 
 def trained(root: Path, network: str = "rotation_20", seed: int = 0, score: float = 0.25) -> Path:
     name = f"train/digits/{network}/seed{seed}"
     config = {
-        "name": network, "seed": seed, "transform": {"name": "rotation", "range": 20},
-        "data": {"name": "digits", "sha256": "ab"}, "model": {"input_size": 24},
+        "name": network,
+        "seed": seed,
+        "transform": {"name": "rotation", "range": 20},
+        "data": {"name": "digits", "sha256": "ab"},
+        "model": {"input_size": 24},
     }
     with Run(root, name, config) as run:
         (run.directory / "best.ckpt").write_bytes(f"weights of {network} {seed}".encode())
@@ -46,32 +60,61 @@ def trained(root: Path, network: str = "rotation_20", seed: int = 0, score: floa
 def measured(root: Path, network: str = "rotation_20", grid: str = "rotation") -> Path:
     name = f"measure/digits/{network}/seed0/{grid}/residual_ridge"
     config = {
-        "network": f"digits/{network}/seed0", "weights": "12", "data": {"name": "digits", "fit": FIT, "report": "test"},
-        "layer": "fc7", "metrics": ["error_rate", "l2_distance"], "map": "residual",
+        "network": f"digits/{network}/seed0",
+        "weights": "12",
+        "data": {"name": "digits", "fit": FIT, "report": "test"},
+        "layer": "fc7",
+        "metrics": ["error_rate", "l2_distance"],
+        "map": "residual",
     }
     about = {"layer": "fc7", "map": "residual", "solver": "ridge"}
     with Run(root, name, config) as run:
         (run.directory / "fits.csv").write_text("g,status\n")
-        run.finish(to_frame([
-            row(name, g=f"{grid}:{g}", split=split, metric=metric, **about)
-            for g in ("untouched", "20") for split in ("val", "test") for metric in ("error_rate", "l2_distance")
-        ]))  # fmt: skip
+        run.finish(
+            to_frame(
+                [
+                    row(name, g=f"{grid}:{g}", split=split, metric=metric, **about)
+                    for g in ("untouched", "20")
+                    for split in ("val", "test")
+                    for metric in ("error_rate", "l2_distance")
+                ]
+            )
+        )
     return run.directory
 
 
 def compared(root: Path) -> Path:
     name = "distance/digits/blur_3-seed0+rotation_20-seed0/linear_ridge"
     config = {
-        "networks": {"blur_3/seed0": "12", "rotation_20/seed0": "34"}, "data": {"name": "digits", "report": "test"},
-        "layer": "fc7", "map": "linear",
+        "networks": {"blur_3/seed0": "12", "rotation_20/seed0": "34"},
+        "data": {"name": "digits", "report": "test"},
+        "layer": "fc7",
+        "map": "linear",
     }
-    about = {"stage": "distance", "layer": "fc7", "map": "linear", "solver": "ridge", "seed": 0, "score": 0.7,
-             "low": 0.6, "high": 0.8, "run": name, "data": "digits", "family": "blur", "n_images": 9, "split": "test"}
+    about = {
+        "stage": "distance",
+        "layer": "fc7",
+        "map": "linear",
+        "solver": "ridge",
+        "seed": 0,
+        "score": 0.7,
+        "low": 0.6,
+        "high": 0.8,
+        "run": name,
+        "data": "digits",
+        "family": "blur",
+        "n_images": 9,
+        "split": "test",
+    }
     with Run(root, name, config) as run:
-        run.finish(to_frame([
-            Row(**about, network="blur_3", g="network:rotation_20/seed0", metric="l2_distance"),
-            Row(**about, network="rotation_20", g="network:blur_3/seed0", metric="l2_distance"),
-        ]))  # fmt: skip
+        run.finish(
+            to_frame(
+                [
+                    Row(**about, network="blur_3", g="network:rotation_20/seed0", metric="l2_distance"),
+                    Row(**about, network="rotation_20", g="network:blur_3/seed0", metric="l2_distance"),
+                ]
+            )
+        )
     return run.directory
 
 
@@ -104,8 +147,11 @@ def test_a_run_as_it_was_finished_is_sealed_and_read_wherever_its_runs_folder_go
 
 def test_what_is_written_after_the_end_and_how_a_file_is_written_change_nothing(tmp_path):
     directory = trained(tmp_path)
-    Run(tmp_path, "train/digits/rotation_20/seed0", json.loads(json.dumps(yaml.safe_load(
-        (directory / "config.yaml").read_text())))).record({"wandb": {"url": "https://wandb.example"}})  # fmt: skip
+    Run(
+        tmp_path,
+        "train/digits/rotation_20/seed0",
+        json.loads(json.dumps(yaml.safe_load((directory / "config.yaml").read_text()))),
+    ).record({"wandb": {"url": "https://wandb.example"}})
     config = yaml.safe_load((directory / "config.yaml").read_text())
     (directory / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=True, default_flow_style=True))
     assert check(directory)
@@ -131,12 +177,18 @@ def test_changed_rows_are_named(tmp_path, made, how):
             look(directory)
 
 
-@pytest.mark.parametrize(("name", "old", "new"), [
-    ("config.yaml", "range: 20", "range: 10"), ("config.yaml", "seed: 0", "seed: 1"),
-    ("provenance.json", "5000", "500"), ("provenance.json", "test", "train"),
-    ("provenance.json", '"weights_sha256": "', '"weights_sha256": "0'), ("best.ckpt", "weights", "Weights"),
-    ("confusion_test.csv", "1", "2"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "old", "new"),
+    [
+        ("config.yaml", "range: 20", "range: 10"),
+        ("config.yaml", "seed: 0", "seed: 1"),
+        ("provenance.json", "5000", "500"),
+        ("provenance.json", "test", "train"),
+        ("provenance.json", '"weights_sha256": "', '"weights_sha256": "0'),
+        ("best.ckpt", "weights", "Weights"),
+        ("confusion_test.csv", "1", "2"),
+    ],
+)
 def test_an_edited_file_of_a_finished_run_is_named(tmp_path, name, old, new):
     directory = trained(tmp_path)
     edit(directory / name, old, new)
@@ -229,11 +281,24 @@ def test_what_cannot_be_right_is_not_sealed(tmp_path):
     assert "seal" not in json.loads((directory / "done.json").read_text())
 
 
-@pytest.mark.parametrize(("column", "value"), [
-    ("score", 7.5), ("score", -0.1), ("score", math.nan), ("score", math.inf), ("low", 0.3), ("high", 0.24),
-    ("low", math.nan), ("n_images", 0), ("seed", -1), ("status", "fine"), ("status", "diverged"), ("stage", "guess"),
-    ("value", -math.inf),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("score", 7.5),
+        ("score", -0.1),
+        ("score", math.nan),
+        ("score", math.inf),
+        ("low", 0.3),
+        ("high", 0.24),
+        ("low", math.nan),
+        ("n_images", 0),
+        ("seed", -1),
+        ("status", "fine"),
+        ("status", "diverged"),
+        ("stage", "guess"),
+        ("value", -math.inf),
+    ],
+)
 def test_a_value_that_no_measurement_gives_is_named(tmp_path, column, value):
     good = row("train/digits/a/seed0")
     check_values(tmp_path, to_frame([good]))
@@ -241,10 +306,18 @@ def test_a_value_that_no_measurement_gives_is_named(tmp_path, column, value):
         check_values(tmp_path, to_frame([good]).assign(**{column: value}))
 
 
-@pytest.mark.parametrize(("metric", "good", "bad"), [
-    ("l2_distance", 3.5, -0.01), ("l2_distance_mean", 3.5, -0.01), ("accuracy", 1.0, 1.01), ("cka", -0.2, 1.1),
-    ("procrustes", 1.4142, 1.42), ("r2", -30.0, 1.01), ("error_rate", 0.0, 1.0001),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("metric", "good", "bad"),
+    [
+        ("l2_distance", 3.5, -0.01),
+        ("l2_distance_mean", 3.5, -0.01),
+        ("accuracy", 1.0, 1.01),
+        ("cka", -0.2, 1.1),
+        ("procrustes", 1.4142, 1.42),
+        ("r2", -30.0, 1.01),
+        ("error_rate", 0.0, 1.0001),
+    ],
+)
 def test_every_metric_has_its_range(tmp_path, metric, good, bad):
     none = {"low": math.nan, "high": math.nan, "metric": metric}
     check_values(tmp_path, to_frame([row("train/digits/a/seed0", score=good, **none)]))
@@ -254,23 +327,38 @@ def test_every_metric_has_its_range(tmp_path, metric, good, bad):
 
 def test_a_difference_may_be_negative_and_a_row_without_a_score_is_fine(tmp_path):
     none = {"score": math.nan, "low": math.nan, "high": math.nan}
-    check_values(tmp_path, to_frame([
-        row("train/digits/a/seed0", metric="l2_distance_difference", score=-0.2, low=-0.3, high=0.1),
-        *(row("train/digits/a/seed0", status=status, **none) for status in ("diverged", "not_finite", "undefined")),
-    ]))  # fmt: skip
+    check_values(
+        tmp_path,
+        to_frame(
+            [
+                row("train/digits/a/seed0", metric="l2_distance_difference", score=-0.2, low=-0.3, high=0.1),
+                *(
+                    row("train/digits/a/seed0", status=status, **none)
+                    for status in ("diverged", "not_finite", "undefined")
+                ),
+            ]
+        ),
+    )
     write_rows(tmp_path / "rows.csv", to_frame([]))
     check_values(tmp_path, read_rows(tmp_path / "rows.csv"))
 
 
-@pytest.mark.parametrize(("made", "old", "new", "said"), [
-    (trained, "rotation_20,rotation", "rotation_20,blur", "family is 'blur'"),
-    (trained, ",20,0,", ",10,0,", "range is '10'"), (trained, ",20,0,", ",20,1,", "seed is 1"),
-    (trained, "digits", "letters", "data is 'letters'"), (measured, "fc7", "fc6", "layer is 'fc6'"),
-    (measured, "rotation:20", "blur:20", "g is 'blur:20'"), (measured, ",test,", ",train,", "split is 'train'"),
-    (measured, "error_rate", "accuracy", "metric is 'accuracy'"), (measured, "residual,", "mlp,", "map is 'mlp'"),
-    (compared, "blur_3,blur", "blur_2,blur", "network is 'blur_2'"),
-    (compared, "network:blur_3", "network:blur_2", "g is 'network:blur_2"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("made", "old", "new", "said"),
+    [
+        (trained, "rotation_20,rotation", "rotation_20,blur", "family is 'blur'"),
+        (trained, ",20,0,", ",10,0,", "range is '10'"),
+        (trained, ",20,0,", ",20,1,", "seed is 1"),
+        (trained, "digits", "letters", "data is 'letters'"),
+        (measured, "fc7", "fc6", "layer is 'fc6'"),
+        (measured, "rotation:20", "blur:20", "g is 'blur:20'"),
+        (measured, ",test,", ",train,", "split is 'train'"),
+        (measured, "error_rate", "accuracy", "metric is 'accuracy'"),
+        (measured, "residual,", "mlp,", "map is 'mlp'"),
+        (compared, "blur_3,blur", "blur_2,blur", "network is 'blur_2'"),
+        (compared, "network:blur_3", "network:blur_2", "g is 'network:blur_2"),
+    ],
+)
 def test_a_row_that_its_configuration_does_not_know_is_named_though_nothing_is_sealed(tmp_path, made, old, new, said):
     directory = made(tmp_path)
     unsealed(directory)
@@ -363,10 +451,19 @@ def test_a_file_of_a_run_that_cannot_be_read_is_named_as_such(tmp_path, name):
             rows_of(directory)
 
 
-@pytest.mark.parametrize("config", [
-    "map: !!bool maybe\n", "map: !!timestamp x\n", f"map: {'[' * 60}{']' * 60}\n", "layer: [fc7]\n", "layer: {a: b}\n",
-    "metrics: [[error_rate]]\n", "data: {fit: {split: [val]}, report: {}}\n", "networks: {1: 2}\n",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "config",
+    [
+        "map: !!bool maybe\n",
+        "map: !!timestamp x\n",
+        f"map: {'[' * 60}{']' * 60}\n",
+        "layer: [fc7]\n",
+        "layer: {a: b}\n",
+        "metrics: [[error_rate]]\n",
+        "data: {fit: {split: [val]}, report: {}}\n",
+        "networks: {1: 2}\n",
+    ],
+)
 def test_rows_of_before_with_a_configuration_of_another_kind_are_refused(tmp_path, config):
     directory = measured(tmp_path)
     unsealed(directory)
@@ -385,6 +482,7 @@ def test_a_number_of_images_that_no_integer_holds_is_no_table(tmp_path):
 
 def test_a_lock_whose_file_another_machine_deleted_is_not_there(tmp_path, monkeypatch):
     with Run(tmp_path, "train/a", {}) as run:
+
         def stale(descriptor):
             raise OSError(116, "Stale file handle")
 

@@ -23,9 +23,15 @@ PROGRAMS = ("munged", "mariadbd", "my_print_defaults", "slurmdbd", "slurmctld", 
 QUICK = ["model=tiny", "recipe=smoke", "logger=csv", "trainer=cpu", "progress=false", "transform=rotation"]
 TWO = min(2, len(os.sched_getaffinity(0)))
 SMALL = {
-    "gpus_per_node": None, "cpus_per_task": 1, "mem_gb": 1, "partition": "low", "timeout_min": 10,
-    "signal_delay_s": 60, "max_num_timeout": 3, "array_parallelism": 8,
-}  # fmt: skip
+    "gpus_per_node": None,
+    "cpus_per_task": 1,
+    "mem_gb": 1,
+    "partition": "low",
+    "timeout_min": 10,
+    "signal_delay_s": 60,
+    "max_num_timeout": 3,
+    "array_parallelism": 8,
+}
 
 
 # --- without a cluster ---
@@ -69,16 +75,35 @@ def script_of(executor):
 
 def test_the_settings_become_sbatchs_parameters(settings, programs, tmp_path):
     chosen = settings(
-        partition="gpu", account="vision", qos="long", constraint="a100", timeout_min=90, signal_delay_s=100, mem_gb=24,
-        setup=["module load cuda"], additional_parameters={"mail-type": "END"},
-    )  # fmt: skip
+        partition="gpu",
+        account="vision",
+        qos="long",
+        constraint="a100",
+        timeout_min=90,
+        signal_delay_s=100,
+        mem_gb=24,
+        setup=["module load cuda"],
+        additional_parameters={"mail-type": "END"},
+    )
     lines = script_of(slurm.build_executor(chosen, tmp_path / "submitit" / "%j"))
     flags = dict(re.fullmatch(r"#SBATCH --([\w-]+)=?(.*)", line).groups() for line in lines if line[:7] == "#SBATCH")
     wanted = {
-        "partition": "gpu", "account": "vision", "qos": "long", "constraint": "a100", "time": "90", "mem": "24GB",
-        "signal": "USR2@100", "requeue": "", "open-mode": "append", "gpus-per-node": "1", "cpus-per-task": "4",
-        "nodes": "1", "ntasks-per-node": "1", "job-name": "train", "mail-type": "END",
-    }  # fmt: skip
+        "partition": "gpu",
+        "account": "vision",
+        "qos": "long",
+        "constraint": "a100",
+        "time": "90",
+        "mem": "24GB",
+        "signal": "USR2@100",
+        "requeue": "",
+        "open-mode": "append",
+        "gpus-per-node": "1",
+        "cpus-per-task": "4",
+        "nodes": "1",
+        "ntasks-per-node": "1",
+        "job-name": "train",
+        "mail-type": "END",
+    }
     assert {key: flags.get(key) for key in wanted} == wanted
     assert lines.index("module load cuda") < next(k for k, line in enumerate(lines) if line.startswith("srun "))
     assert any(line.startswith("export SRUN_CPUS_PER_TASK=") for line in lines)
@@ -96,24 +121,30 @@ def test_the_files_own_settings_are_accepted(settings, programs, tmp_path):
     [
         ({"timeout_min": 0}, r"hydra.launcher.timeout_min=0: give a whole number from 2"),
         ({"timeout_min": 3, "signal_delay_s": 120}, "told to end as soon as it begins"),
-        ({"nodes": 2}, "one process on one node"), ({"tasks_per_node": 4}, "one process on one node"),
-        ({"array_parallelism": 0}, "array_parallelism=0"), ({"max_num_timeout": -1}, "max_num_timeout=-1"),
+        ({"nodes": 2}, "one process on one node"),
+        ({"tasks_per_node": 4}, "one process on one node"),
+        ({"array_parallelism": 0}, "array_parallelism=0"),
+        ({"max_num_timeout": -1}, "max_num_timeout=-1"),
         ({"x": 1}, r"unknown key 'hydra.launcher.x' \(what sbatch knows beside goes into"),
         ({"timeot_min": 30}, "unknown key 'hydra.launcher.timeot_min'; did you mean 'timeout_min'"),
         ({"timeout_min": None}, "timeout_min=None: give a whole number from 2"),
         ({"max_num_timeout": None}, "max_num_timeout=None: give a whole number from 0"),
-        ({"cpus_per_task": 0}, "cpus_per_task=0"), ({"signal_delay_s": 1}, "signal_delay_s=1: .* from 30"),
+        ({"cpus_per_task": 0}, "cpus_per_task=0"),
+        ({"signal_delay_s": 1}, "signal_delay_s=1: .* from 30"),
     ],
-)  # fmt: skip
+)
 def test_settings_that_make_no_sense_are_refused(settings, programs, tmp_path, changes, said):
     with pytest.raises(UserError, match=said):
         slurm.build_executor(settings(**changes), tmp_path / "%j")
 
 
-@pytest.mark.parametrize(("value", "said"), [
-    ("null", "hydra.launcher.timeout_min=null: it cannot be null; give a value"),
-    ("soon", "hydra.launcher.timeout_min=soon: Value 'soon' of type 'str' could not be converted to Integer"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ("null", "hydra.launcher.timeout_min=null: it cannot be null; give a value"),
+        ("soon", "hydra.launcher.timeout_min=soon: Value 'soon' of type 'str' could not be converted to Integer"),
+    ],
+)
 def test_what_the_plugin_s_schema_refuses_is_said_in_a_line(compose, value, said):
     from hydra.errors import ConfigCompositionException
 
@@ -149,9 +180,11 @@ def test_half_a_slurm_is_none(settings, programs, tmp_path, monkeypatch, absent)
 
 def command(*arguments, **environment):
     return subprocess.run(
-        [sys.executable, "-m", "invariance.train", *arguments], capture_output=True, text=True,
+        [sys.executable, "-m", "invariance.train", *arguments],
+        capture_output=True,
+        text=True,
         env={**os.environ, **environment},
-    )  # fmt: skip
+    )
 
 
 def test_a_machine_without_slurm_says_so_in_a_line(tmp_path):
@@ -328,14 +361,19 @@ def test_a_sweep_ends_as_in_one_process_and_a_preempted_job_goes_on(cluster, tmp
     undisturbed = command("-m", *work, f"runs={tmp_path}/alone", OMP_NUM_THREADS="1")
     assert undisturbed.returncode == 0, undisturbed.stderr
     launcher = [
-        "hydra/launcher=slurm", "hydra.launcher.gpus_per_node=null", "hydra.launcher.cpus_per_task=1",
-        "hydra.launcher.mem_gb=2", "hydra.launcher.partition=low",
-    ]  # fmt: skip
+        "hydra/launcher=slurm",
+        "hydra.launcher.gpus_per_node=null",
+        "hydra.launcher.cpus_per_task=1",
+        "hydra.launcher.mem_gb=2",
+        "hydra.launcher.partition=low",
+    ]
     runs = tmp_path / "runs"
     begun = subprocess.Popen(
         [sys.executable, "-m", "invariance.train", "-m", *launcher, *work, f"runs={runs}"],
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-    )  # fmt: skip
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
     place = runs / "train/digits/rotation_5/seed0"
     until(lambda: list(place.rglob("*.ckpt")) or (place / "rows.csv").exists())
     [folder] = (runs / ".sweeps/train").glob("*/submitit/*/")
@@ -353,10 +391,7 @@ def test_a_sweep_ends_as_in_one_process_and_a_preempted_job_goes_on(cluster, tmp
 def test_jobs_have_their_cpus_and_failures_their_causes(sweep):
     wrong = "import sys; print('error: rate=-1: give a number from 0'); sys.exit(2)"
     fine = "import os; print(os.environ['OMP_NUM_THREADS'], 'threads')"
-    one = sweep(
-        jobs={"wrong": [sys.executable, "-c", wrong], "fine": [sys.executable, "-c", fine]},
-        cpus_per_task=TWO,
-    )
+    one = sweep(jobs={"wrong": [sys.executable, "-c", wrong], "fine": [sys.executable, "-c", fine]}, cpus_per_task=TWO)
     assert one.failures() == {"wrong": "rate=-1: give a number from 0"}
     assert (one.folder / "fine.log").read_text() == f"{TWO} threads\n"
     rows = lambda: ask("sacct", "-n", "-P", "-o", "JobID,State,AllocCPUS", "-j", one.id("wrong"))  # noqa: E731
@@ -466,7 +501,7 @@ def test_the_same_command_again_finds_the_jobs_of_a_launcher_that_is_gone(sweep,
         ({"gpus_per_node": 1}, "sbatch refuses these jobs: Invalid generic resource"),
         ({"cpus_per_task": 4096}, "sbatch refuses these jobs: "),
     ],
-)  # fmt: skip
+)
 def test_what_sbatch_refuses_is_said_in_a_line(cluster, settings, tmp_path, changes, said, capfd):
     executor = slurm.build_executor(settings(**{**SMALL, **changes}), tmp_path / "%j")
     job = Job([sys.executable, "-c", ""], "a", tmp_path / "a.log")

@@ -53,8 +53,13 @@ def test_the_pace_is_of_the_process_that_works_and_needs_no_clock(tmp_path):
         os.utime(path, (4e9, 4e9))  # a file of the year 2096: the clocks of two machines disagree
         [state] = read_runs(tmp_path)
         assert (state.rate, state.seconds_left) == (4.0, 50.0)
-        for damaged in ("", "[]", '{"done": 1}', json.dumps({**held, "done": "x"}),
-                        json.dumps({**held, "done": 1e400})):
+        for damaged in (
+            "",
+            "[]",
+            '{"done": 1}',
+            json.dumps({**held, "done": "x"}),
+            json.dumps({**held, "done": 1e400}),
+        ):
             path.write_text(damaged)
             [state] = read_runs(tmp_path)
             assert (state.state, state.seconds_left) == ("running", None)

@@ -14,20 +14,47 @@ from invariance.runs import origin
 from invariance.runs.surroundings import lenient, require_utf8_names, rounding, settle
 
 LAUNCHERS = {
-    "RANK": "2", "LOCAL_RANK": "2", "WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "4", "GROUP_RANK": "0", "NODE_RANK": "1",
-    "ROLE_RANK": "2", "MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "1", "SLURM_PROCID": "3", "SLURM_LOCALID": "3",
-    "OMPI_COMM_WORLD_RANK": "3", "OMPI_COMM_WORLD_SIZE": "4", "PMI_RANK": "1", "PMI_SIZE": "2", "PMIX_RANK": "1",
-    "TORCHELASTIC_RUN_ID": "a", "TORCHELASTIC_RESTART_COUNT": "1", "MV2_COMM_WORLD_RANK": "1",
+    "RANK": "2",
+    "LOCAL_RANK": "2",
+    "WORLD_SIZE": "4",
+    "LOCAL_WORLD_SIZE": "4",
+    "GROUP_RANK": "0",
+    "NODE_RANK": "1",
+    "ROLE_RANK": "2",
+    "MASTER_ADDR": "10.0.0.1",
+    "MASTER_PORT": "1",
+    "SLURM_PROCID": "3",
+    "SLURM_LOCALID": "3",
+    "OMPI_COMM_WORLD_RANK": "3",
+    "OMPI_COMM_WORLD_SIZE": "4",
+    "PMI_RANK": "1",
+    "PMI_SIZE": "2",
+    "PMIX_RANK": "1",
+    "TORCHELASTIC_RUN_ID": "a",
+    "TORCHELASTIC_RESTART_COUNT": "1",
+    "MV2_COMM_WORLD_RANK": "1",
     "JSM_NAMESPACE_RANK": "1",
-}  # fmt: skip
+}
 SWITCHES = {
-    "NVIDIA_TF32_OVERRIDE": "1", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE": "1", "ONEDNN_DEFAULT_FPMATH_MODE": "BF16",
-    "PL_TRAINER_MAX_EPOCHS": "1", "PL_GLOBAL_SEED": "7", "TORCHDYNAMO_DISABLE": "1", "HYDRA_MAIN_MODULE": "x",
-}  # fmt: skip
+    "NVIDIA_TF32_OVERRIDE": "1",
+    "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE": "1",
+    "ONEDNN_DEFAULT_FPMATH_MODE": "BF16",
+    "PL_TRAINER_MAX_EPOCHS": "1",
+    "PL_GLOBAL_SEED": "7",
+    "TORCHDYNAMO_DISABLE": "1",
+    "HYDRA_MAIN_MODULE": "x",
+}
 KEPT = {
-    "SLURM_CONF": "/etc/slurm.conf", "SLURM_JOB_ID": "7", "SLURM_CPUS_PER_TASK": "2", "CUDA_VISIBLE_DEVICES": "1",
-    "OMP_NUM_THREADS": "2", "PATH": "/bin", "HYDRA_FULL_ERROR": "1", "USER": "me", "PLATFORM": "x",
-}  # fmt: skip
+    "SLURM_CONF": "/etc/slurm.conf",
+    "SLURM_JOB_ID": "7",
+    "SLURM_CPUS_PER_TASK": "2",
+    "CUDA_VISIBLE_DEVICES": "1",
+    "OMP_NUM_THREADS": "2",
+    "PATH": "/bin",
+    "HYDRA_FULL_ERROR": "1",
+    "USER": "me",
+    "PLATFORM": "x",
+}
 
 
 def test_variables_of_launchers_and_switches_of_numbers_are_taken_away_and_no_others():
@@ -147,22 +174,47 @@ def test_in_the_oddest_surroundings_a_sweep_runs_to_its_end_with_the_same_rows(t
     """All at once, as a job: others' variables, odd locale and folders, no stdin, and a reader that goes away."""
     from invariance.experiments.train import train
 
-    quick = ["model=tiny", "recipe=smoke", "recipe.updates=6", "recipe.val_every=3", "recipe.step=4", "trainer=cpu",
-             "progress=false", "logger=csv"]  # fmt: skip
+    quick = [
+        "model=tiny",
+        "recipe=smoke",
+        "recipe.updates=6",
+        "recipe.val_every=3",
+        "recipe.step=4",
+        "trainer=cpu",
+        "progress=false",
+        "logger=csv",
+    ]
     train(compose("train", *quick, f"runs={tmp_path}/plain", f"prepared={tmp_path}/prepared", "seed=1"))
     odd = {
-        **LAUNCHERS, **SWITCHES, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"), "PYTHONOPTIMIZE": "1",
-        "PYTHONWARNINGS": "error", "PYTHONIOENCODING": "ascii", "LC_ALL": "POSIX", "TZ": "Pacific/Kiritimati",
-        "HOME": "/nonexistent", "TMPDIR": "/nonexistent", "TERM": "dumb", "COLUMNS": "7", "NO_COLOR": "1",
-        "PYTHONHASHSEED": "77", "WANDB_MODE": "disabled", "PATH": "/nonexistent", "MPLCONFIGDIR": "/nonexistent",
-    }  # fmt: skip
+        **LAUNCHERS,
+        **SWITCHES,
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
+        "PYTHONOPTIMIZE": "1",
+        "PYTHONWARNINGS": "error",
+        "PYTHONIOENCODING": "ascii",
+        "LC_ALL": "POSIX",
+        "TZ": "Pacific/Kiritimati",
+        "HOME": "/nonexistent",
+        "TMPDIR": "/nonexistent",
+        "TERM": "dumb",
+        "COLUMNS": "7",
+        "NO_COLOR": "1",
+        "PYTHONHASHSEED": "77",
+        "WANDB_MODE": "disabled",
+        "PATH": "/nonexistent",
+        "MPLCONFIGDIR": "/nonexistent",
+    }
     arguments = ["-m", *quick, f"runs={tmp_path}/odd", f"prepared={tmp_path}/other", "seed=0,1"]
     reading, writing = os.pipe()
     os.close(reading)
     ended = subprocess.run(
-        [sys.executable, "-m", "invariance.train", *arguments], cwd=tmp_path, env=odd, stdout=writing,
-        stderr=subprocess.PIPE, preexec_fn=lambda: os.close(0),
-    )  # fmt: skip
+        [sys.executable, "-m", "invariance.train", *arguments],
+        cwd=tmp_path,
+        env=odd,
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        preexec_fn=lambda: os.close(0),
+    )
     os.close(writing)
     said = ended.stderr.decode("ascii").splitlines()
     assert ended.returncode == 0, said

@@ -184,9 +184,16 @@ def test_damaged_records_count_as_absent(tmp_path):
     begin_sweep(folder := sweep_folder(tmp_path, "train", ["a", "b"]), ["a", "b"])
     ended(folder, 0)
     [path] = (folder / sweep.ATTEMPTS).glob("*.json")
-    for text in ("", "[]", '{"job": 0', '{"job": 0, "state": 3}', '{"job": "x", "state": "done", "seconds": 1}',
-                 '{"job": true, "state": "done", "seconds": 1}', '{"job": 0, "state": "done", "seconds": 1e999}',
-                 '{"job": 0, "turn": [], "state": "done", "seconds": 1}'):
+    for text in (
+        "",
+        "[]",
+        '{"job": 0',
+        '{"job": 0, "state": 3}',
+        '{"job": "x", "state": "done", "seconds": 1}',
+        '{"job": true, "state": "done", "seconds": 1}',
+        '{"job": 0, "state": "done", "seconds": 1e999}',
+        '{"job": 0, "turn": [], "state": "done", "seconds": 1}',
+    ):
         path.write_text(text)
         assert read_sweeps(tmp_path)[0].count("to do") == 2
     (folder / sweep.JOBS).write_text("{}")
@@ -219,14 +226,24 @@ def test_a_job_that_another_process_works_at_is_put_off_until_that_is_done(tmp_p
 @pytest.mark.long
 def test_two_launchers_at_one_sweep_share_it(tmp_path):
     command = [
-        sys.executable, "-m", "invariance.train", "-m", "transform=rotation", "range=5,20", "model=tiny",
-        "recipe=smoke", "logger=csv", "trainer=cpu", "progress=false", f"prepared={tmp_path}/prepared",
-        f"runs={tmp_path}/runs", "hydra/launcher=local", "hydra.launcher.slots=1",
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "invariance.train",
+        "-m",
+        "transform=rotation",
+        "range=5,20",
+        "model=tiny",
+        "recipe=smoke",
+        "logger=csv",
+        "trainer=cpu",
+        "progress=false",
+        f"prepared={tmp_path}/prepared",
+        f"runs={tmp_path}/runs",
+        "hydra/launcher=local",
+        "hydra.launcher.slots=1",
+    ]
     with ThreadPoolExecutor(2) as both:
-        ends = list(both.map(
-            lambda _: subprocess.run(command, capture_output=True, text=True, check=False), range(2)
-        ))  # fmt: skip
+        ends = list(both.map(lambda _: subprocess.run(command, capture_output=True, text=True, check=False), range(2)))
     assert [one.returncode for one in ends] == [0, 0], [one.stdout + one.stderr for one in ends]
     [state] = read_sweeps(tmp_path / "runs")
     assert state.count("done") == 2
@@ -251,9 +268,16 @@ def test_another_s_training_is_left_to_it_before_anything_takes_long(tmp_path, c
 
 def test_one_process_writes_its_sweep_down_too(tmp_path):
     command = [
-        sys.executable, "-m", "invariance.prepare", "-m", "data=digits", "size=16,0", "progress=false",
-        f"prepared={tmp_path}/prepared", f"runs={tmp_path}/runs",
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "invariance.prepare",
+        "-m",
+        "data=digits",
+        "size=16,0",
+        "progress=false",
+        f"prepared={tmp_path}/prepared",
+        f"runs={tmp_path}/runs",
+    ]
     assert subprocess.run(command, capture_output=True).returncode == 2
     [state] = read_sweeps(tmp_path / "runs")
     assert [job.state for job in state.jobs] == ["done", "failed"]

@@ -114,9 +114,8 @@ def test_the_paper_s_names_its_data_set_once():
 def made(*arguments):
     outer = {key: value for key, value in os.environ.items() if not key.startswith("MAKE")}  # of make test
     return subprocess.run(
-        ["make", "-n", "-o", ".venv/installed", *arguments], cwd=ROOT, capture_output=True, text=True,
-        env=outer,
-    )  # fmt: skip
+        ["make", "-n", "-o", ".venv/installed", *arguments], cwd=ROOT, capture_output=True, text=True, env=outer
+    )
 
 
 def test_make_runs_every_template():
@@ -164,9 +163,12 @@ def test_all_sizes_of_a_data_set_are_prepared_by_one_command(more):
 
 def test_networks_can_be_chosen_and_are_called_as_each_part_calls_them():
     chosen = ["NETWORKS=baseline_2 crop_256 blur_1.5", "HISTORICAL=/scans"]
-    for part, key in (("networks", "network=baseline_2,crop_256,blur_1.5"), ("finetune", "which=crop_256,blur_1.5"),
-                      ("measure", "which=baseline/seed1,crop_256,blur_1.5"),
-                      ("cross", "which=baseline/seed1,crop_256,blur_1.5")):  # fmt: skip
+    for part, key in (
+        ("networks", "network=baseline_2,crop_256,blur_1.5"),
+        ("finetune", "which=crop_256,blur_1.5"),
+        ("measure", "which=baseline/seed1,crop_256,blur_1.5"),
+        ("cross", "which=baseline/seed1,crop_256,blur_1.5"),
+    ):
         assert key in words_of(f"paper-{part}", *chosen)
         assert not any(word.startswith(("network=", "which=")) for word in words_of(f"paper-{part}"))
     assert "NETWORKS=crop_257: choose of baseline_1" in made("paper", "NETWORKS=crop_257").stderr
@@ -189,8 +191,15 @@ def test_arguments_go_to_the_parts_that_have_such_a_key_or_to_one_of_them():
 
 
 def test_the_plan_is_told_what_the_parts_are_given():
-    said = made("plan", "TOY=1", "RVL_CDIP=/my scans", "HISTORICAL=/pages.zip", "NETWORKS=baseline_1 crop_256",
-                "ARGS=recipe.updates=40 logger=csv", "ARGS_measure='grids=[rotation, shear]'").stdout  # fmt: skip
+    said = made(
+        "plan",
+        "TOY=1",
+        "RVL_CDIP=/my scans",
+        "HISTORICAL=/pages.zip",
+        "NETWORKS=baseline_1 crop_256",
+        "ARGS=recipe.updates=40 logger=csv",
+        "ARGS_measure='grids=[rotation, shear]'",
+    ).stdout
     words = shlex.split(said.replace("\\\n", " "))
     assert {"study=toy", "count=true", "recipe.updates=40", 'roots={ilsvrc:null,rvl_cdip:"/my scans"}'} < set(words)
     [each] = [yaml.safe_load(word[5:].replace(':"', ': "')) for word in words if word.startswith("args=")]
@@ -247,21 +256,28 @@ def test_make_refuses_what_makes_no_sense():
     assert made("test", "DATA=/mnt/data").returncode == 0  # a variable of somebody's shell
 
 
-@pytest.mark.parametrize(("goal", "typed", "said"), [
-    ("paper", "LAUNCHER=local slurm", "LAUNCHER=local slurm: choose one of"),
-    ("smoke", "LAUNCHER=local one", "LAUNCHER=local one: choose one of"),
-    ("smoke", "LAUNCHER=%", "LAUNCHER=%: choose one of"), ("paper", "LAUNCHER=", "LAUNCHER=: choose one of"),
-    ("paper", "STUDY=nope", "STUDY=: there is no such variable"),
-    ("paper", "ARGS_network=seed=1", "ARGS_network=: there is no such variable; choose of DATA"),
-    ("plan", "ILSVRX=/data", "ILSVRX=: there is no such variable"), ("demo", "DEMMO=x", "DEMMO=: there is no such"),
-    ("smoke", "NETWORKS=blur_3", "NETWORKS=blur_3: make smoke is always the same study"),
-    ("smoke-networks", "TOY=1", "TOY=1: make smoke is always the same"),
-    ("smoke", "ARGS_measure=fit=2", "ARGS_measure=fit=2: make smoke is"),
-    ("smoke", "ILSVRC=/data", "ILSVRC=/data: make"),
-    ("paper", "NETWORKS=blur_3 rotation_20 blur_3", "blur_3 is there twice; name it once"),
-    ("paper", "RUNS=a'b", "RUNS=a'b: it cannot have a quote"), ("smoke", "SMOKE=a'b", "SMOKE=a'b: it cannot have"),
-    ("plan", "ILSVRC=/a'b", "ILSVRC=/a'b: it cannot have"), ("status", "RUNS='", "RUNS=': it cannot have"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("goal", "typed", "said"),
+    [
+        ("paper", "LAUNCHER=local slurm", "LAUNCHER=local slurm: choose one of"),
+        ("smoke", "LAUNCHER=local one", "LAUNCHER=local one: choose one of"),
+        ("smoke", "LAUNCHER=%", "LAUNCHER=%: choose one of"),
+        ("paper", "LAUNCHER=", "LAUNCHER=: choose one of"),
+        ("paper", "STUDY=nope", "STUDY=: there is no such variable"),
+        ("paper", "ARGS_network=seed=1", "ARGS_network=: there is no such variable; choose of DATA"),
+        ("plan", "ILSVRX=/data", "ILSVRX=: there is no such variable"),
+        ("demo", "DEMMO=x", "DEMMO=: there is no such"),
+        ("smoke", "NETWORKS=blur_3", "NETWORKS=blur_3: make smoke is always the same study"),
+        ("smoke-networks", "TOY=1", "TOY=1: make smoke is always the same"),
+        ("smoke", "ARGS_measure=fit=2", "ARGS_measure=fit=2: make smoke is"),
+        ("smoke", "ILSVRC=/data", "ILSVRC=/data: make"),
+        ("paper", "NETWORKS=blur_3 rotation_20 blur_3", "blur_3 is there twice; name it once"),
+        ("paper", "RUNS=a'b", "RUNS=a'b: it cannot have a quote"),
+        ("smoke", "SMOKE=a'b", "SMOKE=a'b: it cannot have"),
+        ("plan", "ILSVRC=/a'b", "ILSVRC=/a'b: it cannot have"),
+        ("status", "RUNS='", "RUNS=': it cannot have"),
+    ],
+)
 def test_make_heeds_or_refuses_what_is_typed(goal, typed, said):
     refused = made(goal, typed)
     assert refused.returncode == 2 and not refused.stdout and len(refused.stderr.splitlines()) == 1
@@ -269,8 +285,16 @@ def test_make_heeds_or_refuses_what_is_typed(goal, typed, said):
 
 
 def test_make_takes_what_the_commands_read_from_their_surroundings(monkeypatch):
-    for typed in ("PYTEST_ADDOPTS=-x", "OMP_NUM_THREADS=2", "CUDA_VISIBLE_DEVICES=1", "WANDB_MODE=offline",
-                  "PYTHON=/usr/bin/python3", "VENV=.venv", "DEMO_ARGS=runs=r", "MAKEFLAGS=n"):  # fmt: skip
+    for typed in (
+        "PYTEST_ADDOPTS=-x",
+        "OMP_NUM_THREADS=2",
+        "CUDA_VISIBLE_DEVICES=1",
+        "WANDB_MODE=offline",
+        "PYTHON=/usr/bin/python3",
+        "VENV=.venv",
+        "DEMO_ARGS=runs=r",
+        "MAKEFLAGS=n",
+    ):
         assert made("test", typed).returncode == 0
     monkeypatch.setenv("FOO", "1")
     monkeypatch.setenv("ARGS_network", "seed=1")  # nothing that make test reads
@@ -293,8 +317,17 @@ def test_a_dry_smoke_writes_nothing():
 
 def test_folders_may_have_blanks_in_their_names():
     for part in ("prepare", "networks", "measure", "distance", "finetune", "cross", "report"):
-        said = made(f"paper-{part}", "RUNS=my runs", "PREPARED=at home", "RVL_CDIP=/data/my scans", "GPUS=[0, 2]",
-                    "FEATURES=big disk", "REPORT=our report", f"HISTORICAL={ROOT}", "DATA=rvl_cdip").stdout  # fmt: skip
+        said = made(
+            f"paper-{part}",
+            "RUNS=my runs",
+            "PREPARED=at home",
+            "RVL_CDIP=/data/my scans",
+            "GPUS=[0, 2]",
+            "FEATURES=big disk",
+            "REPORT=our report",
+            f"HISTORICAL={ROOT}",
+            "DATA=rvl_cdip",
+        ).stdout
         for line in said.replace("\\\n", " ").splitlines():
             words = shlex.split(line)
             if words[:2] == ["[", "-e"]:

@@ -37,7 +37,7 @@ def imagenet(root):
     synsets = np.array(
         [(k + 1, wnid, 0) for k, wnid in enumerate([*WNIDS, *others])],
         dtype=[("ILSVRC2012_ID", object), ("WNID", object), ("num_children", object)],
-    )  # fmt: skip
+    )
     scipy.io.savemat(data / "meta.mat", {"synsets": synsets})
     numbers = [number % 3 + 1 for number in range(50_000)]
     (data / "ILSVRC2012_validation_ground_truth.txt").write_text("".join(f"{one}\n" for one in numbers))
@@ -86,9 +86,7 @@ def test_the_paper_at_toy_scale_runs_every_part_on_both_data_sets(tmp_path):
     def make(*arguments):
         command = ["make", *arguments, "TOY=1", "NETWORKS=baseline_1 rotation_20", "ARGS=progress=false", *where]
         environment = {**outer, "PYTHONPATH": str(ROOT), "COLUMNS": "200"}
-        return subprocess.run(
-            command, cwd=tmp_path / "project", capture_output=True, text=True, env=environment
-        )
+        return subprocess.run(command, cwd=tmp_path / "project", capture_output=True, text=True, env=environment)
 
     ended = make("paper")
     assert ended.returncode == 0, ended.stdout[-3000:] + ended.stderr[-3000:]
@@ -101,8 +99,10 @@ def test_the_paper_at_toy_scale_runs_every_part_on_both_data_sets(tmp_path):
     assert held == both | {("measure", "rvl_cdip@historical")}
     trained = rows[rows["stage"] == "train"].drop_duplicates(["data", "network", "seed"])
     assert sorted(trained[trained["data"] == "ilsvrc"][["network", "seed"]].itertuples(index=False, name=None)) == [
-        ("baseline", 0), ("baseline", 2), ("rotation_20", 0),
-    ]  # fmt: skip
+        ("baseline", 0),
+        ("baseline", 2),
+        ("rotation_20", 0),
+    ]
     page = (toy / "report/index.html").read_text()
     assert "Toy scale, not the paper’s: " in page and "model tiny at 67 pixels, not caffenet" in page
     assert 'id="networks"' in page

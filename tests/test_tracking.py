@@ -191,10 +191,19 @@ def test_a_run_that_is_online_is_linked_to_by_its_address(tmp_path):
 @pytest.mark.parametrize(
     ("setting", "value"),
     [
-        ("project", "a/b"), ("project", ""), ("project", None), ("project", "p" * 129), ("entity", "a/b"),
-        ("entity", 3), ("group", ""), ("group", "g" * 129), ("tags", "trial"), ("tags", ["t" * 65]), ("tags", [3]),
+        ("project", "a/b"),
+        ("project", ""),
+        ("project", None),
+        ("project", "p" * 129),
+        ("entity", "a/b"),
+        ("entity", 3),
+        ("group", ""),
+        ("group", "g" * 129),
+        ("tags", "trial"),
+        ("tags", ["t" * 65]),
+        ("tags", [3]),
     ],
-)  # fmt: skip
+)
 def test_what_wandb_would_not_take_is_refused_before_anything_runs(setting, value):
     check_logger(WANDB)
     with pytest.raises(UserError, match=rf"^logger.{setting}(=|\[0\]=)"):
@@ -344,6 +353,7 @@ def test_without_wandb_training_goes_on_and_says_so_once(tmp_path, compose, monk
 @pytest.mark.parametrize("answer", [None, 403, 500])
 def test_a_login_without_a_network_or_a_server_that_refuses_costs_seconds(answer, tmp_path):
     """The real library; and what it has offline is whole."""
+
     class Refusing(BaseHTTPRequestHandler):
         def do_POST(self):  # noqa: N802, its name there
             self.rfile.read(int(self.headers.get("Content-Length") or 0))

@@ -26,9 +26,16 @@ MODEL = {
     "groups": 2,
 }
 RECIPE = {
-    "rate": 0.01, "momentum": 0.9, "weight_decay": 5e-4, "step": 100, "schedule": "step", "warmup": 0, "updates": 300,
-    "label_smoothing": 0.0, "nesterov": False,
-}  # fmt: skip
+    "rate": 0.01,
+    "momentum": 0.9,
+    "weight_decay": 5e-4,
+    "step": 100,
+    "schedule": "step",
+    "warmup": 0,
+    "updates": 300,
+    "label_smoothing": 0.0,
+    "nesterov": False,
+}
 QUICK = [
     "model=tiny",
     "recipe=smoke",
@@ -62,10 +69,13 @@ def test_biases_learn_twice_as_fast_and_do_not_decay():
     assert len(weights["params"]) == len(biases["params"]) == 8
 
 
-@pytest.mark.parametrize(("schedule", "wanted"), [
-    ("step", {0: 0.25, 3: 1, 4: 1, 9: 1, 10: 0.1, 19: 0.1, 20: 0.01, 30: 0.001}),
-    ("cosine", {0: 0.25, 2: 0.75, 3: 1, 4: 1, 13: 0.5 * (1 + math.cos(math.pi / 4)), 22: 0.5, 40: 0.0}),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("schedule", "wanted"),
+    [
+        ("step", {0: 0.25, 3: 1, 4: 1, 9: 1, 10: 0.1, 19: 0.1, 20: 0.01, 30: 0.001}),
+        ("cosine", {0: 0.25, 2: 0.75, 3: 1, 4: 1, 13: 0.5 * (1 + math.cos(math.pi / 4)), 22: 0.5, 40: 0.0}),
+    ],
+)
 def test_the_rate_follows_the_recipes_schedule(schedule, wanted):
     recipe = {**RECIPE, "schedule": schedule, "step": 10, "warmup": 4, "updates": 40}
     for update, factor in wanted.items():
@@ -106,6 +116,7 @@ def test_of_several_devices_each_has_its_slice_of_the_same_batches_and_transform
 @pytest.mark.long
 def test_two_devices_train_as_one_does_and_go_on_after_a_kill(tmp_path, compose):
     """On processes of one CPU, without dropout, whose masks are each rank's own."""
+
     def trained(name, *more):
         places = [f"runs={tmp_path}/{name}/runs", f"prepared={tmp_path}/{name}/prepared"]
         train(compose("train", *QUICK, *places, "model.dropout=0", *more))
@@ -115,8 +126,12 @@ def test_two_devices_train_as_one_does_and_go_on_after_a_kill(tmp_path, compose)
     alone, together = weights(tmp_path / "one"), weights(tmp_path / "two")
     assert all(torch.allclose(alone[key], together[key], rtol=1e-3, atol=1e-5) for key in alone)
 
-    process = subprocess.Popen([*command(tmp_path / "killed"), "model.dropout=0", "trainer.devices=2"],
-                               env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
+    process = subprocess.Popen(
+        [*command(tmp_path / "killed"), "model.dropout=0", "trainer.devices=2"],
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     while not list(tmp_path.glob("killed/runs/train/*/*/*/last.ckpt")):
         assert process.poll() is None
         time.sleep(0.01)
@@ -162,15 +177,21 @@ def helpers(pid: int) -> list[Path]:
 @pytest.mark.parametrize(
     ("end", "workers"),
     [
-        (signal.SIGKILL, 4), (signal.SIGTERM, 0), pytest.param(signal.SIGUSR1, 4, marks=pytest.mark.long),
+        (signal.SIGKILL, 4),
+        (signal.SIGTERM, 0),
+        pytest.param(signal.SIGUSR1, 4, marks=pytest.mark.long),
         pytest.param(signal.SIGINT, 4, marks=pytest.mark.long),
     ],
 )
 def test_killed_anywhere_and_repeated_gives_the_same_to_the_bit(tmp_path, end, workers, undisturbed, compose):
     process = subprocess.Popen(
-        [*command(tmp_path), f"trainer.workers={workers}"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-        env={**environment(), "SLURM_JOB_ID": "1", "PYTHONWARNINGS": "ignore"}, text=True, start_new_session=True,
-    )  # fmt: skip
+        [*command(tmp_path), f"trainer.workers={workers}"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        env={**environment(), "SLURM_JOB_ID": "1", "PYTHONWARNINGS": "ignore"},
+        text=True,
+        start_new_session=True,
+    )
     started = time.monotonic()
     while not list(tmp_path.glob("runs/train/*/*/*/last.ckpt")):
         assert process.poll() is None and time.monotonic() - started < 120
@@ -278,10 +299,22 @@ def test_a_checkpoint_of_another_architecture_is_named(checkpoint):
         load_classifier(checkpoint.with_name("absent.ckpt"))
 
 
-@pytest.mark.parametrize("about", [
-    {"features": 10**12}, {"features": 10**30}, {"features": -1}, {"features": 0}, {"features": 1.5}, {"features": "x"},
-    {"features": None}, {"nope": 1}, {"_target_": "builtins.eval"}, {"_target_": "torch.nn.Linear"}, {"_target_": 5},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "about",
+    [
+        {"features": 10**12},
+        {"features": 10**30},
+        {"features": -1},
+        {"features": 0},
+        {"features": 1.5},
+        {"features": "x"},
+        {"features": None},
+        {"nope": 1},
+        {"_target_": "builtins.eval"},
+        {"_target_": "torch.nn.Linear"},
+        {"_target_": 5},
+    ],
+)
 def test_a_checkpoint_that_names_an_impossible_network_is_one_line(checkpoint, about):
     held = torch.load(checkpoint, weights_only=True)
     held["hyper_parameters"]["model"].update(about)
@@ -316,9 +349,17 @@ def test_images_without_labels_are_refused_before_a_run_begins(tmp_path, compose
         (tmp_path / "old").mkdir(exist_ok=True)
         Image.new("L", (9, 9), 60 * k).save(tmp_path / "old" / f"{k}.png")
     config = compose(
-        "train", f"runs={tmp_path}/runs", f"prepared={tmp_path}/prepared", "logger=csv", "trainer=cpu",
-        "progress=false", "data=historical", f"data.root={tmp_path}/old", "recipe=smoke", "model=tiny",
-    )  # fmt: skip
+        "train",
+        f"runs={tmp_path}/runs",
+        f"prepared={tmp_path}/prepared",
+        "logger=csv",
+        "trainer=cpu",
+        "progress=false",
+        "data=historical",
+        f"data.root={tmp_path}/old",
+        "recipe=smoke",
+        "model=tiny",
+    )
     with pytest.raises(UserError, match="no labelled images to train on"):
         train(config)
     assert not (tmp_path / "runs").exists()

@@ -41,6 +41,7 @@ def test_uniform_fields_are_the_same_everywhere_and_forever():
 
 def reference_bits(seed, index):
     """The generator in plain Python integers."""
+
     def mix(h):
         h ^= h >> 16
         h = h * 0x85EBCA6B % 2**32

@@ -23,8 +23,16 @@ from invariance.transforms.rotation import Rotation
 CONF = Path(__file__).parents[1] / "conf" / "transform"
 FAMILIES = sorted(path.stem for path in CONF.glob("*.yaml"))
 COUNTS = {
-    "baseline": 1, "blur": 11, "color_jitter": 17, "crop": 25, "elastic": 13, "mirror": 4, "noise": 11,
-    "perspective": 11, "rotation": 17, "shear": 13,
+    "baseline": 1,
+    "blur": 11,
+    "color_jitter": 17,
+    "crop": 25,
+    "elastic": 13,
+    "mirror": 4,
+    "noise": 11,
+    "perspective": 11,
+    "rotation": 17,
+    "shear": 13,
 }
 GRIDS = {
     "blur": [0, 0.5, 1, 1.5, 2, 2.5, 3, 3.5, 4, 4.5, 5],
@@ -38,8 +46,16 @@ GRIDS = {
     "shear": [-30, -25, -20, -15, -10, -5, 0, 5, 10, 15, 20, 25, 30],
 }
 NETWORKS = {
-    "baseline": 1, "blur": 2, "color_jitter": 4, "crop": 4, "elastic": 4, "mirror": 3, "noise": 4, "perspective": 4,
-    "rotation": 4, "shear": 4,
+    "baseline": 1,
+    "blur": 2,
+    "color_jitter": 4,
+    "crop": 4,
+    "elastic": 4,
+    "mirror": 3,
+    "noise": 4,
+    "perspective": 4,
+    "rotation": 4,
+    "shear": 4,
 }
 
 
@@ -119,14 +135,17 @@ def test_grids_have_one_untouched_point_and_unique_labels_in_order(family):
             assert point.covered if point.label == UNTOUCHED else trained is not None or not point.covered
 
 
-@pytest.mark.parametrize(("family", "trained", "covered"), [
-    ("rotation", 10, ["-10", "-5", "-2.5", UNTOUCHED, "2.5", "5", "10"]),
-    ("shear", 5, ["-5", UNTOUCHED, "5"]),
-    ("color_jitter", 5, ["-10", "-5", "-2", UNTOUCHED, "2", "5", "10"]),
-    ("noise", 5, [UNTOUCHED, "2.5", "5"]),
-    ("blur", 1.5, [UNTOUCHED, "0.5", "1", "1.5"]),
-    ("perspective", 1, [UNTOUCHED, "1", "2", "3", "4"]),
-])
+@pytest.mark.parametrize(
+    ("family", "trained", "covered"),
+    [
+        ("rotation", 10, ["-10", "-5", "-2.5", UNTOUCHED, "2.5", "5", "10"]),
+        ("shear", 5, ["-5", UNTOUCHED, "5"]),
+        ("color_jitter", 5, ["-10", "-5", "-2", UNTOUCHED, "2", "5", "10"]),
+        ("noise", 5, [UNTOUCHED, "2.5", "5"]),
+        ("blur", 1.5, [UNTOUCHED, "0.5", "1", "1.5"]),
+        ("perspective", 1, [UNTOUCHED, "1", "2", "3", "4"]),
+    ],
+)
 def test_covered_is_what_training_draws(family, trained, covered):
     assert [point.label for point in build(config_of(family, trained)).grid() if point.covered] == covered
 
@@ -288,7 +307,22 @@ def test_drawing_needs_a_range(family):
 
 
 NO_NUMBERS = [
-    "abc", "", True, math.nan, math.inf, -math.inf, -1, 0, 0.0, {}, [], {"a": 1}, [5, 10], (5, 10), "5,10", 1e9,
+    "abc",
+    "",
+    True,
+    math.nan,
+    math.inf,
+    -math.inf,
+    -1,
+    0,
+    0.0,
+    {},
+    [],
+    {"a": 1},
+    [5, 10],
+    (5, 10),
+    "5,10",
+    1e9,
 ]
 
 
@@ -303,24 +337,60 @@ def test_bad_ranges_are_refused_in_one_line(family, value):
         assert "-m range=5,10" in text
 
 
-@pytest.mark.parametrize(("family", "key", "value"), [
-    ("rotation", "range", 180.5), ("rotation", "angles", 5), ("rotation", "angles", "5"),
-    ("rotation", "angles", [5, 5]), ("rotation", "angles", [181]), ("rotation", "angles", [math.nan]),
-    ("rotation", "angles", ["5"]),
-    ("rotation", "angles", [True]), ("rotation", "angles", [0, 5]), ("rotation", "angles", None),
-    ("shear", "range", 90), ("shear", "angles", [-90]),
-    ("crop", "range", 227), ("crop", "range", 240.5), ("crop", "range", 2271), ("crop", "range", 100),
-    ("crop", "windows", 4), ("crop", "windows", 0), ("crop", "windows", "5"), ("crop", "windows", 2.0),
-    ("mirror", "range", "diagonal"), ("mirror", "range", 5), ("mirror", "range", ["horizontal", "both"]),
-    ("elastic", "sigma", 0), ("elastic", "sigma", -1), ("elastic", "sigma", None), ("elastic", "sigma", [2, 3]),
-    ("elastic", "sigma", math.inf), ("elastic", "alphas", [-5]), ("elastic", "sigmas", [0]), ("elastic", "range", 228),
-    ("elastic", "scale_lengths", "false"), ("elastic", "grid_seed", -1), ("elastic", "grid_seed", 0.5),
-    ("blur", "border", "wrap"), ("blur", "border", None), ("blur", "sigmas", [-1]), ("blur", "range", 114),
-    ("blur", "scale_lengths", 1), ("noise", "sigmas", [256]), ("noise", "range", 256), ("noise", "grid_seed", True),
-    ("color_jitter", "brightness", [300]), ("color_jitter", "range", 256),
-    ("perspective", "square", "unit"), ("perspective", "draws", -1), ("perspective", "draws", "ten"),
-    ("perspective", "scale_lengths", None), ("baseline", "range", 5),
-])
+@pytest.mark.parametrize(
+    ("family", "key", "value"),
+    [
+        ("rotation", "range", 180.5),
+        ("rotation", "angles", 5),
+        ("rotation", "angles", "5"),
+        ("rotation", "angles", [5, 5]),
+        ("rotation", "angles", [181]),
+        ("rotation", "angles", [math.nan]),
+        ("rotation", "angles", ["5"]),
+        ("rotation", "angles", [True]),
+        ("rotation", "angles", [0, 5]),
+        ("rotation", "angles", None),
+        ("shear", "range", 90),
+        ("shear", "angles", [-90]),
+        ("crop", "range", 227),
+        ("crop", "range", 240.5),
+        ("crop", "range", 2271),
+        ("crop", "range", 100),
+        ("crop", "windows", 4),
+        ("crop", "windows", 0),
+        ("crop", "windows", "5"),
+        ("crop", "windows", 2.0),
+        ("mirror", "range", "diagonal"),
+        ("mirror", "range", 5),
+        ("mirror", "range", ["horizontal", "both"]),
+        ("elastic", "sigma", 0),
+        ("elastic", "sigma", -1),
+        ("elastic", "sigma", None),
+        ("elastic", "sigma", [2, 3]),
+        ("elastic", "sigma", math.inf),
+        ("elastic", "alphas", [-5]),
+        ("elastic", "sigmas", [0]),
+        ("elastic", "range", 228),
+        ("elastic", "scale_lengths", "false"),
+        ("elastic", "grid_seed", -1),
+        ("elastic", "grid_seed", 0.5),
+        ("blur", "border", "wrap"),
+        ("blur", "border", None),
+        ("blur", "sigmas", [-1]),
+        ("blur", "range", 114),
+        ("blur", "scale_lengths", 1),
+        ("noise", "sigmas", [256]),
+        ("noise", "range", 256),
+        ("noise", "grid_seed", True),
+        ("color_jitter", "brightness", [300]),
+        ("color_jitter", "range", 256),
+        ("perspective", "square", "unit"),
+        ("perspective", "draws", -1),
+        ("perspective", "draws", "ten"),
+        ("perspective", "scale_lengths", None),
+        ("baseline", "range", 5),
+    ],
+)
 def test_bad_arguments_are_refused_in_one_line(family, key, value):
     with pytest.raises(UserError) as caught:
         build({**config_of(family), key: value})
@@ -355,12 +425,21 @@ def test_unknown_arguments_name_the_nearest(family):
         build({**config_of(family), "rnage": 5})
 
 
-@pytest.mark.parametrize("target", [
-    None, "os.system", "invariance.errors.UserError", "invariance.transforms.rotation.Rotatoin",
-    "invariance.transforms.nowhere.Rotation", "invariance.transforms.base.Transform",
-    "invariance.transforms.rotation.warp_homography", "invariance.transforms.base.GridPoint", "invariance.transforms.",
-    "invariance.transforms..Rotation",
-])
+@pytest.mark.parametrize(
+    "target",
+    [
+        None,
+        "os.system",
+        "invariance.errors.UserError",
+        "invariance.transforms.rotation.Rotatoin",
+        "invariance.transforms.nowhere.Rotation",
+        "invariance.transforms.base.Transform",
+        "invariance.transforms.rotation.warp_homography",
+        "invariance.transforms.base.GridPoint",
+        "invariance.transforms.",
+        "invariance.transforms..Rotation",
+    ],
+)
 def test_only_families_of_the_package_are_built(target):
     with pytest.raises(UserError, match="_target_"):
         build({"_target_": target})

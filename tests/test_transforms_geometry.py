@@ -193,8 +193,9 @@ def test_perspective_is_relative_to_the_frame():
     small, large = (Perspective().backward(torch.zeros(1, 1, side, side), params)[0] for side in (227, 454))
     place = torch.tensor([30.0, -80.0, 1.0], dtype=torch.float64)
     double = torch.tensor([2.0, 2.0, 1.0], dtype=torch.float64)
-    assert torch.allclose((large @ (place * double))[:2] / (large @ (place * double))[2],
-                          2 * (small @ place)[:2] / (small @ place)[2])
+    assert torch.allclose(
+        (large @ (place * double))[:2] / (large @ (place * double))[2], 2 * (small @ place)[:2] / (small @ place)[2]
+    )
     params = {"corners": draw(Perspective(range=1), 50)["corners"] * 0.1}
     fixed = Perspective(range=1, scale_lengths=False)
     growth = worst_corner(fixed, params, 454) / worst_corner(fixed, params, 227)

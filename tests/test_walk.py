@@ -84,8 +84,9 @@ def test_links_that_lead_nowhere_are_named(place):
     (place / "gone").symlink_to(place / "far")
     found = walk(place)
     assert [(one.path.name, one.why) for one in found.unseen] == [
-        ("gone", "a link to nothing"), ("loop", "too many levels of symbolic links"),
-    ]  # fmt: skip
+        ("gone", "a link to nothing"),
+        ("loop", "too many levels of symbolic links"),
+    ]
 
 
 def test_links_of_wandb_are_its_own(place):
@@ -144,8 +145,9 @@ def test_status_names_what_it_cannot_look_into(place, capsys):
         status({"runs": str(place), "every": None, "progress": True, "seal": False})
     assert told == {
         f"{damaged.name}/jobs.json": "damaged; the sweep's command writes it anew",
-        f"{locked.name}/jobs.json": "permission denied", f"{whole.name}/attempts": "permission denied",
-    }  # fmt: skip
+        f"{locked.name}/jobs.json": "permission denied",
+        f"{whole.name}/attempts": "permission denied",
+    }
     said = capsys.readouterr().out
     assert f"cannot be looked into: {place}/train/digits (permission denied)" in said and "nothing in" not in said
     assert said.count("cannot be looked into") == 4

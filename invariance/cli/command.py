@@ -25,9 +25,18 @@ from invariance.settings.nested import check_value
 Job = Callable[[dict[str, Any]], None]
 MISTAKE, INTERRUPTED = 2, 130
 _WITH_VALUE = (
-    "--package", "-p", "--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd", "--cfg", "-c",
+    "--package",
+    "-p",
+    "--config-path",
+    "-cp",
+    "--config-name",
+    "-cn",
+    "--config-dir",
+    "-cd",
+    "--cfg",
+    "-c",
     "--experimental-rerun",
-)  # fmt: skip
+)
 _COMPOSING = ("hydra._internal.config_loader_impl", "hydra._internal.defaults_list", "hydra.core.override_parser.")
 _INFO = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
 

@@ -22,8 +22,16 @@ Advance = Callable[[int], None]
 MAX_MEMBERS = 50_000_000
 # what readers of archives raise for those that are cut off or scrambled
 DAMAGE = (
-    EOFError, OSError, zlib.error, lzma.LZMAError, ValueError, OverflowError, struct.error, zipfile.BadZipFile,
-    RuntimeError, NotImplementedError,
+    EOFError,
+    OSError,
+    zlib.error,
+    lzma.LZMAError,
+    ValueError,
+    OverflowError,
+    struct.error,
+    zipfile.BadZipFile,
+    RuntimeError,
+    NotImplementedError,
 )
 
 

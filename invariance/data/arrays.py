@@ -17,12 +17,19 @@ from invariance.seeds import derive
 
 # what numpy's and torchvision's readers raise for files that are absent, cut off or scrambled
 _DAMAGE = (
-    OSError, RuntimeError, ValueError, EOFError, KeyError, TypeError, IndexError, AssertionError, zlib.error,
-    zipfile.BadZipFile, pickle.UnpicklingError,
+    OSError,
+    RuntimeError,
+    ValueError,
+    EOFError,
+    KeyError,
+    TypeError,
+    IndexError,
+    AssertionError,
+    zlib.error,
+    zipfile.BadZipFile,
+    pickle.UnpicklingError,
 )
-_FASHION = [
-    "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
-]  # fmt: skip
+_FASHION = ["T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"]
 Labelled = tuple[Pixels, NDArray[np.int64]]
 
 
@@ -47,8 +54,10 @@ class Digits:
     def __init__(self, split_seed: int = 0, val_fraction: float = 0.2, test_fraction: float = 0.2) -> None:
         check_split_arguments(split_seed, val_fraction, test_fraction)
         self.settings: dict[str, Any] = {
-            "split_seed": split_seed, "val_fraction": val_fraction, "test_fraction": test_fraction,
-        }  # fmt: skip
+            "split_seed": split_seed,
+            "val_fraction": val_fraction,
+            "test_fraction": test_fraction,
+        }
 
     def stamps(self) -> dict[str, Stamp]:
         """None to watch."""

@@ -111,9 +111,7 @@ def _finish(work: "_Work", now: Mapping[str, Stamp], digest: Callable[[str], str
     for split, array in arrays.items():
         array.shorten(len(order[split]))
         array.cut()
-    write_manifest(
-        directory, work.config, work.target.settings, work.found, order, work.decoded, about, work.before
-    )
+    write_manifest(directory, work.config, work.target.settings, work.found, order, work.decoded, about, work.before)
 
 
 def tidied(directory: Path) -> bool:
@@ -155,9 +153,7 @@ def _arrays(target: Target, config: DataConfig, found: Splits, stack: ExitStack)
 class _Work:
     """What is decoded into one folder, and what has come of it."""
 
-    def __init__(
-        self, target: Target, config: DataConfig, found: Splits, arrays: Mapping[str, StoredArray]
-    ) -> None:
+    def __init__(self, target: Target, config: DataConfig, found: Splits, arrays: Mapping[str, StoredArray]) -> None:
         self.target, self.config, self.found, self.arrays = target, config, found, arrays
         self.decoded = {split: Decoded.none(len(listing)) for split, listing in found.listings.items()}
         self.before = read_before(target.directory, arrays)
@@ -343,9 +339,11 @@ def _check_broken(work: _Work, total: int) -> None:
         UserError: naming some of them.
     """
     broken = [
-        (work.found.listings[split].names[i], why) for split, part in work.decoded.items()
-        for i, why in sorted(part.broken.items()) if work.found.listings[split].names[i] not in work.found.known_broken
-    ]  # fmt: skip
+        (work.found.listings[split].names[i], why)
+        for split, part in work.decoded.items()
+        for i, why in sorted(part.broken.items())
+        if work.found.listings[split].names[i] not in work.found.known_broken
+    ]
     share = work.config.max_broken
     if len(broken) <= allowed(share, total):
         return

@@ -28,26 +28,55 @@ SUFFIXES = frozenset(
 )
 # what Pillow raises for files that are cut off or scrambled
 _DAMAGE = (
-    OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, EOFError, AttributeError, OverflowError,
-    NotImplementedError, MemoryError, RuntimeError, struct.error, zlib.error,
+    OSError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    KeyError,
+    IndexError,
+    EOFError,
+    AttributeError,
+    OverflowError,
+    NotImplementedError,
+    MemoryError,
+    RuntimeError,
+    struct.error,
+    zlib.error,
 )
 _TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
 _SIGNATURES = {
-    "JPEG": (b"\xff\xd8\xff",), "PNG": (b"\x89PNG\r\n\x1a\n",), "TIFF": tiff.PREFIXES, "BMP": (b"BM",),
-    "GIF": (b"GIF87a", b"GIF89a"), "PPM": tuple(b"P%d" % n for n in range(1, 7)),
+    "JPEG": (b"\xff\xd8\xff",),
+    "PNG": (b"\x89PNG\r\n\x1a\n",),
+    "TIFF": tiff.PREFIXES,
+    "BMP": (b"BM",),
+    "GIF": (b"GIF87a", b"GIF89a"),
+    "PPM": tuple(b"P%d" % n for n in range(1, 7)),
     "JPEG2000": (b"\0\0\0\x0cjP  \r\n\x87\n", b"\xff\x4f\xff\x51"),
 }
 # formats that are told by name, for none of them is read
 _OTHERS = {
-    b"\0\0\1\0": "an icon (ICO)", b"#?": "a Radiance HDR image", b"v/1\1": "an OpenEXR image",
-    b"8BPS": "a Photoshop file", b"DDS ": "a DDS texture", b"\xff\x0a": "a JPEG XL image",
+    b"\0\0\1\0": "an icon (ICO)",
+    b"#?": "a Radiance HDR image",
+    b"v/1\1": "an OpenEXR image",
+    b"8BPS": "a Photoshop file",
+    b"DDS ": "a DDS texture",
+    b"\xff\x0a": "a JPEG XL image",
     b"\0\0\0\x0cJXL ": "a JPEG XL image",
-    b"PF": "a colour PFM", b"P7": "a PAM image", b"qoif": "a QOI image", b"icns": "an icon (ICNS)",
-    b"II\xbc": "a JPEG XR image", b"\x01\xda": "an SGI image", b"SIMPLE  =": "a FITS image",
+    b"PF": "a colour PFM",
+    b"P7": "a PAM image",
+    b"qoif": "a QOI image",
+    b"icns": "an icon (ICNS)",
+    b"II\xbc": "a JPEG XR image",
+    b"\x01\xda": "an SGI image",
+    b"SIMPLE  =": "a FITS image",
 }
 
 

@@ -29,9 +29,12 @@ def prepared_settings(data: DataConfig, size: int) -> dict[str, Any]:
     if isinstance(size, bool) or not isinstance(size, int) or not 1 <= size <= _LARGEST:
         raise UserError(f"size={size!r}: images are prepared at a whole number of pixels from 1 to {_LARGEST}")
     return {
-        **data.source.settings, "source": type(data.source).__name__,
-        "size": size, "colour": data.colour, "mean": data.mean,
-    }  # fmt: skip
+        **data.source.settings,
+        "source": type(data.source).__name__,
+        "size": size,
+        "colour": data.colour,
+        "mean": data.mean,
+    }
 
 
 @dataclass(frozen=True)
@@ -56,8 +59,12 @@ class Found:
 
 
 def find(
-    parent: Path, data: DataConfig, settings: Mapping[str, Any], now: Mapping[str, Stamp] | None,
-    digest: Callable[[str], str], verify: bool,
+    parent: Path,
+    data: DataConfig,
+    settings: Mapping[str, Any],
+    now: Mapping[str, Stamp] | None,
+    digest: Callable[[str], str],
+    verify: bool,
 ) -> Found:
     """Where data prepared with these settings of the source as it is now are, or would be.
 

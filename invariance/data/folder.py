@@ -22,7 +22,7 @@ from invariance.data.sources import (
     stratified,
     tree_digest,
     tree_stamps,
-)  # fmt: skip
+)
 from invariance.data.trees import FolderTree, Stamp, Tree
 from invariance.errors import UserError, nearest
 
@@ -64,7 +64,11 @@ class Folder:
     """
 
     def __init__(
-        self, root: str | None, exclude: Sequence[str] = (), split_seed: int = 0, val_fraction: float = 0.2,
+        self,
+        root: str | None,
+        exclude: Sequence[str] = (),
+        split_seed: int = 0,
+        val_fraction: float = 0.2,
         test_fraction: float = 0.2,
     ) -> None:
         if root is None or not isinstance(root, str | Path) or not str(root):
@@ -89,8 +93,11 @@ class Folder:
     def settings(self) -> dict[str, Any]:
         """What decides which images, in which splits."""
         return {
-            "root": str(self.root.resolve()), "exclude": self.exclude, "split_seed": self.split_seed,
-            "val_fraction": self.val_fraction, "test_fraction": self.test_fraction,
+            "root": str(self.root.resolve()),
+            "exclude": self.exclude,
+            "split_seed": self.split_seed,
+            "val_fraction": self.val_fraction,
+            "test_fraction": self.test_fraction,
         }
 
     @cached_property

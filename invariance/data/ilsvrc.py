@@ -227,9 +227,7 @@ class ILSVRC(Official):
         where, data = self._devkit_file("meta.mat")
         try:
             table = loadmat(io.BytesIO(data), squeeze_me=True)["synsets"]
-            return {
-                int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in table if int(row["num_children"]) == 0
-            }
+            return {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in table if int(row["num_children"]) == 0}
         except Exception as error:  # noqa: BLE001 - a scrambled MAT file raises anything
             why = " ".join(str(error).split())
             raise UserError(f"{where} cannot be read ({why}); download the devkit again") from error

@@ -44,7 +44,10 @@ class StoredImages:
     dtype, ndim = np.dtype(np.uint8), 4
 
     def __init__(
-        self, path: Path, shape: tuple[int, ...], checksums: NDArray[np.uint64] | None,
+        self,
+        path: Path,
+        shape: tuple[int, ...],
+        checksums: NDArray[np.uint64] | None,
         damaged: Callable[[str], UserError],
     ) -> None:
         self.shape, self.verified = shape, checksums is not None
@@ -149,9 +152,10 @@ class StoredImages:
         size, known = self._image, self._checksums
         todo = np.flatnonzero(~self._seen[places]) if once else np.arange(len(places))
         bad = [
-            int(places[k]) for k in todo.tolist()
+            int(places[k])
+            for k in todo.tolist()
             if checksum(pixels[k * size : (k + 1) * size]) != int(known[places[k]])
-        ]  # fmt: skip
+        ]
         if not bad:
             self._seen[places] = True
         return bad

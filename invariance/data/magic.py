@@ -7,8 +7,16 @@ from invariance.data.decode import SUFFIXES
 START = 64
 """How many bytes from a file's start tell what it is."""
 _STARTS = (
-    b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+",
-    b"\xff\x4f\xff\x51", b"\0\0\0\x0cjP  \r\n\x87\n",
+    b"\xff\xd8\xff",
+    b"\x89PNG\r\n\x1a\n",
+    b"GIF87a",
+    b"GIF89a",
+    b"II*\0",
+    b"MM\0*",
+    b"II+\0",
+    b"MM\0+",
+    b"\xff\x4f\xff\x51",
+    b"\0\0\0\x0cjP  \r\n\x87\n",
 )
 _BMP_HEADERS = (12, 16, 40, 52, 56, 64, 108, 124)
 # two letters may begin a text, so that a width must follow

@@ -145,8 +145,12 @@ def left_out_lines(directory: Path, manifest: Mapping[str, Any]) -> list[str]:
 
 
 def write_lists(
-    directory: Path, found: Splits, order: Mapping[str, list[int]], decoded: Mapping[str, Decoded],
-    now: Mapping[str, Stamp], digest: Callable[[str], str],
+    directory: Path,
+    found: Splits,
+    order: Mapping[str, list[int]],
+    decoded: Mapping[str, Decoded],
+    now: Mapping[str, Stamp],
+    digest: Callable[[str], str],
 ) -> dict[str, Any]:
     """Write labels, checksums and lists of files, and give what the manifest says of them.
 
@@ -168,16 +172,20 @@ def write_lists(
         np.save(directory / f"{split}.labels.npy", listing.labels[kept])
         np.save(directory / checksums_name(split), part.checksums[kept])
         files = directory / f"{split}.files.csv"
-        _csv(files, ("name", "label", "sha256"),
-             ((listing.names[i], int(listing.labels[i]), part.hashes[i]) for i in order[split]))  # fmt: skip
+        _csv(
+            files,
+            ("name", "label", "sha256"),
+            ((listing.names[i], int(listing.labels[i]), part.hashes[i]) for i in order[split]),
+        )
         about[split] = {
-            "images": len(kept), "files_sha256": sha256(files),
+            "images": len(kept),
+            "files_sha256": sha256(files),
             "labels_sha256": sha256(directory / f"{split}.labels.npy"),
             "skipped": [
                 {"name": listing.names[i], "reason": why, "known": listing.names[i] in found.known_broken}
                 for i, why in sorted(part.broken.items())
             ],
-        }  # fmt: skip
+        }
     write_stamps(directory / STAMPS, _stamps(found, decoded, now, digest))
     for path in directory.iterdir():
         with open(path, "rb") as file:
@@ -186,8 +194,14 @@ def write_lists(
 
 
 def write_manifest(
-    directory: Path, config: DataConfig, settings: dict[str, Any], found: Splits, order: Mapping[str, list[int]],
-    decoded: Mapping[str, Decoded], about: dict[str, Any], before: Mapping[str, Any] | None,
+    directory: Path,
+    config: DataConfig,
+    settings: dict[str, Any],
+    found: Splits,
+    order: Mapping[str, list[int]],
+    decoded: Mapping[str, Decoded],
+    about: dict[str, Any],
+    before: Mapping[str, Any] | None,
 ) -> None:
     """Write what says that everything else is whole.
 
@@ -203,13 +217,19 @@ def write_manifest(
     """
     channels, size = COLOURS[config.colour], int(settings["size"])
     manifest = {
-        "format": FORMAT, "name": config.name, "size": settings["size"], "colour": config.colour,
-        "classes": found.classes, "channels": channels,
+        "format": FORMAT,
+        "name": config.name,
+        "size": settings["size"],
+        "colour": config.colour,
+        "classes": found.classes,
+        "channels": channels,
         "mean": config.mean if config.mean is not None else _mean(decoded, order, size),
-        "splits": about, "remarks": found.remarks,
+        "splits": about,
+        "remarks": found.remarks,
         "ignored": {"count": len(found.ignored), "names": found.ignored[:_IGNORED_NAMED]},
-        "settings": {key: value for key, value in settings.items() if key != "root"}, "pillow": PIL.__version__,
-    }  # fmt: skip
+        "settings": {key: value for key, value in settings.items() if key != "root"},
+        "pillow": PIL.__version__,
+    }
     manifest["pixels"] = {split: hash_of_checksums(decoded[split].checksums[kept]) for split, kept in order.items()}
     manifest["left_out"] = found.left_out.as_json()
     write_text(directory / MANIFEST, sealed_text(manifest if before is None else _made_again(manifest, before)))
@@ -244,13 +264,11 @@ def _stamps(
 ) -> list[tuple[str, int, int, str]]:
     """Name, size, time and hash of every file that the source was made of."""
     hashes = {
-        listing.names[i]: known for split, listing in found.listings.items()
+        listing.names[i]: known
+        for split, listing in found.listings.items()
         for i, known in enumerate(decoded[split].hashes)
     }
-    return sorted(
-        (name, *stamp, hashes[name] if name in hashes else digest(name))
-        for name, stamp in now.items()
-    )
+    return sorted((name, *stamp, hashes[name] if name in hashes else digest(name)) for name, stamp in now.items())
 
 
 def write_stamps(path: Path, stamps: list[tuple[str, int, int, str]]) -> None:

@@ -125,9 +125,7 @@ def whole_entries(
                 yield Entry(split, i, stamp, row[2], None, (), int(check))
 
 
-def _trusted_checksums(
-    directory: Path, split: str, digest: str, array: StoredArray, images: int
-) -> NDArray[np.uint64]:
+def _trusted_checksums(directory: Path, split: str, digest: str, array: StoredArray, images: int) -> NDArray[np.uint64]:
     """The checksums of which the manifest has the hash: as stored, or else as the pixels give them."""
     try:
         return read_checksums(directory, split, digest)
@@ -140,4 +138,3 @@ def _trusted_checksums(
 
 def _checksums(array: StoredArray, images: int) -> NDArray[np.uint64]:
     return np.array([checksum(array.get(i)) for i in range(images)], np.uint64)
-

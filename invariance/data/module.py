@@ -111,7 +111,13 @@ class PreparedData(pl.LightningDataModule):
     """
 
     def __init__(
-        self, prepared: Prepared, batch_size: int, updates: int, val_every: int, seed: int, workers: int = 0,
+        self,
+        prepared: Prepared,
+        batch_size: int,
+        updates: int,
+        val_every: int,
+        seed: int,
+        workers: int = 0,
         eval_batch_size: int = 256,
     ) -> None:
         super().__init__()

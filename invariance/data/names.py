@@ -5,8 +5,14 @@ import unicodedata
 from collections.abc import Iterable
 
 _SPLITS = {
-    "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val",
-    "test": "test", "testing": "test",
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "dev": "val",
+    "test": "test",
+    "testing": "test",
 }
 _WORDS = (*_SPLITS, "eval", "evaluation", "holdout")
 # what stands beside a split's name where a folder is a split: "test_images", "train2017", "valset"

@@ -80,7 +80,8 @@ class Official(ABC):
                 found |= tree.stamps
             else:
                 found |= {
-                    f"{tree.path.name}/{name}": stamp for name, stamp in tree.walk()
+                    f"{tree.path.name}/{name}": stamp
+                    for name, stamp in tree.walk()
                     if is_image(name) or name.rpartition("/")[2] in self._lists
                 }
         return found

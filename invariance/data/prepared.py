@@ -123,10 +123,11 @@ class Prepared:
         if sha256(path) != about["labels_sha256"] or len(labels := np.load(path, allow_pickle=False)) != shape[0]:
             raise ValueError(f"{name}.labels.npy has changed")
         images = StoredImages(
-            self.directory / f"{name}.images.npy", shape,
+            self.directory / f"{name}.images.npy",
+            shape,
             None if checksums is None else read_checksums(self.directory, name, checksums),
             lambda why: Damaged(self.directory, f"{name}: {why}", self.size),
-        )  # fmt: skip
+        )
         return Split(self.directory, name, images, labels)
 
     def split(self, name: str) -> Split:
@@ -172,8 +173,13 @@ class Prepared:
 
 
 def prepare(
-    config: Mapping[str, Any], size: int, root: Path, progress: bool = True, workers: int | None = None,
-    renew: bool = False, verify: bool = False,
+    config: Mapping[str, Any],
+    size: int,
+    root: Path,
+    progress: bool = True,
+    workers: int | None = None,
+    renew: bool = False,
+    verify: bool = False,
 ) -> Prepared:
     """Decode a data set once at one size, or open what was decoded before.
 
@@ -202,8 +208,13 @@ def prepare(
 
 
 def prepare_sizes(
-    config: Mapping[str, Any], sizes: Sequence[int], root: Path, progress: bool = True, workers: int | None = None,
-    renew: bool = False, verify: bool = False,
+    config: Mapping[str, Any],
+    sizes: Sequence[int],
+    root: Path,
+    progress: bool = True,
+    workers: int | None = None,
+    renew: bool = False,
+    verify: bool = False,
 ) -> list[Prepared]:
     """Decode a data set once at several sizes, or open what was decoded before; see `prepare`.
 
@@ -227,9 +238,10 @@ def prepare_sizes(
         _to_mend(one, data.report, progress, threads) if verify and one.there and not renew else None for one in found
     ]
     todo = {
-        one.directory: (own, one, before) for own, one, before in zip(settings, found, befores, strict=True)
+        one.directory: (own, one, before)
+        for own, one, before in zip(settings, found, befores, strict=True)
         if renew or not one.there or before is not None
-    }  # fmt: skip
+    }
     if todo:
         with disk_errors(found[0].directory), ExitStack() as locks:
             (root / data.name).mkdir(parents=True, exist_ok=True)
@@ -279,8 +291,12 @@ def _to_mend(found: Found, report: str | None, progress: bool, workers: int) -> 
             if found.source:
                 print(f"{found.directory} has no checksums; every image is decoded again and compared", file=sys.stderr)
             return sha if found.source else None
-        why = damage_of(found.directory, {name: prepared.split(name).images for name in prepared.splits}, progress,
-                        workers) or found.damage  # fmt: skip
+        why = (
+            damage_of(
+                found.directory, {name: prepared.split(name).images for name in prepared.splits}, progress, workers
+            )
+            or found.damage
+        )
         if not why:
             images = sum(len(prepared.split(name)) for name in prepared.splits)
             print(f"{images:,} images verified in {time.monotonic() - start:.1f} s", file=sys.stderr)

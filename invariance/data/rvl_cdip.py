@@ -32,10 +32,23 @@ class RVLCDIP(Official):
     }
     """Sums that others report; the authors publish none."""
     CLASSES = [
-        "letter", "form", "email", "handwritten", "advertisement", "scientific report", "scientific publication",
-        "specification", "file folder", "news article", "budget", "invoice", "presentation", "questionnaire", "resume",
+        "letter",
+        "form",
+        "email",
+        "handwritten",
+        "advertisement",
+        "scientific report",
+        "scientific publication",
+        "specification",
+        "file folder",
+        "news article",
+        "budget",
+        "invoice",
+        "presentation",
+        "questionnaire",
+        "resume",
         "memo",
-    ]  # fmt: skip
+    ]
     SIZES = {"train": 320_000, "val": 40_000, "test": 40_000}
     _lists = ("train.txt", "val.txt", "test.txt")
     BROKEN = "imagese/e/j/e/eje42e00/2500126531_2500126536.tif"
@@ -95,7 +108,8 @@ class RVLCDIP(Official):
                 raise UserError(f"labels/train.txt has no image of class {label} ({name})")
         short = [
             f"labels/{split}.txt names {len(listings[split]):,} images, not the official {count:,}"
-            for split, count in self.SIZES.items() if len(listings[split]) != count
+            for split, count in self.SIZES.items()
+            if len(listings[split]) != count
         ]
         known = frozenset({prefix + self.BROKEN, f"images/{self.BROKEN}"})
         return Splits(self.CLASSES, listings, remarks=[self.REMARK, *short], known_broken=known, left_out=left)
@@ -145,9 +159,7 @@ class RVLCDIP(Official):
             raise UserError(f"{where} is empty")
         return names, labels
 
-    def _listing(
-        self, prefix: str, names: list[str], labels: list[int], files: Mapping[str, Stamp]
-    ) -> Listing:
+    def _listing(self, prefix: str, names: list[str], labels: list[int], files: Mapping[str, Stamp]) -> Listing:
         tree = self._images
         if isinstance(tree, FolderTree):
             stamps = [files.get(name) or tree.stamp(name) or (0, 0) for name in names]

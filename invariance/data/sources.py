@@ -125,7 +125,8 @@ def tree_stamps(tree: Tree, splits: Callable[[], Splits]) -> dict[str, Stamp]:
     if tree.stamps is not None:
         return tree.stamps
     return {
-        name: stamp for listing in splits().listings.values()
+        name: stamp
+        for listing in splits().listings.values()
         for name, stamp in zip(listing.names, listing.stamps or (), strict=True)
     }
 

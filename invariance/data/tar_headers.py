@@ -8,7 +8,7 @@ BLOCK = 512
 LONGEST_NAME = 4096
 _LONGEST_RECORD = 1 << 20  # bytes that a header beside the header may take; names have 4,096 at most
 _MOST_RECORDS = 16  # of these before one member
-_FILES, _LINKS, _FOLDER = b"\x00" b"07", b"12", b"5"
+_FILES, _LINKS, _FOLDER = b"\x0007", b"12", b"5"
 _LONG_NAME, _LONG_LINK, _EXTENDED, _GLOBAL = b"L", b"K", b"xX", b"g"
 _SPARSE = b"S"
 

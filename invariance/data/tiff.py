@@ -15,8 +15,20 @@ _MOST_PAGES = 10_000
 _THUMBNAIL = 512  # pixels of its longer side, at most, where a file does not say that its first page is one
 _RGB, _PALETTE, _CMYK, _YCBCR = 2, 3, 5, 6
 _COLOURS = {
-    0: "gray", 1: "gray", _RGB: "RGB", _PALETTE: "palette", 4: "mask", _CMYK: "CMYK", _YCBCR: "YCbCr", 8: "Lab",
-    9: "Lab", 10: "Lab", 32803: "camera mosaic", 32844: "LogL", 32845: "LogLuv", 34892: "camera raw",
+    0: "gray",
+    1: "gray",
+    _RGB: "RGB",
+    _PALETTE: "palette",
+    4: "mask",
+    _CMYK: "CMYK",
+    _YCBCR: "YCbCr",
+    8: "Lab",
+    9: "Lab",
+    10: "Lab",
+    32803: "camera mosaic",
+    32844: "LogL",
+    32845: "LogLuv",
+    34892: "camera raw",
 }
 _SAMPLES = {_RGB: 3, _CMYK: 4, _YCBCR: 3}
 _NUMBERS = {1: "", 2: " signed", 3: " floating-point"}
@@ -118,8 +130,13 @@ class _Form:
             colour = WHITE_IS_ZERO
         bits, samples = _several(page.get(BITS, 1)), page.get(277, 1)
         return cls(
-            colour, samples, bits, _several(page.get(339, 1)), _several(page.get(EXTRA, ())),
-            page.get(284, 1) == 2, compression == _RAW,
+            colour,
+            samples,
+            bits,
+            _several(page.get(339, 1)),
+            _several(page.get(EXTRA, ())),
+            page.get(284, 1) == 2,
+            compression == _RAW,
             page.get(266, 1) == 2,
         )
 

@@ -43,9 +43,7 @@ class Unlabelled:
     @property
     def settings(self) -> dict[str, Any]:
         """What decides which images, in which splits."""
-        return {
-            "root": str(self.root.resolve()), "split_seed": self.split_seed, "val_fraction": self.val_fraction,
-        }  # fmt: skip
+        return {"root": str(self.root.resolve()), "split_seed": self.split_seed, "val_fraction": self.val_fraction}
 
     @cached_property
     def _tree(self) -> Tree:

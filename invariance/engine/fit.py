@@ -40,7 +40,7 @@ class MapFit(pl.LightningModule):
     """
 
     def __init__(
-        self, solver: Solver, kind: str, inputs: int, outputs: int, images: int, problems: int = 1, stacked: int = 1,
+        self, solver: Solver, kind: str, inputs: int, outputs: int, images: int, problems: int = 1, stacked: int = 1
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
@@ -105,8 +105,14 @@ class PairedFeatures(Dataset[tuple[Tensor, Tensor]]):
 
 
 def fit_maps(
-    features: Features, targets: Targets, map: str, solver: Solver | None, *, stacked: int | None = None,
-    device: torch.device | str = "cpu", progress: bool | Progress = False,
+    features: Features,
+    targets: Targets,
+    map: str,
+    solver: Solver | None,
+    *,
+    stacked: int | None = None,
+    device: torch.device | str = "cpu",
+    progress: bool | Progress = False,
 ) -> FittedMaps:
     """Fit map(features[j]) ≈ targets for every j, all in one go.
 
@@ -178,8 +184,13 @@ def _check_shapes(features: Features, targets: Sequence[Tensor]) -> int:
 
 @torch.no_grad()
 def _judge(
-    features: Features, targets: Sequence[Tensor], kind: str, label: str, parameters: dict[str, Tensor],
-    strengths: list[float], device: torch.device,
+    features: Features,
+    targets: Sequence[Tensor],
+    kind: str,
+    label: str,
+    parameters: dict[str, Tensor],
+    strengths: list[float],
+    device: torch.device,
 ) -> FittedMaps:
     """Run every map over the fit images once and say how it did."""
     count, images = len(features) * len(targets), len(targets[0])
@@ -214,9 +225,15 @@ def _train(
     gpu = device.type == "cuda"
     with _quiet():
         trainer = pl.Trainer(
-            accelerator="gpu" if gpu else "cpu", devices=[device.index or 0] if gpu else 1,
-            max_epochs=module.fit.epochs, callbacks=callbacks, logger=False, enable_checkpointing=False,
-            enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
+            accelerator="gpu" if gpu else "cpu",
+            devices=[device.index or 0] if gpu else 1,
+            max_epochs=module.fit.epochs,
+            callbacks=callbacks,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
             plugins=[LightningEnvironment()],
         )
         try:
@@ -248,8 +265,12 @@ class _Bar(Callback):
     def __init__(self, display: Progress | None) -> None:
         self._own = display is None
         self._display = display or Progress(
-            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("blocks"),
-            TimeRemainingColumn(), transient=True,
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("blocks"),
+            TimeRemainingColumn(),
+            transient=True,
         )
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -226,7 +226,9 @@ def grids_for(trained: Mapping[str, Any], wanted: object, settings: Mapping[str,
         return [own]
     everything = [
         own if grid.name == own.name else grid
-        for family in families() if family_sweep(family) for grid in _grids_of_family(family, settings.get(family, {}))
+        for family in families()
+        if family_sweep(family)
+        for grid in _grids_of_family(family, settings.get(family, {}))
     ]
     if own.name not in {grid.name for grid in everything} and family_sweep(own_family):
         everything.append(own)

@@ -176,8 +176,12 @@ class Store:
     def _made_from(self, network: Network, images: Images) -> str:
         """Hash of what a network's features are made from."""
         made_from = {
-            "format": FORMAT, "weights": network.weights, "data": images.prepared.sha256, "layer": self.layer,
-            "transform": network.transform, "images": images.identity,
+            "format": FORMAT,
+            "weights": network.weights,
+            "data": images.prepared.sha256,
+            "layer": self.layer,
+            "transform": network.transform,
+            "images": images.identity,
         }
         return hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()
 
@@ -223,22 +227,36 @@ class Store:
             os.close(lock)
 
     def _extract(
-        self, network: Network, images: Images, directory: Path, chosen: dict[str, tuple[str, np.ndarray]],
-        progress: Progress, task: TaskID,
+        self,
+        network: Network,
+        images: Images,
+        directory: Path,
+        chosen: dict[str, tuple[str, np.ndarray]],
+        progress: Progress,
+        task: TaskID,
     ) -> Features:
         transform = build(network.transform)
         untouched = next(point for point in transform.grid() if point.label == UNTOUCHED)
         scale: Tensor | None = None
         made_from = self._made_from(network, images)
         facts: dict[str, Any] = {
-            "network": network.name, "layer": self.layer, "weights": network.weights, "made_from": made_from,
+            "network": network.name,
+            "layer": self.layer,
+            "weights": network.weights,
+            "made_from": made_from,
             "flaw": "",
         }
         hashes: dict[str, str] = {}
         for side, (split, indices) in chosen.items():
             r = extract(
-                network.phi, network.classifier.normalise, images.prepared.split(split).images, indices, transform,
-                untouched.params, device=network.device, batch=self.batch,
+                network.phi,
+                network.classifier.normalise,
+                images.prepared.split(split).images,
+                indices,
+                transform,
+                untouched.params,
+                device=network.device,
+                batch=self.batch,
                 advance=lambda n: progress.advance(task, n),
             )
             if scale is None:

@@ -33,9 +33,17 @@ def batches(
 
 
 def extract(
-    representation: Representation, normalise: Callable[[Tensor], Tensor], images: np.ndarray | StoredImages,
-    indices: np.ndarray, transform: Transform, params: Params, *, device: torch.device, batch: int = 256,
-    advance: Callable[[int], None] | None = None, home: torch.device | str = "cpu",
+    representation: Representation,
+    normalise: Callable[[Tensor], Tensor],
+    images: np.ndarray | StoredImages,
+    indices: np.ndarray,
+    transform: Transform,
+    params: Params,
+    *,
+    device: torch.device,
+    batch: int = 256,
+    advance: Callable[[int], None] | None = None,
+    home: torch.device | str = "cpu",
 ) -> Tensor:
     """φ(g x) of the images at `indices`, for one g.
 

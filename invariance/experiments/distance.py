@@ -30,8 +30,12 @@ def distance(config: dict[str, Any]) -> None:
     fits = fits_of({"linear": {}}, config.get("solver") or {}) if "l2_distance" in config["metrics"] else []
     networks = [
         Network(
-            runs, directory, layer=config["layer"], accelerator=config["trainer"]["accelerator"],
-            fit=config["fit"], report=config["report"],
+            runs,
+            directory,
+            layer=config["layer"],
+            accelerator=config["trainer"]["accelerator"],
+            fit=config["fit"],
+            report=config["report"],
         )
         for directory in find_runs(runs / "train", config["networks"])
     ]

@@ -31,7 +31,6 @@ from invariance.transforms import build as build_transform
 from invariance.transforms.base import UNTOUCHED
 
 if TYPE_CHECKING:  # Lightning takes seconds to import, which what is finished need not wait for
-
     from invariance.training.joint import JointFinetune
 
 
@@ -106,9 +105,11 @@ def finetune_one(runs: Path, directory: Path, fits: list[Fit], config: dict[str,
         UserError: for anything the user can mend.
     """
     options = {
-        "layer": config["layer"], "accelerator": config["trainer"]["accelerator"], "fit": config["fit"],
+        "layer": config["layer"],
+        "accelerator": config["trainer"]["accelerator"],
+        "fit": config["fit"],
         "report": config["report"],
-    }  # fmt: skip
+    }
     original = Network(runs, directory, **options)
     grid = joint_grid(original.transform, config["G"] or {})
     beyond = [point.label for point in grid.transform.grid() if not grid.covered(point)]
@@ -136,11 +137,18 @@ def run_of(original: Network, grid: Grid, config: dict[str, Any]) -> Run:
     trained = original.config
     name, seed = f"{trained['name']}+{config['name']}", trained["seed"]
     identity = {
-        "name": name, "seed": seed, "model": trained["model"], "transform": trained["transform"],
-        "data": trained["data"], "recipe": config["recipe"], "joint": config["joint"], "G": grid.identity,
-        "network": {"name": original.name, "weights": original.weights}, "layer": original.layer,
+        "name": name,
+        "seed": seed,
+        "model": trained["model"],
+        "transform": trained["transform"],
+        "data": trained["data"],
+        "recipe": config["recipe"],
+        "joint": config["joint"],
+        "G": grid.identity,
+        "network": {"name": original.name, "weights": original.weights},
+        "layer": original.layer,
         "precision": config["trainer"]["precision"],
-    }  # fmt: skip
+    }
     try:
         return Run(original.runs, f"finetune/{original.name.split('/')[0]}/{name}/seed{seed}", identity)
     except UserError as error:
@@ -175,22 +183,40 @@ def train_jointly(run: Run, original: Network, grid: Grid, config: dict[str, Any
             print(f"finished already: {run.directory}")
             return
         weights = module.weights
-        run.record({
-            "data": read_provenance(original.directory)["data"], "prepared": str(prepared.directory),
-            "trainer": config["trainer"], "upstream": {original.directory.as_posix(): original.weights},
-            "joint": {
-                "network": original.name, "grid": grid.name, "family": grid.family,
-                "g": [point.label for point in module.points], "lambda1": weights.recovery,
-                "lambda2": weights.invariance, "lambda3": weights.equivariance, "name": config["name"],
-                "setting": json.dumps([config["recipe"], config["trainer"]["precision"]], sort_keys=True),
-            },
-        })  # fmt: skip
+        run.record(
+            {
+                "data": read_provenance(original.directory)["data"],
+                "prepared": str(prepared.directory),
+                "trainer": config["trainer"],
+                "upstream": {original.directory.as_posix(): original.weights},
+                "joint": {
+                    "network": original.name,
+                    "grid": grid.name,
+                    "family": grid.family,
+                    "g": [point.label for point in module.points],
+                    "lambda1": weights.recovery,
+                    "lambda2": weights.invariance,
+                    "lambda3": weights.equivariance,
+                    "name": config["name"],
+                    "setting": json.dumps([config["recipe"], config["trainer"]["precision"]], sort_keys=True),
+                },
+            }
+        )
         with Tracker(
-            config["logger"], run.directory, name=f"{data_name}/{name}/seed{seed}",
+            config["logger"],
+            run.directory,
+            name=f"{data_name}/{name}/seed{seed}",
             about={
-                "stage": "finetune", "phase": "joint", "data": data_name, "network": name,
-                "family": trained["transform"]["name"], "range": trained["transform"].get("range"), "seed": seed,
-                "grid": grid.name, "layer": original.layer, "lambda3": weights.equivariance,
+                "stage": "finetune",
+                "phase": "joint",
+                "data": data_name,
+                "network": name,
+                "family": trained["transform"]["name"],
+                "range": trained["transform"].get("range"),
+                "seed": seed,
+                "grid": grid.name,
+                "layer": original.layer,
+                "lambda3": weights.equivariance,
             },
             identity=identity,
         ) as tracker:
@@ -202,8 +228,12 @@ def train_jointly(run: Run, original: Network, grid: Grid, config: dict[str, Any
                 save_network(original, run)
             (run.directory / PREVIOUS).unlink(missing_ok=True)
             about = {
-                "stage": "finetune", "network": name, "family": trained["transform"]["name"],
-                "range": str(trained["transform"].get("range") or ""), "seed": seed, "layer": original.layer,
+                "stage": "finetune",
+                "network": name,
+                "family": trained["transform"]["name"],
+                "range": str(trained["transform"].get("range") or ""),
+                "seed": seed,
+                "layer": original.layer,
             }
             rows = evaluate(config, about, untouched, run, tracker)
             tracker.table("rows", rows)
@@ -224,8 +254,14 @@ def build(original: Network, grid: Grid, image_shape: tuple[int, int, int], conf
 
     classifier = load_classifier(original.directory / BEST).to(original.device)
     module = JointFinetune(
-        classifier.network, classifier.normalise, layer=original.layer, transform=grid.transform,
-        recipe=config["recipe"], seed=classifier.seed, image_shape=image_shape, copies=config["copies"],
+        classifier.network,
+        classifier.normalise,
+        layer=original.layer,
+        transform=grid.transform,
+        recipe=config["recipe"],
+        seed=classifier.seed,
+        image_shape=image_shape,
+        copies=config["copies"],
     )
     module.weights = weights_of(config, module.dim)
     module.speed_up(config["trainer"]["channels_last"])
@@ -245,9 +281,10 @@ def save_network(original: Network, run: Run) -> None:
         {key.removeprefix(prefix): value for key, value in held["state_dict"].items() if key.startswith(prefix)}
     )
     content = {
-        "state_dict": classifier.state_dict(), "hyper_parameters": dict(classifier.hparams),
+        "state_dict": classifier.state_dict(),
+        "hyper_parameters": dict(classifier.hparams),
         "global_step": held["global_step"],
-    }  # fmt: skip
+    }
     AtomicCheckpointIO(run).save_checkpoint(content, run.directory / BEST)
 
 

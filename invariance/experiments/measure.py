@@ -37,8 +37,13 @@ def measure(config: dict[str, Any]) -> None:
     for directory in found:
         try:
             network = Network(
-                runs, directory, layer=config["layer"], accelerator=config["trainer"]["accelerator"],
-                fit=config["fit"], report=config["report"], data=config["data"],
+                runs,
+                directory,
+                layer=config["layer"],
+                accelerator=config["trainer"]["accelerator"],
+                fit=config["fit"],
+                report=config["report"],
+                data=config["data"],
             )
             for grid in grids_for(network.transform, config["grids"], config["grid"] or {}):
                 try:
@@ -74,7 +79,6 @@ def check(config: dict[str, Any]) -> None:
         if not {"own", "all"} & set(wanted) and not any(f"{name}_".startswith(f"{family}_") for name in wanted):
             raise UserError(f"grid.{family}: grids={config['grids']} has no {family}; add it there, or leave this out")
     if config.get("data") is not None:
-
         data_config(config["data"])
 
 

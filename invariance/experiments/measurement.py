@@ -54,7 +54,11 @@ class _Side:
 
 
 def measure_grid(
-    network: Network, grid: Grid, fits: list[Fit], config: dict[str, Any], stage: str = "measure",
+    network: Network,
+    grid: Grid,
+    fits: list[Fit],
+    config: dict[str, Any],
+    stage: str = "measure",
     before: Network | None = None,
 ) -> None:
     """Measure one network over one grid and write the rows of every fit that has none yet.
@@ -87,11 +91,16 @@ def measure_grid(
             print(f"finished already: {folder}")
             return
         for run in todo.values():
-            run.record({
-                "upstream": {network.directory.as_posix(): network.weights}, "device": str(network.device),
-                "trained_on": network.trained_on, "remarks": prepared.remarks, "skipped": prepared.skipped,
-                "left_out": prepared.left_out,
-            })  # fmt: skip
+            run.record(
+                {
+                    "upstream": {network.directory.as_posix(): network.weights},
+                    "device": str(network.device),
+                    "trained_on": network.trained_on,
+                    "remarks": prepared.remarks,
+                    "skipped": prepared.skipped,
+                    "left_out": prepared.left_out,
+                }
+            )
         if near := told(near_copies(grid.transform, network.input_size), grid.name, network.input_size):
             print(near, flush=True)
         with bar(config["progress"]) as progress:
@@ -110,23 +119,36 @@ def _require_room(network: Network, prepared: Prepared, fits: list[Fit]) -> None
 
 
 def _show(
-    network: Network, grid: Grid, runs: dict[Fit, Run], new: dict[Fit, Run], prepared: Prepared,
-    config: dict[str, Any], stage: str, before: Network | None,
+    network: Network,
+    grid: Grid,
+    runs: dict[Fit, Run],
+    new: dict[Fit, Run],
+    prepared: Prepared,
+    config: dict[str, Any],
+    stage: str,
+    before: Network | None,
 ) -> None:
     """The measurement in W&B: its rows and means; those of the network it was finetuned from, too."""
     trained, name, phase = network.config, f"{network.place}/{grid.name}", "after" if before else "before"
     about = {
-        "stage": stage, "data": network.measured_on, "network": trained["name"], "family": trained["transform"]["name"],
-        "range": trained["transform"].get("range"), "seed": trained["seed"], "grid": grid.name,
-        "layer": network.layer, "maps": list(dict.fromkeys(fit.map for fit in runs)),
+        "stage": stage,
+        "data": network.measured_on,
+        "network": trained["name"],
+        "family": trained["transform"]["name"],
+        "range": trained["transform"].get("range"),
+        "seed": trained["seed"],
+        "grid": grid.name,
+        "layer": network.layer,
+        "maps": list(dict.fromkeys(fit.map for fit in runs)),
         "solvers": list(dict.fromkeys(fit.solver for fit in runs if fit.solver)),
-    }  # fmt: skip
+    }
     if stage == "finetune":
         about, name = {**about, "phase": phase}, f"{name} {phase}"
     covered = {point.label: grid.covered(point) for point in grid.transform.grid()}
     identity = {fit.name: run.identity for fit, run in runs.items()}
-    with Tracker(config["logger"], network.runs / stage / network.place / grid.name, name=name, about=about,
-                 identity=identity) as tracker:
+    with Tracker(
+        config["logger"], network.runs / stage / network.place / grid.name, name=name, about=about, identity=identity
+    ) as tracker:
         for run in new.values():
             tracker.record_in(run)
         rows = {way(fit): run.rows() for fit, run in runs.items()}
@@ -140,14 +162,15 @@ def _show(
             tracker.summarise(of_measurement(old, covered, prepared.report, f"{stage}/before"))
 
 
-def _open(
-    network: Network, grid: Grid, fit: Fit, prepared: Prepared, config: dict[str, Any], stage: str
-) -> Run:
+def _open(network: Network, grid: Grid, fit: Fit, prepared: Prepared, config: dict[str, Any], stage: str) -> Run:
     identity = {
         "network": network.name,
         "weights": network.weights,
         "data": {
-            "name": prepared.name, "sha256": prepared.sha256, "fit": network.settings["fit"], "report": prepared.report,
+            "name": prepared.name,
+            "sha256": prepared.sha256,
+            "fit": network.settings["fit"],
+            "report": prepared.report,
         },
         "grid": grid.identity,
         "layer": network.layer,
@@ -177,7 +200,10 @@ class _Measurement:
         untouched = next(point for point in self.points if point.label == UNTOUCHED)
         self.sides = [
             _Side(
-                name, split, indices, self._features(split, indices, untouched),
+                name,
+                split,
+                indices,
+                self._features(split, indices, untouched),
                 torch.from_numpy(np.asarray(split.labels[indices])),
             )
             for name, split, indices in chosen
@@ -196,9 +222,16 @@ class _Measurement:
 
     def _features(self, split: Split, indices: np.ndarray, point: GridPoint) -> Tensor:
         return extract(
-            self.network.phi, self.network.classifier.normalise, split.images, indices, self.grid.transform,
-            point.params, device=self.network.device, batch=int(self.config["batch"]),
-            advance=lambda n: self.progress.advance(self.task, n), home=self.home,
+            self.network.phi,
+            self.network.classifier.normalise,
+            split.images,
+            indices,
+            self.grid.transform,
+            point.params,
+            device=self.network.device,
+            batch=int(self.config["batch"]),
+            advance=lambda n: self.progress.advance(self.task, n),
+            home=self.home,
         )
 
     def group_size(self) -> int:
@@ -257,7 +290,11 @@ class _Measurement:
         from invariance.engine.fit import fit_maps  # Lightning, which a finished measurement need not wait for
 
         return fit_maps(
-            features, self.sides[0].reference, fit.map, fit.settings, device=self.network.device,
+            features,
+            self.sides[0].reference,
+            fit.map,
+            fit.settings,
+            device=self.network.device,
             progress=self.progress if self.config["progress"] else False,
         )
 
@@ -282,7 +319,9 @@ class _Measurement:
                 trusted = status == "ok"
                 rows.append(
                     Row(
-                        **self._common(fit, run, point, side), metric=metric, status=status,
+                        **self._common(fit, run, point, side),
+                        metric=metric,
+                        status=status,
                         n_images=int(of_g.n_used[j]) if trusted else len(side.indices),
                         score=float(of_g.mean[j]) if trusted else math.nan,
                         low=float(of_g.low[j]) if trusted else math.nan,
@@ -295,11 +334,20 @@ class _Measurement:
         """What the rows of one g say alike."""
         trained = self.network.config
         return {
-            "stage": self.stage, "data": self.network.measured_on, "network": trained["name"],
-            "family": trained["transform"]["name"], "range": _text(trained["transform"].get("range")),
-            "seed": trained["seed"], "layer": self.network.layer, "g": f"{self.grid.name}:{point.label}",
-            "value": point.value, "unit": self.grid.transform.unit, "split": side.name, "map": fit.map,
-            "solver": fit.label, "run": run.name,
+            "stage": self.stage,
+            "data": self.network.measured_on,
+            "network": trained["name"],
+            "family": trained["transform"]["name"],
+            "range": _text(trained["transform"].get("range")),
+            "seed": trained["seed"],
+            "layer": self.network.layer,
+            "g": f"{self.grid.name}:{point.label}",
+            "value": point.value,
+            "unit": self.grid.transform.unit,
+            "split": side.name,
+            "map": fit.map,
+            "solver": fit.label,
+            "run": run.name,
         }
 
     @torch.no_grad()
@@ -328,7 +376,10 @@ class _Measurement:
         """What the figures need to know of the grid: its axis, what training covered, and some examples."""
         transform = self.grid.transform
         facts = {
-            "grid": self.grid.name, "family": self.grid.family, "unit": transform.unit, "ordinal": transform.ordinal,
+            "grid": self.grid.name,
+            "family": self.grid.family,
+            "unit": transform.unit,
+            "ordinal": transform.ordinal,
             "points": [
                 {"label": p.label, "value": p.value, "covered": self.grid.covered(p), "params": _hash(transform, p)}
                 for p in self.points

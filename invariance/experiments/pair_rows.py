@@ -86,18 +86,23 @@ class PairRows:
         # the rows of values are a → b and b → a of every pair in turn
         combine = np.concatenate([np.eye(2 * n), np.kron(np.eye(n), [[0.5, 0.5]]), np.kron(np.eye(n), [[1.0, -1.0]])])
         for side in ("fit", "report"):
-            values = np.stack([
-                np.where(one["status"] == "ok", one[side].astype(np.float64), math.nan)
-                for both in computed.values() for one in both
-            ])  # fmt: skip
+            values = np.stack(
+                [
+                    np.where(one["status"] == "ok", one[side].astype(np.float64), math.nan)
+                    for both in computed.values()
+                    for one in both
+                ]
+            )
             ends = bootstrap(values, combine=combine.tolist())
             for p, (pair, both) in enumerate(computed.items()):
                 there, back = (str(one["status"]) for one in both)
                 worse = there if there != "ok" else back
                 for k, metric, status, way in (
-                    (2 * p, "l2_distance", there, pair), (2 * p + 1, "l2_distance", back, pair[::-1]),
-                    (2 * n + p, "l2_distance_mean", worse, pair), (3 * n + p, "l2_distance_difference", worse, pair),
-                ):  # fmt: skip
+                    (2 * p, "l2_distance", there, pair),
+                    (2 * p + 1, "l2_distance", back, pair[::-1]),
+                    (2 * n + p, "l2_distance_mean", worse, pair),
+                    (3 * n + p, "l2_distance_difference", worse, pair),
+                ):
                     rows[pair].append(self._row(way, fit, side, metric, status, ends, k))
         return rows
 
@@ -131,11 +136,19 @@ class PairRows:
             named = [(name, ways if name == "r2" else ways[:1]) for name in INDEX_NAMES]
         return [
             self._row(way, fit, side, metric, flaw)
-            for side in (("report",) if fit is None else ("fit", "report")) for metric, of in named for way in of
+            for side in (("report",) if fit is None else ("fit", "report"))
+            for metric, of in named
+            for way in of
         ]
 
     def _row(
-        self, way: Pair, fit: Fit | None, side: str, metric: str, status: str, found: Interval | float = math.nan,
+        self,
+        way: Pair,
+        fit: Fit | None,
+        side: str,
+        metric: str,
+        status: str,
+        found: Interval | float = math.nan,
         k: int = 0,
     ) -> Row:
         """One row; `found` is a number, or the means of which number k is its own."""
@@ -150,14 +163,25 @@ class PairRows:
         reach = trained["transform"].get("range")
         a, b = sorted(way)
         return Row(
-            stage="distance", data=source.images.prepared.name, network=trained["name"],
-            family=trained["transform"]["name"], range="" if reach is None else str(reach), seed=trained["seed"],
-            layer=self.layer, g=f"network:{target.label}",
+            stage="distance",
+            data=source.images.prepared.name,
+            network=trained["name"],
+            family=trained["transform"]["name"],
+            range="" if reach is None else str(reach),
+            seed=trained["seed"],
+            layer=self.layer,
+            g=f"network:{target.label}",
             split=source.images.fit_split if side == "fit" else source.images.report_split,
-            map=fit.map if fit else "", solver=fit.label if fit else "", metric=metric,
-            score=score, low=low, high=high, n_images=used, status=status,
+            map=fit.map if fit else "",
+            solver=fit.label if fit else "",
+            metric=metric,
+            score=score,
+            low=low,
+            high=high,
+            n_images=used,
+            status=status,
             run=run_name(self.members[a], self.members[b], fit.name if fit else INDICES),
-        )  # fmt: skip
+        )
 
 
 def account(pair: Pair, both: tuple[Result, Result]) -> str:

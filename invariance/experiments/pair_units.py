@@ -110,9 +110,7 @@ def part_of(result: Result | None, unit: Unit, target: str) -> Result:
 class Held:
     """Features in memory: those of the unit that is worked on, and nothing else."""
 
-    def __init__(
-        self, features: dict[str, Features], device: torch.device, make: Callable[[str], Features]
-    ) -> None:
+    def __init__(self, features: dict[str, Features], device: torch.device, make: Callable[[str], Features]) -> None:
         self._features, self._device, self._make = features, device, make
         self._sides: dict[tuple[str, str], Tensor] = {}
         self._centred: dict[str, Centred] = {}

@@ -138,11 +138,12 @@ class _Study:
         identity = {
             "networks": {member.label: member.network.weights for member in (a, b)},
             "data": {
-                "name": a.images.prepared.name, "report": a.images.report_split,
+                "name": a.images.prepared.name,
+                "report": a.images.report_split,
                 "images": hashlib.sha256(images.encode()).hexdigest(),
             },
             "layer": self.layer,
-        }  # fmt: skip
+        }
         if fit is not None:
             identity["map"] = fit.map
             identity["solver"] = {"name": fit.solver, **(asdict(fit.settings) if fit.settings else {})}
@@ -161,18 +162,21 @@ class _Study:
             print(f"finished already: {len(self.pairs)} pairs of {len(self.members)} networks in {self.folder}")
             return
         with Tracker(
-            self.config["logger"], self.folder, name=f"{self.data}/{len(self.members)} networks",
+            self.config["logger"],
+            self.folder,
+            name=f"{self.data}/{len(self.members)} networks",
             about={
-                "stage": "distance", "data": self.data, "layer": self.layer, "networks": len(self.members),
+                "stage": "distance",
+                "data": self.data,
+                "layer": self.layer,
+                "networks": len(self.members),
                 "solvers": [fit.solver for fit in self.kinds.values() if fit],
             },
             identity={"networks": list(self.members)},
         ) as tracker:
             for kind, a, b in new:
                 tracker.record_in(self.pairs[a, b][kind])
-            rows = pd.concat(
-                [run.rows() for runs in self.pairs.values() for run in runs.values()], ignore_index=True
-            )  # fmt: skip
+            rows = pd.concat([run.rows() for runs in self.pairs.values() for run in runs.values()], ignore_index=True)
             tracker.table("rows", rows)
             report = next(iter(self.members.values())).images.report_split
             tracker.summarise(of_distances(rows, report))
@@ -217,7 +221,7 @@ class _Study:
         identity = {
             "pairs": {run.name: run.identity for runs in self.pairs.values() for run in runs.values()},
             "memory_gb": self.config["memory_gb"],
-        }  # fmt: skip
+        }
         return "unfinished-" + hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
 
     def _extract(self, progress: Progress) -> None:
@@ -266,7 +270,9 @@ class _Study:
         missing = set(self.missing())
         units = [
             Unit(kind, source, targets)
-            for group in self._groups() for source in self.members for kind in self.kinds
+            for group in self._groups()
+            for source in self.members
+            for kind in self.kinds
             if (targets := tuple(t for t in group if (kind, *sorted((source, t))) in missing))
         ]
         results.write_plan(units)
@@ -280,8 +286,12 @@ class _Study:
                 by_dim.setdefault(features.dim, []).append(label)
         for dim, labels in sorted(by_dim.items()):
             size = group_size(
-                dim, max(by_dim), *self._counts(), fits=[fit for fit in self.kinds.values() if fit],
-                memory=float(self.config["memory_gb"]) * 1e9, device=self.device,
+                dim,
+                max(by_dim),
+                *self._counts(),
+                fits=[fit for fit in self.kinds.values() if fit],
+                memory=float(self.config["memory_gb"]) * 1e9,
+                device=self.device,
             )
             yield from (labels[start : start + size] for start in range(0, len(labels), size))
 
@@ -320,20 +330,27 @@ class _Study:
         from invariance.engine.fit import fit_maps  # Lightning, which a finished set need not wait for
 
         fitted = fit_maps(
-            [held.fit(unit.source)], [held.fit(target) for target in unit.targets], fit.map, fit.settings,
-            device=self.device, progress=progress if self.config["progress"] else False,
+            [held.fit(unit.source)],
+            [held.fit(target) for target in unit.targets],
+            fit.map,
+            fit.settings,
+            device=self.device,
+            progress=progress if self.config["progress"] else False,
         )
         result: Result = {
-            "status": np.array(list(fitted.status)), "error": fitted.error.numpy(),
+            "status": np.array(list(fitted.status)),
+            "error": fitted.error.numpy(),
             "reference": fitted.reference.numpy(),
             "strength": np.array(list(fitted.strength) or [math.nan] * len(fitted)),
-        }  # fmt: skip
+        }
         for side in ("fit", "report"):
             r = held.side(unit.source, side)
-            result[side] = np.stack([
-                self._distances(fitted, k, r, held.side(target, side), self.features[target].alive)
-                for k, target in enumerate(unit.targets)
-            ])  # fmt: skip
+            result[side] = np.stack(
+                [
+                    self._distances(fitted, k, r, held.side(target, side), self.features[target].alive)
+                    for k, target in enumerate(unit.targets)
+                ]
+            )
         return result
 
     def _distances(self, fitted: FittedMaps, k: int, r: Tensor, wanted: Tensor, alive: Tensor) -> NDArray[np.float32]:
@@ -395,12 +412,14 @@ class _Study:
 
     def _record(self, run: Run, pair: Pair) -> None:
         networks = [self.members[label].network for label in pair]
-        run.record({
-            "device": str(self.device),
-            "upstream": {network.directory.as_posix(): network.weights for network in networks},
-            "dimensions": {label: self.features[label].dim for label in pair},
-            "dead": {label: int((~self.features[label].alive).sum()) for label in pair},
-        })  # fmt: skip
+        run.record(
+            {
+                "device": str(self.device),
+                "upstream": {network.directory.as_posix(): network.weights for network in networks},
+                "dimensions": {label: self.features[label].dim for label in pair},
+                "dead": {label: int((~self.features[label].alive).sum()) for label in pair},
+            }
+        )
 
 
 def group_size(

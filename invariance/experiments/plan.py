@@ -48,7 +48,6 @@ def plan(config: dict[str, Any]) -> None:
     names = data_of(chosen)
     own, roots = keys_of(config["chosen"], names), mapping(config["roots"], "roots")
 
-
     keep_freed()
     checked = config["check"]
     device = torch.device("cpu") if checked else choose_device(str(chosen["trainer"]))
@@ -66,13 +65,14 @@ def plan(config: dict[str, Any]) -> None:
         return Study(templates, everything, choices[name], on, prepared, config["cross"], args, count)
 
     if checked:
-
         typed = [one for one in config["chosen"] if one.startswith("trainer=")] + own["trainer"]
         places = {key: folder(config[key], key) for key in ("runs", "prepared", "features")}
-        tell_lacking(lacking(
-            Wanted(templates, choices, [*typed, *recipe], typed, args, places, config["launcher"]),
-            lambda name, count: study_of(name, count or config["count"]),
-        ))  # fmt: skip
+        tell_lacking(
+            lacking(
+                Wanted(templates, choices, [*typed, *recipe], typed, args, places, config["launcher"]),
+                lambda name, count: study_of(name, count or config["count"]),
+            )
+        )
         return
     studies = [study_of(name) for name in names]
     stages = {study.data.name: study.stages() for study in studies}
@@ -204,7 +204,9 @@ def show(study: Study, made: list[Estimate], device: torch.device, devices: int)
     counts = ", ".join(f"{split} {count:,}" for split, count in data.images.items())
     gpu = device.type == "cuda"
     table = Table(
-        title=f"{data.name}: {counts} images ({data.known_from})", title_justify="left", box=box.SIMPLE_HEAD,
+        title=f"{data.name}: {counts} images ({data.known_from})",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
         pad_edge=False,
     )
     kind = "GPU" if gpu else "core"
@@ -222,8 +224,12 @@ def show(study: Study, made: list[Estimate], device: torch.device, devices: int)
     on_devices = sum(one.seconds for one in known if not (gpu and one.stage.on_cores)) / 3600
     table.add_section()
     table.add_row(
-        "all", f"{sum(len(one.stage.jobs) for one in made):,}", hours(on_devices), "",
-        told_time(sum(one.wall for one in known)), size(sum(one.disk for one in known)),
+        "all",
+        f"{sum(len(one.stage.jobs) for one in made):,}",
+        hours(on_devices),
+        "",
+        told_time(sum(one.wall for one in known)),
+        size(sum(one.disk for one in known)),
     )
     Console().print(table)
     for one in made:
@@ -265,15 +271,17 @@ def write(path: Path, made: dict[str, list[Estimate]], device: torch.device, dev
     stages = {
         name: {
             one.stage.name: {
-                "jobs": len(one.stage.jobs), "disk": round(one.disk),
-                **({"gap": one.stage.gap} if one.stage.gap else {
-                    "seconds": one.seconds, "seconds_longest": one.longest, "seconds_wall": one.wall,
-                }),
-            } for one in some
-        } for name, some in made.items()
-    }  # fmt: skip
-    about = {
-        "device": device.type, "devices": devices, "cores": cores(),
-        "torch": torch.__version__,
-    }  # fmt: skip
+                "jobs": len(one.stage.jobs),
+                "disk": round(one.disk),
+                **(
+                    {"gap": one.stage.gap}
+                    if one.stage.gap
+                    else {"seconds": one.seconds, "seconds_longest": one.longest, "seconds_wall": one.wall}
+                ),
+            }
+            for one in some
+        }
+        for name, some in made.items()
+    }
+    about = {"device": device.type, "devices": devices, "cores": cores(), "torch": torch.__version__}
     write_text(path, json.dumps({**about, "stages": stages}, indent=1) + "\n")

@@ -25,8 +25,7 @@ def report(config: dict[str, Any]) -> None:
     out = folder(config["out"], "out")
     runs = folder(config["runs"], "runs")
     page, collected = report_of(
-        runs, out, data=config["dataset"], progress=config["progress"],
-        wandb=config["logger"]["kind"] == "wandb",
+        runs, out, data=config["dataset"], progress=config["progress"], wandb=config["logger"]["kind"] == "wandb"
     )
     about = {"stage": "report", "data": config["dataset"] or "all"}
     with Tracker(config["logger"], out, name=out.name, about=about, identity={}) as tracker:

@@ -48,9 +48,7 @@ def train(config: dict[str, Any]) -> None:
     identity["transform"] = {key: value for key, value in config["transform"].items() if key != "joint"}
     identity |= {key: config["trainer"][key] for key in ("precision", "compile")}  # what changes more than rounding
     identity["data"] = {"name": prepared.name, "sha256": prepared.sha256}
-    run = Run(
-        folder(config["runs"], "runs"), f"train/{prepared.name}/{config['name']}/seed{config['seed']}", identity
-    )
+    run = Run(folder(config["runs"], "runs"), f"train/{prepared.name}/{config['name']}/seed{config['seed']}", identity)
     if run.done:
         print(f"finished already: {run.directory}")
         return
@@ -66,16 +64,27 @@ def train(config: dict[str, Any]) -> None:
         if run.finished():  # by another process, meanwhile
             print(f"finished already: {run.directory}")
             return
-        run.record({
-            "data": config["data"], "prepared": str(prepared.directory), "trainer": config["trainer"],
-            "remarks": prepared.remarks, "skipped": prepared.skipped,
-            "left_out": prepared.left_out,
-        })  # fmt: skip
+        run.record(
+            {
+                "data": config["data"],
+                "prepared": str(prepared.directory),
+                "trainer": config["trainer"],
+                "remarks": prepared.remarks,
+                "skipped": prepared.skipped,
+                "left_out": prepared.left_out,
+            }
+        )
         with Tracker(
-            config["logger"], run.directory, name=f"{prepared.name}/{config['name']}/seed{config['seed']}",
+            config["logger"],
+            run.directory,
+            name=f"{prepared.name}/{config['name']}/seed{config['seed']}",
             about={
-                "stage": "train", "data": prepared.name, "network": config["name"],
-                "family": config["transform"]["name"], "range": config["range"], "seed": config["seed"],
+                "stage": "train",
+                "data": prepared.name,
+                "network": config["name"],
+                "family": config["transform"]["name"],
+                "range": config["range"],
+                "seed": config["seed"],
             },
             identity=identity,
         ) as tracker:
@@ -88,8 +97,11 @@ def train(config: dict[str, Any]) -> None:
                     fit(classifier, trainer, data, run, tracker, checkpoint, beside)
             (run.directory / PREVIOUS).unlink(missing_ok=True)
             about = {
-                "stage": "train", "network": config["name"], "family": config["transform"]["name"],
-                "range": "" if config["range"] is None else str(config["range"]), "seed": config["seed"],
+                "stage": "train",
+                "network": config["name"],
+                "family": config["transform"]["name"],
+                "range": "" if config["range"] is None else str(config["range"]),
+                "seed": config["seed"],
             }
             rows = evaluate(config, about, prepared, run, tracker)
             tracker.table("rows", rows)
@@ -139,8 +151,13 @@ def build(config: dict[str, Any], prepared: Prepared, run: Run) -> tuple[Classif
     from invariance.training.classifier import Classifier
 
     classifier = Classifier(
-        model=config["model"], transform=config["transform"], recipe=config["recipe"], classes=prepared.classes,
-        channels=prepared.channels, mean=prepared.mean, seed=config["seed"],
+        model=config["model"],
+        transform=config["transform"],
+        recipe=config["recipe"],
+        classes=prepared.classes,
+        channels=prepared.channels,
+        mean=prepared.mean,
+        seed=config["seed"],
     )
     classifier.speed_up(config["trainer"]["channels_last"], config["trainer"]["compile"])
     return classifier, trainer_of(config, run, best=True)

@@ -317,11 +317,14 @@ def start(job: Job, environment: Mapping[str, str], ignore: Sequence[signal.Sign
 
     with open(job.log, "wb") as log:
         return subprocess.Popen(
-            list(job.command), stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
+            list(job.command),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
             env={**inherited, **job.environment, **environment},
             start_new_session=True,  # a terminal's Ctrl-C comes to us alone
             preexec_fn=first,
-        )  # fmt: skip
+        )
 
 
 def report(job: Job, status: int, why: str, failures: list[Failure], shown: Progress) -> None:

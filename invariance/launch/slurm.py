@@ -56,8 +56,16 @@ def build_executor(settings: Mapping[str, Any], folder: Path, memory_gb: float |
     import submitit
 
     executor = submitit.AutoExecutor(folder=folder, cluster="slurm", slurm_max_num_timeout=settings["max_num_timeout"])
-    general = ("timeout_min", "cpus_per_task", "gpus_per_node", "tasks_per_node", "mem_gb", "nodes", "name",
-               "stderr_to_stdout")  # fmt: skip
+    general = (
+        "timeout_min",
+        "cpus_per_task",
+        "gpus_per_node",
+        "tasks_per_node",
+        "mem_gb",
+        "nodes",
+        "name",
+        "stderr_to_stdout",
+    )
     own = {"submitit_folder", "max_num_timeout", "setup", "additional_parameters"}
     executor.update_parameters(
         **{key if key in general else f"slurm_{key}": value for key, value in settings.items() if key not in own},
@@ -82,8 +90,15 @@ def check(settings: Mapping[str, Any]) -> None:
             f"unknown key 'hydra.launcher.{key}'{nearest(key, sorted(known))} (what sbatch knows beside goes into "
             "hydra.launcher.additional_parameters)"
         )
-    least = {"timeout_min": 2, "signal_delay_s": 30, "max_num_timeout": 0, "array_parallelism": 1, "cpus_per_task": 1,
-             "gpus_per_node": 0, "mem_gb": 1}  # fmt: skip
+    least = {
+        "timeout_min": 2,
+        "signal_delay_s": 30,
+        "max_num_timeout": 0,
+        "array_parallelism": 1,
+        "cpus_per_task": 1,
+        "gpus_per_node": 0,
+        "mem_gb": 1,
+    }
     for key, lowest in least.items():
         value = settings[key]
         absent = value is None and key in ("cpus_per_task", "gpus_per_node", "mem_gb")
@@ -192,8 +207,11 @@ def run_on_slurm(
                         say(shown, told)
         except KeyboardInterrupt:
             if waiting:
-                print(f"{len(waiting)} jobs go on; this command finds them when it is repeated. To end them: scancel "
-                      + " ".join(waiting), flush=True)  # fmt: skip
+                print(
+                    f"{len(waiting)} jobs go on; this command finds them when it is repeated. To end them: scancel "
+                    + " ".join(waiting),
+                    flush=True,
+                )
             raise
     return failures
 

@@ -17,9 +17,11 @@ _LIVE = ("RUNNING", "COMPLETING", "PENDING")
 _PATIENT = {"None", "Priority", "Resources", "BeginTime", "JobArrayTaskLimit", "Dependency", "Prolog", "Cleaning", ""}
 """Reasons to wait that pass by themselves."""
 _SENSE = {
-    "OUT_OF_MEMORY": "raise hydra.launcher.mem_gb", "TIMEOUT": "raise hydra.launcher.signal_delay_s",
-    "NODE_FAIL": "its node was lost and SLURM did not requeue it", "CANCELLED": "by scancel or an administrator",
-}  # fmt: skip
+    "OUT_OF_MEMORY": "raise hydra.launcher.mem_gb",
+    "TIMEOUT": "raise hydra.launcher.signal_delay_s",
+    "NODE_FAIL": "its node was lost and SLURM did not requeue it",
+    "CANCELLED": "by scancel or an administrator",
+}
 
 
 class Watch:

@@ -53,7 +53,7 @@ def order(images: int, seed: int, epoch: int) -> Tensor:
 
 
 def fit_status(error: Tensor, reference: Tensor, scale: Tensor) -> list[str]:
-    """"ok" or "diverged" for each fit: diverged if its error is not finite or exceeds the reference.
+    """How each fit ended, "ok" or "diverged": diverged if its error is not finite or exceeds the reference.
 
     The reference of a map that starts as the identity is the identity's error; that of a plain map is the error of the
     targets' mean, the best that ignores the input. A millionth of the targets' own size is allowed for rounding, so

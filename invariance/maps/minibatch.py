@@ -65,7 +65,11 @@ class MinibatchFit:
     """
 
     def __init__(
-        self, settings: MinibatchSGD, features: int, problems: int, device: torch.device | str = "cpu",
+        self,
+        settings: MinibatchSGD,
+        features: int,
+        problems: int,
+        device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
     ) -> None:
         self.settings, self.epochs, self.block = settings, settings.epochs, settings.batch
@@ -73,16 +77,18 @@ class MinibatchFit:
         draw = torch.rand(hidden, features + 1, generator=generator(settings.seed, "start of the mlp"))
         start = ((2 * draw - 1) * features**-0.5).to(dtype).expand(problems, -1, -1)
         values = {
-            "weight_in": start[:, :, :-1], "bias_in": start[:, :, -1],
+            "weight_in": start[:, :, :-1],
+            "bias_in": start[:, :, -1],
             "weight": torch.zeros(problems, features, hidden, dtype=dtype),
             "bias": torch.zeros(problems, features, dtype=dtype),
         }
-        self._parameters = {
-            name: value.to(device).contiguous().requires_grad_() for name, value in values.items()
-        }
+        self._parameters = {name: value.to(device).contiguous().requires_grad_() for name, value in values.items()}
         self._optimizer = torch.optim.SGD(
-            self._parameters.values(), lr=settings.rate, momentum=settings.momentum,
-            weight_decay=settings.weight_decay, fused=True,
+            self._parameters.values(),
+            lr=settings.rate,
+            momentum=settings.momentum,
+            weight_decay=settings.weight_decay,
+            fused=True,
         )
         self._error: Tensor | None = None
 

@@ -88,9 +88,19 @@ class OnlineSGDState:
     """
 
     def __init__(
-        self, settings: OnlineSGD, inputs: int, outputs: int, problems: int = 1, *, stacked: int = 1,
-        residual: bool = True, relu: bool | None = None, dtype: torch.dtype = torch.float32,
-        device: torch.device | str = "cpu", start: tuple[Tensor, Tensor] | None = None, form: Form | None = None,
+        self,
+        settings: OnlineSGD,
+        inputs: int,
+        outputs: int,
+        problems: int = 1,
+        *,
+        stacked: int = 1,
+        residual: bool = True,
+        relu: bool | None = None,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+        start: tuple[Tensor, Tensor] | None = None,
+        form: Form | None = None,
     ) -> None:
         if outputs % stacked or (residual and outputs != stacked * inputs):
             raise ValueError(f"{outputs} outputs do not hold {stacked} stacked targets for {inputs} inputs")

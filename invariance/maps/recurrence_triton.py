@@ -15,10 +15,24 @@ _UNITS = 32
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def _inner_kernel(  # type: ignore[no-untyped-def] # noqa: ANN202
-    kernel, z, target, delta, size, units,  # noqa: ANN001
-    kernel_j, kernel_t, kernel_s, z_j, z_t, target_j, target_t, delta_j, delta_t,  # noqa: ANN001
-    INNER: tl.constexpr, UNITS: tl.constexpr,
+def _inner_kernel(  # type: ignore[no-untyped-def]
+    kernel,
+    z,
+    target,
+    delta,
+    size,
+    units,
+    kernel_j,
+    kernel_t,
+    kernel_s,
+    z_j,
+    z_t,
+    target_j,
+    target_t,
+    delta_j,
+    delta_t,
+    INNER: tl.constexpr,
+    UNITS: tl.constexpr,
 ):
     """z_t ← z_t + Σ_{s<t} kernel[t, s] δ_s and δ_t = (z_t − target_t) · 1[z_t > 0], for UNITS units of problem j."""
     j = tl.program_id(1).to(tl.int64)
@@ -53,7 +67,18 @@ def run_inner(kernel: Tensor, z: Tensor, target: Tensor, delta: Tensor) -> None:
         raise ValueError(f"{size} images with units at stride {z.stride(2)}: expected at most {INNER}, at stride 1")
     shared = 0 if len(target) == 1 else target.stride(0)
     _inner_kernel[(triton.cdiv(units, _UNITS), problems)](
-        kernel, z, target, delta, size, units,
-        *kernel.stride(), *z.stride()[:2], shared, target.stride(1), *delta.stride()[:2],
-        INNER=INNER, UNITS=_UNITS, num_warps=1,
+        kernel,
+        z,
+        target,
+        delta,
+        size,
+        units,
+        *kernel.stride(),
+        *z.stride()[:2],
+        shared,
+        target.stride(1),
+        *delta.stride()[:2],
+        INNER=INNER,
+        UNITS=_UNITS,
+        num_warps=1,
     )

@@ -113,8 +113,16 @@ class RidgeFit:
     epochs = 1
 
     def __init__(
-        self, settings: Ridge, inputs: int, outputs: int, problems: int, images: int, *, stacked: int = 1,
-        residual: bool = True, device: torch.device | str = "cpu",
+        self,
+        settings: Ridge,
+        inputs: int,
+        outputs: int,
+        problems: int,
+        images: int,
+        *,
+        stacked: int = 1,
+        residual: bool = True,
+        device: torch.device | str = "cpu",
     ) -> None:
         self.settings, self.block, self.stacked, self.residual = settings, settings.block, stacked, residual
         choose = len(settings.strengths) > 1

@@ -17,16 +17,23 @@ from invariance.settings.base import Settings, checked
 Solver = OnlineSGD | Ridge | MinibatchSGD
 
 SOLVERS: dict[str, type[OnlineSGD] | type[Ridge] | type[MinibatchSGD]] = {
-    "online_sgd": OnlineSGD, "ridge": Ridge, "minibatch_sgd": MinibatchSGD,
+    "online_sgd": OnlineSGD,
+    "ridge": Ridge,
+    "minibatch_sgd": MinibatchSGD,
 }
 """Settings of each solver, by the names that conf/solver/ uses."""
 
 _SCHEMAS: dict[str, type[Settings]] = {
-    "online_sgd": solvers.OnlineSGD, "ridge": solvers.Ridge, "minibatch_sgd": solvers.MinibatchSGD,
+    "online_sgd": solvers.OnlineSGD,
+    "ridge": solvers.Ridge,
+    "minibatch_sgd": solvers.MinibatchSGD,
 }
 
 SOLVERS_OF = {
-    "identity": (), "residual": ("online_sgd", "ridge"), "linear": ("online_sgd", "ridge"), "mlp": ("minibatch_sgd",),
+    "identity": (),
+    "residual": ("online_sgd", "ridge"),
+    "linear": ("online_sgd", "ridge"),
+    "mlp": ("minibatch_sgd",),
 }
 """Names of the solvers that can fit each kind of map."""
 
@@ -46,7 +53,14 @@ def solver_from_config(name: str, settings: Mapping[str, Any]) -> Solver:
 
 
 def begin_fit(
-    solver: Solver, kind: str, inputs: int, outputs: int, images: int, *, problems: int = 1, stacked: int = 1,
+    solver: Solver,
+    kind: str,
+    inputs: int,
+    outputs: int,
+    images: int,
+    *,
+    problems: int = 1,
+    stacked: int = 1,
     device: torch.device | str = "cpu",
 ) -> Fit:
     """J fits of one kind of map, nothing taken in yet.

@@ -101,7 +101,11 @@ class Interval:
 
 
 def bootstrap(
-    values: NDArray[np.floating] | Tensor, n_resamples: int = 1000, seed: int = 0, level: float = 0.95, *,
+    values: NDArray[np.floating] | Tensor,
+    n_resamples: int = 1000,
+    seed: int = 0,
+    level: float = 0.95,
+    *,
     combine: Sequence[Sequence[float]] | None = None,
 ) -> Interval:
     """Mean of each row of values over images, with a percentile bootstrap interval that resamples images.

@@ -44,8 +44,14 @@ class CaffeNet(nn.Sequential):
     """
 
     def __init__(
-        self, num_classes: int, channels: int = 3, input_size: int = FULL_SIZE, width: float = 1.0,
-        features: int = 4096, groups: int = 2, dropout: float = 0.5,
+        self,
+        num_classes: int,
+        channels: int = 3,
+        input_size: int = FULL_SIZE,
+        width: float = 1.0,
+        features: int = 4096,
+        groups: int = 2,
+        dropout: float = 0.5,
     ) -> None:
         for key, value in (("input_size", input_size), ("features", features)):
             if isinstance(value, bool) or not isinstance(value, int):
@@ -65,19 +71,33 @@ class CaffeNet(nn.Sequential):
         side = (input_size - kernel) // stride + 1
         for _ in range(3):
             side = -(-(side - 3) // 2) + 1
-        super().__init__(OrderedDict(
-            conv1=nn.Conv2d(channels, c1, kernel, stride), relu1=nn.ReLU(),
-            pool1=nn.MaxPool2d(3, 2, ceil_mode=True), norm1=nn.LocalResponseNorm(5, 1e-4, 0.75),
-            conv2=nn.Conv2d(c1, c2, 5, padding=2, groups=groups), relu2=nn.ReLU(),
-            pool2=nn.MaxPool2d(3, 2, ceil_mode=True), norm2=nn.LocalResponseNorm(5, 1e-4, 0.75),
-            conv3=nn.Conv2d(c2, c3, 3, padding=1), relu3=nn.ReLU(),
-            conv4=nn.Conv2d(c3, c4, 3, padding=1, groups=groups), relu4=nn.ReLU(),
-            conv5=nn.Conv2d(c4, c5, 3, padding=1, groups=groups), relu5=nn.ReLU(),
-            pool5=nn.MaxPool2d(3, 2, ceil_mode=True), flatten=nn.Flatten(),
-            fc6=nn.Linear(c5 * side * side, features), relu6=nn.ReLU(), drop6=nn.Dropout(dropout),
-            fc7=nn.Linear(features, features), relu7=nn.ReLU(), drop7=nn.Dropout(dropout),
-            fc8=nn.Linear(features, num_classes),
-        ))
+        super().__init__(
+            OrderedDict(
+                conv1=nn.Conv2d(channels, c1, kernel, stride),
+                relu1=nn.ReLU(),
+                pool1=nn.MaxPool2d(3, 2, ceil_mode=True),
+                norm1=nn.LocalResponseNorm(5, 1e-4, 0.75),
+                conv2=nn.Conv2d(c1, c2, 5, padding=2, groups=groups),
+                relu2=nn.ReLU(),
+                pool2=nn.MaxPool2d(3, 2, ceil_mode=True),
+                norm2=nn.LocalResponseNorm(5, 1e-4, 0.75),
+                conv3=nn.Conv2d(c2, c3, 3, padding=1),
+                relu3=nn.ReLU(),
+                conv4=nn.Conv2d(c3, c4, 3, padding=1, groups=groups),
+                relu4=nn.ReLU(),
+                conv5=nn.Conv2d(c4, c5, 3, padding=1, groups=groups),
+                relu5=nn.ReLU(),
+                pool5=nn.MaxPool2d(3, 2, ceil_mode=True),
+                flatten=nn.Flatten(),
+                fc6=nn.Linear(c5 * side * side, features),
+                relu6=nn.ReLU(),
+                drop6=nn.Dropout(dropout),
+                fc7=nn.Linear(features, features),
+                relu7=nn.ReLU(),
+                drop7=nn.Dropout(dropout),
+                fc8=nn.Linear(features, num_classes),
+            )
+        )
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
                 # Kaiming initialisation: the paper does not say; at these depths Caffe's fixed deviations do not train

@@ -47,9 +47,14 @@ _CPU_DIM = 512
 _PHI_BATCH = {"cpu": 8, "cuda": 256}
 _ROWS = 256
 _STARTING = (
-    "data=digits", "model=tiny", "recipe=smoke", "recipe.updates=1", "recipe.val_every=1", "logger=csv",
+    "data=digits",
+    "model=tiny",
+    "recipe=smoke",
+    "recipe.updates=1",
+    "recipe.val_every=1",
+    "logger=csv",
     "progress=false",
-)  # fmt: skip
+)
 _PHOTO, _PAGE = (375, 500), (1000, 762)
 _RECIPE = {"rate": 1e-4, "momentum": 0.9, "weight_decay": 5e-4, "nesterov": False}
 
@@ -99,9 +104,7 @@ def straight(few: int, few_s: float, many: int, many_s: float) -> tuple[float, f
     return slope, few_s - slope * few
 
 
-def measure_rates(
-    units: Sequence[Unit], device: torch.device, seconds: float, progress: Progress
-) -> dict[Unit, float]:
+def measure_rates(units: Sequence[Unit], device: torch.device, seconds: float, progress: Progress) -> dict[Unit, float]:
     """Seconds that each unit takes.
 
     Args:
@@ -271,9 +274,7 @@ def _fit_line(clock: Clock, settings: Solver, kind: str, dim: int, stacked: int)
     r, t = (torch.rand(1, block, size, device=device) for size in (dim, stacked * dim))
 
     def fit(blocks: int) -> None:
-        state = begin_fit(
-            settings, kind, dim, stacked * dim, blocks * block, stacked=stacked, device=device
-        )
+        state = begin_fit(settings, kind, dim, stacked * dim, blocks * block, stacked=stacked, device=device)
         for _ in range(blocks):
             state.step(r, t)
         state.finish()
@@ -343,8 +344,15 @@ def made_file(colour: str) -> bytes:
 
 Probe = Callable[[Unit, Clock], Costs]
 _PROBE_OF: Mapping[str, Probe] = {
-    "start": _start, "image trained": _trained, "update": _trained, "map trained": _joint_map, "image drawn": _moved,
-    "image under g": _moved, "image φ": _phi, "image scored": _scored, "image decoded": _decoded,
+    "start": _start,
+    "image trained": _trained,
+    "update": _trained,
+    "map trained": _joint_map,
+    "image drawn": _moved,
+    "image under g": _moved,
+    "image φ": _phi,
+    "image scored": _scored,
+    "image decoded": _decoded,
     **dict.fromkeys(("image fitted", "fit", "target image", "target"), _fitted),
     **{f"index {kind}{each}": _indices for kind in ("source", "pair", "half") for each in ("", " image")},
 }

@@ -135,8 +135,15 @@ class Study:
     """
 
     def __init__(
-        self, templates: Templates, everything: Mapping[str, Trained], choices: Sequence[str], trainer: Sequence[str],
-        prepared: Path, cross: int | None = None, more: Mapping[str, Sequence[str]] | None = None, count: bool = False,
+        self,
+        templates: Templates,
+        everything: Mapping[str, Trained],
+        choices: Sequence[str],
+        trainer: Sequence[str],
+        prepared: Path,
+        cross: int | None = None,
+        more: Mapping[str, Sequence[str]] | None = None,
+        count: bool = False,
     ) -> None:
         self.templates, self.prepared, self.cross, self.more = templates, prepared, cross, more or {}
         self._made: dict[str, list[Config]] = {}
@@ -186,9 +193,7 @@ class Study:
         total = sum(self.data.images.values())
         room = total * sum(self.data.channels * size**2 + BYTES_OF_LISTS for size in sizes)
         name = f"{', '.join(map(str, sorted(sizes)))} pixels"
-        return Stage("prepare", [
-            Job(name, Work({START: 1, self._decoded(sizes): total}), float(room))
-        ], on_cores=True)  # fmt: skip
+        return Stage("prepare", [Job(name, Work({START: 1, self._decoded(sizes): total}), float(room))], on_cores=True)
 
     def _decoded(self, sizes: Collection[int], config: Config | None = None) -> Unit:
         """An image of the data set, or of another whose images are made gray or coloured as this one's are."""
@@ -258,9 +263,12 @@ class Study:
     def _over(self, grid: Grid, fits: Sequence[Fit], n_fit: int, n_report: int) -> Work:
         """One network over one grid."""
         points, images, dim = len(grid.transform.grid()), n_fit + n_report, shape_of(self.net)[0]
-        work = Work({
-            Unit("image φ", (self.net,)): points * images, self._moved("image under g", grid.settings): points * images,
-        })  # fmt: skip
+        work = Work(
+            {
+                Unit("image φ", (self.net,)): points * images,
+                self._moved("image under g", grid.settings): points * images,
+            }
+        )
         for fit in fits:
             work.add(Unit("image scored", (self.net,)), points * (images + (n_fit if fit.settings else 0)))
             if fit.settings:

@@ -20,9 +20,7 @@ from invariance.settings.pages import SCHEMAS
 
 Config = dict[str, Any]
 
-PAGES = {
-    "networks": "train", "measure": "measure", "distance": "distance", "finetune": "finetune", "cross": "measure",
-}
+PAGES = {"networks": "train", "measure": "measure", "distance": "distance", "finetune": "finetune", "cross": "measure"}
 """The command of every stage's template."""
 
 

@@ -103,13 +103,16 @@ class _Difference:
         unit = " points" if metric == "error_rate" else " of −L_L2"
         digits = 1 if metric == "error_rate" else 3
         mean = round(self.mean, digits) + 0.0  # no −0.0
-        return ", ".join(filter(None, [
-            f"{mean:+.{digits}f} ± {self.margin:.{digits}f}{unit}", some(self.counted, self.of, self.each)
-        ]))  # fmt: skip
+        return ", ".join(
+            filter(
+                None, [f"{mean:+.{digits}f} ± {self.margin:.{digits}f}{unit}", some(self.counted, self.of, self.each)]
+            )
+        )
 
 
 def claims(
-    measured: Sequence[tuple[Family, str]], apart: Sequence[tuple[Distances, str]],
+    measured: Sequence[tuple[Family, str]],
+    apart: Sequence[tuple[Distances, str]],
     finetuned: Sequence[tuple[Study, str]],
 ) -> list[Comparison]:
     """Every comparison that the rows allow.
@@ -137,9 +140,7 @@ def _layers_apart(found: Sequence[tuple[str, Comparison]]) -> list[Comparison]:
     layers: dict[str, set[str]] = {}
     for layer, one in found:
         layers.setdefault(one.data, set()).add(layer)
-    return [
-        replace(one, way=f"{one.way}, φ at {layer}") if len(layers[one.data]) > 1 else one for layer, one in found
-    ]
+    return [replace(one, way=f"{one.way}, φ at {layer}") if len(layers[one.data]) > 1 else one for layer, one in found]
 
 
 def _better(drawn: Curve, metric: str) -> Floats:
@@ -171,9 +172,18 @@ def _of(
     family: Family, claim: str, anchor: str, way: str, what: str, metric: str, d: _Difference, says: str = ""
 ) -> Comparison:
     return Comparison(
-        claim, family.data, way, what, says or d.says, d.mean, d.margin, d.counted, d.of,
-        f"{what} {d.told(metric)}", anchor,
-    )  # fmt: skip
+        claim,
+        family.data,
+        way,
+        what,
+        says or d.says,
+        d.mean,
+        d.margin,
+        d.counted,
+        d.of,
+        f"{what} {d.told(metric)}",
+        anchor,
+    )
 
 
 def _more_invariant(family: Family, metric: str, anchor: str) -> list[Comparison]:
@@ -184,7 +194,8 @@ def _more_invariant(family: Family, metric: str, anchor: str) -> list[Comparison
     found = {part: _difference(ours, plain, mask, metric) for part, mask in _masks(family.trained[-1]).items()}
     return [
         _of(family, "a", anchor, "invariance", f"{words(family.name)} {part}", metric, d)
-        for part, d in found.items() if d is not None
+        for part, d in found.items()
+        if d is not None
     ]
 
 
@@ -198,7 +209,8 @@ def _baseline_equivariant(family: Family, metric: str, anchor: str) -> list[Comp
     found = {fit: _difference(one, plain, touched, metric) for fit, one in drawn.items()}
     return [
         _of(family, "b", anchor, fit_title(fit), words(family.name), metric, d)
-        for fit, d in found.items() if d is not None
+        for fit, d in found.items()
+        if d is not None
     ]
 
 
@@ -338,13 +350,26 @@ def _raised(study: Study, anchor: str) -> list[Comparison]:
             continue
         margins = [
             math.hypot(study.half_over_g(one, True, LEARNED), study.half_over_g(one, False, study.best_fit_before(one)))
-            for one, change in zip(ones, changes, strict=True) if np.isfinite(change)
-        ]  # fmt: skip
+            for one, change in zip(ones, changes, strict=True)
+            if np.isfinite(change)
+        ]
         d = _Difference(float(there.mean()), float(np.mean(margins)), len(there), len(ones), "seeds")
         says = d.says if (there > 0).all() or (there < 0).all() else OPEN
         told = f"{network} {d.told('error_rate')} ({int((there > 0).sum())} of {len(there)} seeds up, {name})"
-        made.append(Comparison(
-            "g", study.data, f"learned maps, {name}", f"{network}, {name}", says, d.mean, d.margin, d.counted, d.of,
-            told, anchor, d.each,
-        ))  # fmt: skip
+        made.append(
+            Comparison(
+                "g",
+                study.data,
+                f"learned maps, {name}",
+                f"{network}, {name}",
+                says,
+                d.mean,
+                d.margin,
+                d.counted,
+                d.of,
+                told,
+                anchor,
+                d.each,
+            )
+        )
     return made

@@ -173,8 +173,7 @@ def collect(root: Path, data: str | None = None) -> Collected:
         begun = f" ({len(found)} begun: repeat their command to finish them)" if found else ""
         seen = " that can be read" if unseen else ""
         raise UserError(
-            f"no finished run{seen} below {root}{begun}; run invariance-train, then invariance-measure"
-            f"{but_for(unseen)}"
+            f"no finished run{seen} below {root}{begun}; run invariance-train, then invariance-measure{but_for(unseen)}"
         )
     read, damaged = _read_all(finished)
     if not read:
@@ -196,9 +195,14 @@ def collect(root: Path, data: str | None = None) -> Collected:
         for stage, key, facts in run.grids:
             grids[stage][key] = facts
     return Collected(
-        rows, runs, [name for name in of_data if name not in finished], grids["measure"], grids["finetune"],
-        {name: why for name, why in damaged.items() if name in of_data}, unseen,
-    )  # fmt: skip
+        rows,
+        runs,
+        [name for name in of_data if name not in finished],
+        grids["measure"],
+        grids["finetune"],
+        {name: why for name, why in damaged.items() if name in of_data},
+        unseen,
+    )
 
 
 class _Read(NamedTuple):

@@ -205,9 +205,15 @@ def curve(family: Family, subject: Subject, fit: Fit, metric: str) -> Curve | No
     x = np.array([point.value for point in subject.facts.points], dtype=np.float64)
     status = placed["status"].fillna("not measured")
     of: dict[str, str | int] = {
-        "data": family.data, "layer": family.layer, "grid": subject.facts.grid, "network": subject.network,
-        "seed": subject.seed, "map": fit[0], "solver": fit[1], "metric": metric,
-    }  # fmt: skip
+        "data": family.data,
+        "layer": family.layer,
+        "grid": subject.facts.grid,
+        "network": subject.network,
+        "seed": subject.seed,
+        "map": fit[0],
+        "solver": fit[1],
+        "metric": metric,
+    }
     diverged = (status == "diverged").to_numpy(dtype=bool)
     runs = tuple(placed["run"].fillna(""))
     return Curve(x, score, low, high, diverged, tuple(of.items()), tuple(placed.index), tuple(status), runs)

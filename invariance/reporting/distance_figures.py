@@ -59,8 +59,10 @@ def _pairs(labels: list[str], solver: str, **numbers: Floats) -> list[dict[str, 
     n = len(labels)
     return [
         {"solver": solver, "row": labels[i], "column": labels[j], **{name: of[i, j] for name, of in numbers.items()}}
-        for i in range(n) for j in range(n) if i != j
-    ]  # fmt: skip
+        for i in range(n)
+        for j in range(n)
+        if i != j
+    ]
 
 
 def _pairs_of(found: Distances, metric: str, solver: str, **numbers: Floats) -> list[dict[str, object]]:
@@ -101,11 +103,19 @@ def _neighbours(found: Distances, slug: str) -> Drawing | None:
     )
     numbers = pd.DataFrame(
         {
-            "way": way, "K": k + 1, "share": one.share[k], "random": one.chance[k], "low": one.low[k],
-            "high": one.high[k], "p": one.p, "pairs": one.pairs, "networks": one.networks,
+            "way": way,
+            "K": k + 1,
+            "share": one.share[k],
+            "random": one.chance[k],
+            "low": one.low[k],
+            "high": one.high[k],
+            "p": one.p,
+            "pairs": one.pairs,
+            "networks": one.networks,
         }
-        for way, one in ways.items() for k in range(one.networks - 1)
-    )  # fmt: skip
+        for way, one in ways.items()
+        for k in range(one.networks - 1)
+    )
     title = "Networks of one family among nearest neighbours"
     return Drawing(f"{slug}-neighbours", title, caption, alt, panels, "neighbours", numbers)
 
@@ -228,12 +238,20 @@ def _embeddings(found: Distances, slug: str) -> list[Drawing | None]:
         )
         drawn = pd.DataFrame(
             {"seed": seed, "network": found.nodes[k].label, "family": found.nodes[k].family, "x": x, "y": y}
-            for seed, (kept, at) in maps for k, (x, y) in zip(kept, at, strict=True)
-        )  # fmt: skip
-        made.append(Drawing(
-            f"{slug}-tsne-{solver}", f"t-SNE of distances, {words(solver)}", caption,
-            f"t-SNE of {len(maps[0][1][0])} networks for {len(maps)} seeds", tuple(panels), "tsne", drawn,
-        ))  # fmt: skip
+            for seed, (kept, at) in maps
+            for k, (x, y) in zip(kept, at, strict=True)
+        )
+        made.append(
+            Drawing(
+                f"{slug}-tsne-{solver}",
+                f"t-SNE of distances, {words(solver)}",
+                caption,
+                f"t-SNE of {len(maps[0][1][0])} networks for {len(maps)} seeds",
+                tuple(panels),
+                "tsne",
+                drawn,
+            )
+        )
     return made
 
 
@@ -282,7 +300,11 @@ def _trees(found: Distances, slug: str) -> Drawing | None:
             ink = mpl.rcParams["text.color"]
             labels = [found.nodes[k].label for k in kept]
             dendrogram(
-                links, labels=labels, orientation="right", ax=axes, link_color_func=lambda _: ink,
+                links,
+                labels=labels,
+                orientation="right",
+                ax=axes,
+                link_color_func=lambda _: ink,
                 leaf_font_size=6 if len(kept) > _LARGE else 8,
             )
             axes.set_xlabel("distance (Eq. 4)")
@@ -303,10 +325,16 @@ def _joins(found: Distances, trees: dict[str, tuple[NDArray[np.intp], Floats]]) 
     for solver, (kept, links) in trees.items():
         names = [found.nodes[k].label for k in kept] + [f"join {k + 1}" for k in range(len(links))]
         rows += [
-            {"solver": solver, "join": k + 1, "one": names[int(a)], "other": names[int(b)], "distance": at,
-             "networks": int(size)}
+            {
+                "solver": solver,
+                "join": k + 1,
+                "one": names[int(a)],
+                "other": names[int(b)],
+                "distance": at,
+                "networks": int(size),
+            }
             for k, (a, b, at, size) in enumerate(links)
-        ]  # fmt: skip
+        ]
     return pd.DataFrame(rows)
 
 

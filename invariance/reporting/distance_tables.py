@@ -6,14 +6,7 @@ import numpy as np
 import pandas as pd
 
 from invariance.reporting.curves import words
-from invariance.reporting.distances import (
-    GROUPS,
-    INDICES,
-    Distances,
-    family_means,
-    group_rank,
-    neighbours,
-)
+from invariance.reporting.distances import GROUPS, INDICES, Distances, family_means, group_rank, neighbours
 from invariance.reporting.tables import GAP, Table, plain
 
 
@@ -39,8 +32,11 @@ def _claims(found: Distances, slug: str) -> Table | None:
         means = [float(matrix[upper & mask].mean()) if (upper & mask).any() else np.nan for mask in (same, ~same)]
         known = f"{int(upper.sum())} of {len(families) * (len(families) - 1) // 2}"
         record: dict[str, object] = {
-            "way": way, "pairs": int(upper.sum()), "same_family": means[0], "other_families": means[1],
-        }  # fmt: skip
+            "way": way,
+            "pairs": int(upper.sum()),
+            "same_family": means[0],
+            "other_families": means[1],
+        }
         row = [way, known, *(f"{value:.3f}" if np.isfinite(value) else GAP for value in means)]
         if near is None:
             row += [GAP, GAP, GAP]
@@ -58,10 +54,15 @@ def _claims(found: Distances, slug: str) -> Table | None:
     if not cells:
         return None
     header = [
-        "way of comparing", "pairs with a distance", "same family, mean", "different families, mean",
-        "same-family pairs within K neighbours", "by chance", "p",
+        "way of comparing",
+        "pairs with a distance",
+        "same family, mean",
+        "different families, mean",
+        "same-family pairs within K neighbours",
+        "by chance",
+        "p",
         *(", ".join(words(name) for name in group) for group in GROUPS),
-    ]  # fmt: skip
+    ]
     caption = (
         "Whether networks of one family are nearer to each other than chance, and the two groups of families that the "
         "paper finds mutually near: the mean of the group's family-by-family distances, and its place among all groups "
@@ -93,8 +94,11 @@ def _pairs(found: Distances, slug: str) -> Table | None:
     for i, j in combinations(range(len(found.nodes)), 2):
         one, other = found.nodes[i], found.nodes[j]
         record: dict[str, object] = {
-            "network": one.network, "seed": one.seed, "other_network": other.network, "other_seed": other.seed,
-        }  # fmt: skip
+            "network": one.network,
+            "seed": one.seed,
+            "other_network": other.network,
+            "other_seed": other.seed,
+        }
         row = [f"{one.label} – {other.label}"]
         for solver in found.mean:
             for name, metric, numbers, (a, b) in (

@@ -94,8 +94,9 @@ class Distances:
         there = {(node.network, node.seed) for node in self.nodes}
         return [
             f"{network}, seed {seed}" if network == BASELINE else network
-            for network, seed in printed.networks(self.data) if (network, seed) not in there
-        ]  # fmt: skip
+            for network, seed in printed.networks(self.data)
+            if (network, seed) not in there
+        ]
 
     @property
     def families(self) -> list[str]:
@@ -139,14 +140,25 @@ def distances(collected: Collected) -> list[Distances]:
         }
         indices = {
             name: _numbers(held[held["metric"] == name], n, 0 if name == "r2" else 1)
-            for name in INDICES if (held["metric"] == name).any()
+            for name in INDICES
+            if (held["metric"] == name).any()
         }
         used = held.loc[held["score"].notna(), "n_images"]
-        found.append(Distances(
-            str(data), str(layer), str(of["split"].iloc[0]), f"{int(used.max()):,}" if len(used) else "0", tuple(nodes),
-            by["l2_distance"], by["l2_distance_mean"], by["l2_distance_difference"], indices, _statuses(held),
-            _runs(held),
-        ))  # fmt: skip
+        found.append(
+            Distances(
+                str(data),
+                str(layer),
+                str(of["split"].iloc[0]),
+                f"{int(used.max()):,}" if len(used) else "0",
+                tuple(nodes),
+                by["l2_distance"],
+                by["l2_distance_mean"],
+                by["l2_distance_difference"],
+                indices,
+                _statuses(held),
+                _runs(held),
+            )
+        )
     return found
 
 
@@ -336,7 +348,10 @@ def embedding(matrix: Floats, seed: int) -> tuple[NDArray[np.intp], Floats] | No
     d = np.clip(matrix[np.ix_(kept, kept)], 0, None)
     np.fill_diagonal(d, 0)
     tsne = TSNE(
-        metric="precomputed", init="random", random_state=seed, method="exact",
+        metric="precomputed",
+        init="random",
+        random_state=seed,
+        method="exact",
         perplexity=min(_PERPLEXITY, (len(kept) - 1) / 3),
     )
     return kept, np.asarray(tsne.fit_transform(d), dtype=np.float64)

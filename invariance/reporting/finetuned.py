@@ -129,9 +129,9 @@ class Study:
     def far_over_g(self, one: Finetuning, after: bool, fit: Fit) -> float:
         """Mean L_L2 over G; NaN where any g has none."""
         network = one.finetuned if after else one.network
-        return float(np.mean([
-            self.far.get((network, one.seed, one.grid, label, fit), float("nan")) for label in one.labels
-        ]))  # fmt: skip
+        return float(
+            np.mean([self.far.get((network, one.seed, one.grid, label, fit), float("nan")) for label in one.labels])
+        )
 
     def has_number(self, one: Finetuning, after: bool, label: str, fit: Fit) -> bool:
         """Whether a g of G has its number: an accuracy, or where none was measured at all, an L_L2."""
@@ -197,22 +197,34 @@ def studies(collected: Collected) -> list[Study]:
             _finetuning(str(network), int(seed), str(run), held)
             for network, seed, run in trained[["network", "seed", "run"]].itertuples(index=False, name=None)
             if isinstance(held := collected.runs[run].provenance.get("joint"), dict)
-        )  # fmt: skip
+        )
         if not everything or measured.empty:
             continue
         scores = {place: 100 * (1 - score) for place, score in _by_place(measured, "error_rate")}
         far = dict(_by_place(measured, "l2_distance"))
         fits = {key[-1] for key in (*scores, *far)} - {LEARNED}
         grids = {key: facts for key, facts in collected.finetuned.items() if key.data == data}
-        found.append(Study(
-            str(data), str(layer), int(measured["n_images"].max()), str(measured["split"].iloc[0]),
-            tuple(sorted(everything, key=lambda one: (one.family, natural(one.finetuned), one.seed))),
-            tuple(sorted(fits, key=lambda fit: (fit != NO_MAP, fit))), grids, scores, far,
-            frozenset((str(network), int(seed), (str(kind), str(solver))) for network, seed, kind, solver in asked),
-            _runs(measured), {place: 50 * width for place, width in _by_place(measured.assign(
-                score=measured["high"] - measured["low"]
-            ), "error_rate")},
-        ))  # fmt: skip
+        found.append(
+            Study(
+                str(data),
+                str(layer),
+                int(measured["n_images"].max()),
+                str(measured["split"].iloc[0]),
+                tuple(sorted(everything, key=lambda one: (one.family, natural(one.finetuned), one.seed))),
+                tuple(sorted(fits, key=lambda fit: (fit != NO_MAP, fit))),
+                grids,
+                scores,
+                far,
+                frozenset((str(network), int(seed), (str(kind), str(solver))) for network, seed, kind, solver in asked),
+                _runs(measured),
+                {
+                    place: 50 * width
+                    for place, width in _by_place(
+                        measured.assign(score=measured["high"] - measured["low"]), "error_rate"
+                    )
+                },
+            )
+        )
     return found
 
 
@@ -222,10 +234,18 @@ def _finetuning(network: str, seed: int, run: str, held: dict[str, Any]) -> Fine
         if why := unfit(str(held["name"])):
             raise ValueError(f"{shortened(str(held['name']))!r}: {why}")
         return Finetuning(
-            str(held["network"]).split("/")[1], network, str(held["name"]), str(held["family"]), str(held["grid"]),
-            seed, float(held["lambda3"]), (float(held["lambda1"]), float(held["lambda2"])),
-            tuple(str(label) for label in held["g"]), str(held.get("setting", "")), run,
-        )  # fmt: skip
+            str(held["network"]).split("/")[1],
+            network,
+            str(held["name"]),
+            str(held["family"]),
+            str(held["grid"]),
+            seed,
+            float(held["lambda3"]),
+            (float(held["lambda1"]), float(held["lambda2"])),
+            tuple(str(label) for label in held["g"]),
+            str(held.get("setting", "")),
+            run,
+        )
     except (IndexError, KeyError, TypeError, ValueError) as error:
         raise UserError(
             f"{run}/{PROVENANCE} does not describe a finetuning ({error}); delete its folder and repeat the run"

@@ -43,11 +43,19 @@ def _trade_off(study: Study, slug: str) -> Drawing | None:
             lambdas = ", ".join(f"{value:g}" for value in sorted(next(iter(points.values()))))
             said.append(f"{network} at λ3 = {lambdas}")
             rows += [
-                {"panel": title, "map": way(fit), "when": when, "lambda3": value, "untouched": x, "over_g": y,
-                 "run": "; ".join(one.run for one in ones if one.seed in seeds and one.lambda3 == value)}
+                {
+                    "panel": title,
+                    "map": way(fit),
+                    "when": when,
+                    "lambda3": value,
+                    "untouched": x,
+                    "over_g": y,
+                    "run": "; ".join(one.run for one in ones if one.seed in seeds and one.lambda3 == value),
+                }
                 for when, of in (("before", {f: {math.nan: at} for f, at in start.items()}), ("after", points))
-                for fit, held in of.items() for value, (x, y) in held.items()
-            ]  # fmt: skip
+                for fit, held in of.items()
+                for value, (x, y) in held.items()
+            ]
     if not panels:
         return None
     caption = (
@@ -127,13 +135,22 @@ def _grids(study: Study, slug: str) -> Drawing | None:
             title = f"{words(network)}, {name}"
             panels.append(Panel(title, _SIZE, _before_after(study, ones, facts[0])))
             rows += [
-                {"panel": title, "map": way(fit), "when": "after" if after else "before", "g": point.label,
-                 "x": point.value, "mean": np.mean(values), "lowest": np.min(values), "highest": np.max(values),
-                 "run": "; ".join(r for one in ones for r in study.run(one, after, facts[0].grid, point.label, fit))}
-                for fit in dict.fromkeys((NO_MAP, _chosen(study))) for after in (False, True)
+                {
+                    "panel": title,
+                    "map": way(fit),
+                    "when": "after" if after else "before",
+                    "g": point.label,
+                    "x": point.value,
+                    "mean": np.mean(values),
+                    "lowest": np.min(values),
+                    "highest": np.max(values),
+                    "run": "; ".join(r for one in ones for r in study.run(one, after, facts[0].grid, point.label, fit)),
+                }
+                for fit in dict.fromkeys((NO_MAP, _chosen(study)))
+                for after in (False, True)
                 for point in facts[0].points
                 for values in [[study.accuracy(one, after, facts[0].grid, point.label, fit) for one in ones]]
-            ]  # fmt: skip
+            ]
             names.append(f"{network} ({name})")
     if not panels:
         return None
@@ -160,9 +177,12 @@ def _before_after(study: Study, ones: list[Finetuning], facts: GridFacts) -> Cal
         x = np.array([point.value for point in facts.points])
         for fit, dashes in {NO_MAP: "-", _chosen(study): "--"}.items() if _chosen(study) != NO_MAP else [(NO_MAP, "-")]:
             for after, colour in ((False, GRAY), (True, BLUE)):
-                values = np.array([
-                    [study.accuracy(one, after, facts.grid, point.label, fit) for point in facts.points] for one in ones
-                ])  # fmt: skip
+                values = np.array(
+                    [
+                        [study.accuracy(one, after, facts.grid, point.label, fit) for point in facts.points]
+                        for one in ones
+                    ]
+                )
                 axes.plot(x, values.mean(axis=0), dashes, color=colour, marker="o", markersize=3, linewidth=1.4)
                 axes.fill_between(x, values.min(axis=0), values.max(axis=0), color=colour, alpha=0.15, linewidth=0)
         chosen = study.in_g(ones[0])
@@ -175,4 +195,3 @@ def _before_after(study: Study, ones: list[Finetuning], facts: GridFacts) -> Cal
         axes.grid(axis="y", color=GRAY, alpha=0.25, linewidth=0.6)
 
     return draw
-

@@ -88,8 +88,9 @@ def _printed(one: PrintedAccuracy | None, shown: bool, record: dict[str, object]
     if not shown:
         return []
     record |= {
-        "paper_original": one.original if one else math.nan, "paper_finetuned": one.finetuned if one else math.nan,
-    }  # fmt: skip
+        "paper_original": one.original if one else math.nan,
+        "paper_finetuned": one.finetuned if one else math.nan,
+    }
     return [f"{one.original:.2f}", f"{one.finetuned:.2f}"] if one else [GAP, GAP]
 
 
@@ -105,8 +106,12 @@ def changes(study: Study, slug: str) -> Table:
         runs[len(cells), 2] = tuple(one.run for one in ones)
         row = [f"{network}, {name}", f"{ones[0].lambda3:g}", str(len(ones))]
         record: dict[str, object] = {
-            "network": network, "name": name, "family": ones[0].family, "lambda3": ones[0].lambda3, "seeds": len(ones),
-        }  # fmt: skip
+            "network": network,
+            "name": name,
+            "family": ones[0].family,
+            "lambda3": ones[0].lambda3,
+            "seeds": len(ones),
+        }
         found = {"untouched": [study.untouched(one, True) - study.untouched(one, False) for one in ones]}
         for fit in ways:
             found["_".join(filter(None, fit))] = [
@@ -148,8 +153,12 @@ def distances(study: Study, slug: str) -> Table:
     for name, network, ones in study.groups():
         row = [f"{network}, {name}", f"{ones[0].lambda3:g}", str(len(ones))]
         record: dict[str, object] = {
-            "network": network, "name": name, "family": ones[0].family, "lambda3": ones[0].lambda3, "seeds": len(ones),
-        }  # fmt: skip
+            "network": network,
+            "name": name,
+            "family": ones[0].family,
+            "lambda3": ones[0].lambda3,
+            "seeds": len(ones),
+        }
         for fit, after in ways:
             spread = Spread.of(study.far_over_g(one, after, fit) for one in ones)
             own = (study.run(one, after, one.grid, label, fit) for one in ones for label in one.labels)

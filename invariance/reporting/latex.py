@@ -9,15 +9,52 @@ _PAGE = 60
 """Lines of a table beyond which no page holds it."""
 
 _LATEX = {
-    "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "%": r"\%", "_": r"\_",
-    "^": r"\textasciicircum{}", "~": r"\textasciitilde{}", "<": r"\textless{}", ">": r"\textgreater{}",
-    "α": r"$\alpha$", "β": r"$\beta$", "θ": r"$\theta$", "λ": r"$\lambda$", "σ": r"$\sigma$", "φ": r"$\varphi$",
-    "±": r"$\pm$", "−": "$-$", "×": r"$\times$", "·": r"$\cdot$", "≥": r"$\geq$", "≤": r"$\leq$", "≠": r"$\neq$",
-    "→": r"$\rightarrow$", "←": r"$\leftarrow$", "‖": r"$\|$", "°": r"$^\circ$", "²": "$^2$", "³": "$^3$", "⁻": "$^-$",
+    "\\": r"\textbackslash{}",
+    "{": r"\{",
+    "}": r"\}",
+    "$": r"\$",
+    "&": r"\&",
+    "#": r"\#",
+    "%": r"\%",
+    "_": r"\_",
+    "^": r"\textasciicircum{}",
+    "~": r"\textasciitilde{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "α": r"$\alpha$",
+    "β": r"$\beta$",
+    "θ": r"$\theta$",
+    "λ": r"$\lambda$",
+    "σ": r"$\sigma$",
+    "φ": r"$\varphi$",
+    "±": r"$\pm$",
+    "−": "$-$",
+    "×": r"$\times$",
+    "·": r"$\cdot$",
+    "≥": r"$\geq$",
+    "≤": r"$\leq$",
+    "≠": r"$\neq$",
+    "→": r"$\rightarrow$",
+    "←": r"$\leftarrow$",
+    "‖": r"$\|$",
+    "°": r"$^\circ$",
+    "²": "$^2$",
+    "³": "$^3$",
+    "⁻": "$^-$",
     "⁴": "$^4$",
-    "₁": "$_1$", "₂": "$_2$", "₃": "$_3$", "½": r"$\frac12$", "ρ": r"$\rho$", "–": "--", "—": "---", "’": "'",
-    "“": "``", "”": "''", "…": r"\ldots{}", "é": r"\'e",
-}  # fmt: skip
+    "₁": "$_1$",
+    "₂": "$_2$",
+    "₃": "$_3$",
+    "½": r"$\frac12$",
+    "ρ": r"$\rho$",
+    "–": "--",
+    "—": "---",
+    "’": "'",
+    "“": "``",
+    "”": "''",
+    "…": r"\ldots{}",
+    "é": r"\'e",
+}
 
 
 def latex_text(text: str) -> str:
@@ -48,14 +85,26 @@ def latex_table(
     head, body = [r"\toprule", _line(header), r"\midrule"], [*map(_line, cells), r"\bottomrule"]
     if lines > _PAGE:
         whole = [
-            rf"\begin{{longtable}}{{{columns}}}", titled + r" \\", *head, r"\endfirsthead", *head, r"\endhead", *body,
+            rf"\begin{{longtable}}{{{columns}}}",
+            titled + r" \\",
+            *head,
+            r"\endfirsthead",
+            *head,
+            r"\endhead",
+            *body,
             r"\end{longtable}",
-        ]  # fmt: skip
+        ]
     else:
         whole = [
-            r"\begin{table}", r"\centering", titled, rf"\begin{{tabular}}{{{columns}}}", *head, *body,
-            r"\end{tabular}", r"\end{table}",
-        ]  # fmt: skip
+            r"\begin{table}",
+            r"\centering",
+            titled,
+            rf"\begin{{tabular}}{{{columns}}}",
+            *head,
+            *body,
+            r"\end{tabular}",
+            r"\end{table}",
+        ]
     return "\n".join([*whole, ""])
 
 

@@ -23,7 +23,7 @@ from invariance.reporting.plots import (
     limits,
     range_lines,
     what_of,
-)  # fmt: skip
+)
 from invariance.settings.files import conf_dir
 
 _PAGES = {
@@ -135,10 +135,16 @@ def _extremes(
     )
     solver = "" if first else f"-{_file(fit)}"
     return Overview(
-        f"fig{number('extremes', data)}-{slug}-{SHORT[metric]}{solver}", "extremes", data, _where(families, slug),
+        f"fig{number('extremes', data)}-{slug}-{SHORT[metric]}{solver}",
+        "extremes",
+        data,
+        _where(families, slug),
         _title("extremes", data, f"largest range against baseline, {_of(metric)} ({_short(fit)})"),
-        caption, (Block("", plots),), 3, aside,
-    )  # fmt: skip
+        caption,
+        (Block("", plots),),
+        3,
+        aside,
+    )
 
 
 def _all_networks(families: Sequence[Family], form: str, metric: str, slug: str, *, aside: bool) -> Overview | None:
@@ -165,10 +171,16 @@ def _all_networks(families: Sequence[Family], form: str, metric: str, slug: str,
         f"{_networks_without(held, form)}{_crosses(plots)}"
     )
     return Overview(
-        f"fig{number(form, data)}-{slug}-{SHORT[metric]}", form, data, _where(families, slug),
+        f"fig{number(form, data)}-{slug}-{SHORT[metric]}",
+        form,
+        data,
+        _where(families, slug),
         _title(form, data, f"all networks, {_of(metric)}, {_names([family for family, _ in grid])}"),
-        caption, tuple(blocks), len(kinds), aside,
-    )  # fmt: skip
+        caption,
+        tuple(blocks),
+        len(kinds),
+        aside,
+    )
 
 
 def cross(foreign: Sequence[Family], own: Sequence[Family], slug: str) -> Overview | None:
@@ -217,11 +229,16 @@ def cross(foreign: Sequence[Family], own: Sequence[Family], slug: str) -> Overvi
         caption += f" Not beside it: {len(lacking)} curves on {trained_on} (see the gaps)."
     name = f"fig{number('cross', data)}-{slug}-distance"
     return Overview(
-        name, "cross", data, _where(foreign, slug),
+        name,
+        "cross",
+        data,
+        _where(foreign, slug),
         _title("cross", data, f"trained on {trained_on}, measured on {measured_on}"),
-        caption, tuple(blocks), max(len(b.plots) for b in blocks),
+        caption,
+        tuple(blocks),
+        max(len(b.plots) for b in blocks),
         lacking=lacking,
-    )  # fmt: skip
+    )
 
 
 def _same(mine: Family | None, subject: Subject) -> Subject | None:
@@ -229,12 +246,13 @@ def _same(mine: Family | None, subject: Subject) -> Subject | None:
     held = [] if mine is None else [*mine.trained, *([mine.baseline] if mine.baseline else [])]
     return next(
         (
-            one for one in held
+            one
+            for one in held
             if (one.network, one.seed, one.facts.grid) == (subject.network, subject.seed, subject.facts.grid)
             and one.facts.same_g(subject.facts)
         ),
         None,
-    )  # fmt: skip
+    )
 
 
 def _cross_lines(

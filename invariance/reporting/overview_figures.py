@@ -64,10 +64,17 @@ def _under_one_legend(overview: Overview) -> Figure:
         else:
             axes.remove()
     figure.legend(
-        handles=keys, title=overview.title, title_fontproperties={"size": 9.5, "weight": "bold"},
-        loc="outside upper center", ncols=3, frameon=False, handlelength=3.2, columnspacing=2.0, labelspacing=0.35,
+        handles=keys,
+        title=overview.title,
+        title_fontproperties={"size": 9.5, "weight": "bold"},
+        loc="outside upper center",
+        ncols=3,
+        frameon=False,
+        handlelength=3.2,
+        columnspacing=2.0,
+        labelspacing=0.35,
         fontsize=7.5,
-    )  # fmt: skip
+    )
     return figure
 
 
@@ -91,10 +98,17 @@ def _row_by_row(overview: Overview) -> Figure:
         named = titles
         row[-1].set_axis_off()
         row[-1].legend(
-            handles=figures.handles(block.whole), loc="center left", frameon=False, borderaxespad=0, fontsize=6.5,
-            handlelength=2.6, labelspacing=0.3, title=block.title, title_fontproperties={"size": 7, "weight": "bold"},
+            handles=figures.handles(block.whole),
+            loc="center left",
+            frameon=False,
+            borderaxespad=0,
+            fontsize=6.5,
+            handlelength=2.6,
+            labelspacing=0.3,
+            title=block.title,
+            title_fontproperties={"size": 7, "weight": "bold"},
             alignment="left",
-        )  # fmt: skip
+        )
     return figure
 
 

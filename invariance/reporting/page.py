@@ -52,9 +52,7 @@ _FOLDERS = (("figures",), ("tables",))
 T = TypeVar("T")
 
 
-def make_report(
-    runs: Path, out: Path, *, data: str | None = None, progress: bool = False, wandb: bool = True
-) -> Path:
+def make_report(runs: Path, out: Path, *, data: str | None = None, progress: bool = False, wandb: bool = True) -> Path:
     """Make the report of all finished runs: `rows.csv`, `tables/`, `figures/` and the page.
 
     Every file appears whole or not at all, the page last. Files of an earlier report that this one has no more are
@@ -95,10 +93,13 @@ def report_of(
 
 def _without_wandb(collected: Collected) -> Collected:
     """The same runs, as if none had an address in W&B."""
-    return replace(collected, runs={
-        name: replace(run, provenance={key: value for key, value in run.provenance.items() if key != "wandb"})
-        for name, run in collected.runs.items()
-    })  # fmt: skip
+    return replace(
+        collected,
+        runs={
+            name: replace(run, provenance={key: value for key, value in run.provenance.items() if key != "wandb"})
+            for name, run in collected.runs.items()
+        },
+    )
 
 
 @contextmanager
@@ -140,8 +141,7 @@ def _made(collected: Collected, folder: str, progress: Progress) -> tuple[str, d
 
     overviewed = [kept(*overview_section(one)) for one in whole]
     sections = [
-        kept(*family_section(collected, one, slug, notes[one.data]))
-        for one, slug in zip(measured, slugs, strict=True)
+        kept(*family_section(collected, one, slug, notes[one.data])) for one, slug in zip(measured, slugs, strict=True)
     ]
     apart = [kept(*distance_section(one, notes[one.data])) for one in compared]
     tuned = [kept(*finetuned_section(one, notes.get(one.data, ""))) for one in finetuned]
@@ -192,8 +192,12 @@ def _lines(names: Iterable[str]) -> str:
 
 
 def _page(
-    collected: Collected, whole: tuple[Table | None, Table, Table, Table | None, Table | None], sections: list[Section],
-    apart: list[StudySection], overviewed: list[ShownOverview], folder: str,
+    collected: Collected,
+    whole: tuple[Table | None, Table, Table, Table | None, Table | None],
+    sections: list[Section],
+    apart: list[StudySection],
+    overviewed: list[ShownOverview],
+    folder: str,
 ) -> str:
     accuracy, ranges, told, details, networks = whole
     source = package_files("invariance.reporting").joinpath("page.html.j2").read_text(encoding="utf-8")

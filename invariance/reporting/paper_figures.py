@@ -35,9 +35,7 @@ _FINETUNE = "make paper-networks paper-finetune DATA={data}"
 _BOTH = ("ilsvrc", "rvl_cdip")
 
 FIGURES = (
-    PaperFigure(
-        "1", "extremes", "extreme network of every family against the baseline, ILSVRC", ("ilsvrc",), _MEASURE
-    ),
+    PaperFigure("1", "extremes", "extreme network of every family against the baseline, ILSVRC", ("ilsvrc",), _MEASURE),
     PaperFigure("2", "ranges", "ranges compared, for some families", (), _MEASURE),
     PaperFigure("3a", "neighbours", "networks of one family among the nearest", _BOTH, _DISTANCE),
     PaperFigure("3b", "families", "mean distances of families, ILSVRC", ("ilsvrc",), _DISTANCE),
@@ -51,12 +49,15 @@ FIGURES = (
     PaperFigure("8", "all-1", "all networks: blur, color jitter, crop, elastic, mirror", _BOTH, _MEASURE),
     PaperFigure("9", "all-2", "all networks: noise, perspective, rotation, shear", _BOTH, _MEASURE),
     PaperFigure(
-        "10", "cross", "networks trained on RVL-CDIP, measured on historical documents", ("rvl_cdip@historical",),
+        "10",
+        "cross",
+        "networks trained on RVL-CDIP, measured on historical documents",
+        ("rvl_cdip@historical",),
         "make paper-cross HISTORICAL=/data/scans",
     ),
     PaperFigure("11", "tsne", "t-SNE of the distances", _BOTH, _DISTANCE),
     PaperFigure("12", "differences", "differences of the one-way distances", _BOTH, _DISTANCE),
-)  # fmt: skip
+)
 
 TABLES = (
     PaperFigure("1", "transformations", "families of transformations and their ranges", (), "", "Table"),

@@ -7,18 +7,7 @@ import numpy as np
 import seaborn as sns
 from matplotlib.colors import to_hex
 
-from invariance.reporting.curves import (
-    BASELINE,
-    IDENTITY,
-    Curve,
-    Family,
-    Fit,
-    Subject,
-    counts,
-    curve,
-    fit_title,
-    words,
-)
+from invariance.reporting.curves import BASELINE, IDENTITY, Curve, Family, Fit, Subject, counts, curve, fit_title, words
 from invariance.reporting.paper_figures import called
 
 INK = "#010203"
@@ -170,12 +159,14 @@ def compared_lines(family: Family, fit: Fit, metric: str, names: tuple[str, str]
     """
     styles = [
         (subject, names[k] if names else subject.network, colours, markers)
-        for k, (found, colours, markers) in enumerate((
-            ([family.baseline] if family.baseline else [], (INK, RED), ("D", "^")),
-            (family.trained[-1:], (GREEN, BLUE), ("s", "o")),
-        ))
+        for k, (found, colours, markers) in enumerate(
+            (
+                ([family.baseline] if family.baseline else [], (INK, RED), ("D", "^")),
+                (family.trained[-1:], (GREEN, BLUE), ("s", "o")),
+            )
+        )
         for subject in found
-    ]  # fmt: skip
+    ]
     return [
         Line(f"{name}: {what}", f"{name}: {what}", colours[k], bool(k), markers[k], drawn, band=True)
         for subject, name, colours, markers in styles

@@ -47,11 +47,17 @@ def networks(collected: Collected) -> Table | None:
         held = run.config
         model, recipe = held.get("model") or {}, held["recipe"]
         row = [
-            network, str(seed), data, _called("model", model, MODEL) if model else GAP,
+            network,
+            str(seed),
+            data,
+            _called("model", model, MODEL) if model else GAP,
             f"{model['input_size']} pixels" if "input_size" in model else GAP,
-            _called("recipe", recipe, _recipe(run.name, data)), f"{recipe['updates']:,}", str(recipe.get("batch", GAP)),
-            str(held.get("precision", GAP)), GAP if held.get("compile") is None else "yes" if held["compile"] else "no",
-        ]  # fmt: skip
+            _called("recipe", recipe, _recipe(run.name, data)),
+            f"{recipe['updates']:,}",
+            str(recipe.get("batch", GAP)),
+            str(held.get("precision", GAP)),
+            GAP if held.get("compile") is None else "yes" if held["compile"] else "no",
+        ]
         runs[len(cells), 0] = (run.name,)
         cells.append(row)
         records.append(dict(zip(header, row, strict=True)))

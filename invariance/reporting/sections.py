@@ -13,7 +13,7 @@ from invariance.reporting import (
     gallery,
     overview_figures,
     tables,
-)  # fmt: skip
+)
 from invariance.reporting.collect import Collected
 from invariance.reporting.curves import BASELINE, IDENTITY, Family, counts, fit_title, gaps, words
 from invariance.reporting.distances import Distances, complete
@@ -142,7 +142,8 @@ def places(
     found += tables.accuracy_places(accuracy) if accuracy else []
     found += [
         Place(shown.overview.form, shown.overview.data, shown.overview.name, shown.overview.about)
-        for shown in overviewed if not shown.overview.aside
+        for shown in overviewed
+        if not shown.overview.aside
     ]
     for section in sections:
         family = section.family
@@ -246,12 +247,15 @@ def distance_section(found: Distances, note: str = "") -> tuple[StudySection, di
         "the mean of two one-way distances L_L2, each left by a map E fitted from the one's features to the other's "
         f"(Eq. 4). Compared through: {'; '.join(words(way) for way in ways)}."
     )
-    lacking = [
-        f"of the paper’s networks not compared: {', '.join(found.absent)} ({distances_command(found.data)})"
-    ] if found.absent else []  # fmt: skip
+    lacking = (
+        [f"of the paper’s networks not compared: {', '.join(found.absent)} ({distances_command(found.data)})"]
+        if found.absent
+        else []
+    )
     lacking += [
         f"{words(way)}: {count} numbers withheld ({words(status)})"
-        for way, reasons in found.statuses.items() for status, count in reasons.items()
+        for way, reasons in found.statuses.items()
+        for status, count in reasons.items()
     ]
     for solver, one_way in found.one_way.items():
         absent = pairs - int((one_way.score == one_way.score).sum()) - sum(found.statuses.get(solver, {}).values())
@@ -263,7 +267,8 @@ def distance_section(found: Distances, note: str = "") -> tuple[StudySection, di
             lacking.append(f"{words(solver)}: neighbours, t-SNE and dendrogram are without {', '.join(left)}")
     others = [
         ("Every pair" if table.name.endswith("-pairs") else f"Families, {words(table.name.rpartition('-')[2])}", table)
-        for table in numbers if table is not claims
+        for table in numbers
+        if table is not claims
     ]
     title = f"{found.data}: distances between networks"
     return StudySection(f"{slug}-distances", found.data, title, about, shown, claims, others, lacking), made

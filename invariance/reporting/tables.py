@@ -83,7 +83,7 @@ class Table:
             if link:
                 return f'<a href="{escape(page + link)}">{escape(cell)}</a>'
             several = (f'<a href="{escape(page + run)}">{k}</a>' for k, run in enumerate(runs, 1))
-            return escape(cell) + (f' <small>[{" ".join(several)}]</small>' if runs else "")
+            return escape(cell) + (f" <small>[{' '.join(several)}]</small>" if runs else "")
 
         body = "\n".join(
             f'<tr><th scope="row">{shown((n, 0), row[0])}</th>'
@@ -150,19 +150,23 @@ def accuracy(collected: Collected) -> Table | None:
         status=rows["status"],
         run=rows["run"],
     )
-    numbers = numbers.assign(paper=[
-        printed.accuracy(data, network, seed)
-        for data, network, seed in numbers[["data", "network", "seed"]].itertuples(index=False, name=None)
-    ])  # fmt: skip
+    numbers = numbers.assign(
+        paper=[
+            printed.accuracy(data, network, seed)
+            for data, network, seed in numbers[["data", "network", "seed"]].itertuples(index=False, name=None)
+        ]
+    )
     keys = set(numbers[["family", "range", "network", "seed"]].itertuples(index=False, name=None))
     there = {(network, seed) for *_, network, seed in keys}
     paper = [data for data in sorted(set(numbers["data"])) if printed.networks(data)]
     absent = {one for data in paper for one in printed.networks(data)} - there
     order = sorted(
-        [*((network, seed, (family != BASELINE, family, natural(reach))) for family, reach, network, seed in keys),
-         *((network, seed, (network != BASELINE, *_beginning(network))) for network, seed in absent)],
+        [
+            *((network, seed, (family != BASELINE, family, natural(reach))) for family, reach, network, seed in keys),
+            *((network, seed, (network != BASELINE, *_beginning(network))) for network, seed in absent),
+        ],
         key=lambda one: (one[2], natural(one[0]), one[1]),
-    )  # fmt: skip
+    )
     sets = list(
         numbers[["data", "split"]].drop_duplicates().sort_values(["data", "split"]).itertuples(index=False, name=None)
     )
@@ -228,9 +232,9 @@ def transformations() -> Table:
         points -= {UNTOUCHED}
         networks = math.prod(len(values) for values in sweep.values())
         cells.append([words(family), text, trained or GAP, str(networks), str(len(points)) if points else GAP])
-        records.append({
-            "family": family, "description": text, "trained": trained, "networks": networks, "measured_g": len(points),
-        })  # fmt: skip
+        records.append(
+            {"family": family, "description": text, "trained": trained, "networks": networks, "measured_g": len(points)}
+        )
     header = ["family", "transformation", "trained ranges", "networks", "measured g"]
     caption = (
         "The families of transformations (Table 1): the ranges of their networks, and how many fixed g, the untouched "
@@ -321,8 +325,10 @@ def summary(family: Family, slug: str) -> Table | None:
     )
     runs = {
         (k, column): tuple(r["run"].split("; "))
-        for k, r in enumerate(records) if r["run"] for column in range(2, len(header))
-    }  # fmt: skip
+        for k, r in enumerate(records)
+        if r["run"]
+        for column in range(2, len(header))
+    }
     return Table(f"{slug}-summary", caption, header, cells, numbers, runs=runs)
 
 
@@ -337,8 +343,12 @@ def _means(
     names = {"data": family.data, "family": family.name, "network": subject.network, "seed": subject.seed}
     rows = family.rows
     of = {
-        "network": subject.network, "seed": subject.seed, "grid": subject.facts.grid, "map": fit[0], "solver": fit[1],
+        "network": subject.network,
+        "seed": subject.seed,
+        "grid": subject.facts.grid,
+        "map": fit[0],
+        "solver": fit[1],
         "metric": "error_rate",
-    }  # fmt: skip
+    }
     own = rows[np.logical_and.reduce([rows[name] == value for name, value in of.items()])]
     return {**names, "map": fit[0], "solver": fit[1], **means, "run": "; ".join(own["run"].unique())}

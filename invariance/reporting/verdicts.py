@@ -31,12 +31,13 @@ CLAIMS = {
 _LACKS = {
     "a": "a family's network and the baseline, measured over the family's grid",
     "b": "the baseline, measured with maps",
-    "c": "a family's network, measured with maps", "d": "two ranges of a family, measured over its grid",
+    "c": "a family's network, measured with maps",
+    "d": "two ranges of a family, measured over its grid",
     "e": "distances between networks, two of them of one family",
     "f": "distances between networks of the families that it names",
     "g": "a network finetuned with the joint loss (λ3 above 0)",
     "h": "maps fitted by online SGD and by ridge",
-}  # fmt: skip
+}
 
 
 def verdict(says: Iterable[str]) -> str:
@@ -66,10 +67,17 @@ def summary(found: Sequence[Comparison], data: Sequence[str]) -> Table:
                 ended = verdict(one.says for one in part)
                 links[len(cells), 2] = f"#{part[0].anchor}" if part else ""
                 cells.append([f"({letter}) {said}", name, way or GAP, ended, told])
-                records.append({
-                    "claim": letter, "data": name, "way": way, "verdict": ended, **counts, "comparisons": len(part),
-                    "evidence": told,
-                })  # fmt: skip
+                records.append(
+                    {
+                        "claim": letter,
+                        "data": name,
+                        "way": way,
+                        "verdict": ended,
+                        **counts,
+                        "comparisons": len(part),
+                        "evidence": told,
+                    }
+                )
     caption = (
         "What the paper claims, (h) aside, which it could not see. Holds: every comparison says yes; for most: more "
         "than half; contradicted: more than half say no; not shown: neither. (a), (b), (d), (h): yes if the mean "
@@ -92,10 +100,21 @@ def details(found: Sequence[Comparison]) -> Table | None:
     if not order:
         return None
     cells = [[f"({one.claim})", one.data, one.way, one.what, one.says, one.told] for one in order]
-    records = [{
-        "claim": one.claim, "data": one.data, "way": one.way, "what": one.what, "says": one.says,
-        "difference": one.difference, "margin": one.margin, "counted": one.counted, "of": one.of, "evidence": one.told,
-    } for one in order]  # fmt: skip
+    records = [
+        {
+            "claim": one.claim,
+            "data": one.data,
+            "way": one.way,
+            "what": one.what,
+            "says": one.says,
+            "difference": one.difference,
+            "margin": one.margin,
+            "counted": one.counted,
+            "of": one.of,
+            "evidence": one.told,
+        }
+        for one in order
+    ]
     caption = (
         "Every comparison behind the verdicts. Differences are in percentage points of accuracy, or of −L_L2 where "
         "there is no accuracy, ± their margin over images."

@@ -21,9 +21,14 @@ _COLUMNS = 24  # of a panel grid in a W&B report
 _SOLVERS = ("online_sgd", "ridge")
 _TERMS = ("classification", "transformed", "recovery", "invariance")
 _PINNED = (
-    "run:jobType", "config:data.value", "config:network.value", "config:grid.value", f"summary:{REPORTED}",
-    "summary:measure/invariance/all/accuracy", "summary:measure/equivariance_ridge/all/accuracy",
-)  # fmt: skip
+    "run:jobType",
+    "config:data.value",
+    "config:network.value",
+    "config:grid.value",
+    f"summary:{REPORTED}",
+    "summary:measure/invariance/all/accuracy",
+    "summary:measure/equivariance_ridge/all/accuracy",
+)
 
 
 @dataclass(frozen=True)
@@ -68,8 +73,14 @@ def require_library() -> None:
 
 
 def build(
-    contents: Sequence[Item], rows: pd.DataFrame, *, name: str, project: str, entity: str = "",
-    dataset: str | None = None, run_id: str | None = None,
+    contents: Sequence[Item],
+    rows: pd.DataFrame,
+    *,
+    name: str,
+    project: str,
+    entity: str = "",
+    dataset: str | None = None,
+    run_id: str | None = None,
 ) -> Board:
     """The workspace of a project, and the report that shows the contents of a local one.
 
@@ -86,33 +97,40 @@ def build(
     import wandb_workspaces.workspaces as ws
 
     workspace = ws.Workspace(
-        entity=entity, project=project, name=name,
+        entity=entity,
+        project=project,
+        name=name,
         sections=[ws.Section(name=one.title, panels=one.panels, is_open=True) for one in sections()],
         settings=ws.WorkspaceSettings(max_runs=_MOST),
         runset_settings=ws.RunsetSettings(
             filters=[ws.Config("data") == dataset] if dataset else "",
-            order=[ws.Ordering(ws.Metric("Name"), ascending=True)], pinned_columns=list(_PINNED),
+            order=[ws.Ordering(ws.Metric("Name"), ascending=True)],
+            pinned_columns=list(_PINNED),
         ),
-    )  # fmt: skip
+    )
     known = rows[["data", "stage"]].drop_duplicates().sort_values(["data", "stage"])
     measured = [(data, stage) for data, stage in known.itertuples(index=False) if dataset in (None, data)]
     pictures = f"Metric('ID') == '{run_id}'" if run_id else "Metric('JobType') == 'report'"
     report = wr.Report(
-        entity=entity, project=project, title=name, width="fixed",
+        entity=entity,
+        project=project,
+        title=name,
+        width="fixed",
         description="Tables and figures as invariance-report made them; the panels at the end are live.",
         blocks=[wr.TableOfContents(), *_shown(contents, pictures), *_live(measured)],
-    )  # fmt: skip
+    )
     return Board(workspace, report)
 
 
 def sections() -> list[Section]:
     """The live panels, in the order of the paper."""
     return [
-        _training(), Section("Accuracy on untouched images (Table 3)", "train", _accuracy()),
+        _training(),
+        Section("Accuracy on untouched images (Table 3)", "train", _accuracy()),
         Section("Invariance and equivariance (Figs. 1, 2, 7 to 9)", "measure", _measured()),
         Section("Distances between networks (Fig. 3)", "distance", _distances()),
         Section("Finetuning with the joint loss (Tables 2, 4)", "finetune", _finetuned()),
-    ]  # fmt: skip
+    ]
 
 
 def _lines(title: str, keys: list[str]) -> Any:  # noqa: ANN401
@@ -120,8 +138,13 @@ def _lines(title: str, keys: list[str]) -> Any:  # noqa: ANN401
     import wandb_workspaces.reports.v2 as wr
 
     return wr.LinePlot(
-        title=title, x="trainer/global_step", y=list(keys), groupby=wr.Config("curve"), groupby_aggfunc="mean",
-        groupby_rangefunc="minmax", max_runs_to_show=_MOST,
+        title=title,
+        x="trainer/global_step",
+        y=list(keys),
+        groupby=wr.Config("curve"),
+        groupby_aggfunc="mean",
+        groupby_rangefunc="minmax",
+        max_runs_to_show=_MOST,
     )
 
 
@@ -161,19 +184,18 @@ def _measured() -> list[Any]:
     ]
     panels += [
         _points(
-            f"Equivariance ({solver}) over invariance: mean accuracy", "measure/invariance/all/accuracy",
+            f"Equivariance ({solver}) over invariance: mean accuracy",
+            "measure/invariance/all/accuracy",
             f"measure/equivariance_{solver}/all/accuracy",
         )
         for solver in _SOLVERS
-    ]  # fmt: skip
+    ]
     panels.append(_bars("Mean L_L2, all g", [f"measure/{way}/all/l2_distance" for way in _ways()]))
     panels.append(_bars("Numbers withheld (diverged fits)", [f"measure/{way}/withheld" for way in _ways()]))
     return panels
 
 
-_PART = {
-    "untouched": "untouched", "inside": "g inside the trained range", "beyond": "g beyond it", "all": "all g",
-}  # fmt: skip
+_PART = {"untouched": "untouched", "inside": "g inside the trained range", "beyond": "g beyond it", "all": "all g"}
 
 
 def _distances() -> list[Any]:
@@ -194,7 +216,8 @@ def _finetuned() -> list[Any]:
         _bars("Mean accuracy before", [key.format("before") for key in both]),
         _bars("Mean accuracy after", [*(key.format("after") for key in both), joint]),
         _points(
-            "Through the same kind of map: after over before", "finetune/before/equivariance_ridge/all/accuracy",
+            "Through the same kind of map: after over before",
+            "finetune/before/equivariance_ridge/all/accuracy",
             "finetune/after/equivariance_ridge/all/accuracy",
         ),
         _points("Untouched accuracy over λ3", "lambda3", REPORTED, config=True),

@@ -55,7 +55,10 @@ def _git(root: Path, *arguments: str) -> str | None:
     own = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
     try:
         asked = subprocess.run(
-            ["git", "-C", str(root), *arguments], capture_output=True, stdin=subprocess.DEVNULL, env=own,
+            ["git", "-C", str(root), *arguments],
+            capture_output=True,
+            stdin=subprocess.DEVNULL,
+            env=own,
             timeout=_PATIENCE,
         )
     except (OSError, subprocess.TimeoutExpired):

@@ -68,8 +68,13 @@ STATUSES = ("ok", "diverged", "not_finite", "constant", "undefined")
 """How a row's score can stand: any but the first comes without a number."""
 
 _BOUNDS = {
-    "error_rate": (0.0, 1.0), "accuracy": (0.0, 1.0), "l2_distance": (0.0, math.inf),
-    "l2_distance_mean": (0.0, math.inf), "cka": (-1.0, 1.0), "procrustes": (0.0, math.sqrt(2)), "r2": (-math.inf, 1.0),
+    "error_rate": (0.0, 1.0),
+    "accuracy": (0.0, 1.0),
+    "l2_distance": (0.0, math.inf),
+    "l2_distance_mean": (0.0, math.inf),
+    "cka": (-1.0, 1.0),
+    "procrustes": (0.0, math.sqrt(2)),
+    "r2": (-math.inf, 1.0),
 }
 _ROUNDING = 1e-6
 """How far beyond its bounds a number may be by rounding, of 1 or of itself."""
@@ -110,7 +115,10 @@ def read_rows(path: Path, content: bytes | None = None) -> pd.DataFrame:
         if content and not content.endswith(b"\n"):
             raise ValueError("its last line is cut off")
         table = pd.read_csv(
-            io.BytesIO(content), dtype=_TYPES, na_filter=True, keep_default_na=False,
+            io.BytesIO(content),
+            dtype=_TYPES,
+            na_filter=True,
+            keep_default_na=False,
             na_values={name: ["", "nan"] for name, kind in _TYPES.items() if kind is not str},
             float_precision="round_trip",
         )

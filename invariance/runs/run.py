@@ -24,8 +24,19 @@ from invariance.runs.seal import check, rows_of, write_marker
 from invariance.runs.sweep import alive, opened, working
 
 __all__ = [
-    "BEST", "CONFIG", "LAST", "LOCK", "PREVIOUS", "PROGRESS", "PROVENANCE", "ROWS", "Run", "flat", "provenance",
-    "read_config", "read_provenance",
+    "BEST",
+    "CONFIG",
+    "LAST",
+    "LOCK",
+    "PREVIOUS",
+    "PROGRESS",
+    "PROVENANCE",
+    "ROWS",
+    "Run",
+    "flat",
+    "provenance",
+    "read_config",
+    "read_provenance",
 ]
 
 PROGRESS = "progress.json"

@@ -24,9 +24,7 @@ def of_training(rows: pd.DataFrame) -> dict[str, float]:
         rows: the error rates of one network.
     """
     last = rows.iloc[-1]
-    return {
-        REPORTED: 1 - last["score"], f"{REPORTED}_low": 1 - last["high"], f"{REPORTED}_high": 1 - last["low"],
-    }  # fmt: skip
+    return {REPORTED: 1 - last["score"], f"{REPORTED}_low": 1 - last["high"], f"{REPORTED}_high": 1 - last["low"]}
 
 
 def way(fit: Fit) -> str:

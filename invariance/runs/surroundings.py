@@ -26,9 +26,15 @@ _SWITCHES = re.compile(
 """Variables that change numbers behind the configuration's back."""
 
 ROUNDING = (
-    "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_CBWR", "ATEN_CPU_CAPABILITY",
-    "DNNL_MAX_CPU_ISA", "ONEDNN_MAX_CPU_ISA", "CUBLAS_WORKSPACE_CONFIG",
-)  # fmt: skip
+    "OMP_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_CBWR",
+    "ATEN_CPU_CAPABILITY",
+    "DNNL_MAX_CPU_ISA",
+    "ONEDNN_MAX_CPU_ISA",
+    "CUBLAS_WORKSPACE_CONFIG",
+)
 """Variables that may change the last digits of a sum: a run's provenance has those that are set."""
 
 
@@ -99,7 +105,9 @@ def lenient(number: int, encoding: str) -> tuple[_Lenient, TextIO]:
     """
     raw = _Lenient(number, "wb", closefd=False)
     stream = io.TextIOWrapper(
-        io.BufferedWriter(cast(io.RawIOBase, raw)), encoding=encoding, errors="backslashreplace",
+        io.BufferedWriter(cast(io.RawIOBase, raw)),
+        encoding=encoding,
+        errors="backslashreplace",
         line_buffering=number == 2 or raw.isatty(),
     )
     return raw, stream

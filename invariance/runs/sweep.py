@@ -248,10 +248,16 @@ class Attempt:
     def _write(self, state: str, why: str = "") -> None:
         self._written = time.monotonic()
         facts = {
-            "job": self._number, "turn": self._turn, "state": state, "why": why, "host": socket.gethostname(),
-            "seconds": round(self._written - self._begun, 2), "worked": self.worked, "runs": list(self._runs),
+            "job": self._number,
+            "turn": self._turn,
+            "state": state,
+            "why": why,
+            "host": socket.gethostname(),
+            "seconds": round(self._written - self._begun, 2),
+            "worked": self.worked,
+            "runs": list(self._runs),
             "undone": [run for run in self._runs if not os.path.exists(self._root / run / DONE)],
-        }  # fmt: skip
+        }
         write_text(self._path, json.dumps(facts, ensure_ascii=False) + "\n")
 
 

@@ -5,8 +5,17 @@ import shlex
 from collections.abc import Sequence
 
 _PLACES = (
-    "runs", "prepared", "features", "progress", "logger", "trainer", "memory_gb", "hydra", "data.root", "data.verify",
-)  # fmt: skip
+    "runs",
+    "prepared",
+    "features",
+    "progress",
+    "logger",
+    "trainer",
+    "memory_gb",
+    "hydra",
+    "data.root",
+    "data.verify",
+)
 """Keys that say where and how a job runs, not what it is about; with the keys below them."""
 
 _MAKING = ("recipe", "model")

@@ -111,8 +111,14 @@ class Tracker:
     """
 
     def __init__(
-        self, settings: Mapping[str, Any], directory: Path, *, name: str, about: Mapping[str, Any],
-        identity: Mapping[str, Any], strict: bool = False,
+        self,
+        settings: Mapping[str, Any],
+        directory: Path,
+        *,
+        name: str,
+        about: Mapping[str, Any],
+        identity: Mapping[str, Any],
+        strict: bool = False,
     ) -> None:
         self.run: Any = None
         self.place: Path | None = None
@@ -158,7 +164,12 @@ class Tracker:
                     time.sleep(_LOOK_EVERY)
 
     def _begin(
-        self, settings: Mapping[str, Any], directory: Path, known: str, name: str, about: Mapping[str, Any],
+        self,
+        settings: Mapping[str, Any],
+        directory: Path,
+        known: str,
+        name: str,
+        about: Mapping[str, Any],
         identity: Mapping[str, Any],
     ) -> None:
         """Begin the W&B run: as the settings wish, or offline where the server cannot be had."""
@@ -167,9 +178,17 @@ class Tracker:
         def begin(mode: _Mode) -> Any:  # noqa: ANN401
             wandb = _library()
             return wandb.init(
-                project=settings["project"], entity=settings["entity"], group=settings.get("group") or about["data"],
-                job_type=about["stage"], name=name, tags=tags_of(about, settings.get("tags") or ()), id=known,
-                resume="allow", dir=str(directory), mode=mode, config=config_of(about, identity),
+                project=settings["project"],
+                entity=settings["entity"],
+                group=settings.get("group") or about["data"],
+                job_type=about["stage"],
+                name=name,
+                tags=tags_of(about, settings.get("tags") or ()),
+                id=known,
+                resume="allow",
+                dir=str(directory),
+                mode=mode,
+                config=config_of(about, identity),
                 settings=wandb.Settings(
                     silent=True, console="off", init_timeout=_INIT, finish_timeout=_UPLOAD, finish_timeout_raises=True
                 ),
@@ -216,16 +235,18 @@ class Tracker:
 
     def confusion(self, key: str, truth: list[int], predicted: list[int], classes: list[str]) -> None:
         """Log a confusion matrix, of true and of predicted labels."""
-        self._do(lambda run: run.log({
-            key: _library().plot.confusion_matrix(y_true=truth, preds=predicted, class_names=classes)
-        }))  # fmt: skip
+        self._do(
+            lambda run: run.log(
+                {key: _library().plot.confusion_matrix(y_true=truth, preds=predicted, class_names=classes)}
+            )
+        )
 
     def images(self, pictures: Mapping[str, tuple[Path, str]]) -> None:
         """Log picture files: key → file and caption."""
         held = dict(pictures)
-        self._do(lambda run: run.log({
-            key: _library().Image(str(path), caption=said) for key, (path, said) in held.items()
-        }))  # fmt: skip
+        self._do(
+            lambda run: run.log({key: _library().Image(str(path), caption=said) for key, (path, said) in held.items()})
+        )
 
     def summarise(self, values: Mapping[str, Any]) -> None:
         """Set numbers of the run's summary."""

@@ -135,10 +135,12 @@ Side = Annotated[
 ]
 Folder = Annotated[str, AfterValidator(path_of), Field(description="give a path")]
 Name = Annotated[
-    str, AfterValidator(name_of),
+    str,
+    AfterValidator(name_of),
     Field(description="it cannot name a folder; give up to 100 letters, digits and . _ + -"),
 ]
 Networks = Annotated[
-    str | Annotated[list[str], Field(min_length=1)], AfterValidator(patterns),
+    str | Annotated[list[str], Field(min_length=1)],
+    AfterValidator(patterns),
     Field(description="give the names or patterns of different networks, as [digits, rotation_20]"),
 ]

@@ -57,7 +57,8 @@ Given = Annotated[Any, AfterValidator(plain)]
 Measured = Literal["error_rate", "l2_distance"]
 Compared = Literal["l2_distance", "indices"]
 Grids = Annotated[
-    str | Annotated[list[str], Field(min_length=1)], AfterValidator(_names),
+    str | Annotated[list[str], Field(min_length=1)],
+    AfterValidator(_names),
     Field(description="give own, all, or names of different families, as [rotation, shear]"),
 ]
 Metrics = Annotated[
@@ -128,7 +129,6 @@ class _Measuring(Page):
     batch: Batch
     memory_gb: Gigabytes
 
-
     @model_validator(mode="after")
     def _one_device(self) -> Self:
         if self.trainer.devices != 1:
@@ -167,7 +167,8 @@ class Finetune(_Measuring):
     copies: Positive | None = Field(description="give a whole number from 1, or null for all at once")
     name: Name
     grids: Annotated[
-        str | list[str], AfterValidator(_names),
+        str | list[str],
+        AfterValidator(_names),
         Field(description="give own, all, [] for G alone, or names of different families, as [rotation, shear]"),
     ]
     metrics: Metrics
@@ -241,7 +242,14 @@ class Dashboard(Page):
 
 
 SCHEMAS: dict[str, type[Page]] = {
-    "prepare": Prepare, "train": Train, "measure": Measure, "distance": Distance, "finetune": Finetune,
-    "report": Report, "status": Status, "plan": Plan, "dashboard": Dashboard,
+    "prepare": Prepare,
+    "train": Train,
+    "measure": Measure,
+    "distance": Distance,
+    "finetune": Finetune,
+    "report": Report,
+    "status": Status,
+    "plan": Plan,
+    "dashboard": Dashboard,
 }
 """The schema of every command."""

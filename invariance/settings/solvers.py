@@ -9,9 +9,7 @@ from pydantic import AfterValidator, Field
 from invariance.settings.base import Settings
 from invariance.settings.fields import LARGEST_RATE, Batch, Least, Positive, Rate, Seed, Share, distinct
 
-Loss = Annotated[
-    Literal["scaled", "square"], Field(description="choose scaled, for ‖·‖² / (2D), or square, for ‖·‖²")
-]
+Loss = Annotated[Literal["scaled", "square"], Field(description="choose scaled, for ‖·‖² / (2D), or square, for ‖·‖²")]
 
 
 class OnlineSGD(Settings):
@@ -32,8 +30,7 @@ class Ridge(Settings):
     """Settings of ridge; what is left out keeps its default."""
 
     strengths: Annotated[list[Least], Field(min_length=1), AfterValidator(distinct)] = Field(
-        default=[],
-        description=f"give a list of different numbers from 0 to {LARGEST_RATE}, as [1e-3, 1e-2, 1e-1]",
+        default=[], description=f"give a list of different numbers from 0 to {LARGEST_RATE}, as [1e-3, 1e-2, 1e-1]"
     )
     held_out: Annotated[float, Field(gt=0, lt=1, description="give a share between 0 and 1")] = 0.1
     seed: Seed = 0

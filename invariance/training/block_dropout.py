@@ -10,10 +10,16 @@ from torch import Tensor
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-_DROPOUTS: frozenset[Callable[..., Any]] = frozenset({
-    functional.dropout, functional.dropout1d, functional.dropout2d, functional.dropout3d, functional.alpha_dropout,
-    functional.feature_alpha_dropout,
-})  # fmt: skip
+_DROPOUTS: frozenset[Callable[..., Any]] = frozenset(
+    {
+        functional.dropout,
+        functional.dropout1d,
+        functional.dropout2d,
+        functional.dropout3d,
+        functional.alpha_dropout,
+        functional.feature_alpha_dropout,
+    }
+)
 
 
 class BlockDropout(TorchFunctionMode):
@@ -53,7 +59,10 @@ class BlockDropout(TorchFunctionMode):
             torch.set_rng_state(state)
 
     def __torch_function__(
-        self, func: Callable[..., Any], types: Sequence[type], args: Sequence[Any] = (),
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: Sequence[Any] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:  # noqa: ANN401
         """Treat a dropout by blocks, and leave everything else as it is."""

@@ -23,9 +23,18 @@ RUN = "invariance_run"
 
 # what torch.load raises for files that are cut off, scrambled, or hold more than tensors and plain containers
 _DAMAGE = (
-    pickle.UnpicklingError, RuntimeError, EOFError, LookupError, ValueError, AttributeError, TypeError, OSError,
-    zipfile.BadZipFile, zlib.error, NotImplementedError,
-)  # fmt: skip
+    pickle.UnpicklingError,
+    RuntimeError,
+    EOFError,
+    LookupError,
+    ValueError,
+    AttributeError,
+    TypeError,
+    OSError,
+    zipfile.BadZipFile,
+    zlib.error,
+    NotImplementedError,
+)
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -91,7 +100,11 @@ def checkpoints(folder: Path, *, best: bool = True) -> list[pl.Callback]:
     if not best:
         return [last]
     chosen = _Checkpoints(
-        filename=BEST.removesuffix(".ckpt"), monitor="val/accuracy", mode="max", save_top_k=1, save_weights_only=True,
+        filename=BEST.removesuffix(".ckpt"),
+        monitor="val/accuracy",
+        mode="max",
+        save_top_k=1,
+        save_weights_only=True,
         **common,
     )
     return [chosen, last]

@@ -41,7 +41,9 @@ def sgd(named: Sequence[tuple[str, nn.Parameter]], recipe: Mapping[str, Any]) ->
             {"params": weights, "weight_decay": recipe["weight_decay"]},
             {"params": biases, "weight_decay": 0.0, "lr": 2 * recipe["rate"]},
         ],
-        lr=recipe["rate"], momentum=recipe["momentum"], nesterov=recipe["nesterov"],
+        lr=recipe["rate"],
+        momentum=recipe["momentum"],
+        nesterov=recipe["nesterov"],
     )
 
 
@@ -65,8 +67,14 @@ class Classifier(pl.LightningModule):
     diverged: Tensor
 
     def __init__(
-        self, model: dict[str, Any], transform: dict[str, Any], recipe: dict[str, Any], classes: list[str],
-        channels: int, mean: list[float], seed: int,
+        self,
+        model: dict[str, Any],
+        transform: dict[str, Any],
+        recipe: dict[str, Any],
+        classes: list[str],
+        channels: int,
+        mean: list[float],
+        seed: int,
     ) -> None:
         super().__init__()
         if not all(math.isfinite(one) for one in mean):

@@ -23,9 +23,11 @@ from invariance.transforms.base import UNTOUCHED, Transform
 
 _CHECK_EVERY = 50
 _TERMS = {
-    "classification": "H(y, C(φ(x)))", "transformed": "H(y, C(M_g φ(gx)))", "recovery": "‖M_g φ(gx) − φ(x)‖²",
+    "classification": "H(y, C(φ(x)))",
+    "transformed": "H(y, C(M_g φ(gx)))",
+    "recovery": "‖M_g φ(gx) − φ(x)‖²",
     "invariance": "‖φ(gx) − φ(x)‖²",
-}  # fmt: skip
+}
 
 
 class JointFinetune(pl.LightningModule):
@@ -61,8 +63,16 @@ class JointFinetune(pl.LightningModule):
     broken: Tensor
 
     def __init__(
-        self, network: nn.Module, normalise: Callable[[Tensor], Tensor], *, layer: str, transform: Transform,
-        recipe: Mapping[str, Any], seed: int, image_shape: Sequence[int], weights: JointWeights | None = None,
+        self,
+        network: nn.Module,
+        normalise: Callable[[Tensor], Tensor],
+        *,
+        layer: str,
+        transform: Transform,
+        recipe: Mapping[str, Any],
+        seed: int,
+        image_shape: Sequence[int],
+        weights: JointWeights | None = None,
         copies: int | None = None,
     ) -> None:
         super().__init__()
@@ -85,10 +95,15 @@ class JointFinetune(pl.LightningModule):
         self.weights = weights or JointWeights.of(self.dim)
         self.maps = nn.ModuleList(ResidualMap(self.dim) for _ in self.points)
         self.register_buffer("broken", torch.zeros(len(_TERMS), dtype=torch.bool), persistent=False)
-        self.save_hyperparameters({
-            "layer": layer, "seed": seed, "recipe": self.recipe, "g": [point.label for point in self.points],
-            "weights": [self.weights.recovery, self.weights.invariance, self.weights.equivariance],
-        })  # fmt: skip
+        self.save_hyperparameters(
+            {
+                "layer": layer,
+                "seed": seed,
+                "recipe": self.recipe,
+                "g": [point.label for point in self.points],
+                "weights": [self.weights.recovery, self.weights.invariance, self.weights.equivariance],
+            }
+        )
 
     def speed_up(self, channels_last: bool) -> None:
         """Run the network in the channels-last layout; checkpoints stay the same files."""

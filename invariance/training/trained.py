@@ -38,7 +38,14 @@ class Network:
     """
 
     def __init__(
-        self, runs: Path, directory: Path, *, layer: str, accelerator: str, fit: object = None, report: object = None,
+        self,
+        runs: Path,
+        directory: Path,
+        *,
+        layer: str,
+        accelerator: str,
+        fit: object = None,
+        report: object = None,
         data: Mapping[str, Any] | None = None,
     ) -> None:
         """Open a finished training run; the checkpoint itself is read when it is needed.

@@ -38,7 +38,6 @@ def quieten_lightning() -> None:
     warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
 
 
-
 def check_devices(config: dict[str, Any]) -> None:
     """Refuse devices that are not there.
 
@@ -73,9 +72,15 @@ def build_trainer(config: dict[str, Any], plugins: Sequence[Any] = (), **setting
     strategy = "ddp" if devices > 1 else "auto"
     try:
         return pl.Trainer(
-            **asked, enable_progress_bar=bool(config["progress"]), enable_model_summary=False, num_sanity_val_steps=0,
+            **asked,
+            enable_progress_bar=bool(config["progress"]),
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
             # whatever scheduler this runs under: it is the launcher's business, and Lightning would requeue by itself
-            plugins=[LightningEnvironment(), *plugins], strategy=strategy, use_distributed_sampler=False, **settings,
+            plugins=[LightningEnvironment(), *plugins],
+            strategy=strategy,
+            use_distributed_sampler=False,
+            **settings,
         )
     except (MisconfigurationException, ValueError, RuntimeError) as error:
         wish = ", ".join(f"{key}={value}" for key, value in asked.items())
@@ -101,9 +106,13 @@ def trainer_of(config: dict[str, Any], run: Run, *, best: bool) -> pl.Trainer:
     callbacks = [*checkpoints(run.directory, best=best), noting(run, recipe["updates"])]
     # max_steps stays unset: with it Lightning counts a checkpoint at a span's end as one in its middle
     return build_trainer(
-        config, max_epochs=math.ceil(recipe["updates"] / recipe["val_every"]), logger=False,
-        callbacks=callbacks, plugins=[AtomicCheckpointIO(run)],
-        log_every_n_steps=min(50, recipe["val_every"]), reload_dataloaders_every_n_epochs=1,
+        config,
+        max_epochs=math.ceil(recipe["updates"] / recipe["val_every"]),
+        logger=False,
+        callbacks=callbacks,
+        plugins=[AtomicCheckpointIO(run)],
+        log_every_n_steps=min(50, recipe["val_every"]),
+        reload_dataloaders_every_n_epochs=1,
     )
 
 
@@ -113,14 +122,23 @@ def data_of(config: dict[str, Any], prepared: Prepared, seed: int) -> PreparedDa
 
     recipe = config["recipe"]
     return PreparedData(
-        prepared, batch_size=recipe["batch"], updates=recipe["updates"], val_every=recipe["val_every"], seed=seed,
+        prepared,
+        batch_size=recipe["batch"],
+        updates=recipe["updates"],
+        val_every=recipe["val_every"],
+        seed=seed,
         workers=config["trainer"]["workers"],
     )
 
 
 def fit(
-    module: Classifier | JointFinetune, trainer: pl.Trainer, data: PreparedData, run: Run, tracker: Tracker,
-    checkpoint: Path | None, beside: AbstractContextManager[None] | None = None,
+    module: Classifier | JointFinetune,
+    trainer: pl.Trainer,
+    data: PreparedData,
+    run: Run,
+    tracker: Tracker,
+    checkpoint: Path | None,
+    beside: AbstractContextManager[None] | None = None,
 ) -> None:
     """Train to the end, from a checkpoint if there is one.
 
@@ -192,8 +210,13 @@ def evaluate(
     for name in dict.fromkeys(["val", prepared.report]):
         split = prepared.split(name)
         logits = extract(
-            everything, classifier.normalise, split.images, np.arange(len(split.labels)), classifier.transform,
-            classifier.untouched, device=device,
+            everything,
+            classifier.normalise,
+            split.images,
+            np.arange(len(split.labels)),
+            classifier.transform,
+            classifier.untouched,
+            device=device,
         )
         if not bool(logits.isfinite().all(1).any()):
             raise UserError(
@@ -203,10 +226,19 @@ def evaluate(
         labels = torch.from_numpy(np.asarray(split.labels))
         interval = wilson(errors_per_image(logits, labels))
         error, low, high = (float(end[0]) for end in (interval.mean, interval.low, interval.high))
-        rows.append(Row(
-            **about, data=prepared.name, split=name, metric="error_rate", score=error, low=low, high=high,
-            n_images=len(labels), run=run.name,
-        ))
+        rows.append(
+            Row(
+                **about,
+                data=prepared.name,
+                split=name,
+                metric="error_rate",
+                score=error,
+                low=low,
+                high=high,
+                n_images=len(labels),
+                run=run.name,
+            )
+        )
         tracker.summarise({f"{name}/accuracy": 1 - error})
         predicted = logits.argmax(1)
         tracker.confusion(f"{name}/confusion", labels.tolist(), predicted.tolist(), prepared.classes)

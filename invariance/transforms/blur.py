@@ -31,7 +31,10 @@ class Blur(Transform):
     uniforms = 1
 
     def __init__(
-        self, range: float | None = None, sigmas: Sequence[float] = (), border: str = "reflect_101",
+        self,
+        range: float | None = None,
+        sigmas: Sequence[float] = (),
+        border: str = "reflect_101",
         scale_lengths: bool = True,
     ) -> None:
         self.range = trained_range("blur", range, 0, WIDEST, "pixels (σ)", "range=3")

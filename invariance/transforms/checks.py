@@ -46,8 +46,10 @@ def one_range(family: str, value: object, example: str) -> None:
     several = value.split(",") if isinstance(value, str) else value
     if isinstance(several, Sequence) and (len(several) != 1 or not isinstance(value, str)):
         listed = ",".join(str(item).strip() for item in several) or "5,10"
-        raise UserError(f"{family}: range={value!r} is a list, but one network takes one range, as {example}; "
-                        f"several networks are trained with -m range={listed}")
+        raise UserError(
+            f"{family}: range={value!r} is a list, but one network takes one range, as {example}; "
+            f"several networks are trained with -m range={listed}"
+        )
 
 
 def needed_range(family: str, value: T | None) -> T:

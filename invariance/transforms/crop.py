@@ -62,12 +62,17 @@ class Crop(Transform):
     def _corners(self) -> list[GridPoint]:
         first, half, last = _spaced(3)
         named = {
-            "upper left": (first, first), "upper right": (first, last), UNTOUCHED: (half, half),
-            "lower left": (last, first), "lower right": (last, last),
-        }  # fmt: skip
+            "upper left": (first, first),
+            "upper right": (first, last),
+            UNTOUCHED: (half, half),
+            "lower left": (last, first),
+            "lower right": (last, last),
+        }
         return [
             GridPoint(
-                label, float(number), {"place": torch.tensor([place], dtype=torch.float64)},
+                label,
+                float(number),
+                {"place": torch.tensor([place], dtype=torch.float64)},
                 label == UNTOUCHED or self.range is not None,
             )
             for number, (label, place) in enumerate(named.items(), start=1)

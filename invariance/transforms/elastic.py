@@ -44,8 +44,13 @@ class Elastic(Transform):
     uniforms = 2
 
     def __init__(
-        self, range: float | None = None, sigma: float = 2.0, alphas: Sequence[float] = (),
-        sigmas: Sequence[float] = (), scale_lengths: bool = True, grid_seed: int = 0,
+        self,
+        range: float | None = None,
+        sigma: float = 2.0,
+        alphas: Sequence[float] = (),
+        sigmas: Sequence[float] = (),
+        scale_lengths: bool = True,
+        grid_seed: int = 0,
     ) -> None:
         self.range = trained_range("elastic", range, 0, LARGEST, "pixels (α)", "range=10")
         self.sigma = number("elastic", "sigma", sigma, 0, WIDEST, "it is in pixels, as transform.sigma=2")

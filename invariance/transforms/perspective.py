@@ -57,8 +57,13 @@ class Perspective(Transform):
     uniforms = 9
 
     def __init__(
-        self, range: float | None = None, draws: int = 0, square: str = "pixel", scale_lengths: bool = True,
-        grid_seed: int = 0, moves: Sequence[Sequence[float]] = (),
+        self,
+        range: float | None = None,
+        draws: int = 0,
+        square: str = "pixel",
+        scale_lengths: bool = True,
+        grid_seed: int = 0,
+        moves: Sequence[Sequence[float]] = (),
     ) -> None:
         self.range = trained_range("perspective", range, 0, 100, "units of 1e-4", "range=4")
         self.draws = whole("perspective", "draws", draws, 0, 100)
@@ -145,8 +150,11 @@ def _moves(values: object) -> tuple[tuple[float, ...], ...]:
     if isinstance(values, str) or not isinstance(values, Sequence):
         raise UserError(f"perspective: moves={values!r} is no list; {expected}")
     for move in values:
-        numbers = isinstance(move, Sequence) and not isinstance(move, str) and len(move) == 8 and all(
-            isinstance(one, int | float) and not isinstance(one, bool) and -100 <= one <= 100 for one in move
+        numbers = (
+            isinstance(move, Sequence)
+            and not isinstance(move, str)
+            and len(move) == 8
+            and all(isinstance(one, int | float) and not isinstance(one, bool) and -100 <= one <= 100 for one in move)
         )
         if not numbers:
             raise UserError(f"perspective: {move!r} in moves is out of place; {expected}")

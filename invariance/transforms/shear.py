@@ -36,7 +36,10 @@ class Shear(Transform):
     uniforms = 2
 
     def __init__(
-        self, range: float | None = None, angles: Sequence[float] = (), vertical: Sequence[float] = (),
+        self,
+        range: float | None = None,
+        angles: Sequence[float] = (),
+        vertical: Sequence[float] = (),
         positive: str = "left",
     ) -> None:
         self.range = trained_range("shear", range, 0, STEEPEST, "degrees", "range=20")
@@ -62,10 +65,7 @@ class Shear(Transform):
             signed = torch.tensor([self.sign * theta], dtype=torch.float64)
             return {"theta": signed, "vertical": torch.tensor([vertical])}
 
-        return line_grid(
-            angles, params,
-            lambda theta: self.range is not None and abs(theta) <= self.range,
-        )
+        return line_grid(angles, params, lambda theta: self.range is not None and abs(theta) <= self.range)
 
     def apply(self, x: Tensor, params: Params) -> Tensor:
         """Images sheared by `theta`, along rows or, where `vertical` is 1, along columns."""

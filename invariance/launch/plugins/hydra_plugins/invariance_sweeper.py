@@ -136,10 +136,15 @@ def mistakes(page: str, config: DictConfig) -> list[UserError]:
     try:
         check_keys(config, config.hydra, page, None if template == page else template)
         values = {key: config[key] for key in own}
-        checked(SCHEMAS[page], {
-            key: OmegaConf.to_container(value, resolve=True, throw_on_missing=True) if OmegaConf.is_config(value) else
-            value for key, value in values.items()
-        })
+        checked(
+            SCHEMAS[page],
+            {
+                key: OmegaConf.to_container(value, resolve=True, throw_on_missing=True)
+                if OmegaConf.is_config(value)
+                else value
+                for key, value in values.items()
+            },
+        )
     except UserError as error:
         return [error]
     except OmegaConfBaseException:  # what only the running job knows, or lacks: it says so itself
