@@ -2,15 +2,39 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from invariance.data.images import StoredImages
 from invariance.data.reading import read_ahead
+from invariance.models.cut import Cut
+from invariance.models.model import Model
 from invariance.models.representation import Representation
 from invariance.transforms.base import Params, Transform
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Images of a split, as they are measured.
+
+    Attributes:
+        split: its name, as rows give it.
+        pixels: uint8 (N, C, H, W), in memory or stored; what is stored is verified each time it is read.
+        indices: (n,) which of them, in which order.
+        labels: (n,) their classes, −1 where there is none; None where there are no labels.
+    """
+
+    split: str
+    pixels: np.ndarray | StoredImages
+    indices: NDArray[np.int64]
+    labels: Tensor | None
+
+    def __len__(self) -> int:
+        return len(self.indices)
 
 
 def batches(
@@ -71,4 +95,41 @@ def extract(
         if advance is not None:
             advance(len(x))
     assert result is not None, "no images to extract features of"
+    return result
+
+
+def features(
+    model: Model,
+    cut: Cut,
+    sample: Sample,
+    transform: Transform,
+    params: Params,
+    *,
+    batch: int = 256,
+    advance: Callable[[int], None] | None = None,
+    home: torch.device | str = "cpu",
+) -> dict[str, Tensor]:
+    """φ(g x) of a sample at every layer of a cut, for one g, in one pass.
+
+    Args:
+        model: the network.
+        cut: it, cut at the layers.
+        sample: the images.
+        transform: the family of g.
+        params: parameters of g, with n = 1.
+        batch: images a forward pass.
+        advance: called with the number of images after every batch.
+        home: where the results are gathered; on the device itself nothing waits for copies.
+
+    Returns:
+        (n, D) float32 on `home`, by layer.
+    """
+    result: dict[str, Tensor] = {}
+    for span, x in batches(sample.pixels, sample.indices, batch, model.device):
+        for layer, r in cut.phi(model.preprocess(transform.apply(x, params))).items():
+            if layer not in result:
+                result[layer] = torch.empty(len(sample), r.shape[1], device=home)
+            result[layer][span] = r.float().to(home)
+        if advance is not None:
+            advance(len(x))
     return result

@@ -14,8 +14,8 @@ from invariance.cli.command import folder, say_error
 from invariance.device import keep_freed
 from invariance.engine.grids import Grid, check_joint, grids_for, joint_grid
 from invariance.errors import Busy, UserError
-from invariance.experiments.measurement import measure_grid
-from invariance.maps.spec import JOINT, Fit, Learned, fits_of
+from invariance.experiments.recording import measure_grid
+from invariance.maps.spec import JOINT, Learned, MapSpec, maps_of
 from invariance.runs.find import find_runs
 from invariance.runs.processes import gently
 from invariance.runs.run import BEST, LAST, PREVIOUS, Run, read_config, read_provenance
@@ -46,7 +46,7 @@ def finetune(config: dict[str, Any]) -> None:
     check(config)
     keep_freed()
     runs = folder(config["runs"], "runs")
-    fits = fits_of(config["map"], config.get("solver") or {})
+    fits = maps_of(config["map"], config.get("solver") or {})
     found, failed, busy = find_runs(runs / "train", config["networks"]), 0, []
     for directory in found:
         if len(found) > 1 and not config["G"] and not has_family(directory):
@@ -83,7 +83,7 @@ def check(config: dict[str, Any]) -> None:
     check_devices(config)
     for key in ("runs", "prepared"):
         folder(config[key], key)
-    fits_of(config["map"], config.get("solver") or {})
+    maps_of(config["map"], config.get("solver") or {})
     check_joint(config["G"] or {})
 
 
@@ -98,7 +98,7 @@ def weights_of(config: dict[str, Any], dim: int) -> JointWeights:
     )
 
 
-def finetune_one(runs: Path, directory: Path, fits: list[Fit], config: dict[str, Any]) -> None:
+def finetune_one(runs: Path, directory: Path, fits: list[MapSpec], config: dict[str, Any]) -> None:
     """One network: before, the finetuning itself, and after.
 
     Raises:
@@ -122,7 +122,7 @@ def finetune_one(runs: Path, directory: Path, fits: list[Fit], config: dict[str,
         measure_grid(original, one, fits, config, stage="finetune")
     train_jointly(run, original, grid, config)
     finetuned = Network(runs, run.directory, **options)
-    learned = Fit("residual", JOINT, learned=Learned(partial(learned_maps, run.directory, grid)))
+    learned = MapSpec("residual", JOINT, learned=Learned(partial(learned_maps, run.directory, grid)))
     for one in grids:
         all_fits = [*fits, learned] if one is grid else fits
         measure_grid(finetuned, one, all_fits, config, stage="finetune", before=original)

@@ -10,8 +10,8 @@ from invariance.data.sources import data_config
 from invariance.device import choose_device, keep_freed
 from invariance.engine.grids import check_grids, grids_for
 from invariance.errors import Busy, UserError
-from invariance.experiments.measurement import measure_grid
-from invariance.maps.spec import fits_of
+from invariance.experiments.recording import measure_grid
+from invariance.maps.spec import maps_of
 from invariance.runs.find import find_runs
 from invariance.runs.wandb import check_logger
 from invariance.settings.base import checked
@@ -32,7 +32,7 @@ def measure(config: dict[str, Any]) -> None:
     keep_freed()
     runs = folder(config["runs"], "runs")
     config = {"data": None, "solver": {}, **config, "metrics": metrics_of(config)}
-    fits = fits_of(config["map"], config["solver"])
+    fits = maps_of(config["map"], config["solver"])
     found, failed, busy = find_runs(runs / "train", config["networks"]), 0, []
     for directory in found:
         try:
@@ -72,7 +72,7 @@ def check(config: dict[str, Any]) -> None:
     choose_device(config["trainer"]["accelerator"])
     for key in ("runs", "prepared"):
         folder(config[key], key)
-    fits_of(config["map"], config.get("solver") or {})
+    maps_of(config["map"], config.get("solver") or {})
     check_grids(config["grid"] or {})
     wanted = [config["grids"]] if isinstance(config["grids"], str) else config["grids"]
     for family in config["grid"] or {}:

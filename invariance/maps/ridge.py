@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, field
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -75,6 +76,14 @@ class Moments:
             self.gram.addmm_(wide_r.T, wide_r)
             self.cross.addmm_(wide_r.T, wide_t)
             self.count += len(wide_r)
+
+    def __add__(self, other: Self) -> Self:
+        """The sums over the images of both."""
+        both = type(self)(len(self.sum_r), len(self.sum_t), self.gram.device)
+        for name in ("sum_r", "sum_t", "gram", "cross"):
+            torch.add(getattr(self, name), getattr(other, name), out=getattr(both, name))
+        both.count = self.count + other.count
+        return both
 
     def finite(self) -> bool:
         """Whether all images so far were finite numbers; decompositions refuse anything else."""
@@ -156,9 +165,9 @@ class RidgeFit:
                 chosen = [self.settings.strengths[0]] * self.stacked
             else:
                 r, t = held_r[j], held_t[j % len(held_t)]
-                chosen = self._choose(moments, r, t)
+                chosen = choose_strengths(self.settings, moments, r, t, stacked=self.stacked, residual=self.residual)
                 moments.add(r, self._wanted(r, t))
-            weight, bias = self._solve(moments, chosen) if moments.finite() else moments.undefined()
+            weight, bias = solve(moments, chosen) if moments.finite() else moments.undefined()
             weights.append(weight.T.float())
             biases.append(bias.float())
             self.strengths.append(chosen)
@@ -168,40 +177,51 @@ class RidgeFit:
         """What W r + b has to reach: t, or for residual maps t − r."""
         return (torch.unflatten(t, 1, (self.stacked, -1)) - r.unsqueeze(1)).flatten(1) if self.residual else t
 
-    def _choose(self, moments: Moments, r: Tensor, t: Tensor) -> list[float]:
-        """For each stacked target the strength of least squared error on held-out images r, t, through the ReLU.
 
-        One eigendecomposition of the Gram matrix serves all strengths and targets.
-        """
-        gram, cross = moments.centred()
-        values, vectors = torch.linalg.eigh(gram)
-        inverses = [_inverse(values, strength * _unit(gram))[:, None] for strength in self.settings.strengths]
-        mean_r, mean_t = moments.sum_r / moments.count, moments.sum_t / moments.count
-        scores = ((r.double() - mean_r) @ vectors).float()
-        chosen = []
-        for cross_k, mean_k, t_k in zip(
-            cross.chunk(self.stacked, 1), mean_t.chunk(self.stacked), t.chunk(self.stacked, 1), strict=True
-        ):
-            loads, start = vectors.T @ cross_k, mean_k.float() + (r if self.residual else 0.0)
-            errors = []
-            for inverse in inverses:
-                r_hat = torch.addmm(start, scores, (inverse * loads).float()).relu_()
-                errors.append((r_hat - t_k).square_().sum(dtype=torch.float64))
-            best = int(torch.stack(errors).nan_to_num(nan=torch.inf).argmin())
-            chosen.append(self.settings.strengths[best])
-        return chosen
+def choose_strengths(
+    settings: Ridge, moments: Moments, r: Tensor, t: Tensor, *, stacked: int = 1, residual: bool = True
+) -> list[float]:
+    """For each stacked target the strength of least squared error on held-out images r, t, through the ReLU.
 
-    def _solve(self, moments: Moments, chosen: list[float]) -> tuple[Tensor, Tensor]:
-        """W (D_in, D_out) and b (D_out,) in float64, each stacked target at its own strength."""
-        gram, cross = moments.centred()
-        weight = torch.empty_like(cross)
-        parts, out = cross.chunk(self.stacked, dim=1), weight.chunk(self.stacked, dim=1)
-        for strength in sorted(set(chosen)):
-            members = [k for k, one in enumerate(chosen) if one == strength]
-            solved = _solve_damped(gram, strength * _unit(gram), torch.cat([parts[k] for k in members], 1))
-            for k, part in zip(members, solved.chunk(len(members), dim=1), strict=True):
-                out[k].copy_(part)
-        return weight, moments.bias(weight)
+    One eigendecomposition of the Gram matrix serves all strengths and targets.
+
+    Args:
+        settings: the strengths to choose from.
+        moments: of the images that are not held out.
+        r: (n, D_in), the held-out images.
+        t: (n, D_out), their targets.
+        stacked: targets stacked along the outputs.
+        residual: whether the map is σ((W + I) r + b).
+    """
+    gram, cross = moments.centred()
+    values, vectors = torch.linalg.eigh(gram)
+    inverses = [_inverse(values, strength * _unit(gram))[:, None] for strength in settings.strengths]
+    mean_r, mean_t = moments.sum_r / moments.count, moments.sum_t / moments.count
+    scores = ((r.double() - mean_r) @ vectors).float()
+    chosen = []
+    for cross_k, mean_k, t_k in zip(cross.chunk(stacked, 1), mean_t.chunk(stacked), t.chunk(stacked, 1), strict=True):
+        loads, start = vectors.T @ cross_k, mean_k.float() + (r if residual else 0.0)
+        errors = []
+        for inverse in inverses:
+            r_hat = torch.addmm(start, scores, (inverse * loads).float()).relu_()
+            errors.append((r_hat - t_k).square_().sum(dtype=torch.float64))
+        best = int(torch.stack(errors).nan_to_num(nan=torch.inf).argmin())
+        chosen.append(settings.strengths[best])
+    return chosen
+
+
+def solve(moments: Moments, strengths: list[float]) -> tuple[Tensor, Tensor]:
+    """W (D_in, D_out) and b (D_out,) in float64, each stacked target at its own strength."""
+    gram, cross = moments.centred()
+    weight = torch.empty_like(cross)
+    stacked = len(strengths)
+    parts, out = cross.chunk(stacked, dim=1), weight.chunk(stacked, dim=1)
+    for strength in sorted(set(strengths)):
+        members = [k for k, one in enumerate(strengths) if one == strength]
+        solved = _solve_damped(gram, strength * _unit(gram), torch.cat([parts[k] for k in members], 1))
+        for k, part in zip(members, solved.chunk(len(members), dim=1), strict=True):
+            out[k].copy_(part)
+    return weight, moments.bias(weight)
 
 
 def _unit(gram: Tensor) -> Tensor:

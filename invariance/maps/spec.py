@@ -42,7 +42,7 @@ class Learned:
 
 
 @dataclass(frozen=True)
-class Fit:
+class MapSpec:
     """One way of mapping representations to representations.
 
     Attributes:
@@ -68,7 +68,7 @@ class Fit:
         return f"{self.map}_{self.solver}" if self.solver else self.map
 
 
-def fits_of(maps: Mapping[str, Any], solvers: Mapping[str, Any]) -> list[Fit]:
+def maps_of(maps: Mapping[str, Any], solvers: Mapping[str, Any]) -> list[MapSpec]:
     """Every map with every solver that fits it.
 
     A map with one solver only is fitted by it, with its default settings, though the configuration does not choose it.
@@ -81,16 +81,20 @@ def fits_of(maps: Mapping[str, Any], solvers: Mapping[str, Any]) -> list[Fit]:
         UserError: for settings that make no sense, or a map without a solver that fits it.
     """
     chosen = {name: solver_from_config(name, settings or {}) for name, settings in solvers.items()}
-    fits = []
+    specs = []
     for kind in maps:
         able = SOLVERS_OF[kind]
         if not able:
-            fits.append(Fit(kind))
+            specs.append(MapSpec(kind))
             continue
         usable = {name: chosen[name] for name in able if name in chosen}
         if not usable and len(able) == 1:
             usable = {able[0]: solver_from_config(able[0], {})}
         if not usable:
             raise UserError(f"map={kind} needs a solver: choose solver=[{','.join(able)}] or one of them")
-        fits += [Fit(kind, name, solver) for name, solver in usable.items()]
-    return fits
+        specs += [MapSpec(kind, name, solver) for name, solver in usable.items()]
+    return specs
+
+
+Fit = MapSpec
+fits_of = maps_of

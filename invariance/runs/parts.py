@@ -1,17 +1,36 @@
-"""What an interrupted measurement leaves: the rows of every group of g that it finished, verified when taken up."""
+"""What an interrupted measurement leaves: what every finished group of g came to, verified when taken up."""
 
-import json
+import io
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from invariance.errors import UserError
 from invariance.runs.checked import Damaged, made_again, read_part, write_part
 from invariance.runs.rows import read_rows, rows_text
 from invariance.runs.run import Run
-from invariance.settings.nested import load_json
+
+
+@dataclass(frozen=True)
+class Part:
+    """What a group came to.
+
+    Attributes:
+        rows: its rows.
+        fits: how its fits ended, as lines of `fits.csv`.
+        scores: of every image, by name.
+    """
+
+    rows: pd.DataFrame
+    fits: str
+    scores: Mapping[str, NDArray[Any]]
 
 
 class Parts:
@@ -30,8 +49,8 @@ class Parts:
             old.unlink()
             old.with_suffix(".fits").unlink(missing_ok=True)
 
-    def read(self, k: int, g: Sequence[str]) -> tuple[pd.DataFrame, str] | None:
-        """The rows of a group and the account of its fits; None if it is yet to be measured, or again.
+    def read(self, k: int, g: Sequence[str]) -> Part | None:
+        """What a group came to; None if it is yet to be measured, or again.
 
         Args:
             k: the group's number.
@@ -42,18 +61,23 @@ class Parts:
             content = read_part(path, self._about(g))
             if content is None:
                 return None
-            held = load_json(content)
-            return read_rows(path, str(held["rows"]).encode()), str(held["fits"])
-        except (Damaged, UserError, ValueError, KeyError, TypeError) as why:
+            with np.load(io.BytesIO(content), allow_pickle=False) as held:
+                scores = {name.removeprefix("scores/"): held[name] for name in held.files if name.startswith("scores/")}
+                return Part(read_rows(path, held["rows"].tobytes()), held["fits"].tobytes().decode(), scores)
+        except (Damaged, UserError, OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile) as why:
             made_again(path, why if isinstance(why, Damaged) else "it holds no rows")
             return None
 
-    def write(self, k: int, g: Sequence[str], rows: pd.DataFrame, fits: str) -> None:
-        """Keep the rows of a group and the account of its fits."""
-        content = json.dumps({"rows": rows_text(rows), "fits": fits}, ensure_ascii=False)
-        write_part(self._path(k), self._about(g), content.encode())
+    def write(self, k: int, g: Sequence[str], part: Part) -> None:
+        """Keep what a group came to."""
+        texts = {"rows": rows_text(part.rows), "fits": part.fits}
+        arrays: dict[str, Any] = {name: np.frombuffer(text.encode(), np.uint8) for name, text in texts.items()}
+        arrays |= {f"scores/{name}": values for name, values in part.scores.items()}
+        content = io.BytesIO()
+        np.savez(content, **arrays)
+        write_part(self._path(k), self._about(g), content.getvalue())
 
-    def all(self, groups: Sequence[Sequence[str]]) -> list[tuple[pd.DataFrame, str]]:
+    def all(self, groups: Sequence[Sequence[str]]) -> list[Part]:
         """Every part, once all are there.
 
         Raises:

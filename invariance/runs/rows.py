@@ -37,16 +37,28 @@ class Row:
         low: lower end of its 95 % interval over images: Wilson's for rates, else by bootstrap.
         high: upper end.
         n_images: images the score is a mean over.
-        status: "ok", or why the score cannot be trusted ("diverged"); such a row's score is NaN.
+        status: "ok", or why the score cannot be trusted ("diverged"); such a row's score is NaN. "few_images" marks a
+            score that stands on fewer than two fit images a dimension.
         run: the run directory that holds config and provenance, relative to the runs folder.
+        model: the network's source and name, where it was not trained here.
+        readout: how the layer's activation becomes a vector: flatten.
+        fit_classes: which classes the map was fitted on: all, or of the unseen-class control those of the half that the
+            image's own is of (same) or of the other (unseen); empty where no map was fitted.
+        null_image: the score between different images.
+        null_constant: the score of the mean of φ(x) over the fit images.
+        null_shuffled: the score of a map fitted on shuffled pairs.
+        calibrated: (null − score) / (null − best).
+        reference: the error rate with φ(x) put in the place of φ(gx): g undone at the layer exactly.
+        bypass: how much of the logits goes past the layer; 0 at a true cut.
+        scores: hash of the scores of every image that this is the mean of.
     """
 
-    stage: str
-    data: str
+    stage: str = ""
+    data: str = ""
     network: str
-    family: str
+    family: str = ""
     range: str = ""
-    seed: int
+    seed: int = 0
     layer: str = ""
     g: str = ""
     value: float = math.nan
@@ -60,15 +72,28 @@ class Row:
     high: float = math.nan
     n_images: int
     status: str = "ok"
-    run: str
+    run: str = ""
+    model: str = ""
+    readout: str = ""
+    fit_classes: str = ""
+    null_image: float = math.nan
+    null_constant: float = math.nan
+    null_shuffled: float = math.nan
+    calibrated: float = math.nan
+    reference: float = math.nan
+    bypass: float = math.nan
+    scores: str = ""
 
 
 STAGES = ("train", "measure", "distance", "finetune")
-STATUSES = ("ok", "diverged", "not_finite", "constant", "undefined")
-"""How a row's score can stand: any but the first comes without a number."""
+WITH_SCORE = ("ok", "few_images")
+STATUSES = (*WITH_SCORE, "diverged", "not_finite", "constant", "undefined")
+"""How a row's score can stand: any but the first two comes without a number."""
 
 _BOUNDS = {
     "error_rate": (0.0, 1.0),
+    "half_error_rate": (0.0, 1.0),
+    "fit_images_per_dimension": (0.0, math.inf),
     "accuracy": (0.0, 1.0),
     "l2_distance": (0.0, math.inf),
     "l2_distance_mean": (0.0, math.inf),
@@ -80,6 +105,9 @@ _ROUNDING = 1e-6
 """How far beyond its bounds a number may be by rounding, of 1 or of itself."""
 
 COLUMNS = [field.name for field in fields(Row)]
+FIRST_COLUMNS = COLUMNS[: COLUMNS.index("run") + 1]
+"""The columns of before, which files of rows may have alone."""
+
 _TYPES: dict[str, Any] = {field.name: field.type for field in fields(Row)}
 
 
@@ -126,6 +154,9 @@ def read_rows(path: Path, content: bytes | None = None) -> pd.DataFrame:
         raise UserError(f"{path} cannot be read ({error.strerror}); see to it and repeat") from error
     except (ValueError, OverflowError) as error:
         raise UserError(f"{path} is not a table of rows ({error}); delete its folder and repeat the run") from error
+    if list(table.columns) == FIRST_COLUMNS:
+        for name in COLUMNS[len(FIRST_COLUMNS) :]:
+            table[name] = "" if _TYPES[name] is str else math.nan
     if list(table.columns) != COLUMNS:
         odd = sorted(set(COLUMNS) ^ set(table.columns)) or ["their order"]
         raise UserError(f"{path} is not a table of rows: columns differ in {', '.join(map(str, odd))}")
@@ -157,14 +188,14 @@ def check_values(path: Path, table: pd.DataFrame) -> None:
 
 def _wrong(table: pd.DataFrame) -> Iterator[tuple[str, str, "pd.Series[bool]"]]:
     """Every rule for a column: its name, what is expected, and which rows break it."""
-    score, low, high, ok = table["score"], table["low"], table["high"], table["status"] == "ok"
-    for column in ("value", "score", "low", "high"):
+    score, low, high, ok = table["score"], table["low"], table["high"], table["status"].isin(WITH_SCORE)
+    for column in ("value", "score", "low", "high", "reference", "bypass"):
         yield column, "a finite number", pd.Series(np.isinf(table[column].to_numpy(dtype=float)), table.index)
     yield "stage", f"one of {', '.join(STAGES)}", ~table["stage"].isin(STAGES)
     yield "status", f"one of {', '.join(STATUSES)}", ~table["status"].isin(STATUSES)
-    yield "score", "a number, as its status is ok,", ok & score.isna()
+    yield "score", "a number, as its status says,", ok & score.isna()
     for column in ("score", "low", "high"):
-        yield column, "none, for its status is not ok,", ~ok & table[column].notna()
+        yield column, "none, for its status says so,", ~ok & table[column].notna()
     yield "n_images", "a number above 0", table["n_images"] < 1
     yield "seed", "a number from 0", table["seed"] < 0
     for metric, (least, most) in _BOUNDS.items():

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 import pandas as pd
 
-from invariance.maps.spec import Fit
+from invariance.maps.spec import MapSpec
 from invariance.transforms.base import UNTOUCHED
 
 REPORTED = "report/accuracy"
@@ -27,11 +27,11 @@ def of_training(rows: pd.DataFrame) -> dict[str, float]:
     return {REPORTED: 1 - last["score"], f"{REPORTED}_low": 1 - last["high"], f"{REPORTED}_high": 1 - last["low"]}
 
 
-def way(fit: Fit) -> str:
+def way(spec: MapSpec) -> str:
     """Name of a fit on a dashboard: invariance is without a map, equivariance through one (Sec. 3)."""
-    if fit.map == "identity":
+    if spec.map == "identity":
         return "invariance"
-    return f"equivariance_{fit.solver}" if fit.map == "residual" else f"equivariance_{fit.map}_{fit.solver}"
+    return f"equivariance_{spec.solver}" if spec.map == "residual" else f"equivariance_{spec.map}_{spec.solver}"
 
 
 def of_measurement(
@@ -55,7 +55,8 @@ def of_measurement(
     parts = dict(zip(PARTS, ({UNTOUCHED}, inside, others - inside, others), strict=True))
     found: dict[str, float] = {}
     for name, of_way in rows.items():
-        reported = of_way[of_way["split"] == split]
+        reported = of_way[(of_way["split"] == split) & of_way["metric"].isin(list(_NAMES))]
+        reported = reported[reported["fit_classes"].isin(["", "all"])]  # the unseen-class control is no way of its own
         found[f"{prefix}/{name}/withheld"] = int(reported["score"].isna().sum())
         for metric, of in reported.groupby("metric"):
             score = dict(zip(of["g"].str.split(":", n=1).str[1], of["score"], strict=True))

@@ -115,6 +115,13 @@ class Train(Page):
         return self
 
 
+Unseen = Annotated[
+    list[Literal["online_sgd", "minibatch_sgd"]],
+    AfterValidator(distinct),
+    Field(description="name solvers that have the unseen-class control beside ridge: online_sgd, minibatch_sgd"),
+]
+
+
 class _Measuring(Page):
     """What commands that run trained networks have."""
 
@@ -143,6 +150,7 @@ class Measure(_Measuring):
     data: Data | None = Field(default=None, description=chosen("data"))
     grids: Grids
     metrics: Metrics
+    unseen_classes: Unseen = []
     grid: Settled | None = Field(description="give a family's grid settings, as grid={rotation: {angles: [-90, 90]}}")
 
 
@@ -172,6 +180,7 @@ class Finetune(_Measuring):
         Field(description="give own, all, [] for G alone, or names of different families, as [rotation, shear]"),
     ]
     metrics: Metrics
+    unseen_classes: Unseen = []
 
     @model_validator(mode="after")
     def _fits(self) -> Self:

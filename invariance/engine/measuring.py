@@ -1,0 +1,330 @@
+"""Invariance and equivariance of a network (Sec. 5.2): the one loop that measures.
+
+For every g of a grid: φ(gx) and φ(x) at the layers, maps fitted on (φ(gx), φ(x)) of the fit images, and what comes out
+scored on every image. Layers and g are taken in groups that fit into a memory bound; what a group came to goes to a
+recorder, which also knows the groups that need not be measured again.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from rich.progress import Progress
+from torch import Tensor, nn
+
+from invariance.engine.control import Control
+from invariance.engine.groups import Ended, Group, Measured
+from invariance.engine.recorder import Recorder
+from invariance.engine.rows import about, rows_of
+from invariance.engine.scoring import Scorer, Scores, Side, mean_of
+from invariance.engine.stream import Sample, batches, features
+from invariance.errors import UserError
+from invariance.maps import FittedMaps, require_room
+from invariance.maps.spec import MapSpec
+from invariance.measures.metrics import rms
+from invariance.models.cut import Cut
+from invariance.models.model import Model
+from invariance.runs.rows import Row
+from invariance.transforms.base import UNTOUCHED, GridPoint, Transform
+
+_GPU_SHARE = 0.8
+
+
+class Family(Protocol):
+    """Transformations under a name."""
+
+    @property
+    def name(self) -> str:
+        """How rows name them."""
+
+    @property
+    def transform(self) -> Transform:
+        """The transformations, with their grid."""
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How measuring goes about it; none of it changes a number.
+
+    Attributes:
+        batch: images a forward pass.
+        memory: bound on features and maps, in bytes.
+        progress: where to show how far it is; None shows nothing.
+    """
+
+    batch: int = 256
+    memory: float = 4e9
+    progress: Progress | None = None
+
+
+def measure(
+    model: Model,
+    report: Sample,
+    *,
+    fit: Sample | None = None,
+    families: Sequence[Family],
+    layers: Sequence[str],
+    maps: Sequence[MapSpec],
+    measures: Sequence[str],
+    keep: Recorder[Group, Measured],
+    unseen: Sequence[str] = ("ridge",),
+    effort: Effort | None = None,
+) -> None:
+    """Measure a network over grids of transformations, at layers, through maps.
+
+    Args:
+        model: the network.
+        report: the images that scores are reported on.
+        fit: the images that maps are fitted on, and that give the scale of L_L2; None: the scale is over the report
+            images, and no map is fitted.
+        families: the transformations.
+        layers: names of layers, all taken from one forward pass.
+        maps: the identity (invariance) and maps that undo g (equivariance).
+        measures: error_rate (needs labels), l2_distance.
+        keep: takes what every group came to.
+        unseen: solvers whose maps have the unseen-class control too, where labels are known.
+        effort: memory, batch and progress.
+
+    Raises:
+        UserError: for a map that needs fit images where there are none, a measure that needs labels where there are
+            none, layers that cannot be measured, or maps that memory cannot hold.
+    """
+    fitted = [one for one in maps if one.settings is not None]
+    if fitted and fit is None:
+        raise UserError(
+            f"map={fitted[0].map} is fitted, and there are no fit images: give fit=…, apart from the report"
+        )
+    if "error_rate" in measures and report.labels is None:
+        raise UserError("error_rate needs labels: give labels=…, or leave it out")
+    samples = [report] if fit is None else [fit, report]
+    for family in families:
+        _OfFamily(model, family, samples, maps, measures, keep, unseen, effort or Effort()).run(layers)
+
+
+class _OfFamily:
+    """The measuring of one grid."""
+
+    def __init__(
+        self,
+        model: Model,
+        family: Family,
+        samples: Sequence[Sample],
+        maps: Sequence[MapSpec],
+        measures: Sequence[str],
+        keep: Recorder[Group, Measured],
+        unseen: Sequence[str],
+        effort: Effort,
+    ) -> None:
+        self.model, self.family, self.samples, self.maps = model, family, samples, maps
+        self.measures, self.keep, self.unseen, self.effort = measures, keep, unseen, effort
+        self.points = family.transform.grid()
+        self.untouched = next(point for point in self.points if point.label == UNTOUCHED)
+        self.images = sum(map(len, samples))
+        self.home, self.room = torch.device("cpu"), math.inf
+
+    def run(self, layers: Sequence[str]) -> None:
+        """Measure all layers, as many together as fit into memory."""
+        dims = self._dims(layers)
+        self._require_room(dims)
+        together = list(self._layers_together(dims))
+        total = self.images * len(self.points) * len(together)
+        progress = self.effort.progress
+        self.task = None if progress is None else progress.add_task("φ", total=total)
+        for names in together:
+            self._run_layers({name: dims[name] for name in names})
+
+    def _dims(self, layers: Sequence[str]) -> dict[str, int]:
+        """D of every layer."""
+        sample = self.samples[-1]
+        first = Sample(sample.split, sample.pixels, sample.indices[:1], None)
+        found = features(
+            self.model, Cut(self.model.module, layers), first, self.family.transform, self.untouched.params
+        )
+        return {layer: r.shape[1] for layer, r in found.items()}
+
+    def _require_room(self, dims: dict[str, int]) -> None:
+        """Refuse maps that cannot fit into memory, before any features are computed."""
+        for spec in self.maps:
+            for dim in dims.values():
+                if spec.settings is not None:
+                    require_room(spec.settings, dim, dim, len(self.samples[0]), device=self.model.device)
+
+    def _layers_together(self, dims: dict[str, int]) -> Iterator[list[str]]:
+        """Layers whose features of one g fit into memory beside φ(x)."""
+        names: list[str] = []
+        for layer in dims:
+            wanted = {name: dims[name] for name in [*names, layer]}
+            if names and self._fitting(wanted, self.effort.memory) < 1:
+                yield names
+                names = []
+            names.append(layer)
+        yield names
+
+    def _run_layers(self, dims: dict[str, int]) -> None:
+        """Measure some layers over all g, in groups."""
+        cut = Cut(self.model.module, list(dims))
+        self._settle(dims)
+        held = [self._features(cut, sample, self.untouched) for sample in self.samples]
+        of_layer = {layer: self._layer(cut, layer, [one[layer] for one in held]) for layer in dims}
+        size = max(1, min(len(self.points), self._fitting(dims, min(self.effort.memory, self.room))))
+        for number, start in enumerate(range(0, len(self.points), size)):
+            points = self.points[start : start + size]
+            self.keep.note(start, len(self.points))
+            groups = [
+                Group(self.family.name, layer, spec, tuple(point.label for point in points), number, size)
+                for layer in dims
+                for spec in self.maps
+            ]
+            missing = [group for group in groups if not self.keep.has(group)]
+            if not missing:
+                self._advance(sum(point.label != UNTOUCHED for point in points) * self.images)
+                continue
+            under = [
+                [held[k] if point is self.untouched else self._features(cut, sample, point) for point in points]
+                for k, sample in enumerate(self.samples)
+            ]
+            for group in missing:
+                r = [[features_of[group.layer] for features_of in of_sample] for of_sample in under]
+                self.keep.add(group, of_layer[group.layer].measure(group, points, r))
+            del under
+
+    def _layer(self, cut: Cut, layer: str, references: list[Tensor]) -> "_OfLayer":
+        sides = [
+            Side(sample, reference, _classes(sample))
+            for sample, reference in zip(self.samples, references, strict=True)
+        ]
+        return _OfLayer(self, cut, layer, sides)
+
+    def _settle(self, dims: dict[str, int]) -> None:
+        """Keep all features on the GPU if it holds those of one g beside φ(x): nothing is copied again for any fit."""
+        device = self.model.device
+        self.home, self.room = torch.device("cpu"), math.inf
+        room = _GPU_SHARE * torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0.0
+        if self._fitting(dims, room) >= 1:
+            self.home, self.room = device, room
+
+    def _fitting(self, dims: dict[str, int], memory: float) -> int:
+        """How many g fit into so many bytes beside φ(x)."""
+        of_g = 4 * sum(dims.values()) * self.images
+        map_and_solver = (
+            32 * max(dims.values()) ** 2
+        )  # the hungriest: an mlp's two layers, their gradients and momentum
+        return int((memory - of_g) // (of_g + map_and_solver))
+
+    def _features(self, cut: Cut, sample: Sample, point: GridPoint) -> dict[str, Tensor]:
+        return features(
+            self.model,
+            cut,
+            sample,
+            self.family.transform,
+            point.params,
+            batch=self.effort.batch,
+            advance=self._advance,
+            home=self.home,
+        )
+
+    def _advance(self, images: int) -> None:
+        if self.effort.progress is not None and self.task is not None:
+            self.effort.progress.advance(self.task, images)
+
+
+class _OfLayer:
+    """The measuring of one layer: its maps, and what they come to."""
+
+    def __init__(self, of: _OfFamily, cut: Cut, layer: str, sides: list[Side]) -> None:
+        self.of, self.sides = of, sides
+        answers = "error_rate" in of.measures or cut.apart(layer)
+        scale = rms(sides[0].reference)
+        self.scorer = Scorer(of.model, cut, layer, scale, answers=answers, batch=of.effort.batch)
+        self.bypass = self._bypass(cut, layer) if answers else math.nan
+        self._references: dict[tuple[int, str], float] = {}
+        self.control = Control.of(self.scorer, sides, self.fit_maps) if len(sides) == 2 else None
+
+    def measure(self, group: Group, points: list[GridPoint], r: list[list[Tensor]]) -> Measured:
+        """Fit the maps of a group and score every image through them.
+
+        Args:
+            group: what is measured.
+            points: its g.
+            r: φ(gx) by side and g.
+        """
+        fitted = self._fit(group.map, group.g, r[0])
+        transform, measures = self.of.family.transform, self.of.measures
+        modules = [nn.Identity() if fitted is None else fitted.module(j) for j in range(len(points))]
+        status = ["ok"] * len(points) if fitted is None else list(fitted.status)
+        rows: list[Row] = []
+        stored: Scores = {}
+        for k, (side, of_side) in enumerate(zip(self.sides, r, strict=True)):
+            scores = [
+                self.scorer.scores(side, of_g, module, transform, point)
+                for of_g, module, point in zip(of_side, modules, points, strict=True)
+            ]
+            common = [
+                {**about(self.of.model.name, group, transform, point, side), **self._beside(k, point)}
+                for point in points
+            ]
+            rows += rows_of(scores, measures, side, common, status)
+            for name in scores[0]:
+                stored[f"{side.sample.split}/{name}"] = np.stack([one[name] for one in scores])
+        if fitted is not None and self.control is not None and group.map.solver in self.of.unseen:
+            more, theirs = self.control.measure(group, transform, points, r, fitted)
+            rows, stored = rows + more, {**stored, **theirs}
+        return Measured(rows, [] if fitted is None else _ended(points, fitted), stored)
+
+    def _beside(self, k: int, point: GridPoint) -> dict[str, float]:
+        """What rows carry of C: how much goes past the layer, and the score with φ(x) in the place of φ(gx)."""
+        if not self.scorer.answers or "error_rate" not in self.of.measures:
+            return {}
+        side, key = self.sides[k], (k, UNTOUCHED if self.scorer.apart else point.label)
+        if key not in self._references:
+            scores = self.scorer.scores(side, side.reference, nn.Identity(), self.of.family.transform, point)
+            self._references[key] = float(np.nanmean(mean_of(scores, "error_rate", side.labels)))
+        return {"bypass": self.bypass, "reference": self._references[key]}
+
+    def _bypass(self, cut: Cut, layer: str) -> float:
+        """How much of the logits goes past the layer, on a batch of the report images."""
+        sample, family = self.sides[-1].sample, self.of.family
+        few = Sample(sample.split, sample.pixels, sample.indices[: self.of.effort.batch], None)
+        _, x = next(iter(batches(few.pixels, few.indices, len(few), self.of.model.device)))
+        return cut.bypass(layer, self.of.model.preprocess(family.transform.apply(x, self.of.untouched.params)))
+
+    def _fit(self, spec: MapSpec, labels: Sequence[str], r: list[Tensor]) -> FittedMaps | None:
+        """The maps of a group, fitted together; None for the identity."""
+        if spec.learned is not None:
+            return spec.learned.maps(labels)
+        if spec.settings is None:
+            return None
+        return self.fit_maps(r, self.sides[0].reference, spec)
+
+    def fit_maps(self, r: list[Tensor], target: Tensor, spec: MapSpec) -> FittedMaps:
+        """Maps of features r to one target."""
+        from invariance.engine.fit import fit_maps  # Lightning, which a finished measurement need not wait for
+
+        progress = self.of.effort.progress
+        return fit_maps(
+            r,
+            target,
+            spec.map,
+            spec.settings,
+            device=self.of.model.device,
+            progress=False if progress is None else progress,
+        )
+
+
+def _classes(sample: Sample) -> Tensor | None:
+    """The classes that a split has."""
+    if sample.labels is None:
+        return None
+    return torch.unique(sample.labels[sample.labels >= 0])
+
+
+def _ended(points: Sequence[GridPoint], fitted: FittedMaps) -> list[Ended]:
+    """How the fits of a group ended."""
+    strengths = list(fitted.strength) or [math.nan] * len(points)
+    return [
+        Ended(point.label, fitted.status[j], float(fitted.error[j]), float(fitted.reference[j]), strengths[j])
+        for j, point in enumerate(points)
+    ]

@@ -1,0 +1,227 @@
+"""Scores of every image under one g, through one map: what rows are means of (Sec. 3.3, 5.2)."""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from invariance.device import full_float32
+from invariance.engine.stream import Sample, batches
+from invariance.maps import FittedMaps
+from invariance.maps.unseen import DEALS, Deal
+from invariance.measures.metrics import l2_distance_per_image
+from invariance.models.cut import Cut
+from invariance.models.model import Model
+from invariance.transforms.base import GridPoint, Transform
+
+Scores = dict[str, NDArray[Any]]
+"""Arrays (n,) by name, in the order of the split: `l2_distance` (float32), `predicted` (int16, −1 where logits are not
+finite), `confidence` (float32), `among` (int16: the argmax among the classes that the split has)."""
+
+_CHUNK = 2048
+
+
+def mean_of(scores: Scores, measure: str, labels: NDArray[np.int64]) -> NDArray[np.float64]:
+    """What a measure says of every image, (n,) float64, of which its row is the mean; NaN where an image is left out.
+
+    Args:
+        scores: of every image.
+        measure: `l2_distance` or `error_rate`, or one that the scores hold as it is.
+        labels: (n,) classes, −1 where there is none.
+    """
+    if measure in scores:
+        return scores[measure].astype(np.float64)
+    predicted = scores["predicted"]
+    if not (predicted >= 0).any():  # what gives no number for any image is not wrong, but broken
+        return np.full(len(predicted), np.nan)
+    return np.where(labels < 0, np.nan, predicted != labels)
+
+
+def digest_of(scores: Scores) -> str:
+    """A hash of scores, as the rows made from them carry it: 24 hexadecimal digits of SHA-256."""
+    hashed = hashlib.sha256()
+    for name in sorted(scores):
+        hashed.update(name.encode() + np.ascontiguousarray(scores[name]).tobytes())
+    return hashed.hexdigest()[:24]
+
+
+@dataclass(frozen=True)
+class Side:
+    """A split as the measuring of one layer sees it.
+
+    Attributes:
+        sample: its images.
+        reference: (n, D), φ(x).
+        classes: (K',) the classes that its labels have; None where there are no labels.
+    """
+
+    sample: Sample
+    reference: Tensor
+    classes: Tensor | None
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """(n,) the classes, −1 where there is none."""
+        labels = self.sample.labels
+        return np.full(len(self.sample), -1) if labels is None else labels.numpy().astype(np.int64)
+
+
+class Scorer:
+    """Runs maps over features and says of every image what came out.
+
+    Args:
+        model: the network.
+        cut: it, cut at the layer.
+        layer: where φ ends.
+        scale: (D,) what each dimension is divided by for L_L2.
+        answers: whether the classes that the network then names are wanted, too.
+        batch: images a forward pass, where C needs the images.
+
+    Attributes:
+        model: the network.
+        answers: as given.
+        apart: whether C needs no images (or is not wanted).
+    """
+
+    def __init__(self, model: Model, cut: Cut, layer: str, scale: Tensor, *, answers: bool, batch: int) -> None:
+        self.model, self._cut, self._layer, self._batch = model, cut, layer, batch
+        self._scale, self.answers = scale.to(model.device), answers
+        self.apart = not answers or cut.apart(layer)
+
+    @torch.no_grad()
+    def scores(self, side: Side, r: Tensor, back_to: nn.Module, transform: Transform, point: GridPoint) -> Scores:
+        """Scores of all images of a side.
+
+        Args:
+            side: the split.
+            r: (n, D), φ(gx).
+            back_to: the map.
+            transform: the family of g.
+            point: g.
+        """
+        device = self.model.device
+        back_to = back_to.to(device)
+        found: dict[str, list[Tensor]] = {}
+        for span, x in self._spans(side, transform, point):
+            with full_float32(device):
+                back = back_to(r[span].to(device))
+            self._add(found, "l2_distance", self._distance(back, side, span))
+            if self.answers:
+                logits = self._cut.classify(self._layer, back, x)
+                for name, values in _answers(logits, side.classes).items():
+                    self._add(found, name, values)
+        return {name: torch.cat(parts).numpy() for name, parts in found.items()}
+
+    @torch.no_grad()
+    def half_errors(
+        self, side: Side, r: Tensor, back_to: nn.Module, deal: Deal, transform: Transform, point: GridPoint
+    ) -> Scores:
+        """Whether the class named among those of an image's own half is wrong, (n,), mean over the deals.
+
+        Arguments as `scores`; `deal` says which classes are of a half.
+        """
+        device = self.model.device
+        back_to, labels = back_to.to(device), torch.from_numpy(side.labels)
+        errors: list[Tensor] = []
+        for span, x in self._spans(side, transform, point):
+            with full_float32(device):
+                back = back_to(r[span].to(device))
+            logits = self._cut.classify(self._layer, back, x).cpu()
+            wrong = torch.stack([_half_error(logits, labels[span], deal, number) for number in range(DEALS)])
+            errors.append(wrong.mean(0).float())
+        return {"half_error_rate": torch.cat(errors).numpy()}
+
+    @torch.no_grad()
+    def by_halves(
+        self,
+        side: Side,
+        r: Tensor,
+        maps: FittedMaps,
+        deal: Deal,
+        transform: Transform,
+        point: GridPoint,
+        *,
+        unseen: bool,
+    ) -> Scores:
+        """Scores of all images, each through the map of its own half or of the other, mean over the deals.
+
+        Arguments as `scores`; `maps` are the six of `deal`, and `unseen` says which of a deal's two serves an image.
+        """
+        device, labels = self.model.device, torch.from_numpy(side.labels)
+        modules = [maps.module(half).to(device) for half in range(len(maps))]
+        total = {
+            name: torch.zeros(len(labels), dtype=torch.float64)
+            for name in ("l2_distance", *(("error_rate", "half_error_rate") if self.answers else ()))
+        }
+        for span, x in self._spans(side, transform, point):
+            for number in range(DEALS):
+                halves = torch.from_numpy(deal.half_of(labels[span].numpy(), number, unseen=unseen))
+                for half in torch.unique(halves).tolist():
+                    chosen = torch.nonzero(halves == half).squeeze(1)
+                    rows = chosen + span.start
+                    with full_float32(device):
+                        back = modules[half](r[rows.to(r.device)].to(device))
+                    total["l2_distance"][rows] += self._distance(back, side, rows).double() / DEALS
+                    if self.answers:
+                        own = None if x is None else x[chosen.to(x.device)]
+                        logits = self._cut.classify(self._layer, back, own).cpu()
+                        plain = _answers(logits, None)["predicted"] != labels[rows]
+                        among = _half_error(logits, labels[rows], deal, number)
+                        total["error_rate"][rows] += plain.double() / DEALS
+                        total["half_error_rate"][rows] += among / DEALS
+        return {name: values.float().numpy() for name, values in total.items()}
+
+    def _spans(self, side: Side, transform: Transform, point: GridPoint) -> Iterator[tuple[slice, Tensor | None]]:
+        """Places among the images, and what the network takes of gx where C needs it."""
+        count = len(side.sample)
+        if self.apart:
+            for start in range(0, count, _CHUNK):
+                yield slice(start, min(start + _CHUNK, count)), None
+            return
+        for span, x in batches(side.sample.pixels, side.sample.indices, self._batch, self.model.device):
+            yield span, self.model.preprocess(transform.apply(x, point.params))
+
+    def _distance(self, back: Tensor, side: Side, rows: slice | Tensor) -> Tensor:
+        """‖r̂ − r‖ / ‖r‖ of some images, float32 on the CPU."""
+        place = rows.to(side.reference.device) if isinstance(rows, Tensor) else rows
+        wanted = side.reference[place].to(self.model.device)
+        return l2_distance_per_image(back, wanted, self._scale).float().cpu()
+
+    @staticmethod
+    def _add(found: dict[str, list[Tensor]], name: str, values: Tensor) -> None:
+        found.setdefault(name, []).append(values)
+
+
+def _answers(logits: Tensor, classes: Tensor | None) -> dict[str, Tensor]:
+    """What the network says of every image: the class, its confidence, and the class among those that there are."""
+    finite = logits.isfinite().all(1)
+    kind = torch.int16 if logits.shape[1] <= torch.iinfo(torch.int16).max else torch.int32
+    none = torch.full((len(logits),), -1, dtype=kind)
+    confidence, predicted = logits.double().softmax(1).max(1)
+    predicted = torch.where(finite, logits.argmax(1), -1).to(kind).cpu()
+    among = predicted
+    if classes is not None and len(classes) < logits.shape[1]:
+        within = classes.to(logits.device)
+        among = torch.where(finite.cpu(), within[logits[:, within].argmax(1)].to(kind).cpu(), none)
+    return {
+        "predicted": predicted,
+        "confidence": torch.where(finite, confidence, torch.nan).float().cpu(),
+        "among": among,
+    }
+
+
+def _half_error(logits: Tensor, labels: Tensor, deal: Deal, number: int) -> Tensor:
+    """1 where the class named among those of an image's own half of a deal is not its own, (n,) float64."""
+    own = torch.from_numpy(deal.half_of(labels.numpy(), number))
+    wrong = torch.ones(len(logits), dtype=torch.float64)
+    for half in torch.unique(own).tolist():
+        rows, classes = own == half, torch.from_numpy(deal.classes_of(half))
+        among = logits[rows][:, classes]
+        named = torch.where(among.isfinite().all(1), classes[among.argmax(1)], -1)
+        wrong[rows] = (named != labels[rows]).double()
+    return wrong
