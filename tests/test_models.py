@@ -161,6 +161,7 @@ def test_a_forward_pass_that_cannot_be_traced_says_so():
     assert r.shape == (2, 4)
     with pytest.raises(UserError, match="cannot be traced"):
         cut.classify(r)
+    assert torch.equal(cut.classify(r, torch.ones(2, 6)), cut.network(torch.ones(2, 6)))
 
 
 def test_only_own_classes_are_built_from_configurations():

@@ -1,0 +1,172 @@
+"""Forward passes that are watched at layers, or have the output of a layer replaced."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from invariance.device import full_float32
+from invariance.models.naming import LOGITS, Layer, bracketed, element, submodules, tensors_in, with_element
+
+_NAMED = 4
+
+
+class _Reached(Exception):  # noqa: N818
+    """Leaves the forward pass as soon as the last wanted layer has answered."""
+
+
+@dataclass
+class Seen:
+    """What one forward pass showed.
+
+    Attributes:
+        outputs: a clone of what each layer gave, as it was then.
+        flaws: of the layers that gave no tensor of numbers, what they gave instead.
+        strides: how each output lay in memory.
+        overwritten: layers whose output was changed in place later in the pass, if that went to its end.
+        runs: how often the module of each layer ran.
+        answer: what the network gave; None where the pass was ended before.
+    """
+
+    outputs: dict[Layer, Tensor] = field(default_factory=dict)
+    flaws: dict[Layer, str] = field(default_factory=dict)
+    strides: dict[Layer, tuple[int, ...]] = field(default_factory=dict)
+    overwritten: set[Layer] = field(default_factory=set)
+    runs: dict[Layer, int] = field(default_factory=dict)
+    answer: Any = None
+
+
+@contextmanager
+def evaluating(network: nn.Module, device: torch.device) -> Iterator[None]:
+    """Evaluation mode, without gradients and in full float32, while it lasts; every module's own mode comes back.
+
+    The fused pass of `nn.MultiheadAttention` and `nn.TransformerEncoderLayer` is off: it would not run their
+    submodules, and would round otherwise once one of them is watched.
+    """
+    modes = [(module, module.training) for module in network.modules()]
+    fused = torch.backends.mha.get_fastpath_enabled()
+    network.eval()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with torch.no_grad(), full_float32(device):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
+        for module, mode in modes:
+            module.training = mode
+
+
+def forward(
+    network: nn.Module,
+    x: Tensor,
+    layers: Sequence[Layer] = (),
+    *,
+    put: Mapping[Layer, Tensor] | None = None,
+    stop: bool = False,
+) -> Seen:
+    """One forward pass, in whatever mode the network is in.
+
+    Args:
+        network: the network.
+        x: its input (B, …).
+        layers: where to look.
+        put: layers' outputs, (B, D) or in their own shape, that take the place of what the layers give.
+        stop: whether to end the pass once all of `layers` have answered.
+    """
+    seen, modules, values = Seen(), submodules(network), put or {}
+    at: dict[nn.Module, list[Layer]] = {}
+    for layer in dict.fromkeys((*layers, *values)):
+        at.setdefault(modules[layer.path] if layer.path else network, []).append(layer)
+    counts = dict.fromkeys(at, 0)
+    held: dict[Layer, tuple[Tensor, int]] = {}
+    left = set(layers) if stop else set()
+
+    def answered(module: nn.Module, _inputs: object, output: Any) -> Any:  # noqa: ANN401
+        counts[module] += 1
+        here = [layer for layer in at[module] if (layer.run or 1) == counts[module]]
+        for layer in here:
+            if layer in values:
+                output = _replaced(layer, output, values[layer])
+            elif (value := _tensor(layer, output, seen.flaws)) is not None:
+                seen.outputs[layer], seen.strides[layer] = value.clone(), value.stride()
+                if not stop and not value.is_inference():
+                    held[layer] = (value, value._version)
+        if left and here:
+            left.difference_update(here)
+            if not left:
+                raise _Reached
+        return output if values else None
+
+    with ExitStack() as hooks:
+        for module in at:
+            hooks.callback(module.register_forward_hook(answered).remove)
+        try:
+            seen.answer = network(x)
+        except _Reached:
+            pass
+    seen.overwritten = {layer for layer, (value, version) in held.items() if value._version != version}
+    seen.runs = {layer: counts[module] for module, here in at.items() for layer in here}
+    return seen
+
+
+def _tensor(layer: Layer, output: object, flaws: dict[Layer, str]) -> Tensor | None:
+    """The layer's part of its module's output; where that is no tensor of numbers, what it is stands in `flaws`."""
+    try:
+        value = logits_in(output) if not layer.path else element(output, layer.keys)
+    except LookupError:
+        flaws[layer] = f"has no such element ({_there(layer, output)})"
+        return None
+    if not isinstance(value, Tensor):
+        flaws[layer] = f"gives a {type(value).__name__} ({_there(layer, output)})"
+        return None
+    if not value.is_floating_point():
+        flaws[layer] = f"gives {value.dtype}, and no floating-point numbers"
+        return None
+    return value
+
+
+def _there(layer: Layer, output: object) -> str:
+    """The elements that can be named instead."""
+    base = layer.name.split("[", 1)[0]
+    inside = [f"{base}{bracketed(keys)} {tuple(one.shape)}" for keys, one in tensors_in(output).items()]
+    if not inside:
+        return "with no tensor in it"
+    return "name " + ", ".join(inside[:_NAMED]) + (", …" if len(inside) > _NAMED else "")
+
+
+def _replaced(layer: Layer, output: Any, value: Tensor) -> Any:  # noqa: ANN401
+    if not layer.path:
+        return value
+    own = element(output, layer.keys)
+    return with_element(output, layer.keys, laid(value.reshape(own.shape), own.stride()).to(own.dtype))
+
+
+def laid(value: Tensor, strides: Sequence[int]) -> Tensor:
+    """A clone of a tensor (B, …) that lies in memory in the order of these strides, as channels-last does, or not.
+
+    What comes behind a layer may take another path, which rounds otherwise, for another order.
+    """
+    order = sorted(range(value.ndim), key=lambda dim: -strides[dim])
+    back = [order.index(dim) for dim in range(value.ndim)]
+    return value.permute(order).clone(memory_format=torch.contiguous_format).permute(back)
+
+
+def logits_in(output: Any) -> Tensor:  # noqa: ANN401
+    """A network's logits: its output, what is called `logits` in it, or the one floating tensor there.
+
+    Raises:
+        LookupError: if there is none, or several.
+    """
+    if isinstance(output, Tensor):
+        return output
+    named = output.get(LOGITS) if isinstance(output, Mapping) else getattr(output, LOGITS, None)
+    if isinstance(named, Tensor):
+        return named
+    inside = tensors_in(output)
+    if len(inside) != 1:
+        there = ", ".join(f"{bracketed(keys)} {tuple(one.shape)}" for keys, one in inside.items()) or "no tensor"
+        raise LookupError(f"a {type(output).__name__} with {there}")
+    return next(iter(inside.values()))

@@ -1,0 +1,205 @@
+"""A network with what belongs to it: its preprocessing, input size, classes, and the hash of its weights."""
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from invariance.device import choose_device
+from invariance.errors import UserError
+from invariance.models.cut import Cut
+from invariance.settings.fields import LARGEST_SIZE, native
+
+Preprocess = Callable[[Tensor], Tensor]
+
+_GIVE = (
+    "give the network's own, as preprocess=([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]), the mean and std of images "
+    "in [0, 1], or a function of float images (B, C, H, W) in [0, 255]"
+)
+
+
+class Model:
+    """A network of images, from whatever source; `wrap` and `load_model` make them.
+
+    Attributes:
+        module: the network, from what `prepare` gives to logits (B, K).
+        preprocess: float images (B, C, H, W) in [0, 255] to what the network takes; without resizing.
+        name: how rows name it.
+        size: side in pixels of the square images it takes; None: as they come.
+        classes: names of the classes in the order of the logits; None where they are not known.
+        recipe: size and preprocessing as text: a part of a measurement's identity.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        preprocess: Preprocess,
+        *,
+        name: str,
+        recipe: str,
+        size: int | None = None,
+        classes: Sequence[str] | None = None,
+    ) -> None:
+        self.module, self.preprocess, self.name, self.size = module, preprocess, name, size
+        self.classes = None if classes is None else list(classes)
+        self.recipe = recipe
+        self._tried = False
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is; the CPU for one without weights.
+
+        Raises:
+            UserError: if its weights are on several devices.
+        """
+        there = {one.device for one in (*self.module.parameters(), *self.module.buffers())}
+        if len(there) > 1:
+            names = ", ".join(sorted(map(str, there)))
+            raise UserError(
+                f"model {self.name}: its weights are on {names}; move it to one device, as module.to('cpu')"
+            )
+        return there.pop() if there else torch.device("cpu")
+
+    @cached_property
+    def weights(self) -> str:
+        """sha256 over the weights and buffers, by name, wherever they are."""
+        return hash_of_weights(self.module)
+
+    def prepare(self, x: Tensor) -> Tensor:
+        """Images (B, C, H, W) in [0, 255] as the network takes them, on its device.
+
+        Raises:
+            UserError: if the preprocessing fails, gives no tensor with a row an image, or changes the images in place.
+        """
+        x = x.to(self.device).float()
+        if self._tried:
+            return self.preprocess(x)
+        before = x.clone()
+        try:
+            prepared = self.preprocess(x)
+        except UserError:
+            raise
+        except (RuntimeError, ValueError, TypeError, IndexError) as error:
+            why = next(iter(str(error).splitlines()), "") or type(error).__name__
+            raise UserError(f"model {self.name}: preprocess fails on images {tuple(x.shape)} ({why[:200]})") from error
+        if not isinstance(prepared, Tensor) or len(prepared) != len(x):
+            got = tuple(prepared.shape) if isinstance(prepared, Tensor) else type(prepared).__name__
+            raise UserError(f"model {self.name}: preprocess gives {got} for images {tuple(x.shape)}; {_GIVE}")
+        if not torch.equal(before, x):
+            raise UserError(f"model {self.name}: preprocess changes its images in place; let it give new ones")
+        if prepared.device != self.device:
+            raise UserError(f"model {self.name}: preprocess gives images on {prepared.device}, not on {self.device}")
+        self._tried = True
+        return prepared
+
+    def cut(self, layers: Sequence[str]) -> Cut:
+        """φ at layers, and C behind them; they take what `prepare` gives.
+
+        Raises:
+            UserError: if there is no such layer.
+        """
+        return Cut(self.module, layers)
+
+
+def wrap(
+    module: nn.Module,
+    preprocess: object = None,
+    *,
+    name: str | None = None,
+    size: int | None = None,
+    classes: Sequence[str] | None = None,
+    device: str | None = None,
+) -> Model:
+    """A module of the user's own as a model.
+
+    Args:
+        module: from preprocessed images to logits (B, K).
+        preprocess: mean and std, one number a channel each, of images in [0, 1], as timm and torchvision state them:
+            (x / 255 − mean) / std; or a function of float images (B, C, H, W) in [0, 255], on the network's device.
+        name: how rows name it; None: its class.
+        size: side in pixels that images are to be resized to; None: they are taken as they come.
+        classes: names of the classes in the order of the logits.
+        device: "cpu", "gpu" or "auto", where the module is moved to; None: it stays where it is.
+
+    Raises:
+        UserError: for a missing preprocessing, or a value that makes no sense.
+
+    Example:
+        >>> network = nn.Sequential(nn.Flatten(), nn.Linear(12, 3))
+        >>> model = wrap(network, preprocess=([0.5, 0.5, 0.5], [0.25, 0.25, 0.25]), name="mine")
+        >>> model.prepare(torch.full((1, 3, 2, 2), 255.0)).unique(), model.recipe
+        (tensor([2.]), '(x / 255 − [0.5, 0.5, 0.5]) / [0.25, 0.25, 0.25]')
+    """
+    if not isinstance(module, nn.Module):
+        raise UserError(f"model: a {type(module).__name__} is no torch module; give an nn.Module")
+    called = type(module).__name__ if name is None else name
+    if not isinstance(called, str) or not called.strip():
+        raise UserError(f"model: name={name!r} is no name; give a text")
+    if size is not None and (isinstance(size, bool) or not isinstance(size, int) or not 1 <= size <= LARGEST_SIZE):
+        raise UserError(f"model {called}: size={size!r}; give the side of square images in pixels, or None")
+    if classes is not None and (isinstance(classes, str) or not all(isinstance(one, str) for one in classes)):
+        raise UserError(f"model {called}: classes={classes!r}; give the names of the classes, in the logits' order")
+    function, told = _preprocess(preprocess, called)
+    recipe = told if size is None else f"size {size}; {told}"
+    if device is not None:
+        module.to(choose_device(device))
+    return Model(module, function, name=called, recipe=recipe, size=size, classes=classes)
+
+
+def hash_of_weights(module: nn.Module) -> str:
+    """sha256 over a module's weights and buffers, each by its name, type and shape: the same on every device."""
+    digest = hashlib.sha256()
+    for key, value in sorted(module.state_dict().items()):
+        digest.update(key.encode())
+        if isinstance(value, Tensor):
+            digest.update(f"{value.dtype}{tuple(value.shape)}".encode())
+            digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        else:
+            digest.update(repr(value).encode())
+    return digest.hexdigest()
+
+
+def _preprocess(given: object, name: str) -> tuple[Preprocess, str]:
+    """The preprocessing that a user gives, and its text."""
+    if given is None:
+        raise UserError(f"model {name}: preprocess= is missing, and another one moves every number; {_GIVE}")
+    if callable(given):
+        return given, f"preprocessed by {_called(given)}"
+    pair: Any = (given.get("mean"), given.get("std")) if isinstance(given, Mapping) else native(given)
+    if not isinstance(pair, Sequence) or len(pair) != 2:
+        raise UserError(f"model {name}: preprocess={given!r} is neither mean and std nor a function; {_GIVE}")
+    mean, std = (_numbers(one, key, name) for one, key in zip(pair, ("mean", "std"), strict=True))
+    if len(mean) != len(std) or not all(0 < one < torch.inf for one in std):
+        raise UserError(f"model {name}: mean={mean} and std={std} are not one number a channel each, std above 0")
+    if not max(map(abs, mean)) <= 1:
+        raise UserError(f"model {name}: mean={mean} is not of images in [0, 1]; divide mean and std by 255")
+    return _Normalise(mean, std), f"(x / 255 − {mean}) / {std}"
+
+
+def _numbers(given: object, key: str, name: str) -> list[float]:
+    values: Any = native(given)
+    values = [values] if isinstance(values, int | float) else values
+    if not isinstance(values, list | tuple) or not values or not all(isinstance(one, int | float) for one in values):
+        raise UserError(f"model {name}: {key}={given!r}; give one number a channel")
+    return [float(one) for one in values]
+
+
+def _called(function: Callable[..., Any]) -> str:
+    """A function as a person would name it."""
+    named = function if hasattr(function, "__qualname__") else type(function)
+    return f"{named.__module__}.{named.__qualname__}"
+
+
+class _Normalise:
+    """(x / 255 − mean) / std, one number a channel."""
+
+    def __init__(self, mean: list[float], std: list[float]) -> None:
+        self.mean, self.std = (torch.tensor(one).reshape(1, -1, 1, 1) for one in (mean, std))
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if x.shape[1] != self.mean.shape[1] and self.mean.shape[1] != 1:
+            raise UserError(f"images have {x.shape[1]} channels, and the mean of the network has {self.mean.shape[1]}")
+        return (x / 255 - self.mean.to(x.device)).div_(self.std.to(x.device))
