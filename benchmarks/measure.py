@@ -4,7 +4,7 @@
     python benchmarks/measure.py --dim 1024 --images 1024 --size 67 --solvers online_sgd ridge
     python benchmarks/measure.py --g 16 --images 50000 --memory-gb 60 --device cuda --solvers online_sgd ridge
 
-What is measured is `invariance.experiments.measurement.measure_grid` as the command runs it, on a network and
+What is measured is `invariance.experiments.recording.measure_grid` as the command runs it, on a network and
 photographs of this machine's own making: prepared data, features under every g, the identity and fitted maps, scores,
 bootstrap, rows. The network is the full CaffeNet with its initial weights: training changes no time. Its parts, timed
 in the same rounds:
@@ -42,9 +42,9 @@ from invariance.cli.command import find_plugins
 from invariance.data.prepared import prepare
 from invariance.device import full_float32, keep_freed
 from invariance.engine.grids import Grid, grids_for
-from invariance.experiments.measurement import measure_grid
+from invariance.experiments.recording import measure_grid
 from invariance.maps import OnlineSGD, Ridge
-from invariance.maps.spec import fits_of
+from invariance.maps.spec import maps_of
 from invariance.runs.rows import to_frame
 from invariance.runs.run import BEST, Run
 from invariance.settings.files import conf_dir
@@ -255,7 +255,7 @@ def compare(where: Path, given: argparse.Namespace) -> dict[str, Any]:
         f"memory_gb={given.memory_gb}",
         *solvers,
     )
-    fits, grid = fits_of(config["map"], config["solver"]), grid_of(network, given.g)
+    fits, grid = maps_of(config["map"], config["solver"]), grid_of(network, given.g)
     settings = [fit.settings for fit in fits if fit.settings is not None]
     given.block = max(one.block for one in settings)
     parts = Parts(network, len(grid.transform.grid()), settings, given)

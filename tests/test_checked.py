@@ -15,7 +15,7 @@ from invariance.engine.store import FACTS, Features, Store
 from invariance.errors import UserError
 from invariance.experiments.pair_units import Held, Results, Unit
 from invariance.runs.checked import Damaged, read_facts, read_part, write_facts, write_part
-from invariance.runs.parts import Parts
+from invariance.runs.parts import Part, Parts
 from invariance.runs.rows import Row, to_frame
 
 BASELINE = {"name": "baseline", "_target_": "invariance.transforms.baseline.Baseline"}
@@ -273,9 +273,11 @@ def parts_of(root, name, size=2, **identity):
 
 def test_parts_of_a_measurement_are_verified(tmp_path, capsys):
     parts, rows = parts_of(tmp_path, "measure/a"), to_frame([Row(**ROW, score=0.1 + 0.2, g="rotation:5")])
-    parts.write(0, ["5", "10"], rows, "5,ok,1,2,\n")
-    held, fits = parts.read(0, ["5", "10"])
-    assert held["score"][0] == 0.1 + 0.2 and fits == "5,ok,1,2,\n" and parts.read(1, ["15"]) is None
+    scores = {"test/l2_distance": np.array([[0.5, np.nan, 1.0]], np.float32)}
+    parts.write(0, ["5", "10"], Part(rows, "5,ok,1,2,\n", scores))
+    part = parts.read(0, ["5", "10"])
+    assert part.rows["score"][0] == 0.1 + 0.2 and part.fits == "5,ok,1,2,\n" and parts.read(1, ["15"]) is None
+    np.testing.assert_array_equal(part.scores["test/l2_distance"], scores["test/l2_distance"])
     shutil.copytree(tmp_path / "measure/a/parts", tmp_path / "measure/b/parts")
     assert parts_of(tmp_path, "measure/b").read(0, ["5", "10"]) is None
     assert parts_of(tmp_path, "measure/a", layer="relu6").read(0, ["5", "10"]) is None

@@ -11,14 +11,14 @@ from scipy import ndimage
 from sklearn import linear_model
 
 import invariance.device
-import invariance.experiments.measurement
+import invariance.engine.measuring
 from invariance.data.prepared import prepare
 from invariance.errors import UserError
 from invariance.experiments.measure import measure
 from invariance.maps import order
 from invariance.runs.files import sha256
 from invariance.runs.parts import Parts
-from invariance.runs.rows import read_rows
+from invariance.runs.rows import OF_CONTROL, read_rows
 from invariance.runs.seal import write_marker
 from invariance.training.classifier import load_classifier
 
@@ -34,8 +34,14 @@ def place(trained, tmp_path):
     return tmp_path / "copy", [text.replace(str(folder), str(tmp_path / "copy")) for text in places]
 
 
-def rows_of(folder, network, unit):
+def all_rows_of(folder, network, unit):
     return read_rows(folder / "runs/measure/digits" / network / "seed0" / unit / "rows.csv")
+
+
+def rows_of(folder, network, unit):
+    """Without those of the unseen-class control."""
+    rows = all_rows_of(folder, network, unit)
+    return rows[rows["fit_classes"].isin(["", "all"]) & ~rows["metric"].isin(OF_CONTROL)]
 
 
 def opened(folder, network):
@@ -266,7 +272,7 @@ def test_retrained_weights_do_not_pass_for_the_measured_ones(place, compose):
 def test_maps_that_no_memory_holds_are_refused_before_any_features(place, compose, monkeypatch):
     folder, places = place
     monkeypatch.setattr(invariance.device, "machine_bytes", lambda: 10**6)
-    monkeypatch.setattr(invariance.experiments.measurement, "extract", None)
+    monkeypatch.setattr(invariance.engine.measuring, "_OfFamily", None)
     with pytest.raises(UserError, match=r"solver=ridge for maps of .* and this machine has 1,000,000 bytes"):
         measure(compose("measure", *places, "networks=baseline", "grids=[mirror]", "map=residual", "solver=ridge"))
     assert not (folder / "runs/measure").exists()

@@ -30,6 +30,7 @@ class Control:
         report: the report images.
         deal: how their classes are dealt.
         fit_maps: fits maps of features to one target.
+        measures: what rows are wanted of.
     """
 
     scorer: Scorer
@@ -37,10 +38,15 @@ class Control:
     report: Side
     deal: Deal
     fit_maps: Callable[[list[Tensor], Tensor, MapSpec], FittedMaps]
+    measures: Sequence[str]
 
     @classmethod
     def of(
-        cls, scorer: Scorer, sides: Sequence[Side], fit_maps: Callable[[list[Tensor], Tensor, MapSpec], FittedMaps]
+        cls,
+        scorer: Scorer,
+        sides: Sequence[Side],
+        fit_maps: Callable[[list[Tensor], Tensor, MapSpec], FittedMaps],
+        measures: Sequence[str],
     ) -> Self | None:
         """The control of a layer; None where classes are unknown, fewer than four, or too rare in the fit images."""
         fit, report = sides
@@ -48,7 +54,7 @@ class Control:
             return None
         classes = 1 + int(max(fit.labels.max(), report.labels.max()))
         deal = deal_classes(fit.labels, classes)
-        return None if deal is None else cls(scorer, fit, report, deal, fit_maps)
+        return None if deal is None else cls(scorer, fit, report, deal, fit_maps, measures)
 
     def measure(
         self,
@@ -56,59 +62,71 @@ class Control:
         transform: Transform,
         points: Sequence[GridPoint],
         r: Sequence[Sequence[Tensor]],
-        fitted: FittedMaps,
+        fitted: FittedMaps | None,
+        unseen: bool,
     ) -> tuple[list[Row], Scores]:
         """Rows of the report split, and the scores that they are means of.
 
-        Rows: `half_error_rate`, the error of the argmax among the classes of an image's own half, without a map and
-        through the map of all classes, of the same half and of the other; `error_rate` and `l2_distance` of the last
-        two; and `fit_images_per_dimension`. Rows of maps fitted on fewer than two images a dimension are marked.
+        Without a map, and through the map of all classes: `half_error_rate`, the error of the argmax among the classes
+        of an image's own half, mean over the deals. Through the maps of the same half and of the other: that, and
+        `error_rate` and `l2_distance`. Beside each `fit_images_per_dimension`; below two, rows are marked.
 
         Args:
             group: what is measured.
             transform: the family.
             points: the g.
             r: φ(gx) of the fit images and of the report images, by g.
-            fitted: the maps of all classes.
+            fitted: the maps of all classes; None for the identity.
+            unseen: whether maps are fitted to halves of the classes.
         """
-        dim = self.fit.reference.shape[1]
-        ways: dict[str, list[Scores]] = {name: [] for name in ("none", "all", *FIT_CLASSES)}
-        status: dict[str, list[str]] = {"none": ["ok"] * len(points), "all": list(fitted.status)}
-        for way in FIT_CLASSES:
-            status[way] = []
-        for j, point in enumerate(points):
-            of_fit, of_report = r[0][j], r[1][j]
-            if self.scorer.answers:
-                for way, module in (("none", nn.Identity()), ("all", fitted.module(j))):
-                    ways[way].append(
-                        self.scorer.half_errors(self.report, of_report, module, self.deal, transform, point)
-                    )
-            maps = self._maps(of_fit, group.map)
-            bad = next((one for one in maps.status if one != "ok"), "ok")
-            for way in FIT_CLASSES:
-                unseen = way == "unseen"
-                ways[way].append(
-                    self.scorer.by_halves(self.report, of_report, maps, self.deal, transform, point, unseen=unseen)
-                )
-                status[way].append(bad)
+        if fitted is not None and not unseen:
+            return [], {}
         rows: list[Row] = []
         stored: Scores = {}
-        split = self.report.sample.split
-        for way, scores in ways.items():
-            if not scores:
-                continue
-            images = len(self.fit.sample) if way == "all" else self.deal.per_half
-            common = [about(self.scorer.model.name, group, transform, point, self.report) for point in points]
-            told = {"fit_classes": way} if way != "none" else {"map": "identity", "solver": "", "fit_classes": ""}
-            common = [{**one, **told} for one in common]
-            made = rows_of(scores, list(scores[0]), self.report, common, status[way])
-            if way != "none":
-                made = [_marked(row, images / dim) for row in made]
-                made += [_per_dimension(one, images, dim) for one in common]
-            rows += made
-            for name in scores[0]:
-                stored[f"{split}/{way}/{name}"] = np.stack([one[name] for one in scores])
+        if "error_rate" in self.measures:
+            modules = [nn.Identity() if fitted is None else fitted.module(j) for j in range(len(points))]
+            scores = [
+                self.scorer.half_errors(self.report, of_g, module, self.deal, transform, point)
+                for of_g, module, point in zip(r[1], modules, points, strict=True)
+            ]
+            status = ["ok"] * len(points) if fitted is None else list(fitted.status)
+            way, images = ("", 0) if fitted is None else ("all", len(self.fit.sample))
+            self._tell(way, images, status, scores, (group, transform, points), rows, stored)
+        if fitted is not None:
+            maps = [self._maps(of_g, group.map) for of_g in r[0]]
+            status = [next((one for one in of_g.status if one != "ok"), "ok") for of_g in maps]
+            for way in FIT_CLASSES:
+                scores = [
+                    self.scorer.by_halves(
+                        self.report, of_g, of_halves, self.deal, transform, point, unseen=way == "unseen"
+                    )
+                    for of_g, of_halves, point in zip(r[1], maps, points, strict=True)
+                ]
+                self._tell(way, self.deal.per_half, status, scores, (group, transform, points), rows, stored)
         return rows, stored
+
+    def _tell(
+        self,
+        way: str,
+        images: int,
+        status: Sequence[str],
+        scores: Sequence[Scores],
+        what: tuple[Group, Transform, Sequence[GridPoint]],
+        rows: list[Row],
+        stored: Scores,
+    ) -> None:
+        """Add the rows of one way of fitting, and what they are means of."""
+        group, transform, points = what
+        name, dim = self.scorer.model.name, self.fit.reference.shape[1]
+        common = [{**about(name, group, transform, point, self.report), "fit_classes": way} for point in points]
+        wanted = [name for name in scores[0] if name in (*self.measures, "half_error_rate")]
+        made = rows_of(scores, wanted, self.report, common, status)
+        if images:
+            made = [_marked(row, images / dim) for row in made]
+            made += [_per_dimension(one, images, dim) for one in common]
+        rows += made
+        for measure in scores[0] if made else ():
+            stored[f"{self.report.sample.split}/{way or 'none'}/{measure}"] = np.stack([one[measure] for one in scores])
 
     def _maps(self, r: Tensor, spec: MapSpec) -> FittedMaps:
         """The six maps of one g."""

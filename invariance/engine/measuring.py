@@ -31,6 +31,8 @@ from invariance.runs.rows import Row
 from invariance.transforms.base import UNTOUCHED, GridPoint, Transform
 
 _GPU_SHARE = 0.8
+_PROBED = 32
+"""Images on which it is tried what a layer is."""
 
 
 class Family(Protocol):
@@ -92,6 +94,27 @@ def measure(
         UserError: for a map that needs fit images where there are none, a measure that needs labels where there are
             none, layers that cannot be measured, or maps that memory cannot hold.
     """
+    for family in families:
+        dims = check(model, report, fit=fit, family=family, layers=layers, maps=maps, measures=measures)
+        samples = [report] if fit is None else [fit, report]
+        _OfFamily(model, family, samples, maps, measures, keep, unseen, effort or Effort()).run(dims)
+
+
+def check(
+    model: Model,
+    report: Sample,
+    *,
+    fit: Sample | None,
+    family: Family,
+    layers: Sequence[str],
+    maps: Sequence[MapSpec],
+    measures: Sequence[str],
+) -> dict[str, int]:
+    """Refuse what cannot be measured, before anything that takes long; arguments and errors as `measure`.
+
+    Returns:
+        D of every layer.
+    """
     fitted = [one for one in maps if one.settings is not None]
     if fitted and fit is None:
         raise UserError(
@@ -99,9 +122,15 @@ def measure(
         )
     if "error_rate" in measures and report.labels is None:
         raise UserError("error_rate needs labels: give labels=…, or leave it out")
-    samples = [report] if fit is None else [fit, report]
-    for family in families:
-        _OfFamily(model, family, samples, maps, measures, keep, unseen, effort or Effort()).run(layers)
+    untouched = next(point for point in family.transform.grid() if point.label == UNTOUCHED)
+    few = Sample(report.split, report.pixels, report.indices[:_PROBED], None)
+    r = features(model, model.cut(layers), few, family.transform, untouched.params)
+    dims = {layer: of_layer.shape[1] for layer, of_layer in r.items()}
+    for spec in fitted:
+        for dim in dims.values():
+            if fit is not None and spec.settings is not None:
+                require_room(spec.settings, dim, dim, len(fit), device=model.device)
+    return dims
 
 
 class _OfFamily:
@@ -125,32 +154,14 @@ class _OfFamily:
         self.images = sum(map(len, samples))
         self.home, self.room = torch.device("cpu"), math.inf
 
-    def run(self, layers: Sequence[str]) -> None:
-        """Measure all layers, as many together as fit into memory."""
-        dims = self._dims(layers)
-        self._require_room(dims)
+    def run(self, dims: dict[str, int]) -> None:
+        """Measure all layers, of D as given, as many together as fit into memory."""
         together = list(self._layers_together(dims))
-        total = self.images * len(self.points) * len(together)
         progress = self.effort.progress
+        total = self.images * len(self.points) * len(together)
         self.task = None if progress is None else progress.add_task("φ", total=total)
         for names in together:
             self._run_layers({name: dims[name] for name in names})
-
-    def _dims(self, layers: Sequence[str]) -> dict[str, int]:
-        """D of every layer."""
-        sample = self.samples[-1]
-        first = Sample(sample.split, sample.pixels, sample.indices[:1], None)
-        found = features(
-            self.model, Cut(self.model.module, layers), first, self.family.transform, self.untouched.params
-        )
-        return {layer: r.shape[1] for layer, r in found.items()}
-
-    def _require_room(self, dims: dict[str, int]) -> None:
-        """Refuse maps that cannot fit into memory, before any features are computed."""
-        for spec in self.maps:
-            for dim in dims.values():
-                if spec.settings is not None:
-                    require_room(spec.settings, dim, dim, len(self.samples[0]), device=self.model.device)
 
     def _layers_together(self, dims: dict[str, int]) -> Iterator[list[str]]:
         """Layers whose features of one g fit into memory beside φ(x)."""
@@ -165,7 +176,7 @@ class _OfFamily:
 
     def _run_layers(self, dims: dict[str, int]) -> None:
         """Measure some layers over all g, in groups."""
-        cut = Cut(self.model.module, list(dims))
+        cut = self.model.cut(list(dims))
         self._settle(dims)
         held = [self._features(cut, sample, self.untouched) for sample in self.samples]
         of_layer = {layer: self._layer(cut, layer, [one[layer] for one in held]) for layer in dims}
@@ -241,7 +252,7 @@ class _OfLayer:
         self.scorer = Scorer(of.model, cut, layer, scale, answers=answers, batch=of.effort.batch)
         self.bypass = self._bypass(cut, layer) if answers else math.nan
         self._references: dict[tuple[int, str], float] = {}
-        self.control = Control.of(self.scorer, sides, self.fit_maps) if len(sides) == 2 else None
+        self.control = Control.of(self.scorer, sides, self.fit_maps, of.measures) if len(sides) == 2 else None
 
     def measure(self, group: Group, points: list[GridPoint], r: list[list[Tensor]]) -> Measured:
         """Fit the maps of a group and score every image through them.
@@ -269,8 +280,8 @@ class _OfLayer:
             rows += rows_of(scores, measures, side, common, status)
             for name in scores[0]:
                 stored[f"{side.sample.split}/{name}"] = np.stack([one[name] for one in scores])
-        if fitted is not None and self.control is not None and group.map.solver in self.of.unseen:
-            more, theirs = self.control.measure(group, transform, points, r, fitted)
+        if self.control is not None:
+            more, theirs = self.control.measure(group, transform, points, r, fitted, group.map.solver in self.of.unseen)
             rows, stored = rows + more, {**stored, **theirs}
         return Measured(rows, [] if fitted is None else _ended(points, fitted), stored)
 
@@ -285,11 +296,13 @@ class _OfLayer:
         return {"bypass": self.bypass, "reference": self._references[key]}
 
     def _bypass(self, cut: Cut, layer: str) -> float:
-        """How much of the logits goes past the layer, on a batch of the report images."""
+        """How much of the logits goes past the layer, on some of the report images; NaN where they tell nothing."""
         sample, family = self.sides[-1].sample, self.of.family
-        few = Sample(sample.split, sample.pixels, sample.indices[: self.of.effort.batch], None)
-        _, x = next(iter(batches(few.pixels, few.indices, len(few), self.of.model.device)))
-        return cut.bypass(layer, self.of.model.preprocess(family.transform.apply(x, self.of.untouched.params)))
+        _, x = next(iter(batches(sample.pixels, sample.indices[:_PROBED], _PROBED, self.of.model.device)))
+        try:
+            return cut.bypass(layer, self.of.model.prepare(family.transform.apply(x, self.of.untouched.params)))
+        except UserError:  # one image, or the same logits for all: rows say so themselves
+            return math.nan
 
     def _fit(self, spec: MapSpec, labels: Sequence[str], r: list[Tensor]) -> FittedMaps | None:
         """The maps of a group, fitted together; None for the identity."""
@@ -318,7 +331,8 @@ def _classes(sample: Sample) -> Tensor | None:
     """The classes that a split has."""
     if sample.labels is None:
         return None
-    return torch.unique(sample.labels[sample.labels >= 0])
+    classes: Tensor = torch.unique(sample.labels[sample.labels >= 0])
+    return classes
 
 
 def _ended(points: Sequence[GridPoint], fitted: FittedMaps) -> list[Ended]:

@@ -184,7 +184,7 @@ class Scorer:
                 yield slice(start, min(start + _CHUNK, count)), None
             return
         for span, x in batches(side.sample.pixels, side.sample.indices, self._batch, self.model.device):
-            yield span, self.model.preprocess(transform.apply(x, point.params))
+            yield span, self.model.prepare(transform.apply(x, point.params))
 
     def _distance(self, back: Tensor, side: Side, rows: slice | Tensor) -> Tensor:
         """‖r̂ − r‖ / ‖r‖ of some images, float32 on the CPU."""

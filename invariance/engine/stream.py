@@ -126,7 +126,7 @@ def features(
     """
     result: dict[str, Tensor] = {}
     for span, x in batches(sample.pixels, sample.indices, batch, model.device):
-        for layer, r in cut.phi(model.preprocess(transform.apply(x, params))).items():
+        for layer, r in cut.phi(model.prepare(transform.apply(x, params))).items():
             if layer not in result:
                 result[layer] = torch.empty(len(sample), r.shape[1], device=home)
             result[layer][span] = r.float().to(home)

@@ -15,7 +15,7 @@ import torch
 from invariance.data.prepared import Prepared
 from invariance.engine.grids import Grid
 from invariance.engine.groups import Ended, Group, Measured
-from invariance.engine.measuring import Effort, measure
+from invariance.engine.measuring import Effort, check, measure
 from invariance.engine.stream import Sample
 from invariance.maps.spec import MapSpec
 from invariance.progress import bar
@@ -66,6 +66,10 @@ def measure_grid(
     if not new:
         print(f"finished already: {folder}")
         return
+    fit, report = samples_of(network, prepared)
+    check(
+        network.model, report, fit=fit, family=grid, layers=[network.layer], maps=list(new), measures=config["metrics"]
+    )
     with Recording(network, grid, prepared, new, stage) as keep:
         if not keep.runs:  # by another process, meanwhile
             print(f"finished already: {folder}")
@@ -73,7 +77,6 @@ def measure_grid(
         if near := told(near_copies(grid.transform, network.input_size), grid.name, network.input_size):
             print(near, flush=True)
         keep.begin(folder)
-        fit, report = samples_of(network, prepared)
         with bar(config["progress"]) as progress:
             measure(
                 network.model,

@@ -9,6 +9,7 @@ import pandas as pd
 
 from invariance.errors import UserError
 from invariance.runs.facts import CONFIG, ROWS
+from invariance.runs.rows import OF_CONTROL
 
 _Wanted = tuple[str, "pd.Series[Any]", object, str]
 """A column, its values as they are compared, what all of them have to be, and what says so."""
@@ -79,7 +80,7 @@ def _by_config(config: Mapping[str, Any], rows: pd.DataFrame) -> Iterator[_Wante
         yield from _by_pair(set(config["networks"]), rows)
     yield "map", rows["map"], config.get("map"), CONFIG
     if isinstance(config.get("metrics"), list):
-        yield "metric", rows["metric"], set(map(str, config["metrics"])), CONFIG
+        yield "metric", rows["metric"], {*map(str, config["metrics"]), *OF_CONTROL}, CONFIG
     fit = _mapping(data.get("fit"))
     if fit.get("split") is not None and data.get("report") is not None:
         yield "split", rows["split"], {str(fit["split"]), str(data["report"])}, CONFIG

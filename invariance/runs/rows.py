@@ -90,6 +90,9 @@ WITH_SCORE = ("ok", "few_images")
 STATUSES = (*WITH_SCORE, "diverged", "not_finite", "constant", "undefined")
 """How a row's score can stand: any but the first two comes without a number."""
 
+OF_CONTROL = ("half_error_rate", "fit_images_per_dimension")
+"""Metrics that the unseen-class control adds to those that were asked for."""
+
 _BOUNDS = {
     "error_rate": (0.0, 1.0),
     "half_error_rate": (0.0, 1.0),

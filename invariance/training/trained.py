@@ -14,6 +14,7 @@ from invariance.data.manifest import MANIFEST
 from invariance.data.prepared import Prepared, prepare
 from invariance.device import choose_device
 from invariance.errors import UserError
+from invariance.models.model import Model
 from invariance.models.representation import Representation
 from invariance.runs.files import DONE
 from invariance.runs.run import BEST, PROVENANCE, read_config, read_provenance
@@ -121,6 +122,18 @@ class Network:
         return load_classifier(self.directory / BEST).to(self.device)
 
     @cached_property
+    def model(self) -> Model:
+        """The network with its preprocessing."""
+        mean = ", ".join(f"{one:g}" for one in self.classifier.mean.flatten().tolist())
+        return Model(
+            self.classifier.network,
+            self.classifier.normalise,
+            name=self.name,
+            recipe=f"size {self.input_size}; (x − [{mean}]) / 255",
+            size=self.input_size,
+        )
+
+    @cached_property
     def phi(self) -> Representation:
         """φ and C."""
         return Representation(self.classifier.network, self.layer)
@@ -137,6 +150,7 @@ class Network:
     def forget(self) -> None:
         """Give up the network's memory; it is read again when it is needed."""
         self.__dict__.pop("classifier", None)
+        self.__dict__.pop("model", None)
         self.__dict__.pop("phi", None)
 
     def data(self, size: int, root: Path, progress: bool) -> Prepared:
