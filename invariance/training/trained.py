@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,8 @@ from invariance.data.manifest import MANIFEST
 from invariance.data.prepared import Prepared, prepare
 from invariance.device import choose_device
 from invariance.errors import UserError
+from invariance.models.cut import Cut
+from invariance.models.model import Model
 from invariance.models.representation import Representation
 from invariance.runs.files import DONE
 from invariance.runs.run import BEST, PROVENANCE, read_config, read_provenance
@@ -121,6 +123,28 @@ class Network:
         return load_classifier(self.directory / BEST).to(self.device)
 
     @cached_property
+    def model(self) -> Model:
+        """The network with its preprocessing, size and classes, as any other model."""
+        classifier = self.classifier
+        mean = [round(one, 6) for one in classifier.mean.flatten().tolist()]
+        return Model(
+            classifier.network,
+            classifier.normalise,
+            name=self.name,
+            recipe=f"size {self.input_size}; (x − {mean}) / 255",
+            size=int(self.input_size),
+            classes=classifier.hparams["classes"],
+        )
+
+    def cut(self, layers: Sequence[str]) -> Cut:
+        """φ at layers, and C behind them; they take what the classifier's `normalise` gives.
+
+        Raises:
+            UserError: if there is no such layer.
+        """
+        return self.model.cut(layers)
+
+    @cached_property
     def phi(self) -> Representation:
         """φ and C."""
         return Representation(self.classifier.network, self.layer)
@@ -137,6 +161,7 @@ class Network:
     def forget(self) -> None:
         """Give up the network's memory; it is read again when it is needed."""
         self.__dict__.pop("classifier", None)
+        self.__dict__.pop("model", None)
         self.__dict__.pop("phi", None)
 
     def data(self, size: int, root: Path, progress: bool) -> Prepared:
