@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from invariance.errors import UserError
 from invariance.models.hooks import Seen, evaluating, forward, laid, logits_in
 from invariance.models.naming import Layer, read_layer, submodules
-from invariance.models.probe import constant, few, probe, refuse
+from invariance.models.probe import constant, few, passed_by, probe, refuse
 from invariance.models.rest import Inseparable, equal, rest_of
 
 _Rest = Callable[[Tensor], Any]
@@ -201,18 +201,8 @@ class Cut:
         self.look(x)
         self._known(layer)
         self._require_logits()
-        if len(x) < 2:
-            raise UserError(f"bypass at layer={layer!r} needs at least 2 images, and got {len(x)}")
-        own, other = self._layer[layer], x.roll(1, 0)
-        with evaluating(self.network, x.device):
-            seen = forward(self.network, x, [own])
-            plain = self._logits(seen.answer, len(x)).double()
-            moved = self._logits(forward(self.network, other).answer, len(x)).double()
-            put = self._logits(forward(self.network, other, put={own: seen.outputs[own]}).answer, len(x)).double()
-        all_of_it = float((moved - plain).norm())
-        if not all_of_it > 0 or not all_of_it < torch.inf:
-            raise UserError("bypass: the logits are the same for all images, or not finite; give other images")
-        return float((put - plain).norm()) / all_of_it
+        own = self._layer[layer]
+        return passed_by(self.network, x, [own])[own]
 
     def _check(self, x: Tensor) -> None:
         """Refuse what is no batch of images on the network's device."""

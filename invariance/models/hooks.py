@@ -23,6 +23,7 @@ class Seen:
     """What one forward pass showed.
 
     Attributes:
+        order: the layers that answered, in that order.
         outputs: a clone of what each layer gave, as it was then.
         flaws: of the layers that gave no tensor of numbers, what they gave instead.
         strides: how each output lay in memory.
@@ -31,6 +32,7 @@ class Seen:
         answer: what the network gave; None where the pass was ended before.
     """
 
+    order: list[Layer] = field(default_factory=list)
     outputs: dict[Layer, Tensor] = field(default_factory=dict)
     flaws: dict[Layer, str] = field(default_factory=dict)
     strides: dict[Layer, tuple[int, ...]] = field(default_factory=dict)
@@ -87,6 +89,7 @@ def forward(
     def answered(module: nn.Module, _inputs: object, output: Any) -> Any:  # noqa: ANN401
         counts[module] += 1
         here = [layer for layer in at[module] if (layer.run or 1) == counts[module]]
+        seen.order += here
         for layer in here:
             if layer in values:
                 output = _replaced(layer, output, values[layer])

@@ -3,12 +3,11 @@
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
-from invariance.device import choose_device
 from invariance.errors import UserError
 from invariance.models.cut import Cut
 from invariance.settings.fields import LARGEST_SIZE, native
@@ -68,6 +67,21 @@ class Model:
         """sha256 over the weights and buffers, by name, wherever they are."""
         return hash_of_weights(self.module)
 
+    def moved(self, device: str | torch.device | None) -> Self:
+        """The same model, its module moved to a device: "cpu", "gpu", "auto", as torch names one, or None for none.
+
+        Raises:
+            UserError: if the device is not there.
+        """
+        if device is not None:
+            self.module.to(device_of(device))
+        return self
+
+    def renamed(self, name: str) -> Self:
+        """The same model under another name."""
+        self.name = name
+        return self
+
     def prepare(self, x: Tensor) -> Tensor:
         """Images (B, C, H, W) in [0, 255] as the network takes them, on its device.
 
@@ -111,7 +125,7 @@ def wrap(
     name: str | None = None,
     size: int | None = None,
     classes: Sequence[str] | None = None,
-    device: str | None = None,
+    device: str | torch.device | None = None,
 ) -> Model:
     """A module of the user's own as a model.
 
@@ -122,7 +136,7 @@ def wrap(
         name: how rows name it; None: its class.
         size: side in pixels that images are to be resized to; None: they are taken as they come.
         classes: names of the classes in the order of the logits.
-        device: "cpu", "gpu" or "auto", where the module is moved to; None: it stays where it is.
+        device: where the module is moved to: "cpu", "gpu", "auto", or as torch names one; None: it stays where it is.
 
     Raises:
         UserError: for a missing preprocessing, or a value that makes no sense.
@@ -144,9 +158,25 @@ def wrap(
         raise UserError(f"model {called}: classes={classes!r}; give the names of the classes, in the logits' order")
     function, told = _preprocess(preprocess, called)
     recipe = told if size is None else f"size {size}; {told}"
-    if device is not None:
-        module.to(choose_device(device))
-    return Model(module, function, name=called, recipe=recipe, size=size, classes=classes)
+    return Model(module, function, name=called, recipe=recipe, size=size, classes=classes).moved(device)
+
+
+def device_of(device: str | torch.device) -> torch.device:
+    """A device by its name: "cpu", "gpu", "auto" (a GPU if there is one), or as torch names it.
+
+    Raises:
+        UserError: if there is no such device on this machine.
+    """
+    there = torch.cuda.is_available()
+    if device == "auto":
+        return torch.device("cuda" if there else "cpu")
+    try:
+        chosen = torch.device("cuda" if device == "gpu" else device)
+    except (RuntimeError, TypeError) as error:
+        raise UserError(f"device={device!r}: choose auto, cpu, gpu, or one as torch names it, as cuda:1") from error
+    if chosen.type == "cuda" and (not there or (chosen.index or 0) >= torch.cuda.device_count()):
+        raise UserError(f"device={str(device)!r}: torch finds no such GPU on this machine; try device='auto'")
+    return chosen
 
 
 def hash_of_weights(module: nn.Module) -> str:

@@ -68,7 +68,7 @@ def probe(network: nn.Module, x: Tensor, layers: Sequence[Layer]) -> tuple[dict[
                 f"the network does not take a batch of shape {tuple(x.shape)} or one image fewer ({why[:200]}); give "
                 "what its forward pass takes, preprocessed"
             ) from error
-    ordered = [*whole.outputs, *(layer for layer in layers if layer not in whole.outputs)]
+    ordered = [*whole.order, *(layer for layer in layers if layer not in whole.order)]
     return {layer: _finding(layer, (whole, again, turned, fewer), len(x)) for layer in ordered}, whole
 
 
@@ -119,8 +119,30 @@ def refuse(network: nn.Module, x: Tensor, finding: Finding) -> UserError:
     place = line.index(own) if own in line else len(line)
     # what answers next encloses the layer or comes behind it
     nearest = min(fit, key=lambda name: (abs(line.index(name) - place), line.index(name) < place), default=None)
-    hint = "" if nearest is None or nearest == own else f"; the nearest that can be measured is {nearest}"
+    named = nearest is None or nearest == own or "; say which" in finding.why or "(name " in finding.why
+    hint = "" if named else f"; the nearest that can be measured is {nearest}"
     return UserError(f"layer={finding.layer.name!r} {finding.why}{hint}")
+
+
+def passed_by(network: nn.Module, x: Tensor, layers: Sequence[Layer]) -> dict[Layer, float]:
+    """How much of the logits goes past each layer: ‖f(x′ | L := φ(x)) − f(x)‖ / ‖f(x′) − f(x)‖.
+
+    x′ is x in another order in which no image keeps its place.
+
+    Raises:
+        UserError: for fewer than two images, logits that are the same for all of them, or not finite.
+    """
+    if len(x) < 2:
+        raise UserError(f"bypass needs at least 2 images, and got {len(x)}")
+    other = x.roll(1, 0)
+    with evaluating(network, x.device):
+        seen = forward(network, x, layers)
+        plain = logits_in(seen.answer).double()
+        whole = float((logits_in(forward(network, other).answer).double() - plain).norm())
+        if not 0 < whole < torch.inf:
+            raise UserError("bypass: the logits are the same for all images, or not finite; give other images")
+        put = {layer: forward(network, other, put={layer: value}).answer for layer, value in seen.outputs.items()}
+    return {layer: float((logits_in(answer).double() - plain).norm()) / whole for layer, answer in put.items()}
 
 
 def constant(answer: object) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,7 @@ from invariance.data.manifest import MANIFEST
 from invariance.data.prepared import Prepared, prepare
 from invariance.device import choose_device
 from invariance.errors import UserError
+from invariance.models.cut import Cut
 from invariance.models.model import Model
 from invariance.models.representation import Representation
 from invariance.runs.files import DONE
@@ -123,15 +124,25 @@ class Network:
 
     @cached_property
     def model(self) -> Model:
-        """The network with its preprocessing."""
-        mean = ", ".join(f"{one:g}" for one in self.classifier.mean.flatten().tolist())
+        """The network with its preprocessing, size and classes, as any other model."""
+        classifier = self.classifier
+        mean = [round(one, 6) for one in classifier.mean.flatten().tolist()]
         return Model(
-            self.classifier.network,
-            self.classifier.normalise,
+            classifier.network,
+            classifier.normalise,
             name=self.name,
-            recipe=f"size {self.input_size}; (x − [{mean}]) / 255",
-            size=self.input_size,
+            recipe=f"size {self.input_size}; (x − {mean}) / 255",
+            size=int(self.input_size),
+            classes=classifier.hparams["classes"],
         )
+
+    def cut(self, layers: Sequence[str]) -> Cut:
+        """φ at layers, and C behind them; they take what the classifier's `normalise` gives.
+
+        Raises:
+            UserError: if there is no such layer.
+        """
+        return self.model.cut(layers)
 
     @cached_property
     def phi(self) -> Representation:

@@ -1,0 +1,243 @@
+"""Images that a user gives: arrays, tensors, a Dataset, or a folder of files."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from invariance.data.archives import open_tree
+from invariance.data.decode import COLOURS, BrokenImage, decode, large_images
+from invariance.data.image_files import image_files
+from invariance.data.left_out import LeftOut
+from invariance.data.names import split_named
+from invariance.data.reading import read_ahead
+from invariance.data.trees import Tree
+from invariance.device import require
+from invariance.errors import UserError
+from invariance.progress import bar
+from invariance.settings.fields import LARGEST_SIZE
+
+_THREADS = 4
+_FORM = "(N, C, H, W) with 1 or 3 channels"
+
+
+@dataclass(frozen=True)
+class Images:
+    """Images with what is known of them.
+
+    Attributes:
+        images: (N, C, H, W) in [0, 255]; uint8, or float32 where they hold fractions.
+        labels: (N,) int64; None where there are none.
+        classes: names of the classes by label; None where they are not known.
+        name: what they are called.
+    """
+
+    images: NDArray[Any]
+    labels: NDArray[np.int64] | None = None
+    classes: list[str] | None = None
+    name: str = "images"
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+def load_images(
+    images: object,
+    labels: object = None,
+    *,
+    size: int | None = None,
+    colour: str = "rgb",
+    name: str | None = None,
+    progress: bool = False,
+) -> Images:
+    """Images from wherever they are.
+
+    Args:
+        images: arrays or tensors (N, C, H, W), uint8 or floats in [0, 255]; a Dataset of images, or of images with
+            labels; a folder or archive of images, or of one folder a class; or `Images`.
+        labels: (N,) whole numbers, for arrays.
+        size: side in pixels that files and pictures are warped to, antialiased, as everywhere in this package; None:
+            arrays as they are.
+        colour: "rgb" or "gray", for files and pictures.
+        name: what they are called; None: the folder's name, or "images".
+        progress: whether to show a bar.
+
+    Raises:
+        UserError: for no images, another shape or number of channels, floats that are not in [0, 255] (in [0, 1],
+            negative, NaN), labels that do not fit, or a file that cannot be read.
+    """
+    if isinstance(images, Images):
+        return images
+    if size is not None and (isinstance(size, bool) or not isinstance(size, int) or not 1 <= size <= LARGEST_SIZE):
+        raise UserError(f"images: size={size!r}; give a side in pixels from 1 to {LARGEST_SIZE}")
+    if colour not in COLOURS:
+        raise UserError(f"images: colour={colour!r}; choose {' or '.join(COLOURS)}")
+    if isinstance(images, str | Path):
+        if labels is not None:
+            raise UserError("images: labels of a folder are its class folders; leave labels= out")
+        return _of_folder(Path(images).expanduser(), size, colour, name, progress)
+    if isinstance(images, torch.Tensor | np.ndarray):
+        pixels = _of_array(images, size, colour)
+        return Images(pixels, _labels(labels, len(pixels)), None, name or "images")
+    if hasattr(images, "__getitem__") and hasattr(images, "__len__"):
+        if labels is not None:
+            raise UserError("images: a Dataset gives its own labels; leave labels= out")
+        return _of_dataset(images, size, colour, name or "images", progress)
+    raise UserError(f"images: a {type(images).__name__} is none; give arrays {_FORM}, a Dataset or a folder")
+
+
+def _of_array(given: torch.Tensor | NDArray[Any], size: int | None, colour: str) -> NDArray[Any]:
+    """Arrays that are checked, all of them, and as uint8 where they hold whole numbers."""
+    if isinstance(given, torch.Tensor):
+        given = given.detach().cpu()
+        given = (given.float() if given.dtype == torch.bfloat16 else given).numpy()
+    if given.ndim != 4 or given.shape[1] not in COLOURS.values():
+        turned = "; they seem to be (N, H, W, C): give images.transpose(0, 3, 1, 2)"
+        hint = turned if given.ndim == 4 and given.shape[3] in COLOURS.values() else f"; give {_FORM}"
+        raise UserError(f"images of shape {given.shape} are not images {_FORM}{hint}")
+    if not given.size:
+        raise UserError(f"images of shape {given.shape}: there are none; give at least one")
+    pixels = _in_bytes(given)
+    if size is None or pixels.shape[2:] == (size, size):
+        return pixels
+    if pixels.dtype != np.uint8:
+        raise UserError(f"images of sides {pixels.shape[2:]} are to be resized to {size}: give uint8 images")
+    return np.stack([_picture(one, size, colour if one.shape[0] == 3 else "gray") for one in pixels])
+
+
+def _in_bytes(given: NDArray[Any]) -> NDArray[Any]:
+    """Numbers in [0, 255] as uint8 if they are whole, else as float32.
+
+    Raises:
+        UserError: for other numbers.
+    """
+    if given.dtype == np.uint8:
+        return np.ascontiguousarray(given)
+    if given.dtype.kind not in "iuf":
+        raise UserError(f"images of type {given.dtype}: give uint8, or floats in [0, 255]")
+    low, high = float(given.min()), float(given.max())
+    if not np.isfinite(low) or not np.isfinite(high):
+        raise UserError("images hold numbers that are not finite (NaN); give uint8, or floats in [0, 255]")
+    if low < 0:
+        raise UserError(f"images hold {low:g}: they seem to be normalised; give them in [0, 255], as they were before")
+    if high > 255:
+        raise UserError(f"images hold {high:g}: give uint8, or floats in [0, 255]")
+    if given.dtype.kind == "f" and high <= 1:
+        raise UserError(f"images are floats of at most {high:g}: they seem to be in [0, 1]; multiply them by 255")
+    whole = given.dtype.kind in "iu" or bool((given == np.rint(given)).all())
+    return np.ascontiguousarray(given, dtype=np.uint8 if whole else np.float32)
+
+
+def _picture(pixels: NDArray[np.uint8], size: int, colour: str) -> NDArray[np.uint8]:
+    """Pixels (C, H, W) warped to a square."""
+    return decode(np.ascontiguousarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0)), size, colour)
+
+
+def _labels(given: object, count: int) -> NDArray[np.int64] | None:
+    if given is None:
+        return None
+    values = np.asarray(given.cpu() if isinstance(given, torch.Tensor) else given)
+    if values.shape != (count,) or values.dtype.kind not in "iu" or (count and values.min() < 0):
+        raise UserError(
+            f"labels of type {values.dtype} and shape {values.shape} for {count} images; give one whole number from 0 "
+            "an image, the place of its class among the logits"
+        )
+    return values.astype(np.int64)
+
+
+def _of_dataset(given: Any, size: int | None, colour: str, name: str, progress: bool) -> Images:  # noqa: ANN401
+    """All of a Dataset: its items are images, or tuples that begin with an image and a label."""
+    if not len(given):
+        raise UserError("images: the Dataset is empty; give at least one image")
+    pixels, labels = [], []
+    with bar(progress) as shown:
+        for place in shown.track(range(len(given)), description="images"):
+            item = given[place]
+            picture, label = (item[0], item[1]) if isinstance(item, tuple | list) and len(item) > 1 else (item, None)
+            pixels.append(_item(picture, place, size, colour))
+            labels.append(label)
+    shapes = sorted({one.shape for one in pixels})
+    if len(shapes) > 1:
+        raise UserError(f"images: item 0 is of shape {pixels[0].shape}, others of {shapes[:3]}; give size=…")
+    known = [one for one in labels if one is not None]
+    if known and len(known) < len(labels):
+        raise UserError("images: some items of the Dataset have labels, and some have none")
+    classes = getattr(given, "classes", None)
+    return Images(
+        _of_array(np.stack(pixels), None, colour),
+        _labels([int(one) for one in known], len(pixels)) if known else None,
+        [str(one) for one in classes] if isinstance(classes, Sequence) and not isinstance(classes, str) else None,
+        name,
+    )
+
+
+def _item(picture: object, place: int, size: int | None, colour: str) -> NDArray[Any]:
+    """An item's image (C, H, W)."""
+    if isinstance(picture, Image.Image):
+        pixels = np.asarray(picture.convert("L" if colour == "gray" else "RGB"))
+        if size is not None:
+            return decode(pixels, size, colour)
+        return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+    if isinstance(picture, torch.Tensor):
+        picture = picture.detach().cpu().numpy()
+    if not isinstance(picture, np.ndarray) or picture.ndim != 3:
+        got = f"an array {picture.shape}" if isinstance(picture, np.ndarray) else f"a {type(picture).__name__}"
+        raise UserError(f"images: item {place} of the Dataset is {got}; give pictures, or arrays (C, H, W) in [0, 255]")
+    if size is None or picture.dtype != np.uint8 or picture.shape[0] not in COLOURS.values():
+        return picture
+    return _picture(picture, size, colour if picture.shape[0] == 3 else "gray")
+
+
+def _of_folder(path: Path, size: int | None, colour: str, name: str | None, progress: bool) -> Images:
+    """All images of a folder: those in its class folders, or, where it has none, those in itself."""
+    if not path.exists():
+        raise UserError(f"images: {path} does not exist; give a folder of images, or of one folder a class")
+    if size is None:
+        raise UserError(
+            f"images: {path} holds files of any size; give size=…, the side in pixels that the network takes"
+        )
+    tree = open_tree(path)
+    tree.index(progress)
+    if tree.sequential:
+        raise UserError(f"images: {path} is a compressed archive, whose files cannot be picked; unpack it")
+    left, classes = LeftOut(), tree.folders()
+    if splits := [folder for folder in classes if split_named(folder)]:
+        raise UserError(f"images: {path} holds splits ({', '.join(splits)}); name one, as {path / splits[0]}")
+    inside = {folder: image_files(tree, folder, tree.inside(folder).files, left) for folder in classes or [""]}
+    files = [
+        (f"{folder}/{file}" if folder else file, label)
+        for label, folder in enumerate(inside)
+        for file in inside[folder]
+    ]
+    if empty := [folder for folder in classes if not inside[folder]]:
+        raise UserError(f"images: {tree.where(empty[0])} holds no images; name a folder with one folder a class")
+    if not files:
+        raise UserError(f"images: {path} holds no images")
+    require(
+        len(files) * COLOURS[colour] * size * size, f"images: {len(files):,} at size {size}", "give fewer or smaller"
+    )
+    pixels = _decoded(tree, [file for file, _ in files], size, colour, progress)
+    labels = np.array([label for _, label in files], np.int64) if classes else None
+    return Images(pixels, labels, classes or None, name or path.resolve().name)
+
+
+def _decoded(tree: Tree, files: list[str], size: int, colour: str, progress: bool) -> NDArray[np.uint8]:
+    pixels = np.empty((len(files), COLOURS[colour], size, size), np.uint8)
+
+    def read(place: int) -> NDArray[np.uint8]:
+        try:
+            return decode(tree.read(files[place]), size, colour)
+        except BrokenImage as error:
+            raise UserError(f"images: {tree.where(files[place])} {error}; mend or remove it") from error
+
+    with large_images(), bar(progress) as shown:
+        for place, one in enumerate(
+            shown.track(read_ahead(read, len(files), _THREADS), len(files), description="images")
+        ):
+            pixels[place] = one
+    return pixels

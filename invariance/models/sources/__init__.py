@@ -1,0 +1,41 @@
+"""Where models come from: each source a module here. `SOURCES` is the only list."""
+
+from collections.abc import Callable
+from typing import Any
+
+from invariance.errors import UserError, nearest
+from invariance.models.model import Model
+from invariance.models.sources import function
+
+Source = Callable[..., Model]
+"""A source: from what stands behind its name, and the settings of `wrap`, to a model."""
+
+SOURCES: dict[str, Source] = {"function": function.load}
+"""Sources by the name that stands before the slash, as "function/mine:network"."""
+
+TAKES = "module:function, which gives a module or a model; or the folder of a training run"
+"""What a model's name can be, beside `<source>/<name>`."""
+
+
+def from_source(name: str, **settings: Any) -> Model:  # noqa: ANN401
+    """A model by its name: `<source>/<name>`; `module:function`; or `module:source/<name>`, a source from outside.
+
+    Args:
+        name: the name.
+        settings: as `wrap` takes them, for sources that do not know them.
+
+    Raises:
+        UserError: for a name of no source, or whatever the source refuses.
+    """
+    source, slash, rest = name.partition("/")
+    if source in SOURCES and slash:
+        return SOURCES[source](rest, **settings)
+    if ":" in source and not slash:
+        return function.load(name, **settings)
+    if ":" in source:
+        model = function.imported(source)(rest, **settings)
+        if not isinstance(model, Model):
+            raise UserError(f"model={name!r}: the source {source} gave a {type(model).__name__}; let it give a Model")
+        return model
+    there = ", ".join(f"{one}/…" for one in SOURCES)
+    raise UserError(f"model={name!r} is not known{nearest(source, SOURCES)} (there are: {there}; {TAKES})")

@@ -1,0 +1,65 @@
+"""Models from a function that the user names as `module:function`: it is code, and is run."""
+
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+
+from invariance.errors import UserError, nearest
+from invariance.models.model import Model, wrap
+
+
+def load(name: str, **settings: Any) -> Model:  # noqa: ANN401
+    """The model that a function without arguments gives.
+
+    Args:
+        name: `module:function`; it gives a `Model`, or a torch module with `settings` for it.
+        settings: as `wrap` takes them.
+
+    Raises:
+        UserError: if there is no such function, it fails, or gives something else; or for a module without preprocess=.
+    """
+    function = imported(name)
+    try:
+        made = function()
+    except UserError:
+        raise
+    except Exception as error:
+        why = next(iter(str(error).splitlines()), "")
+        raise UserError(f"model={name}: the function failed with {type(error).__name__} ({why[:200]})") from error
+    if isinstance(made, nn.Module):
+        return wrap(made, **{**settings, "name": settings.get("name") or name})
+    if not isinstance(made, Model):
+        raise UserError(f"model={name}: the function gave a {type(made).__name__}; let it give a module or a Model")
+    given = [key for key in ("preprocess", "size", "classes") if settings.get(key) is not None]
+    if given:
+        raise UserError(
+            f"model={name}: the function gave a Model, which has its own {', '.join(given)}; leave that out"
+        )
+    return made.renamed(settings.get("name") or made.name).moved(settings.get("device"))
+
+
+def imported(name: str) -> Callable[..., Any]:
+    """What `module:function` names.
+
+    Raises:
+        UserError: if it is not of this form, or is not there.
+    """
+    module, _, attribute = name.partition(":")
+    if not module or not attribute:
+        raise UserError(f"{name!r} names no function; give it as module:function")
+    try:
+        there = importlib.import_module(module)
+    except Exception as error:  # whatever the user's module does when it is imported
+        why = next(iter(str(error).splitlines()), "")
+        raise UserError(
+            f"{name}: the module {module} cannot be imported ({type(error).__name__}: {why[:200]}); install it, or put "
+            "its folder into PYTHONPATH"
+        ) from error
+    function = getattr(there, attribute, None)
+    if not callable(function):
+        known = [key for key, value in vars(there).items() if callable(value) and not key.startswith("_")]
+        raise UserError(f"{name}: {module} has no function {attribute!r}{nearest(attribute, known)}")
+    made: Callable[..., Any] = function
+    return made
