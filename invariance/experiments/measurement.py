@@ -20,7 +20,9 @@ from invariance.engine.grids import Grid
 from invariance.engine.stream import extract
 from invariance.maps import FittedMaps, require_room
 from invariance.maps.spec import Fit
-from invariance.measures.metrics import errors_per_image, interval_of, l2_distance_per_image, rms
+from invariance.measures import MEASURES
+from invariance.measures.distance import l2_distance_per_image, rms
+from invariance.measures.error import errors_per_image
 from invariance.progress import bar
 from invariance.runs.checked import write_facts
 from invariance.runs.files import DONE, atomic_path, write_text
@@ -309,7 +311,7 @@ class _Measurement:
                 for j, r in enumerate(of_side)
             ]
             ends = {
-                metric: interval_of(metric)(torch.stack([one[place] for one in values]))
+                metric: MEASURES[metric].interval(torch.stack([one[place] for one in values]))
                 for place, metric in enumerate(self.config["metrics"])
             }
             for (j, point), metric in product(enumerate(group), self.config["metrics"]):
