@@ -18,8 +18,11 @@ from invariance.experiments.distance import distance
 from invariance.experiments.pair_units import Results
 from invariance.experiments.train import train
 from invariance.maps import order
-from invariance.measures.indices import Regression, centred, cross_product, linear_cka, procrustes_distance
-from invariance.measures.metrics import bootstrap
+from invariance.measures.bootstrap import bootstrap
+from invariance.measures.cka import linear_cka
+from invariance.measures.moments import centred, cross_product
+from invariance.measures.procrustes import procrustes_distance
+from invariance.measures.r2 import Regression
 from invariance.runs.files import sha256
 from invariance.runs.rows import COLUMNS, read_rows
 from invariance.runs.seal import write_marker

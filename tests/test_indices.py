@@ -12,7 +12,10 @@ from hypothesis import strategies as st
 from sklearn.linear_model import LinearRegression
 
 from invariance.errors import UserError
-from invariance.measures.indices import Regression, centred, cross_product, linear_cka, procrustes_distance
+from invariance.measures.cka import linear_cka
+from invariance.measures.moments import centred, cross_product
+from invariance.measures.procrustes import procrustes_distance
+from invariance.measures.r2 import Regression
 
 
 def draw(n, d, seed=0, shift=0.7):

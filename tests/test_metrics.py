@@ -6,7 +6,10 @@ import torch
 from scipy import stats
 
 from invariance.errors import UserError
-from invariance.measures.metrics import bootstrap, errors_per_image, interval_of, l2_distance_per_image, rms, wilson
+from invariance.measures import MEASURES
+from invariance.measures.bootstrap import bootstrap, wilson
+from invariance.measures.distance import l2_distance_per_image, rms
+from invariance.measures.error import errors_per_image
 
 
 def test_rms_is_the_root_mean_square_of_each_dimension():
@@ -156,7 +159,7 @@ def test_an_error_that_was_not_seen_may_still_be_made():
     """Resampling 359 right answers says that no error can be; a rate of 0 is within 1.1 % all the same."""
     right = np.zeros(359)
     assert bootstrap(right).high[0] == 0 and 0.010 < wilson(right).high[0] < 0.011
-    assert interval_of("error_rate") is wilson and interval_of("l2_distance") is bootstrap
+    assert MEASURES["error_rate"].interval is wilson and MEASURES["l2_distance"].interval is bootstrap
 
 
 def test_wilson_covers_rare_rates_as_often_as_it_says():

@@ -24,7 +24,7 @@ from invariance.engine.stream import Sample, batches, features
 from invariance.errors import UserError
 from invariance.maps import FittedMaps, require_room
 from invariance.maps.spec import MapSpec
-from invariance.measures.metrics import rms
+from invariance.measures.distance import rms
 from invariance.models.cut import Cut
 from invariance.models.model import Model
 from invariance.runs.rows import Row

@@ -9,7 +9,7 @@ import numpy as np
 
 from invariance.engine.groups import Group
 from invariance.engine.scoring import Scores, Side, digest_of, mean_of
-from invariance.measures.metrics import interval_of
+from invariance.measures import measure_named
 from invariance.runs.rows import Row
 from invariance.transforms.base import GridPoint, Transform
 
@@ -48,7 +48,7 @@ def rows_of(
     """
     hashes = [digest_of(one) for one in scores]
     means = {
-        measure: interval_of(measure)(np.stack([mean_of(one, measure, side.labels) for one in scores]))
+        measure: measure_named(measure).interval(np.stack([mean_of(one, measure, side.labels) for one in scores]))
         for measure in measures
     }
     rows = []

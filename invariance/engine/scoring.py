@@ -14,7 +14,7 @@ from invariance.device import full_float32
 from invariance.engine.stream import Sample, batches
 from invariance.maps import FittedMaps
 from invariance.maps.unseen import DEALS, Deal
-from invariance.measures.metrics import l2_distance_per_image
+from invariance.measures.distance import l2_distance_per_image
 from invariance.models.cut import Cut
 from invariance.models.model import Model
 from invariance.transforms.base import GridPoint, Transform

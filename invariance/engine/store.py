@@ -20,7 +20,7 @@ from torch import Tensor
 from invariance.data.prepared import Prepared
 from invariance.engine.stream import extract
 from invariance.errors import UserError
-from invariance.measures.metrics import rms
+from invariance.measures.distance import rms
 from invariance.runs.checked import Damaged, digest, made_again, read_facts, write_facts
 from invariance.runs.files import atomic_path, disk_errors, remove_temporaries
 from invariance.training.trained import Network, files_of

@@ -8,7 +8,8 @@ import numpy as np
 
 from invariance.engine.store import Images
 from invariance.maps.spec import Fit
-from invariance.measures.metrics import Interval, bootstrap
+from invariance.measures import INDEX_NAMES
+from invariance.measures.bootstrap import Interval, bootstrap
 from invariance.runs.rows import Row
 from invariance.training.trained import Network
 
@@ -17,9 +18,6 @@ FITS = "source,target,status,error,reference,strength\n"
 
 INDICES = "indices"
 """Name of the runs that hold the indices of a pair."""
-
-INDEX_NAMES = ("cka", "procrustes", "r2")
-"""The indices, as rows name them."""
 
 Result = dict[str, Any]
 """What was computed from one source: arrays by name, one entry a target; or one target's part of it.

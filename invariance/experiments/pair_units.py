@@ -16,7 +16,7 @@ from torch import Tensor
 from invariance.engine.store import Features
 from invariance.errors import UserError
 from invariance.experiments.pair_rows import Result
-from invariance.measures.indices import Centred, centred
+from invariance.measures.moments import Centred, centred
 from invariance.runs.checked import Damaged, digest, made_again, read_part, write_part
 from invariance.settings.nested import load_json
 

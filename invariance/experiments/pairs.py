@@ -27,12 +27,16 @@ from torch import Tensor
 from invariance.device import full_float32
 from invariance.engine.store import Features, Store, images_of
 from invariance.errors import UserError
-from invariance.experiments.pair_rows import INDEX_NAMES, INDICES, Member, Pair, PairRows, Result, account, run_name
+from invariance.experiments.pair_rows import INDICES, Member, Pair, PairRows, Result, account, run_name
 from invariance.experiments.pair_units import PLAN, Held, Results, Unit, part_of
 from invariance.maps import FittedMaps, Ridge, require_room
 from invariance.maps.spec import Fit
-from invariance.measures.indices import Regression, cross_product, linear_cka, procrustes_distance
-from invariance.measures.metrics import l2_distance_per_image
+from invariance.measures import INDEX_NAMES
+from invariance.measures.cka import linear_cka
+from invariance.measures.distance import l2_distance_per_image
+from invariance.measures.moments import cross_product
+from invariance.measures.procrustes import procrustes_distance
+from invariance.measures.r2 import Regression
 from invariance.progress import bar
 from invariance.runs.files import DONE, write_text
 from invariance.runs.rows import Row, to_frame

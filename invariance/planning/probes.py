@@ -30,8 +30,11 @@ from invariance.device import full_float32
 from invariance.engine.stream import batches
 from invariance.errors import UserError
 from invariance.maps import ResidualMap, Ridge, Solver, begin_fit
-from invariance.measures.indices import Regression, centred, cross_product, linear_cka, procrustes_distance
-from invariance.measures.metrics import l2_distance_per_image
+from invariance.measures.cka import linear_cka
+from invariance.measures.distance import l2_distance_per_image
+from invariance.measures.moments import centred, cross_product
+from invariance.measures.procrustes import procrustes_distance
+from invariance.measures.r2 import Regression
 from invariance.models import build_model
 from invariance.models.representation import Representation
 from invariance.planning.work import START, Net, Unit

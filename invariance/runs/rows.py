@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from invariance.errors import UserError
+from invariance.measures import MEASURES
 from invariance.runs.files import write_text
 
 
@@ -93,17 +94,6 @@ STATUSES = (*WITH_SCORE, "diverged", "not_finite", "constant", "undefined")
 OF_CONTROL = ("half_error_rate", "fit_images_per_dimension")
 """Metrics that the unseen-class control adds to those that were asked for."""
 
-_BOUNDS = {
-    "error_rate": (0.0, 1.0),
-    "half_error_rate": (0.0, 1.0),
-    "fit_images_per_dimension": (0.0, math.inf),
-    "accuracy": (0.0, 1.0),
-    "l2_distance": (0.0, math.inf),
-    "l2_distance_mean": (0.0, math.inf),
-    "cka": (-1.0, 1.0),
-    "procrustes": (0.0, math.sqrt(2)),
-    "r2": (-math.inf, 1.0),
-}
 _ROUNDING = 1e-6
 """How far beyond its bounds a number may be by rounding, of 1 or of itself."""
 
@@ -201,8 +191,8 @@ def _wrong(table: pd.DataFrame) -> Iterator[tuple[str, str, "pd.Series[bool]"]]:
         yield column, "none, for its status says so,", ~ok & table[column].notna()
     yield "n_images", "a number above 0", table["n_images"] < 1
     yield "seed", "a number from 0", table["seed"] < 0
-    for metric, (least, most) in _BOUNDS.items():
-        here = table["metric"] == metric
+    for measure in MEASURES.values():
+        here, (least, most) = table["metric"] == measure.name, measure.bounds
         outside = (score < least - _ROUNDING) | (score > most + _ROUNDING)
         yield "score", f"a number in [{least:g}, {most:g}]", here & outside
     room = _ROUNDING * np.maximum(1.0, score.abs())

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 import pandas as pd
 
 from invariance.maps.spec import MapSpec
+from invariance.measures import INDEX_NAMES
 from invariance.transforms.base import UNTOUCHED
 
 REPORTED = "report/accuracy"
@@ -83,7 +84,7 @@ def of_distances(rows: pd.DataFrame, split: str) -> dict[str, float]:
     family = dict(zip(labels, rows["family"], strict=True))
     # of two networks' R² both directions count; what is symmetric is one row a pair
     ways = rows["solver"].where(rows["metric"] == "l2_distance_mean", rows["metric"])
-    of_pairs = rows["metric"].isin(["l2_distance_mean", "cka", "procrustes", "r2"]) & (rows["split"] == split)
+    of_pairs = rows["metric"].isin(["l2_distance_mean", *INDEX_NAMES]) & (rows["split"] == split)
     same = rows["family"] == rows["g"].str.removeprefix("network:").map(family)
     found: dict[str, float] = {}
     for name, of_way in rows[of_pairs].groupby(ways[of_pairs]):

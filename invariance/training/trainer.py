@@ -194,7 +194,8 @@ def evaluate(
 
     from invariance.device import choose_device
     from invariance.engine.stream import extract
-    from invariance.measures.metrics import errors_per_image, wilson
+    from invariance.measures.bootstrap import wilson
+    from invariance.measures.error import errors_per_image
     from invariance.models.representation import Representation
     from invariance.runs.files import sha256, write_text
     from invariance.runs.rows import Row, to_frame
