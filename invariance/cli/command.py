@@ -12,6 +12,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from invariance.cli.heeded import check_heeded
 from invariance.errors import Busy, UserError, nearest
 from invariance.launch.jobs import BUSY, shown
 from invariance.runs.files import disk_refusal
@@ -159,6 +160,7 @@ def resolved(page: str, config: DictConfig, hydra: DictConfig, template: str | N
     except RecursionError as error:
         raise UserError("a value of the configuration refers to itself; write it out") from error
     assert isinstance(plain, dict)
+    check_heeded(page, hydra.overrides.task, config)
     known = page_keys(page)
     return {str(key): value for key, value in plain.items() if key in known - {"hydra"}}
 

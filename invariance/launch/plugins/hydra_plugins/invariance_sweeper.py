@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from invariance.cli.command import folder as folder_of
+from invariance.cli.heeded import check_heeded
 from invariance.errors import UserError
 from invariance.launch.jobs import options_of, shown
 from invariance.runs.sweep import SWEEP_VARIABLE, begin_sweep, sweep_folder
@@ -135,6 +136,7 @@ def mistakes(page: str, config: DictConfig) -> list[UserError]:
     template = config.hydra.job.config_name
     try:
         check_keys(config, config.hydra, page, None if template == page else template)
+        check_heeded(page, config.hydra.overrides.task, config)
         values = {key: config[key] for key in own}
         checked(
             SCHEMAS[page],
