@@ -22,6 +22,7 @@ from invariance.runs.surroundings import Streams, require_utf8_names, undisturbe
 from invariance.runs.sweep import JOB_VARIABLE, SWEEP_VARIABLE, Attempt, find_jobs, to_the_end
 from invariance.settings.files import check_choices, check_keys, conf_dir, family_sweep, page_keys
 from invariance.settings.nested import check_value
+from invariance.settings.numbers import with_canonical_names
 
 Job = Callable[[dict[str, Any]], None]
 MISTAKE, INTERRUPTED = 2, 130
@@ -154,6 +155,7 @@ def plain_of(page: str, config: DictConfig) -> dict[str, Any]:
 def resolved(page: str, config: DictConfig, hydra: DictConfig, template: str | None = None) -> dict[str, Any]:
     """As `plain_of`, of a configuration with Hydra's own part of it beside."""
     check_keys(config, hydra, page, template)
+    config = with_canonical_names(config)
     check_choices(page, config, hydra)
     try:
         plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)

@@ -23,6 +23,7 @@ from invariance.errors import UserError
 from invariance.launch.jobs import options_of, shown
 from invariance.runs.sweep import SWEEP_VARIABLE, begin_sweep, sweep_folder
 from invariance.settings.files import check_keys, family_sweep, page_keys
+from invariance.settings.numbers import canonical, with_canonical_names
 
 MOST_JOBS = 100_000
 """Above the jobs of any sweep; the largest of the paper has 35."""
@@ -137,6 +138,7 @@ def mistakes(page: str, config: DictConfig) -> list[UserError]:
     try:
         check_keys(config, config.hydra, page, None if template == page else template)
         check_heeded(page, config.hydra.overrides.task, config)
+        config = with_canonical_names(config)
         values = {key: config[key] for key in own}
         checked(
             SCHEMAS[page],
@@ -156,17 +158,9 @@ def mistakes(page: str, config: DictConfig) -> list[UserError]:
 
 def _digest(job: DictConfig) -> bytes:
     """What two jobs of the same settings have in common, however their numbers are written."""
-
-    def plain(value: object) -> object:
-        if isinstance(value, dict):
-            return {key: plain(one) for key, one in value.items()}
-        if isinstance(value, list):
-            return [plain(one) for one in value]
-        return int(value) if isinstance(value, float) and value.is_integer() else value
-
     settings = OmegaConf.to_container(job, resolve=False)
     assert isinstance(settings, dict)
-    text = repr(plain({key: value for key, value in settings.items() if key != "hydra"}))
+    text = repr(canonical({key: value for key, value in settings.items() if key != "hydra"}))
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
 
 
