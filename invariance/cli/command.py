@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from invariance.cli.heeded import check_heeded
 from invariance.errors import Busy, UserError, nearest
 from invariance.launch.jobs import BUSY, shown
+from invariance.launch.known import unknown_setting
 from invariance.runs.files import disk_refusal
 from invariance.runs.mending import Mending, failed_alike, shown_of
 from invariance.runs.processes import signals_interrupt, was_interrupted
@@ -26,6 +27,7 @@ from invariance.settings.numbers import with_canonical_names
 
 Job = Callable[[dict[str, Any]], None]
 MISTAKE, INTERRUPTED = 2, 130
+LAUNCHER = "hydra.launcher."
 _WITH_VALUE = (
     "--package",
     "-p",
@@ -354,12 +356,16 @@ def explain(error: Exception, page: str) -> str:
         return f"{match[1]} names several values: add -m to run each of them, or write one value"
     if match := re.search(r"Could not override '(.+?)'", text):
         key = match[1].split("@")[0]
+        if key.startswith(LAUNCHER):
+            return unknown_setting(key.removeprefix(LAUNCHER), sys.argv[1:])
         group = key.partition(".")[0]
         if key != group and key in known_keys(page) and group in _unset_groups(page):
             there = sorted(path.stem for path in (conf_dir() / group).glob("*.yaml"))
             return f"{key}: there is no {group} yet; choose it, as {group}={there[0]} (there are: {', '.join(there)})"
         others = [other for other in known_keys(page) if other != key]
         return f"unknown key {key!r}{nearest(key, others)} (invariance-{page} --help lists them)"
+    if "Launcher'" in first and (match := re.search(r"unexpected keyword argument '(\w+)'", text)):
+        return unknown_setting(match[1], sys.argv[1:])
     if match := re.match("Error merging override (.+)", first):  # what Hydra's own schema refuses
         why = next(iter(str(error.__cause__).splitlines()), "")
         return f"{match[1]}: {'it cannot be null; give a value' if why.endswith('is not Optional') else why}"

@@ -98,6 +98,8 @@ class FamilySweeper(BasicSweeper):
         page, options = self.config.hydra.job.name, options_of(self.config)
         if getattr(self.launcher, "dry", False):
             return
+        if check := getattr(self.launcher, "check", None):
+            check()
         jobs = [shown(page, job, options) for job in batch]
         folder = sweep_folder(folder_of(self.config.runs, "runs"), page, jobs)
         begin_sweep(folder, jobs)
