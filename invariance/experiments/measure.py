@@ -10,6 +10,7 @@ from invariance.data.sources import data_config
 from invariance.device import choose_device, keep_freed
 from invariance.engine.grids import check_grids, grids_for
 from invariance.errors import Busy, UserError
+from invariance.experiments.families import tell_unused
 from invariance.experiments.measurement import measure_grid
 from invariance.maps.spec import fits_of
 from invariance.runs.find import find_runs
@@ -34,6 +35,8 @@ def measure(config: dict[str, Any]) -> None:
     config = {"data": None, "solver": {}, **config, "metrics": metrics_of(config)}
     fits = fits_of(config["map"], config["solver"])
     found, failed, busy = find_runs(runs / "train", config["networks"]), 0, []
+    if config["grids"] == "own":
+        tell_unused("grid", config["grid"] or {}, found)
     for directory in found:
         try:
             network = Network(
