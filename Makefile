@@ -97,6 +97,9 @@ ifneq ($(filter smoke%,$(MAKECMDGOALS)),)
 PAPERS := $(filter DATA $(ROOTS) $(PARTS:%=ARGS_%) NETWORKS TOY FEATURES REPORT,$(TYPED))
 $(foreach name,$(PAPERS),$(if $($(name)),$(error $(name)=$($(name)): make smoke is always the same study and does not take it; leave it out, or use make paper)))
 endif
+ifneq ($(filter paper% plan status,$(MAKECMDGOALS)),)
+$(if $(filter smoke%,$(MAKECMDGOALS)),,$(if $(filter SMOKE,$(TYPED)),$(if $(SMOKE),$(error SMOKE=$(SMOKE): it is the folder of make smoke alone; leave it out, or give RUNS=, PREPARED=, FEATURES= and REPORT=))))
+endif
 ifneq ($(filter paper% smoke% plan status,$(MAKECMDGOALS)),)
 $(foreach name,RUNS PREPARED FEATURES REPORT SMOKE GPUS $(ROOTS),$(if $(findstring $(quote),$($(name))),$(error $(name)=$($(name)): it cannot have a quote ($(quote)) in it; choose another name)))
 endif

@@ -133,6 +133,24 @@ def check_grids(settings: Mapping[str, Mapping[str, Any] | None]) -> None:
             grid.transform.grid()
 
 
+def check_wanted(wanted: object) -> None:
+    """Refuse names of grids that no network can have.
+
+    Args:
+        wanted: as `grids_for` takes it.
+
+    Raises:
+        UserError: for an unknown family or grid.
+    """
+    measured = [family for family in families() if family_sweep(family)]
+    known = sorted({*measured, *(grid.name for family in measured for grid in _grids_of_family(family, {}))})
+    ranged = tuple(f"{family}_" for family in measured if "grid" in family_config(family))  # at any trained range
+    for name in wanted if isinstance(wanted, list) else [wanted]:
+        if name not in ("own", "all", *known) and not str(name).startswith(ranged):
+            there = ", ".join(known)
+            raise UserError(f"grids={name}: no such family or grid{nearest(str(name), known)} (there are: {there})")
+
+
 def check_joint(wanted: Mapping[str, Mapping[str, Any] | None]) -> None:
     """Refuse a set G that no network can be finetuned for.
 

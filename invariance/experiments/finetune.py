@@ -12,7 +12,7 @@ from torch import Tensor
 
 from invariance.cli.command import folder, say_error
 from invariance.device import keep_freed
-from invariance.engine.grids import Grid, check_joint, grids_for, joint_grid
+from invariance.engine.grids import Grid, check_joint, check_wanted, grids_for, joint_grid
 from invariance.errors import Busy, UserError
 from invariance.experiments.families import tell_unused
 from invariance.experiments.measurement import measure_grid
@@ -86,6 +86,7 @@ def check(config: dict[str, Any]) -> None:
     for key in ("runs", "prepared"):
         folder(config[key], key)
     fits_of(config["map"], config.get("solver") or {})
+    check_wanted(config["grids"])
     check_joint(config["G"] or {})
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from invariance.cli.command import folder, say_error
 from invariance.data.sources import data_config
 from invariance.device import choose_device, keep_freed
-from invariance.engine.grids import check_grids, grids_for
+from invariance.engine.grids import check_grids, check_wanted, grids_for
 from invariance.errors import Busy, UserError
 from invariance.experiments.families import tell_unused
 from invariance.experiments.measurement import measure_grid
@@ -76,6 +76,7 @@ def check(config: dict[str, Any]) -> None:
     for key in ("runs", "prepared"):
         folder(config[key], key)
     fits_of(config["map"], config.get("solver") or {})
+    check_wanted(config["grids"])
     check_grids(config["grid"] or {})
     wanted = [config["grids"]] if isinstance(config["grids"], str) else config["grids"]
     for family in config["grid"] or {}:
