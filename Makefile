@@ -97,6 +97,9 @@ ifneq ($(filter smoke%,$(MAKECMDGOALS)),)
 PAPERS := $(filter DATA $(ROOTS) $(PARTS:%=ARGS_%) NETWORKS TOY FEATURES REPORT,$(TYPED))
 $(foreach name,$(PAPERS),$(if $($(name)),$(error $(name)=$($(name)): make smoke is always the same study and does not take it; leave it out, or use make paper)))
 endif
+ifneq ($(filter paper% plan status,$(MAKECMDGOALS)),)
+$(if $(filter smoke%,$(MAKECMDGOALS)),,$(if $(filter SMOKE,$(TYPED)),$(if $(SMOKE),$(error SMOKE=$(SMOKE): it is the folder of make smoke alone; leave it out, or give RUNS=, PREPARED=, FEATURES= and REPORT=))))
+endif
 ifneq ($(filter paper% smoke% plan status,$(MAKECMDGOALS)),)
 $(foreach name,RUNS PREPARED FEATURES REPORT SMOKE GPUS $(ROOTS),$(if $(findstring $(quote),$($(name))),$(error $(name)=$($(name)): it cannot have a quote ($(quote)) in it; choose another name)))
 endif
@@ -154,13 +157,13 @@ smoke-prepare:
 smoke-networks:
 	@$(RUN) $(BIN)/invariance-train -m $(TEMPLATE) smoke_networks $(LAUNCH) $(PLACES) $(ARGS)
 smoke-measure:
-	@$(RUN) $(BIN)/invariance-measure -m $(TEMPLATE) smoke_measure $(LAUNCH) $(PLACES) $(ARGS)
+	@$(RUN) $(BIN)/invariance-measure -m $(TEMPLATE) smoke_measure $(LAUNCH) $(PLACES) $(filter-out $(TRAINED),$(ARGS))
 smoke-distance:
-	@$(RUN) $(BIN)/invariance-distance -m $(TEMPLATE) smoke_distance 'features=$(SMOKE)/features' $(LAUNCH) $(PLACES) $(ARGS)
+	@$(RUN) $(BIN)/invariance-distance -m $(TEMPLATE) smoke_distance 'features=$(SMOKE)/features' $(LAUNCH) $(PLACES) $(filter-out $(TRAINED),$(ARGS))
 smoke-finetune:
 	@$(RUN) $(BIN)/invariance-finetune -m $(TEMPLATE) smoke_finetune $(LAUNCH) $(PLACES) $(ARGS)
 smoke-cross:
-	@$(RUN) $(BIN)/invariance-measure -m $(TEMPLATE) smoke_cross $(LAUNCH) $(PLACES) $(ARGS)
+	@$(RUN) $(BIN)/invariance-measure -m $(TEMPLATE) smoke_cross $(LAUNCH) $(PLACES) $(filter-out $(TRAINED),$(ARGS))
 smoke-report:
 	@$(if $(DRY),echo,$(RUN)) $(BIN)/invariance-report 'out=$(SMOKE)/report' logger=csv $(PLACES)
 
@@ -168,12 +171,15 @@ smoke-report:
 # ARGS_networks=, ARGS_finetune= and so on to one part, and ARGS_prepare= to the one that does neither
 MODEL := model=% model.% $(quote)model=% $(quote)model.%
 RECIPE := recipe=% recipe.% $(quote)recipe=% $(quote)recipe.%
+# measuring is always in full float32 and uncompiled
+TRAINED := $(foreach key,precision compile channels_last workers,trainer.$(key)=% $(quote)trainer.$(key)=%)
 MORE_networks = $(ARGS) $(ARGS_networks)
 MORE_finetune = $(filter-out $(MODEL),$(ARGS)) $(ARGS_finetune)
-MORE_measure = $(filter-out $(MODEL) $(RECIPE),$(ARGS)) $(ARGS_measure)
-MORE_distance = $(filter-out $(MODEL) $(RECIPE),$(ARGS)) $(ARGS_distance)
+MEASURED = $(filter-out $(MODEL) $(RECIPE) $(TRAINED),$(ARGS))
+MORE_measure = $(MEASURED) $(ARGS_measure)
+MORE_distance = $(MEASURED) $(ARGS_distance)
 LOGGER = $(or $(filter logger=% $(quote)logger=%,$(ARGS)),$(if $(TOY),logger=csv))
-MORE_cross = $(filter-out $(MODEL) $(RECIPE),$(ARGS)) $(ARGS_cross)
+MORE_cross = $(MEASURED) $(ARGS_cross)
 
 # NETWORKS='baseline_1 rotation_20' instead of those of the templates; a baseline's run is baseline/seed0 and so on
 comma := ,

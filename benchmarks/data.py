@@ -35,6 +35,7 @@ from invariance.data.decode import decode
 from invariance.data.module import PreparedData, StepSampler
 from invariance.data.prepared import Prepared
 from invariance.device import keep_freed
+from invariance.runs.outputs import output_file
 from invariance.seeds import generator
 from invariance.settings.files import families
 from invariance.training.classifier import Classifier
@@ -210,7 +211,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--families", nargs="+", default=families(), choices=families())
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--json", type=output_file)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         figures = measure(folder_of(given.root, given.images, Path(temporary) / "photos"), Path(temporary), given)

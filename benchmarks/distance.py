@@ -15,7 +15,6 @@ import json
 import statistics
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -23,6 +22,7 @@ from torch import Tensor
 from invariance.device import keep_freed
 from invariance.engine.fit import fit_maps
 from invariance.maps import OnlineSGD
+from invariance.runs.outputs import output_file
 
 
 def features(networks: int, images: int, dim: int, device: str) -> list[Tensor]:
@@ -106,7 +106,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="timed rounds (default 3)")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="CPU threads")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--json", type=Path, help="write the figures here as one flat object")
+    parser.add_argument("--json", type=output_file, help="write the figures here as one flat object")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     keep_freed()  # as the command does

@@ -14,7 +14,6 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -25,6 +24,7 @@ from invariance.engine.grids import grids_for
 from invariance.engine.stream import extract
 from invariance.models.caffenet import CaffeNet
 from invariance.models.representation import Representation
+from invariance.runs.outputs import output_file
 from invariance.transforms.base import GridPoint, Transform
 
 BASELINE = {"_target_": "invariance.transforms.baseline.Baseline", "name": "baseline"}
@@ -78,7 +78,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--json", type=output_file)
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     phi = Representation(CaffeNet(1000, 3, given.size).to(given.device).eval(), "relu7")

@@ -12,7 +12,6 @@ import multiprocessing
 import resource
 import sys
 import time
-from pathlib import Path
 
 import torch
 from rich.console import Console
@@ -20,6 +19,7 @@ from rich.table import Table
 
 from invariance.engine.fit import fit_maps
 from invariance.maps import OnlineSGD, Ridge
+from invariance.runs.outputs import output_file
 
 _UNIT = 1 if sys.platform == "darwin" else 1024
 _CHUNK = 5000
@@ -49,7 +49,7 @@ def main() -> None:
     parser.add_argument("--dim", type=int, default=4096)
     parser.add_argument("--images", type=int, default=50_000)
     parser.add_argument("--epochs", type=int, default=1)
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--json", type=output_file)
     arguments = parser.parse_args()
     table = Table("solver", "GB with the features", "GB beyond them", "seconds")
     figures = {}

@@ -45,6 +45,7 @@ from invariance.engine.grids import Grid, grids_for
 from invariance.experiments.recording import measure_grid
 from invariance.maps import OnlineSGD, Ridge
 from invariance.maps.spec import maps_of
+from invariance.runs.outputs import output_file
 from invariance.runs.rows import to_frame
 from invariance.runs.run import BEST, Run
 from invariance.settings.files import conf_dir
@@ -230,7 +231,7 @@ def main() -> None:
     parser.add_argument("--memory-gb", type=float, default=8)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--json", type=output_file)
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     keep_freed()

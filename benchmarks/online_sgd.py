@@ -13,12 +13,12 @@ import json
 import statistics
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from invariance.maps import OnlineSGD, OnlineSGDState
+from invariance.runs.outputs import output_file
 
 SETTINGS = OnlineSGD()
 
@@ -147,7 +147,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7, help="timed rounds (default 7)")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="CPU threads")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--json", type=Path, help="write the figures here as one flat object")
+    parser.add_argument("--json", type=output_file, help="write the figures here as one flat object")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     ms = speeds(args.dim, args.device, args.rounds)

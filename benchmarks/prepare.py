@@ -25,6 +25,7 @@ from rich.table import Table
 
 from invariance.data.ilsvrc import ILSVRC
 from invariance.data.prepared import prepare
+from invariance.runs.outputs import output_file
 
 _VARIANTS = 500
 _PREPARE = """
@@ -92,7 +93,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=200_000)
     parser.add_argument("--classes", type=int, default=1000)
     parser.add_argument("--size", type=int, default=32)
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--json", type=output_file)
     arguments = parser.parse_args()
     table, figures = Table("", "seconds", "images a second"), {}
     with tempfile.TemporaryDirectory() as folder:

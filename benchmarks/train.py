@@ -30,6 +30,7 @@ from torch.nn import functional
 from invariance.data.module import PreparedData
 from invariance.data.prepared import Prepared
 from invariance.device import keep_freed
+from invariance.runs.outputs import output_file
 from invariance.settings.files import conf_dir, families
 from invariance.training.classifier import Classifier
 from invariance.training.trainer import build_trainer
@@ -148,7 +149,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--channels-last", action="store_true")
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--json", type=output_file)
     given = parser.parse_args()
     chosen = given.families or (["all"] if given.device == "cuda" else ["baseline", "rotation"])
     torch.set_num_threads(given.threads)

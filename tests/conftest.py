@@ -1,7 +1,9 @@
 """Fixtures that several test modules share."""
 
 import base64
+import importlib
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -78,3 +80,21 @@ def trained(tmp_path_factory, compose):
     few = "transform.angles=[-45,-20,-10,-5,5,10,20,45]"  # what measuring its grid takes is the images under them
     train(compose("train", *places, *quick, "transform=rotation", "range=20", few))
     return folder, places
+
+
+@pytest.fixture
+def mistake(monkeypatch, capsys, tmp_path):
+    """A command in this process: its one line of error, with status 2 and nothing written."""
+    monkeypatch.chdir(tmp_path)
+
+    def told(page, *arguments):
+        monkeypatch.setattr(sys, "argv", [f"invariance-{page}", *arguments])
+        with pytest.raises(SystemExit) as end:
+            importlib.import_module(f"invariance.{page}").main()
+        lines = capsys.readouterr().err.splitlines()
+        assert end.value.code == 2
+        assert len(lines) == 1 and lines[0].startswith("error: "), lines
+        assert not list(tmp_path.glob("[!.o]*"))  # beside Hydra's outputs
+        return lines[0]
+
+    return told

@@ -12,6 +12,7 @@ from sklearn import linear_model
 
 import invariance.device
 import invariance.engine.measuring
+import invariance.training.trained
 from invariance.data.prepared import prepare
 from invariance.errors import UserError
 from invariance.experiments.measure import measure
@@ -285,13 +286,15 @@ def test_maps_that_no_memory_holds_are_refused_before_any_features(place, compos
     [
         (["layer=rel7"], "did you mean 'relu7'"),
         (["grids=[rotaton]"], "did you mean 'rotation'"),
+        (["grids=[baseline]"], "grids=baseline: no such family or grid"),
         (["grid={rotaton: {angles: [1]}}"], "did you mean 'rotation'"),
         (["grid={rotation: {angels: [1]}}"], "did you mean 'angles'"),
         (["networks=baselin"], "did you mean 'baseline'"),
         (["map=residual", "solver=minibatch_sgd"], "map=residual needs a solver"),
     ],
 )
-def test_mistakes_are_named(place, compose, overrides, said):
+def test_mistakes_are_named_before_data_are_prepared(place, compose, overrides, said, monkeypatch):
     _, places = place
+    monkeypatch.setattr(invariance.training.trained, "prepare", None)
     with pytest.raises(UserError, match=said):
         measure(compose("measure", *places, "networks=baseline", *overrides))

@@ -1,8 +1,5 @@
 """What may be set: every mistake in a configuration is one line that names its key, before anything is computed."""
 
-import importlib
-import sys
-
 import pytest
 
 GROUPS = {
@@ -15,24 +12,6 @@ GROUPS = {
     "dashboard": ["logger"],
 }
 HUGE = 10**12
-
-
-@pytest.fixture
-def mistake(monkeypatch, capsys, tmp_path):
-    """A command in this process: its one line of error, with status 2 and nothing written."""
-    monkeypatch.chdir(tmp_path)
-
-    def told(page, *arguments):
-        monkeypatch.setattr(sys, "argv", [f"invariance-{page}", *arguments])
-        with pytest.raises(SystemExit) as end:
-            importlib.import_module(f"invariance.{page}").main()
-        lines = capsys.readouterr().err.splitlines()
-        assert end.value.code == 2
-        assert len(lines) == 1 and lines[0].startswith("error: "), lines
-        assert not list(tmp_path.glob("[!.o]*"))  # beside Hydra's outputs
-        return lines[0]
-
-    return told
 
 
 @pytest.mark.parametrize(("page", "group"), [(page, group) for page, groups in GROUPS.items() for group in groups])

@@ -273,6 +273,7 @@ def test_make_refuses_what_makes_no_sense():
         ("smoke", "ILSVRC=/data", "ILSVRC=/data: make"),
         ("paper", "NETWORKS=blur_3 rotation_20 blur_3", "blur_3 is there twice; name it once"),
         ("paper", "RUNS=a'b", "RUNS=a'b: it cannot have a quote"),
+        ("paper", "SMOKE=x", "SMOKE=x: it is the folder of make smoke alone"),
         ("smoke", "SMOKE=a'b", "SMOKE=a'b: it cannot have"),
         ("plan", "ILSVRC=/a'b", "ILSVRC=/a'b: it cannot have"),
         ("status", "RUNS='", "RUNS=': it cannot have"),

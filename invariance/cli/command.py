@@ -12,8 +12,10 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from invariance.cli.heeded import check_heeded
 from invariance.errors import Busy, UserError, nearest
 from invariance.launch.jobs import BUSY, shown
+from invariance.launch.known import unknown_setting
 from invariance.runs.files import disk_refusal
 from invariance.runs.mending import Mending, failed_alike, shown_of
 from invariance.runs.processes import signals_interrupt, was_interrupted
@@ -21,9 +23,11 @@ from invariance.runs.surroundings import Streams, require_utf8_names, undisturbe
 from invariance.runs.sweep import JOB_VARIABLE, SWEEP_VARIABLE, Attempt, find_jobs, to_the_end
 from invariance.settings.files import check_choices, check_keys, conf_dir, family_sweep, page_keys
 from invariance.settings.nested import check_value
+from invariance.settings.numbers import with_canonical_names
 
 Job = Callable[[dict[str, Any]], None]
 MISTAKE, INTERRUPTED = 2, 130
+LAUNCHER = "hydra.launcher."
 _WITH_VALUE = (
     "--package",
     "-p",
@@ -153,12 +157,14 @@ def plain_of(page: str, config: DictConfig) -> dict[str, Any]:
 def resolved(page: str, config: DictConfig, hydra: DictConfig, template: str | None = None) -> dict[str, Any]:
     """As `plain_of`, of a configuration with Hydra's own part of it beside."""
     check_keys(config, hydra, page, template)
+    config = with_canonical_names(config)
     check_choices(page, config, hydra)
     try:
         plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     except RecursionError as error:
         raise UserError("a value of the configuration refers to itself; write it out") from error
     assert isinstance(plain, dict)
+    check_heeded(page, hydra.overrides.task, config)
     known = page_keys(page)
     return {str(key): value for key, value in plain.items() if key in known - {"hydra"}}
 
@@ -350,12 +356,16 @@ def explain(error: Exception, page: str) -> str:
         return f"{match[1]} names several values: add -m to run each of them, or write one value"
     if match := re.search(r"Could not override '(.+?)'", text):
         key = match[1].split("@")[0]
+        if key.startswith(LAUNCHER):
+            return unknown_setting(key.removeprefix(LAUNCHER), sys.argv[1:])
         group = key.partition(".")[0]
         if key != group and key in known_keys(page) and group in _unset_groups(page):
             there = sorted(path.stem for path in (conf_dir() / group).glob("*.yaml"))
             return f"{key}: there is no {group} yet; choose it, as {group}={there[0]} (there are: {', '.join(there)})"
         others = [other for other in known_keys(page) if other != key]
         return f"unknown key {key!r}{nearest(key, others)} (invariance-{page} --help lists them)"
+    if "Launcher'" in first and (match := re.search(r"unexpected keyword argument '(\w+)'", text)):
+        return unknown_setting(match[1], sys.argv[1:])
     if match := re.match("Error merging override (.+)", first):  # what Hydra's own schema refuses
         why = next(iter(str(error.__cause__).splitlines()), "")
         return f"{match[1]}: {'it cannot be null; give a value' if why.endswith('is not Optional') else why}"

@@ -14,6 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from invariance.errors import UserError, nearest
 from invariance.settings.files import families, family_config, family_sweep
+from invariance.settings.numbers import canonical
 from invariance.settings.parts import FAMILY
 from invariance.transforms import FRAME, build
 from invariance.transforms.base import UNTOUCHED, GridPoint, Transform
@@ -132,6 +133,24 @@ def check_grids(settings: Mapping[str, Mapping[str, Any] | None]) -> None:
             grid.transform.grid()
 
 
+def check_wanted(wanted: object) -> None:
+    """Refuse names of grids that no network can have.
+
+    Args:
+        wanted: as `grids_for` takes it.
+
+    Raises:
+        UserError: for an unknown family or grid.
+    """
+    measured = [family for family in families() if family_sweep(family)]
+    known = sorted({*measured, *(grid.name for family in measured for grid in _grids_of_family(family, {}))})
+    ranged = tuple(f"{family}_" for family in measured if "grid" in family_config(family))  # at any trained range
+    for name in wanted if isinstance(wanted, list) else [wanted]:
+        if name not in ("own", "all", *known) and not str(name).startswith(ranged):
+            there = ", ".join(known)
+            raise UserError(f"grids={name}: no such family or grid{nearest(str(name), known)} (there are: {there})")
+
+
 def check_joint(wanted: Mapping[str, Mapping[str, Any] | None]) -> None:
     """Refuse a set G that no network can be finetuned for.
 
@@ -183,7 +202,7 @@ def joint_grid(trained: Mapping[str, Any], wanted: Mapping[str, Mapping[str, Any
     for key in given:
         if key not in keys:
             raise UserError(f"G.{family}.{key} is no key of the family's grid{nearest(str(key), keys)}")
-    if own and str(given.get("range", trained.get("range"))) != str(trained.get("range")):
+    if own and canonical(given.get("range", trained.get("range"))) != canonical(trained.get("range")):
         raise UserError(
             f"G.{family}.range={given['range']}: this network was trained at {trained.get('range')}, and its images "
             "are prepared for that; leave it out"
@@ -192,7 +211,7 @@ def joint_grid(trained: Mapping[str, Any], wanted: Mapping[str, Mapping[str, Any
     listed = {key: nothing.get(type(value), value) for key, value in default.items()} if given else default
     settings = {str(key): value for key, value in {**listed, **given}.items()}
     plain = _own(trained, settings) if own else Grid(family, family, _configured(family, settings))
-    mark = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:6] if given else ""
+    mark = hashlib.sha256(json.dumps(canonical(settings), sort_keys=True).encode()).hexdigest()[:6] if given else ""
     name = str(plain.settings.get("grid", plain.name))
     grid = replace(plain, name=f"{name}_G{mark}")
     try:

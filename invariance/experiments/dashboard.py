@@ -10,6 +10,7 @@ import pandas as pd
 from invariance.cli.command import folder
 from invariance.errors import UserError, nearest
 from invariance.reporting.contents import Figure, Item, TableText, figures_of, read_contents
+from invariance.runs.outputs import require_writable
 from invariance.runs.rows import read_rows
 from invariance.runs.wandb import Tracker, check_logger, mode_of, offline_asked, read_link
 from invariance.settings.base import checked
@@ -58,8 +59,8 @@ def check(config: dict[str, Any]) -> None:
     """
     checked(Dashboard, config)
     check_logger(config["logger"])
-    for key in ("report", "save"):
-        folder(config[key], key)
+    folder(config["report"], "report")
+    require_writable(folder(config["save"], "save"), "save", is_file=True)
 
 
 def check_dataset(dataset: object, rows: pd.DataFrame) -> None:

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from invariance.cli.command import folder, say_error
 from invariance.device import keep_freed
-from invariance.engine.grids import Grid, check_joint, grids_for, joint_grid
+from invariance.engine.grids import Grid, check_joint, check_wanted, grids_for, joint_grid
 from invariance.errors import Busy, UserError
+from invariance.experiments.families import tell_unused
 from invariance.experiments.recording import measure_grid
 from invariance.maps.spec import JOINT, Learned, MapSpec, maps_of
 from invariance.runs.find import find_runs
@@ -48,6 +49,7 @@ def finetune(config: dict[str, Any]) -> None:
     runs = folder(config["runs"], "runs")
     fits = maps_of(config["map"], config.get("solver") or {})
     found, failed, busy = find_runs(runs / "train", config["networks"]), 0, []
+    tell_unused("G", config["G"] or {}, found)
     for directory in found:
         if len(found) > 1 and not config["G"] and not has_family(directory):
             print(f"left out, trained with no family; give G=…: {directory.relative_to(runs)}", file=sys.stderr)
@@ -84,6 +86,7 @@ def check(config: dict[str, Any]) -> None:
     for key in ("runs", "prepared"):
         folder(config[key], key)
     maps_of(config["map"], config.get("solver") or {})
+    check_wanted(config["grids"])
     check_joint(config["G"] or {})
 
 

@@ -8,8 +8,9 @@ from typing import Any
 from invariance.cli.command import folder, say_error
 from invariance.data.sources import data_config
 from invariance.device import choose_device, keep_freed
-from invariance.engine.grids import check_grids, grids_for
+from invariance.engine.grids import check_grids, check_wanted, grids_for
 from invariance.errors import Busy, UserError
+from invariance.experiments.families import tell_unused
 from invariance.experiments.recording import measure_grid
 from invariance.maps.spec import maps_of
 from invariance.runs.find import find_runs
@@ -34,6 +35,8 @@ def measure(config: dict[str, Any]) -> None:
     config = {"data": None, "solver": {}, **config, "metrics": metrics_of(config)}
     fits = maps_of(config["map"], config["solver"])
     found, failed, busy = find_runs(runs / "train", config["networks"]), 0, []
+    if config["grids"] == "own":
+        tell_unused("grid", config["grid"] or {}, found)
     for directory in found:
         try:
             network = Network(
@@ -73,6 +76,7 @@ def check(config: dict[str, Any]) -> None:
     for key in ("runs", "prepared"):
         folder(config[key], key)
     maps_of(config["map"], config.get("solver") or {})
+    check_wanted(config["grids"])
     check_grids(config["grid"] or {})
     wanted = [config["grids"]] if isinstance(config["grids"], str) else config["grids"]
     for family in config["grid"] or {}:

@@ -39,6 +39,7 @@ from invariance.measures.procrustes import procrustes_distance
 from invariance.measures.r2 import Regression
 from invariance.progress import bar
 from invariance.runs.files import DONE, write_text
+from invariance.runs.outputs import require_writable
 from invariance.runs.rows import Row, to_frame
 from invariance.runs.run import CONFIG, Run, read_config
 from invariance.runs.summary import of_distances
@@ -232,6 +233,8 @@ class _Study:
         """Features of every network, those that are kept and those that are not yet."""
         found = {label: self.store.find(one.network, one.images) for label, one in self.members.items()}
         absent = [label for label, features in found.items() if features is None]
+        if absent:
+            require_writable(self.store.root, "features")
         images = self.members[next(iter(self.members))].images
         count = len(images.fit_indices) + len(images.prepared.split(images.report_split))
         task = progress.add_task("φ", total=count * len(absent))

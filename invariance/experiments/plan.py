@@ -26,6 +26,7 @@ from invariance.planning.templates import Templates, networks_there
 from invariance.planning.work import Estimate, estimate, units_of
 from invariance.progress import bar
 from invariance.runs.files import write_text
+from invariance.runs.outputs import require_writable
 from invariance.settings.base import checked
 from invariance.settings.files import conf_dir
 from invariance.settings.pages import Plan
@@ -191,6 +192,8 @@ def check(config: dict[str, Any]) -> None:
             there = ", ".join(names)
             raise UserError(f"roots.{name}: no such data set is planned{nearest(name, names)} (there are: {there})")
     keys_of(config["chosen"], names)
+    if config["json"]:
+        require_writable(folder(config["json"], "json"), "json", is_file=True)
 
 
 def cores() -> int:

@@ -6,6 +6,7 @@ from invariance.cli.command import folder
 from invariance.errors import UserError
 from invariance.reporting.contents import figures_of, read_contents
 from invariance.reporting.page import report_of
+from invariance.runs.outputs import require_writable
 from invariance.runs.rows import read_rows
 from invariance.runs.wandb import Tracker, check_logger
 from invariance.settings.base import checked
@@ -47,5 +48,5 @@ def check(config: dict[str, Any]) -> None:
     """
     checked(Report, config)
     check_logger(config["logger"])
-    for key in ("runs", "out"):
-        folder(config[key], key)
+    folder(config["runs"], "runs")
+    require_writable(folder(config["out"], "out"), "out")

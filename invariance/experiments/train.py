@@ -12,6 +12,8 @@ from invariance.data.sources import data_config
 from invariance.device import keep_freed
 from invariance.errors import UserError
 from invariance.models import outline
+from invariance.runs.files import DONE
+from invariance.runs.outputs import require_writable
 from invariance.runs.run import PREVIOUS, Run
 from invariance.runs.summary import of_training
 from invariance.runs.wandb import Tracker, check_logger
@@ -135,6 +137,9 @@ def check(config: dict[str, Any]) -> None:
     for key in ("runs", "prepared"):
         folder(config[key], key)
     data = data_config(config["data"])
+    directory = folder(config["runs"], "runs") / "train" / data.name / config["name"] / f"seed{config['seed']}"
+    if not (directory / DONE).exists():  # one that is finished may lie where nobody writes
+        require_writable(directory, "runs")
     outline(config["model"], 2, COLOURS[data.colour])
     size = transform.source_size(config["model"]["input_size"])
     if not 1 <= size <= LARGEST_SIZE:

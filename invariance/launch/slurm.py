@@ -46,13 +46,7 @@ def build_executor(settings: Mapping[str, Any], folder: Path, memory_gb: float |
     Raises:
         UserError: for what this machine lacks, or settings that make no sense.
     """
-    for command in ("sbatch", "squeue", "srun"):
-        if shutil.which(command) is None:
-            raise UserError(
-                f"hydra/launcher=slurm: there is no {command} here; run it on a login node, or use hydra/launcher=local"
-            )
-    check(settings)
-    settings = {**settings, "mem_gb": memory_of(settings["mem_gb"], memory_gb)}
+    settings = checked(settings, memory_gb)
     import submitit
 
     executor = submitit.AutoExecutor(folder=folder, cluster="slurm", slurm_max_num_timeout=settings["max_num_timeout"])
@@ -74,6 +68,21 @@ def build_executor(settings: Mapping[str, Any], folder: Path, memory_gb: float |
         slurm_additional_parameters={"requeue": True, **(settings["additional_parameters"] or {})},
     )
     return executor
+
+
+def checked(settings: Mapping[str, Any], memory_gb: float | None = None) -> dict[str, Any]:
+    """Settings that jobs can be submitted with, the memory of a job among them; arguments as `build_executor`.
+
+    Raises:
+        UserError: for what this machine lacks, or settings that make no sense.
+    """
+    for command in ("sbatch", "squeue", "srun"):
+        if shutil.which(command) is None:
+            raise UserError(
+                f"hydra/launcher=slurm: there is no {command} here; run it on a login node, or use hydra/launcher=local"
+            )
+    check(settings)
+    return {**settings, "mem_gb": memory_of(settings["mem_gb"], memory_gb)}
 
 
 def check(settings: Mapping[str, Any]) -> None:

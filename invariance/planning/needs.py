@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from invariance.cli.heeded import check_heeded
 from invariance.data.manifest import MANIFEST
 from invariance.data.official import Official
 from invariance.data.sources import data_config, existing_root
@@ -90,6 +91,7 @@ def _composed(wanted: Wanted, stage: str, name: str, choices: Sequence[str]) -> 
     config = wanted.templates.compose(stage, *more)
     if stage == "cross" and config.get("of", name) != name:
         return None
+    check_heeded(PAGES[stage], wanted.args.get(stage, ()), config)
     return checked_job(stage, config, next(iter(wanted.templates.sweep(config)), {}))
 
 

@@ -16,6 +16,7 @@ from invariance.cli.command import find_plugins, no_yaml
 from invariance.errors import UserError, nearest
 from invariance.settings.base import checked, keys_of
 from invariance.settings.files import check_keys, conf_dir
+from invariance.settings.numbers import with_canonical_names
 from invariance.settings.pages import SCHEMAS
 
 Config = dict[str, Any]
@@ -161,7 +162,7 @@ def plain(config: DictConfig, settings: Mapping[Any, Any] | None = None) -> Conf
     for key, value in (settings or {}).items():
         OmegaConf.update(copy, key, value)
     try:
-        held = OmegaConf.to_container(copy, resolve=True)
+        held = OmegaConf.to_container(with_canonical_names(copy), resolve=True)
     except OmegaConfBaseException as error:
         raise UserError(str(error).splitlines()[0]) from error
     assert isinstance(held, dict)

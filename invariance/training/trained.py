@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from invariance.data.decode import COLOURS
 from invariance.data.manifest import MANIFEST
 from invariance.data.prepared import Prepared, prepare
 from invariance.device import choose_device
 from invariance.errors import UserError
+from invariance.models import outline
 from invariance.models.cut import Cut
 from invariance.models.model import Model
 from invariance.models.representation import Representation
@@ -83,10 +85,12 @@ class Network:
         try:
             own, trained_on = made["data"], self.config["data"]["sha256"]
             self.transform, self.input_size = self.config["transform"], self.config["model"]["input_size"]
+            channels = COLOURS[own["colour"]]
         except (KeyError, TypeError) as error:
             raise UserError(f"{directory} is not a training run of this version ({error}); train it again") from error
         if fit is not None and not isinstance(fit, Mapping):
             raise UserError(f"fit={fit!r}: give keys of data.fit, as fit={{split: train, images: 5000}}")
+        Representation(outline(self.config["model"], 2, channels), layer)  # refuses a layer that there is not
         chosen = own if data is None else self._foreign(data, own)
         self.settings = {**chosen, "fit": {**chosen["fit"], **(fit or {})}, "report": report or chosen["report"]}
         self._trained_on = None if data is not None else trained_on

@@ -9,7 +9,7 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from invariance.launch.jobs import done, jobs_of, options_of, run_jobs, slots_of, tell
+from invariance.launch.jobs import Slot, done, jobs_of, options_of, run_jobs, slots_of, tell
 from invariance.runs.sweep import SWEEP_VARIABLE, launching
 
 
@@ -31,6 +31,14 @@ class LocalLauncher(Launcher):
         """Take the sweep's configuration."""
         self.config = config
 
+    def check(self) -> list[Slot]:
+        """The slots that its settings give.
+
+        Raises:
+            UserError: for settings that make no sense, or GPUs that are not there.
+        """
+        return slots_of(self.gpus, self.slots, self.cores, _count_gpus)
+
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run all jobs, and say at the end which failed, why, and how to repeat them.
 
@@ -38,7 +46,7 @@ class LocalLauncher(Launcher):
             UserError: if any failed.
         """
         assert self.config is not None
-        slots = slots_of(self.gpus, self.slots, self.cores, _count_gpus)[: len(job_overrides)]
+        slots = self.check()[: len(job_overrides)]
         page, options = self.config.hydra.job.name, options_of(self.config)
         folder = Path(os.environ[SWEEP_VARIABLE])
         jobs = jobs_of(page, job_overrides, options, folder, initial_job_idx)

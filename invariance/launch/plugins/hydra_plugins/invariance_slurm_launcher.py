@@ -11,7 +11,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 from invariance.launch.jobs import done, jobs_of, options_of, tell
-from invariance.launch.slurm import build_executor, patience_of, run_on_slurm
+from invariance.launch.slurm import build_executor, checked, patience_of, run_on_slurm
 from invariance.runs.sweep import SWEEP_VARIABLE, launching
 
 
@@ -37,6 +37,15 @@ class SlurmLauncher(Launcher):
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Take the sweep's configuration."""
         self.config = config
+
+    def check(self) -> None:
+        """Refuse settings that make no sense, and a machine that cannot submit jobs.
+
+        Raises:
+            UserError: naming what is wrong.
+        """
+        assert self.config is not None
+        checked(self.settings, self.config.get("memory_gb"))
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run all jobs, and say at the end which failed, why, and how to repeat them.

@@ -18,10 +18,12 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from invariance.cli.command import folder as folder_of
+from invariance.cli.heeded import check_heeded
 from invariance.errors import UserError
 from invariance.launch.jobs import options_of, shown
 from invariance.runs.sweep import SWEEP_VARIABLE, begin_sweep, sweep_folder
 from invariance.settings.files import check_keys, family_sweep, page_keys
+from invariance.settings.numbers import canonical, with_canonical_names
 
 MOST_JOBS = 100_000
 """Above the jobs of any sweep; the largest of the paper has 35."""
@@ -96,6 +98,8 @@ class FamilySweeper(BasicSweeper):
         page, options = self.config.hydra.job.name, options_of(self.config)
         if getattr(self.launcher, "dry", False):
             return
+        if check := getattr(self.launcher, "check", None):
+            check()
         jobs = [shown(page, job, options) for job in batch]
         folder = sweep_folder(folder_of(self.config.runs, "runs"), page, jobs)
         begin_sweep(folder, jobs)
@@ -135,6 +139,8 @@ def mistakes(page: str, config: DictConfig) -> list[UserError]:
     template = config.hydra.job.config_name
     try:
         check_keys(config, config.hydra, page, None if template == page else template)
+        check_heeded(page, config.hydra.overrides.task, config)
+        config = with_canonical_names(config)
         values = {key: config[key] for key in own}
         checked(
             SCHEMAS[page],
@@ -154,17 +160,9 @@ def mistakes(page: str, config: DictConfig) -> list[UserError]:
 
 def _digest(job: DictConfig) -> bytes:
     """What two jobs of the same settings have in common, however their numbers are written."""
-
-    def plain(value: object) -> object:
-        if isinstance(value, dict):
-            return {key: plain(one) for key, one in value.items()}
-        if isinstance(value, list):
-            return [plain(one) for one in value]
-        return int(value) if isinstance(value, float) and value.is_integer() else value
-
     settings = OmegaConf.to_container(job, resolve=False)
     assert isinstance(settings, dict)
-    text = repr(plain({key: value for key, value in settings.items() if key != "hydra"}))
+    text = repr(canonical({key: value for key, value in settings.items() if key != "hydra"}))
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
 
 

@@ -1,0 +1,27 @@
+"""Settings of families that none of the chosen networks has: said, for they change nothing."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from invariance.runs.run import read_config
+from invariance.settings.files import family_sweep
+
+
+def tell_unused(key: str, wanted: Iterable[str], directories: Sequence[Path]) -> None:
+    """Say which families are set and belong to no chosen network.
+
+    A sweep gives every job the settings of all families, so what one job has no use for is no mistake.
+
+    Args:
+        key: the key that has the settings: `G` or `grid`.
+        wanted: the families that are set.
+        directories: the chosen networks. A baseline has no family of its own and may take any.
+    """
+    trained = {str(read_config(directory).get("transform", {}).get("name")) for directory in directories}
+    if not all(map(family_sweep, trained)):
+        return
+    for family in sorted(set(wanted) - trained):
+        print(f"{key}.{family} changes nothing: no chosen network was trained with {family}", file=sys.stderr)
