@@ -31,8 +31,8 @@ from torch.utils.data import DataLoader
 from torchvision import transforms as tv
 from torchvision.datasets import ImageFolder
 
+from invariance.data.batches import PreparedData, StepSampler
 from invariance.data.decode import decode
-from invariance.data.module import PreparedData, StepSampler
 from invariance.data.prepared import Prepared
 from invariance.device import keep_freed
 from invariance.runs.outputs import output_file

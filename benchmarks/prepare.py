@@ -23,8 +23,8 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from invariance.data.ilsvrc import ILSVRC
 from invariance.data.prepared import prepare
+from invariance.data.sources.ilsvrc import ILSVRC
 from invariance.runs.outputs import output_file
 
 _VARIANTS = 500
@@ -32,7 +32,7 @@ _PREPARE = """
 import sys
 from pathlib import Path
 from invariance.data.prepared import prepare
-config = {"_target_": "invariance.data.ilsvrc.ILSVRC", "root": sys.argv[1], "verify": False, "colour": "rgb"}
+config = {"_target_": "invariance.data.sources.ilsvrc.ILSVRC", "root": sys.argv[1], "verify": False, "colour": "rgb"}
 prepare(config, int(sys.argv[2]), Path(sys.argv[3]), progress=False)
 """
 
@@ -101,7 +101,12 @@ def main() -> None:
         root.mkdir()
         make(root, arguments.images, arguments.classes)
         total = arguments.images // arguments.classes * arguments.classes + arguments.classes
-        settings = {"_target_": "invariance.data.ilsvrc.ILSVRC", "root": str(root), "verify": False, "colour": "rgb"}
+        settings = {
+            "_target_": "invariance.data.sources.ilsvrc.ILSVRC",
+            "root": str(root),
+            "verify": False,
+            "colour": "rgb",
+        }
 
         start = time.perf_counter()
         ILSVRC(str(root), verify=False).splits()

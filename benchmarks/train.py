@@ -27,7 +27,7 @@ from rich.console import Console
 from rich.table import Table
 from torch.nn import functional
 
-from invariance.data.module import PreparedData
+from invariance.data.batches import PreparedData
 from invariance.data.prepared import Prepared
 from invariance.device import keep_freed
 from invariance.runs.outputs import output_file

@@ -10,7 +10,7 @@ import yaml
 from PIL import Image
 
 from invariance.data.prepared import prepare
-from invariance.data.unlabelled import Unlabelled
+from invariance.data.sources.unlabelled import Unlabelled
 from invariance.errors import UserError
 from invariance.experiments.measure import measure
 from invariance.experiments.report import report

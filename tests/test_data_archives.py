@@ -15,8 +15,8 @@ from PIL import Image
 from invariance.data import zip as zips
 from invariance.data.archives import open_tree
 from invariance.data.decode import BrokenImage
-from invariance.data.folder import Folder
 from invariance.data.left_out import lines_of
+from invariance.data.sources.folder import Folder
 from invariance.data.tar_headers import BadTar, members
 from invariance.errors import UserError
 

@@ -12,15 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from invariance.data.ilsvrc import ILSVRC
+from invariance.data.estimate import plan
 from invariance.data.left_out import LeftOut, lines_of
 from invariance.data.magic import looks_like_image
 from invariance.data.manifest import MANIFEST
 from invariance.data.names import names_a_split, read_alike, read_as, shown, split_named
-from invariance.data.planning import plan
 from invariance.data.prepared import Prepared, prepare
-from invariance.data.rvl_cdip import RVLCDIP
-from invariance.data.sources import source_from_config
+from invariance.data.sources.base import source_from_config
+from invariance.data.sources.ilsvrc import ILSVRC
+from invariance.data.sources.rvl_cdip import RVLCDIP
 from invariance.errors import UserError
 from invariance.experiments.prepare import prepare_data
 
@@ -212,7 +212,7 @@ def test_texts_that_begin_like_images_are_none(text):
 
 def test_files_with_a_suffix_are_not_opened_to_be_listed(tmp_path, monkeypatch):
     layout(tmp_path, "train", "val", "test")
-    monkeypatch.setattr("invariance.data.trees.open", lambda *_, **__: pytest.fail("opened"), raising=False)
+    monkeypatch.setattr("invariance.data.sources.trees.open", lambda *_, **__: pytest.fail("opened"), raising=False)
     assert len(found(tmp_path).listings["train"]) == 8
 
 

@@ -11,13 +11,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from invariance.data.module import PreparedData, StepSampler
+from invariance.data.batches import PreparedData, StepSampler
 from invariance.data.prepared import Prepared, prepare
 from invariance.data.reading import read_ahead
 from invariance.errors import UserError
 
 DIGITS = {
-    "_target_": "invariance.data.arrays.Digits",
+    "_target_": "invariance.data.sources.arrays.Digits",
     "colour": "gray",
     "name": "digits",
     "val_fraction": 0.05,

@@ -11,9 +11,9 @@ import yaml
 from PIL import Image
 from scipy.io import loadmat
 
-from invariance.data.ilsvrc import ILSVRC
 from invariance.data.prepared import prepare
-from invariance.data.rvl_cdip import RVLCDIP
+from invariance.data.sources.ilsvrc import ILSVRC
+from invariance.data.sources.rvl_cdip import RVLCDIP
 from invariance.errors import UserError
 
 CONF = Path(__file__).parents[1] / "conf" / "data"

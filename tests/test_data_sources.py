@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from invariance.data.sources import data_config, source_from_config, stratified
+from invariance.data.sources.base import class_of, data_config, source_from_config, stratified
 from invariance.errors import UserError
 
 CONF = Path(__file__).parents[1] / "conf" / "data"
@@ -180,14 +180,29 @@ def test_a_class_too_small_to_split_is_told(tmp_path):
         ({"name": ".."}, "data.name"),
         ({"name": ""}, "data.name"),
         ({"_target_": "os.system"}, "no source of this package"),
-        ({"_target_": "invariance.data.folder.Foldr"}, "does not exist"),
+        ({"_target_": "invariance.data.sources.folder.Foldr"}, "does not exist"),
         ({"_target_": None}, "no source"),
-        ({"_target_": "invariance.data.folder.Path"}, "no source of images"),
+        ({"_target_": "invariance.data.sources.folder.Path"}, "no source of images"),
         ({"_target_": "invariance.data.nix.X"}, "exist"),
     ],
 )
 def test_mistakes_in_the_configuration_are_told(changes, match, tree):
     refused(match, **{"root": str(tree), **changes})
+
+
+@pytest.mark.parametrize(
+    ("before", "name"),
+    [
+        ("arrays", "CIFAR10"),
+        ("folder", "Folder"),
+        ("ilsvrc", "ILSVRC"),
+        ("rvl_cdip", "RVLCDIP"),
+        ("unlabelled", "Unlabelled"),
+    ],
+)
+def test_a_class_is_still_found_where_version_0_1_0_had_it(before, name):
+    kind = class_of({"_target_": f"invariance.data.{before}.{name}"})
+    assert kind is class_of({"_target_": f"invariance.data.sources.{before}.{name}"}) and kind.__name__ == name
 
 
 def test_names(tmp_path):

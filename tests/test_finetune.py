@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from torch import nn
 from torch.nn import functional
 
-from invariance.data.module import PreparedData
+from invariance.data.batches import PreparedData
 from invariance.engine.grids import joint_grid
 from invariance.errors import UserError
 from invariance.experiments import finetune as experiment

@@ -118,7 +118,7 @@ TEXTS = (
     "os.system",
     "invariance.transforms.rotation.Rotation",
     "invariance.transforms.base.Transform",
-    "invariance.data.folder.Folder",
+    "invariance.data.sources.folder.Folder",
     "invariance.models.caffenet.CaffeNet",
     "torch.nn.Linear",
     "builtins.eval",

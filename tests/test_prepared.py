@@ -177,7 +177,7 @@ def test_touched_files_and_an_absent_source_are_no_change(pets, store, monkeypat
     for path in (pets / "cat").iterdir():
         os.utime(path, (1, 1))
     assert made(pets, store).sha256 == before.sha256
-    monkeypatch.setattr("invariance.data.sources.content_hash", None)
+    monkeypatch.setattr("invariance.data.sources.base.content_hash", None)
     assert made(pets, store).sha256 == before.sha256, "the new times are noted, and nothing is compared again"
     shutil.rmtree(pets)
     assert made(pets, store).sha256 == before.sha256
@@ -255,7 +255,7 @@ def slow(*arguments):
     return real(*arguments)
 building.decode_sizes = slow
 building._SYNC_EVERY, building._CHUNK = 0, 8
-config = {"_target_": "invariance.data.folder.Folder", "root": sys.argv[1], "colour": "rgb"}
+config = {"_target_": "invariance.data.sources.folder.Folder", "root": sys.argv[1], "colour": "rgb"}
 prepare(config, 6, Path(sys.argv[2]), progress=False, workers=1)
 """
 

@@ -8,9 +8,9 @@ import pytest
 
 from invariance.data import building, stored
 from invariance.data import manifest as manifests
-from invariance.data.planning import plan
+from invariance.data.estimate import plan
 from invariance.data.prepared import prepare, prepare_sizes
-from invariance.data.trees import FolderTree
+from invariance.data.sources.trees import FolderTree
 from invariance.errors import UserError
 from invariance.experiments.prepare import checked_sizes, prepare_data
 from tests.test_prepared import config, made, pets, store  # noqa: F401

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from invariance.errors import UserError
+from invariance.experiments.measure import measure
 from invariance.experiments.train import train
 from invariance.runs.processes import signals_interrupt
 from invariance.training.checkpoint import AtomicCheckpointIO
@@ -95,6 +96,26 @@ def test_a_moved_run_continues_as_if_undisturbed(moved, whole, again, recwarn):
     assert (moved / NAME / "rows.csv").read_bytes() == (whole / "rows.csv").read_bytes()
     assert not [str(warning.message) for warning in recwarn if "dirpath has changed" in str(warning.message)]
     assert best["best_model_score"] is not None
+
+
+def test_a_run_begun_under_the_names_of_before_is_continued_and_measured(
+    tmp_path, whole, again, compose, prepared, monkeypatch, capsys
+):
+    old = "data._target_=invariance.data.arrays.Digits"  # where the class was until it moved into data/sources/
+    with monkeypatch.context() as patch, pytest.raises(Stop):
+        interrupt_after(patch, 25)
+        again(tmp_path / "now", old)
+    shutil.copytree(tmp_path / "now", tmp_path / "then")
+    again(tmp_path / "now")
+    again(tmp_path / "then", old)
+    for run in (tmp_path / "now" / NAME, tmp_path / "then" / NAME):
+        assert (run / "rows.csv").read_bytes() == (whole / "rows.csv").read_bytes()
+    again(runs := tmp_path / "then")
+    assert "finished already" in capsys.readouterr().out
+    assert old.partition("=")[2] in (runs / NAME / "provenance.json").read_text()
+    quick = ["grids=[mirror]", "solver=ridge", "metrics=[l2_distance]", "logger=csv", "trainer=cpu", "progress=false"]
+    measure(compose("measure", f"runs={runs}", f"prepared={prepared}", "networks=digits", *quick))
+    assert list(runs.glob("measure/digits/baseline/seed0/mirror/*/done.json"))
 
 
 def test_the_best_score_outlives_a_move(moved, again):

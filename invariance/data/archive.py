@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from invariance.data.names import shown
+from invariance.data.sources.trees import Inside, Stamp, Tree
 from invariance.data.tar_headers import LONGEST_NAME
-from invariance.data.trees import Inside, Stamp, Tree
 from invariance.errors import UserError
 from invariance.progress import bar
 

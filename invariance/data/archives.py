@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
+from invariance.data.sources.trees import FolderTree, Tree
 from invariance.data.tar import COMPRESSED, CompressedTarTree, TarTree
 from invariance.data.tar_headers import BLOCK, is_header
-from invariance.data.trees import FolderTree, Tree
 from invariance.data.zip import ZipTree
 from invariance.errors import UserError
 

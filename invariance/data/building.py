@@ -22,9 +22,9 @@ from numpy.typing import NDArray
 from invariance.data.decode import COLOURS, BrokenImage, Pixels, decode_sizes, large_images
 from invariance.data.manifest import FORMAT, MANIFEST, write_lists, write_manifest
 from invariance.data.mending import BEFORE, read_before, whole_entries
-from invariance.data.sources import DataConfig, Listing, Splits, content_hash
+from invariance.data.sources.base import DataConfig, Listing, Splits, content_hash
+from invariance.data.sources.trees import Stamp, Tree
 from invariance.data.stored import Decoded, Entry, Journal, StoredArray, checksum
-from invariance.data.trees import Stamp, Tree
 from invariance.errors import UserError
 from invariance.progress import bar
 from invariance.runs.sweep import working

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from invariance.data.manifest import FORMAT, STAMPS, Damaged, write_stamps
-from invariance.data.sources import DataConfig
-from invariance.data.trees import Stamp
+from invariance.data.sources.base import DataConfig
+from invariance.data.sources.trees import Stamp
 from invariance.errors import UserError
 
 _BYTES_OF_HASH = 8

@@ -16,7 +16,7 @@ from invariance.data.image_files import image_files
 from invariance.data.left_out import LeftOut
 from invariance.data.names import split_named
 from invariance.data.reading import read_ahead
-from invariance.data.trees import Tree
+from invariance.data.sources.trees import Tree
 from invariance.device import require
 from invariance.errors import UserError
 from invariance.progress import bar

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from invariance.data.left_out import ARCHIVE, EMPTY, HIDDEN, NO_IMAGE, LeftOut
 from invariance.data.magic import is_image, looks_like_image
-from invariance.data.trees import Stamp, Tree
+from invariance.data.sources.trees import Stamp, Tree
 
 ARCHIVES = (".gz", ".bz2", ".xz", ".tgz", ".tar", ".zip")
 

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from invariance.data.decode import COLOURS
 from invariance.data.left_out import lines_of
 from invariance.data.names import names_a_split, read_alike, shown, split_named
-from invariance.data.sources import DataConfig, Splits
+from invariance.data.sources.base import DataConfig, Splits
+from invariance.data.sources.trees import Stamp
 from invariance.data.stored import Decoded
-from invariance.data.trees import Stamp
 from invariance.errors import UserError
 from invariance.runs.files import atomic_path, sha256, write_text
 from invariance.settings.nested import load_json

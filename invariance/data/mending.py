@@ -21,7 +21,7 @@ from invariance.data.manifest import (
     read_manifest,
     sealed_text,
 )
-from invariance.data.sources import Listing
+from invariance.data.sources.base import Listing
 from invariance.data.stored import Entry, StoredArray, checksum
 from invariance.errors import UserError
 from invariance.progress import bar

@@ -21,8 +21,8 @@ from invariance.data.finding import Found, find, prepared_settings
 from invariance.data.images import StoredImages
 from invariance.data.manifest import MANIFEST, Damaged, left_out_lines, read_checksums, read_manifest
 from invariance.data.mending import BEFORE, damage_of, take_apart
-from invariance.data.sources import SPLITS, DataConfig, check_fit, data_config
-from invariance.data.trees import Stamp
+from invariance.data.sources.base import SPLITS, DataConfig, check_fit, data_config
+from invariance.data.sources.trees import Stamp
 from invariance.errors import UserError
 from invariance.runs.files import disk_errors, sha256, sync_folder
 from invariance.seeds import derive

@@ -6,7 +6,7 @@ import sys
 from typing import Any
 
 from invariance.cli.command import folder, say_error
-from invariance.data.sources import data_config
+from invariance.data.sources.base import data_config
 from invariance.device import choose_device, keep_freed
 from invariance.engine.grids import check_grids, check_wanted, grids_for
 from invariance.errors import Busy, UserError

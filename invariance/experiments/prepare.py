@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from invariance.cli.command import folder
+from invariance.data.estimate import plan
 from invariance.data.names import shown
-from invariance.data.planning import plan
 from invariance.data.prepared import prepare_sizes
-from invariance.data.sources import data_config
+from invariance.data.sources.base import data_config
 from invariance.errors import UserError
 from invariance.settings.base import checked
 from invariance.settings.pages import Prepare

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from invariance.cli.command import folder, require_range
 from invariance.data.decode import COLOURS
 from invariance.data.prepared import Prepared, prepare
-from invariance.data.sources import data_config
+from invariance.data.sources.base import data_config
 from invariance.device import keep_freed
 from invariance.errors import UserError
 from invariance.models import outline

@@ -12,8 +12,8 @@ from typing import Any
 
 from invariance.cli.heeded import check_heeded
 from invariance.data.manifest import MANIFEST
-from invariance.data.official import Official
-from invariance.data.sources import data_config, existing_root
+from invariance.data.sources.base import data_config, existing_root
+from invariance.data.sources.official import Official
 from invariance.device import choose_device
 from invariance.errors import UserError
 from invariance.planning.study import Study

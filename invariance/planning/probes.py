@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from invariance.data.decode import Pixels, decode_sizes
-from invariance.data.sources import content_hash
+from invariance.data.sources.base import content_hash
 from invariance.device import full_float32
 from invariance.engine.stream import batches
 from invariance.errors import UserError

@@ -20,11 +20,11 @@ from omegaconf import DictConfig
 
 from invariance.data.building import BYTES_OF_LISTS
 from invariance.data.decode import COLOURS, Pixels
-from invariance.data.ilsvrc import ILSVRC
 from invariance.data.manifest import MANIFEST
 from invariance.data.prepared import Prepared
-from invariance.data.rvl_cdip import RVLCDIP
-from invariance.data.sources import data_config
+from invariance.data.sources.base import Source, class_of, data_config
+from invariance.data.sources.ilsvrc import ILSVRC
+from invariance.data.sources.rvl_cdip import RVLCDIP
 from invariance.engine.grids import Grid, grids_for, joint_grid
 from invariance.errors import UserError, nearest
 from invariance.experiments.pairs import group_size
@@ -35,9 +35,9 @@ from invariance.settings.files import conf_dir
 from invariance.transforms import build
 from invariance.transforms.base import UNTOUCHED
 
-PUBLISHED: dict[str, tuple[dict[str, int], int]] = {
-    "invariance.data.ilsvrc.ILSVRC": ({"train": ILSVRC.TRAINING, "val": ILSVRC.VALIDATION}, 1000),
-    "invariance.data.rvl_cdip.RVLCDIP": (RVLCDIP.SIZES, len(RVLCDIP.CLASSES)),
+PUBLISHED: dict[type[Source], tuple[dict[str, int], int]] = {
+    ILSVRC: ({"train": ILSVRC.TRAINING, "val": ILSVRC.VALIDATION}, 1000),
+    RVLCDIP: (RVLCDIP.SIZES, len(RVLCDIP.CLASSES)),
 }
 """Images of each split and number of classes of data sets that are planned before they are there."""
 
@@ -107,13 +107,14 @@ def data_set(config: Config, prepared: Path, *, count: bool = False) -> DataSet:
     for path in sorted(prepared.glob(f"{config['name']}/*/{MANIFEST}")):
         there = Prepared(path.parent, config["report"])
         return DataSet(config, {name: len(there.split(name)) for name in there.splits}, len(there.classes), "prepared")
-    if config["_target_"] in PUBLISHED and not count:
-        images, classes = PUBLISHED[config["_target_"]]
+    kind = class_of(config)
+    if kind in PUBLISHED and not count:
+        images, classes = PUBLISHED[kind]
         return DataSet(config, images, classes, "as published")
     try:
         found = data_config(config).source.splits(False)
     except UserError as error:
-        what = config["name"] or config["_target_"].rpartition(".")[2]
+        what = config["name"] or kind.__name__
         raise UserError(f"how many images {what} has is not known yet: {error}") from error
     largest = max(found.listings.values(), key=len)
     images = {name: len(listing) for name, listing in found.listings.items()}
@@ -197,7 +198,7 @@ class Study:
 
     def _decoded(self, sizes: Collection[int], config: Config | None = None) -> Unit:
         """An image of the data set, or of another whose images are made gray or coloured as this one's are."""
-        about = ((config or self.data.config)["_target_"], self.data.config["colour"], tuple(sorted(sizes)))
+        about = (class_of(config or self.data.config).__name__, self.data.config["colour"], tuple(sorted(sizes)))
         return Unit("image decoded", about, None if config else self.data.sample)
 
     def networks(self) -> Stage:

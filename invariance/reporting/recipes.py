@@ -11,8 +11,8 @@ from typing import Any, TypeVar
 import pandas as pd
 import yaml
 
-from invariance.data.ilsvrc import ILSVRC
-from invariance.data.rvl_cdip import RVLCDIP
+from invariance.data.sources.ilsvrc import ILSVRC
+from invariance.data.sources.rvl_cdip import RVLCDIP
 from invariance.reporting.collect import Collected, RunFacts
 from invariance.reporting.drawing import Drawing
 from invariance.reporting.overview import Overview

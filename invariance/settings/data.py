@@ -45,7 +45,7 @@ class Data(Settings):
     """What every data set's configuration has, beside the arguments of its source."""
 
     target: str = Field(
-        alias="_target_", description="it is no source of this package, as invariance.data.folder.Folder"
+        alias="_target_", description="it is no source of this package, as invariance.data.sources.folder.Folder"
     )
     name: Annotated[str, AfterValidator(_name)] | None = Field(
         default=None, description="it cannot name a folder; use up to 100 letters, digits, '.', '_' and '-'"

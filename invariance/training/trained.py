@@ -108,7 +108,7 @@ class Network:
 
     def _foreign(self, data: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
         """Another data set's configuration, in the colours that the network takes."""
-        from invariance.data.sources import data_config
+        from invariance.data.sources.base import data_config
 
         name = data_config(data).name
         if name == self.trained_on:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:  # torch takes seconds to import, and --help must not wait for
     import pandas as pd
     import pytorch_lightning as pl
 
-    from invariance.data.module import PreparedData
+    from invariance.data.batches import PreparedData
     from invariance.data.prepared import Prepared
     from invariance.runs.run import Run
     from invariance.runs.wandb import Tracker
@@ -118,7 +118,7 @@ def trainer_of(config: dict[str, Any], run: Run, *, best: bool) -> pl.Trainer:
 
 def data_of(config: dict[str, Any], prepared: Prepared, seed: int) -> PreparedData:
     """The batches of a training."""
-    from invariance.data.module import PreparedData
+    from invariance.data.batches import PreparedData
 
     recipe = config["recipe"]
     return PreparedData(

@@ -16,7 +16,7 @@ from invariance.data.building import BYTES_OF_LISTS, workers_here
 from invariance.data.decode import COLOURS, BrokenImage, Pixels, decode_sizes, large_images
 from invariance.data.finding import prepared_settings
 from invariance.data.left_out import lines_of
-from invariance.data.sources import Splits, content_hash, data_config
+from invariance.data.sources.base import Splits, content_hash, data_config
 
 _SAMPLE = 256
 

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from invariance.data.decode import Pixels
-from invariance.data.sources import SPLITS, Listing, Splits, check_split_arguments, existing_root, stratified
-from invariance.data.trees import Stamp
+from invariance.data.sources.base import SPLITS, Listing, Splits, check_split_arguments, existing_root, stratified
+from invariance.data.sources.trees import Stamp
 from invariance.errors import UserError
 from invariance.seeds import derive
 

@@ -11,9 +11,9 @@ from invariance.data.archive import safe_path
 from invariance.data.archives import open_tree
 from invariance.data.left_out import HIDDEN, UNEXPECTED, LeftOut
 from invariance.data.magic import is_image
-from invariance.data.official import Official, small_file
-from invariance.data.sources import Listing, Splits, file_hash
-from invariance.data.trees import FolderTree, Stamp, Tree
+from invariance.data.sources.base import Listing, Splits, file_hash
+from invariance.data.sources.official import Official, small_file
+from invariance.data.sources.trees import FolderTree, Stamp, Tree
 from invariance.errors import UserError
 
 

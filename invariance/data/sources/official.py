@@ -8,8 +8,8 @@ from typing import Any
 from invariance.data.decode import BrokenImage
 from invariance.data.left_out import HIDDEN, NOT_COUNTED, UNEXPECTED, LeftOut
 from invariance.data.magic import is_image
-from invariance.data.sources import Splits, existing_root, tree_digest
-from invariance.data.trees import Stamp, Tree
+from invariance.data.sources.base import Splits, existing_root, tree_digest
+from invariance.data.sources.trees import Stamp, Tree
 from invariance.errors import UserError
 from invariance.runs.files import sha256
 

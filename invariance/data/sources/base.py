@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from invariance.data.decode import COLOURS, BrokenImage, Pixels
 from invariance.data.left_out import LeftOut
-from invariance.data.trees import Stamp, Tree
+from invariance.data.sources.trees import Stamp, Tree
 from invariance.errors import UserError, nearest, nearest_word
 from invariance.progress import bar
 from invariance.seeds import derive
@@ -24,6 +24,11 @@ from invariance.settings.data import COMMON, Data, Fit, common_of, is_name
 
 SPLITS = ("train", "val", "test")
 _PIECE = 1 << 22
+_MOVED = {
+    f"invariance.data.{name}": f"invariance.data.sources.{name}"
+    for name in ("arrays", "folder", "ilsvrc", "rvl_cdip", "unlabelled")
+}
+"""Where the modules are that version 0.1.0 named in `_target_`, which runs and users' own yaml still hold."""
 
 
 @dataclass(frozen=True)
@@ -204,22 +209,34 @@ def data_config(config: Mapping[str, Any]) -> DataConfig:
     return DataConfig(name, source, values.colour, mean, values.max_broken, fit.model_dump(), values.report)
 
 
+def class_of(config: Mapping[str, Any]) -> type[Source]:
+    """The class of sources that `_target_` of a data set's configuration names.
+
+    Raises:
+        UserError: if it is none of this package's.
+    """
+    target = config.get("_target_")
+    module, _, kind = str(target).rpartition(".")
+    if not re.fullmatch(r"invariance\.data(\.\w+)+", module) or kind.startswith("_"):
+        raise UserError(
+            f"data._target_={target!r} is no source of this package, as invariance.data.sources.folder.Folder"
+        )
+    try:
+        make = getattr(importlib.import_module(_MOVED.get(module, module)), kind)
+    except (ImportError, AttributeError) as error:
+        raise UserError(f"data._target_={target} does not exist") from error
+    if not inspect.isclass(make) or not hasattr(make, "splits"):
+        raise UserError(f"data._target_={target} is no source of images")
+    return cast(type[Source], make)
+
+
 def source_from_config(config: Mapping[str, Any]) -> Source:
     """The source that a data set's configuration names, its arguments checked; nothing is read yet.
 
     Raises:
         UserError: for an unknown key (naming the nearest) or an argument that makes no sense.
     """
-    target = config.get("_target_")
-    module, _, kind = str(target).rpartition(".")
-    if not re.fullmatch(r"invariance\.data(\.\w+)+", module) or kind.startswith("_"):
-        raise UserError(f"data._target_={target!r} is no source of this package, as invariance.data.folder.Folder")
-    try:
-        make = getattr(importlib.import_module(module), kind)
-    except (ImportError, AttributeError) as error:
-        raise UserError(f"data._target_={target} does not exist") from error
-    if not inspect.isclass(make) or not hasattr(make, "splits"):
-        raise UserError(f"data._target_={target} is no source of images")
+    make = class_of(config)
     known = list(inspect.signature(make).parameters)
     arguments = {str(key): value for key, value in config.items() if key not in COMMON}
     for key in arguments:
@@ -227,12 +244,12 @@ def source_from_config(config: Mapping[str, Any]) -> Source:
             there = [*known, *COMMON]
             raise UserError(f"unknown key data.{key}{nearest(key, there)} (there are: {', '.join(there)})")
     try:
-        return cast(Source, make(**arguments))
+        return make(**arguments)
     except UserError:
         raise
     except (TypeError, ValueError, RuntimeError, ArithmeticError, LookupError, OSError) as error:
         why = " ".join(str(error).split())[:200]
-        raise UserError(f"data: {kind} cannot be made with these settings ({why})") from error
+        raise UserError(f"data: {make.__name__} cannot be made with these settings ({why})") from error
 
 
 def _number(value: object) -> TypeGuard[int | float]:

@@ -9,8 +9,8 @@ import numpy as np
 from invariance.data.archives import open_tree
 from invariance.data.image_files import ARCHIVES, image_files
 from invariance.data.left_out import LeftOut
-from invariance.data.sources import Listing, Splits, check_split_arguments, existing_root, tree_digest, tree_stamps
-from invariance.data.trees import Stamp, Tree
+from invariance.data.sources.base import Listing, Splits, check_split_arguments, existing_root, tree_digest, tree_stamps
+from invariance.data.sources.trees import Stamp, Tree
 from invariance.errors import UserError
 from invariance.seeds import derive
 

@@ -12,7 +12,7 @@ from invariance.data.archives import open_tree
 from invariance.data.image_files import ARCHIVES, image_files, leave_rest
 from invariance.data.left_out import EXCLUDED, HIDDEN, LeftOut
 from invariance.data.names import names_a_split, read_alike, read_as, split_named
-from invariance.data.sources import (
+from invariance.data.sources.base import (
     SPLITS,
     Listing,
     Splits,
@@ -23,7 +23,7 @@ from invariance.data.sources import (
     tree_digest,
     tree_stamps,
 )
-from invariance.data.trees import FolderTree, Stamp, Tree
+from invariance.data.sources.trees import FolderTree, Stamp, Tree
 from invariance.errors import UserError, nearest
 
 _WHAT = "a folder or archive of images, as <split>/<class>/* or <class>/*"
