@@ -120,7 +120,7 @@ class Control:
         name, dim = self.scorer.model.name, self.fit.reference.shape[1]
         common = [{**about(name, group, transform, point, self.report), "fit_classes": way} for point in points]
         wanted = [name for name in scores[0] if name in (*self.measures, "half_error_rate")]
-        made = rows_of(scores, wanted, self.report, common, status)
+        made = rows_of(scores, wanted, self.report, common, status, pooled=True)
         if images:
             made = [_marked(row, images / dim) for row in made]
             made += [_per_dimension(one, images, dim) for one in common]

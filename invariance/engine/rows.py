@@ -10,6 +10,7 @@ import numpy as np
 from invariance.engine.groups import Group
 from invariance.engine.scoring import Scores, Side, digest_of, mean_of
 from invariance.measures import measure_named
+from invariance.measures.bootstrap import bootstrap
 from invariance.runs.rows import Row
 from invariance.transforms.base import GridPoint, Transform
 
@@ -17,6 +18,7 @@ from invariance.transforms.base import GridPoint, Transform
 def about(network: str, group: Group, transform: Transform, point: GridPoint, side: Side) -> dict[str, Any]:
     """What the rows of one g over one split say alike."""
     return {
+        "stage": "measure",
         "network": network,
         "layer": group.layer,
         "g": f"{group.grid}:{point.label}",
@@ -36,6 +38,8 @@ def rows_of(
     side: Side,
     common: Sequence[Mapping[str, Any]],
     status: Sequence[str],
+    *,
+    pooled: bool = False,
 ) -> list[Row]:
     """A row for every g and measure: the mean over images, in float64, of what is stored of them, and its interval.
 
@@ -45,10 +49,13 @@ def rows_of(
         side: the split.
         common: what the rows of a g say alike, by g.
         status: how far each g can be trusted; without a number it becomes not_finite.
+        pooled: whether an image's number is itself a mean, so that an error rate is no share of zeros and ones.
     """
     hashes = [digest_of(one) for one in scores]
     means = {
-        measure: measure_named(measure).interval(np.stack([mean_of(one, measure, side.labels) for one in scores]))
+        measure: (bootstrap if pooled else measure_named(measure).interval)(
+            np.stack([mean_of(one, measure, side.labels) for one in scores])
+        )
         for measure in measures
     }
     rows = []

@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 from zipfile import BadZipFile
 
 import numpy as np
@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from invariance.errors import UserError
 from invariance.runs.checked import Damaged, made_again, read_part, write_part
 from invariance.runs.rows import read_rows, rows_text
-from invariance.runs.run import Run
 
 
 @dataclass(frozen=True)
@@ -33,15 +32,31 @@ class Part:
     scores: Mapping[str, NDArray[Any]]
 
 
+class Identified(Protocol):
+    """Something measured, with a folder of its own."""
+
+    @property
+    def directory(self) -> Path:
+        """Its folder."""
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What decides its numbers."""
+
+
 class Parts:
     """The parts of one run; a part is of this run's identity and of certain g, and no other is taken for it.
 
     Args:
-        run: the run.
+        run: the run, or whatever else is measured in parts.
         size: g of a group, except for the last.
     """
 
-    def __init__(self, run: Run, size: int) -> None:
+    def __init__(self, run: Identified, size: int) -> None:
         self._run, self._size = run, size
         self._folder = run.directory / "parts"
         for old in sorted(self._folder.glob("*.csv")):

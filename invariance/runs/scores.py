@@ -23,11 +23,7 @@ def write_scores(directory: Path, g: Sequence[str], scores: Mapping[str, NDArray
         g: the labels of the g, in the order of the arrays.
         scores: (g, n) arrays by name.
     """
-    content = io.BytesIO()
-    arrays: dict[str, Any] = {"g": np.array(list(g)), **scores}
-    np.savez(content, **arrays)
-    with atomic_path(directory / SCORES) as temporary:
-        temporary.write_bytes(content.getvalue())
+    write_arrays(directory / SCORES, {"g": np.array(list(g)), **scores})
 
 
 def read_scores(directory: Path) -> tuple[list[str], dict[str, NDArray[Any]]]:
@@ -36,11 +32,32 @@ def read_scores(directory: Path) -> tuple[list[str], dict[str, NDArray[Any]]]:
     Raises:
         UserError: if the file is damaged.
     """
-    path = directory / SCORES
     try:
-        with np.load(path, allow_pickle=False) as held:
-            return [str(label) for label in held["g"]], {name: held[name] for name in held.files if name != "g"}
+        arrays = read_arrays(directory / SCORES)
     except FileNotFoundError:
         return [], {}
+    return [str(label) for label in arrays.pop("g")], arrays
+
+
+def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Write arrays by name as one file, atomically."""
+    content, named = io.BytesIO(), dict(arrays)
+    np.savez(content, **named)  # type: ignore[arg-type]
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(content.getvalue())
+
+
+def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
+    """The arrays of a file of `write_arrays`.
+
+    Raises:
+        UserError: if it is damaged.
+        FileNotFoundError: if it is not there.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as held:
+            return {name: held[name] for name in held.files}
+    except FileNotFoundError:
+        raise
     except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
-        raise UserError(f"{path} is damaged; delete the run's folder and repeat the run") from error
+        raise UserError(f"{path} is damaged; delete its folder and measure again") from error

@@ -1,0 +1,325 @@
+"""Measuring from Python: any network, images and transformations in; a table of results out."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import xxhash
+from numpy.typing import NDArray
+from torch import nn
+
+from invariance.data.given import Images, load_images
+from invariance.device import choose_device
+from invariance.engine.grids import grids_for
+from invariance.engine.groups import Group, Measured
+from invariance.engine.kept import Kept
+from invariance.engine.measuring import Effort, Family, check, measure
+from invariance.engine.recorder import Listed
+from invariance.engine.results import Results, joined, load
+from invariance.engine.stream import Sample
+from invariance.errors import UserError, nearest
+from invariance.maps import SOLVERS, MinibatchSGD, OnlineSGD, Ridge
+from invariance.maps.settings import name_of
+from invariance.maps.spec import MapSpec
+from invariance.models.layers import choose_layers
+from invariance.models.model import Model
+from invariance.progress import bar
+from invariance.runs.origin import made_by
+from invariance.seeds import generator
+from invariance.transforms.base import Transform
+
+MEASURES = ("error_rate", "l2_distance")
+
+
+@dataclass(frozen=True)
+class Named:
+    """Transformations under a name."""
+
+    name: str
+    transform: Transform
+
+
+def measure_model(
+    network: Model | Sequence[Model],
+    images: object,
+    labels: object = None,
+    fit: object = None,
+    fit_labels: object = None,
+    transforms: object = ("rotation",),
+    layers: str | Sequence[str] = "auto",
+    maps: Sequence[object] | None = None,
+    device: str | None = None,
+    batch: int | None = None,
+    seed: int = 0,
+    keep: str | Path | None = None,
+    *,
+    measures: Sequence[str] | None = None,
+    memory_gb: float = 4.0,
+    progress: bool = False,
+) -> Results:
+    """How invariant and how equivariant a network is, at its layers, under transformations (Sec. 5.2).
+
+    Args:
+        network: of `wrap` or `load_model`; or several, measured on the same images.
+        images: uint8 (N, C, H, W), floats in [0, 255], a Dataset, a folder, or what `load_images` gives.
+        labels: (N,) classes by the network's own numbers; with them there is an error rate.
+        fit: images of their own on which maps are fitted; or a share of `images`, as 0.5, dealt by `seed`. None: no map
+            is fitted, and the scale of L_L2 is over the reported images.
+        fit_labels: their classes: with them and `labels` ridge has the unseen-class control.
+        transforms: names of families ("rotation"), `Transform`s, or such by names of your own.
+        layers: names or patterns; "auto", the true cuts at the ends of blocks; "*", all.
+        maps: "identity", a solver's name ("ridge") or settings (`Ridge(strengths=(0.1,))`), by which the residual map
+            is fitted. None: the identity, and ridge if there are fit images.
+        device: "cpu", "gpu", "auto"; None: where the network is.
+        batch: images a forward pass; None: 256.
+        seed: of how `fit=0.5` deals the images.
+        keep: a folder: an interrupted call given again goes on from there, a finished one is read.
+        measures: error_rate, l2_distance; None: what there is.
+        memory_gb: bound on the features and maps in memory.
+        progress: whether to show a bar.
+
+    Returns:
+        Rows with the columns of every table of this project; see `Results`.
+
+    Raises:
+        UserError: for images, labels, layers, transformations or maps that do not serve, naming what would.
+    """
+    networks: list[Any] = list(network) if isinstance(network, list | tuple) else [network]
+    for one in networks:
+        if not isinstance(one, Model):
+            how = "wrap(module, preprocess=…)" if isinstance(one, nn.Module) else "wrap(…) or load_model(…)"
+            raise UserError(f"network: a {type(one).__name__} is no model; give {how}")
+    names = [one.name for one in networks]
+    if len(set(names)) < len(names):
+        raise UserError(f"network: several are called {names[0]}; give each another name, as wrap(…, name='a')")
+    asked = _Asked(
+        images, labels, fit, fit_labels, transforms, layers, maps, batch, seed, measures, memory_gb, progress
+    )
+    found = []
+    for one in networks:
+        model = one if device is None else one.moved(choose_device(device))
+        place = None if keep is None else Path(keep).expanduser() / (model.name if len(networks) > 1 else "")
+        found.append(asked.of(model, place))
+    return joined(found) if len(found) > 1 else found[0]
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What is asked of every network."""
+
+    images: object
+    labels: object
+    fit: object
+    fit_labels: object
+    transforms: object
+    layers: str | Sequence[str]
+    maps: Sequence[object] | None
+    batch: int | None
+    seed: int
+    measures: Sequence[str] | None
+    memory_gb: float
+    progress: bool
+
+    def of(self, model: Model, place: Path | None) -> Results:
+        """The results of one network."""
+        if self.batch is not None and (isinstance(self.batch, bool) or not 1 <= self.batch <= 10**6):
+            raise UserError(f"batch={self.batch!r}: give a whole number from 1")
+        specs = _specs(self.maps, self.fit is not None)
+        families = _families(self.transforms)
+        report, fit = self._samples(model)
+        _same_size(model, families, report)
+        chosen = choose_layers(model, self.layers, _images(report)[:32])
+        measures = self._measures(report)
+        about = _about(model, report, fit, families, chosen, specs, measures)
+        keep: Listed[Group, Measured] | Kept = Listed() if place is None else Kept(place, about)
+        if isinstance(keep, Kept) and keep.finished:
+            return load(keep.folder)
+        for family in families:
+            check(model, report, fit=fit, family=family, layers=chosen, maps=specs, measures=measures)
+        print(f"{model.name}: {model.recipe}; {len(report)} images at {', '.join(chosen)}", flush=True)
+        with bar(self.progress) as shown:
+            effort = Effort(self.batch or 256, self.memory_gb * 1e9, shown if self.progress else None)
+            measure(
+                model,
+                report,
+                fit=fit,
+                families=families,
+                layers=chosen,
+                maps=specs,
+                measures=measures,
+                keep=keep,
+                effort=effort,
+            )
+        results = Results.of(model.name, keep.groups, keep.results, about)
+        if isinstance(keep, Kept):
+            results.save(keep.folder)
+            keep.remove()
+        return results
+
+    def _samples(self, model: Model) -> tuple[Sample, Sample | None]:
+        """The images to report on, and those to fit on."""
+        report = load_images(self.images, self.labels, size=_size(self.images, model))
+        classes = _classes(model)
+        if self.fit is None:
+            if self.fit_labels is not None:
+                raise UserError("fit_labels are of fit images: give fit=…")
+            return _sample("report", report, np.arange(len(report)), classes), None
+        if isinstance(self.fit, float):
+            if not 0 < self.fit < 1 or not 1 <= round(self.fit * len(report)) < len(report):
+                raise UserError(f"fit={self.fit}: give a share between 0 and 1 that leaves images on both sides")
+            if self.fit_labels is not None:
+                raise UserError("fit_labels: with fit= as a share, labels= are of all images; leave it out")
+            turn = torch.randperm(len(report), generator=generator(self.seed, "fit images")).numpy()
+            count = round(self.fit * len(report))
+            chosen = np.sort(turn[:count]), np.sort(turn[count:])
+            return _sample("report", report, chosen[1], classes), _sample("fit", report, chosen[0], classes)
+        fit = load_images(self.fit, self.fit_labels, size=_size(self.fit, model))
+        if fit.images.shape[1:] != report.images.shape[1:]:
+            raise UserError(
+                f"fit: images {fit.images.shape[1:]} are not of the shape {report.images.shape[1:]} of images"
+            )
+        return (
+            _sample("report", report, np.arange(len(report)), classes),
+            _sample("fit", fit, np.arange(len(fit)), classes),
+        )
+
+    def _measures(self, report: Sample) -> list[str]:
+        if self.measures is None:
+            return [one for one in MEASURES if one != "error_rate" or report.labels is not None]
+        for one in self.measures:
+            if one not in MEASURES:
+                raise UserError(
+                    f"measures: {one!r} is none{nearest(str(one), MEASURES)}; there are {', '.join(MEASURES)}"
+                )
+        return list(dict.fromkeys(self.measures))
+
+
+def _size(given: object, model: Model) -> int | None:
+    """The side that files are resized to; arrays are taken as they come."""
+    return model.size if not isinstance(given, np.ndarray | torch.Tensor | Images) else None
+
+
+def _sample(split: str, images: Images, indices: NDArray[np.int64], classes: int | None) -> Sample:
+    labels = None
+    if images.labels is not None:
+        labels = torch.from_numpy(images.labels[indices])
+        if classes is not None and int(labels.max()) >= classes:
+            raise UserError(f"labels: class {int(labels.max())} of a network with {classes} classes; they go from 0")
+    return Sample(split, images.images, indices, labels)
+
+
+def _classes(model: Model) -> int | None:
+    return None if model.classes is None else len(model.classes)
+
+
+def _images(sample: Sample) -> NDArray[Any]:
+    return np.asarray(sample.pixels)[sample.indices]
+
+
+def _same_size(model: Model, families: Sequence[Family], report: Sample) -> None:
+    """Refuse images that are not of the size that the network, or a family that cuts out of them, takes."""
+    side = int(report.pixels.shape[-1])
+    for family in families:
+        wanted = None if model.size is None else family.transform.source_size(model.size)
+        if wanted is not None and report.pixels.shape[-2:] != (wanted, wanted):
+            height = int(report.pixels.shape[-2])
+            raise UserError(
+                f"images are {height} × {side} pixels, and {model.name} under {family.name} takes {wanted} × {wanted}; "
+                f"give load_images(…, size={wanted})"
+            )
+
+
+def _families(given: object) -> list[Family]:
+    """Transformations by name, as objects, or by names of the user's."""
+    if isinstance(given, Mapping):
+        return [Named(str(name), _transform(one)) for name, one in given.items()]
+    several = list(given) if isinstance(given, list | tuple) else [given]
+    found: list[Family] = []
+    for one in several:
+        if isinstance(one, str):
+            found += grids_for({"name": "baseline"}, [one], {})
+        else:
+            found.append(Named(type(one).__name__.lower(), _transform(one)))
+    if not found:
+        raise UserError("transforms: give at least one, as ['rotation']")
+    names = [one.name for one in found]
+    for name in names:
+        if names.count(name) > 1:
+            raise UserError(f"transforms: several are called {name}; name them, as {{'near': …, 'far': …}}")
+    return found
+
+
+def _transform(given: object) -> Transform:
+    if not isinstance(given, Transform):
+        raise UserError(f"transforms: a {type(given).__name__} is none; give names of families or a Transform")
+    return given
+
+
+def _specs(given: Sequence[object] | None, fit: bool) -> list[MapSpec]:
+    """Maps by names of solvers, or their settings."""
+    if isinstance(given, str):
+        raise UserError(f"maps={given!r}: give a list, as [{given!r}]")
+    wanted = list(given) if given is not None else ["identity", *(["ridge"] if fit else [])]
+    specs = []
+    for one in wanted:
+        if one == "identity":
+            specs.append(MapSpec("identity"))
+        elif isinstance(one, MapSpec):
+            specs.append(one)
+        elif isinstance(one, str):
+            if one not in SOLVERS:
+                known = ["identity", *SOLVERS]
+                raise UserError(f"maps: {one!r} is none{nearest(one, known)}; there are {', '.join(known)}")
+            specs.append(_spec(SOLVERS[one]()))
+        elif isinstance(one, Ridge | OnlineSGD | MinibatchSGD):
+            specs.append(_spec(one))
+        else:
+            raise UserError(f"maps: a {type(one).__name__} is none; give names of solvers or their settings")
+    if not specs or len({spec.name for spec in specs}) < len(specs):
+        raise UserError(f"maps={wanted}: give at least one, and each solver once")
+    return specs
+
+
+def _spec(solver: Ridge | OnlineSGD | MinibatchSGD) -> MapSpec:
+    return MapSpec("mlp" if isinstance(solver, MinibatchSGD) else "residual", name_of(solver), solver)
+
+
+def _about(
+    model: Model,
+    report: Sample,
+    fit: Sample | None,
+    families: Sequence[Family],
+    layers: Sequence[str],
+    specs: Sequence[MapSpec],
+    measures: Sequence[str],
+) -> dict[str, Any]:
+    """What decides every number, and what made them: plain data."""
+    versions = {key: made_by()[key] for key in ("versions",) if key in made_by()}
+    return {
+        "networks": [{"name": model.name, "weights": model.weights, "recipe": model.recipe}],
+        "images": {one.split: _hash(one) for one in (report, fit) if one is not None},
+        "transforms": {
+            family.name: [
+                [point.label, {name: value.flatten().tolist()[:64] for name, value in point.params.items()}]
+                for point in family.transform.grid()
+            ]
+            for family in families
+        },
+        "layers": list(layers),
+        "maps": [[spec.name, repr(spec.settings)] for spec in specs],
+        "measures": list(measures),
+        **versions,
+    }
+
+
+def _hash(sample: Sample) -> str:
+    """Hash of the images of a sample and their labels, in their order."""
+    state = xxhash.xxh3_128()
+    for index in sample.indices:
+        state.update(np.ascontiguousarray(sample.pixels[index]).data)
+    if sample.labels is not None:
+        state.update(np.ascontiguousarray(sample.labels.numpy()).data)
+    return state.hexdigest()
