@@ -128,7 +128,9 @@ def _in_bytes(given: NDArray[Any]) -> NDArray[Any]:
     if high > 255:
         raise UserError(f"images hold {high:g}: give uint8, or floats in [0, 255]")
     if given.dtype.kind == "f" and high <= 1:
-        raise UserError(f"images are floats of at most {high:g}: they seem to be in [0, 1]; multiply them by 255")
+        raise UserError(
+            f"images are floats of at most {high:g}: they seem to be in [0, 1]; multiply them by 255 (ToTensor divides)"
+        )
     whole = given.dtype.kind in "iu" or bool((given == np.rint(given)).all())
     return np.ascontiguousarray(given, dtype=np.uint8 if whole else np.float32)
 
@@ -158,7 +160,7 @@ def _of_dataset(given: Any, size: int | None, colour: str, name: str, progress: 
     with bar(progress) as shown:
         for place in shown.track(range(len(given)), description="images"):
             item = given[place]
-            picture, label = (item[0], item[1]) if isinstance(item, tuple | list) and len(item) > 1 else (item, None)
+            picture, label = (*item, None)[:2] if isinstance(item, tuple | list) and item else (item, None)
             pixels.append(_item(picture, place, size, colour))
             labels.append(label)
     shapes = sorted({one.shape for one in pixels})

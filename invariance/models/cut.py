@@ -36,7 +36,7 @@ class _Form:
 
     def lifted(self, r: Tensor) -> Tensor:
         """Representations (B, D) as the layer would have given them: a clone, for what follows may change it."""
-        return laid(r.reshape(-1, *self.shape), self.strides).to(self.dtype)
+        return laid(r.reshape(-1, *self.shape), self.strides, self.dtype)
 
 
 class Cut:
@@ -183,6 +183,17 @@ class Cut:
         """Whether C behind the layer runs without images: everything goes through it, and the rest can be traced.
 
         The traced rest has to give what replacing gives on the first images, to the bit.
+
+        Raises:
+            UserError: if `phi` was never called.
+        """
+        self._known(layer)
+        assert self._few is not None
+        with evaluating(self.network, self._few.device):
+            return self.alone(layer)
+
+    def alone(self, layer: str) -> bool:
+        """Whether `resume` runs without images, as `apart` has it, in the mode the network is in.
 
         Raises:
             UserError: if `phi` was never called.

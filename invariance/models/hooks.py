@@ -144,17 +144,19 @@ def _replaced(layer: Layer, output: Any, value: Tensor) -> Any:  # noqa: ANN401
     if not layer.path:
         return value
     own = element(output, layer.keys)
-    return with_element(output, layer.keys, laid(value.reshape(own.shape), own.stride()).to(own.dtype))
+    return with_element(output, layer.keys, laid(value.reshape(own.shape), own.stride(), own.dtype))
 
 
-def laid(value: Tensor, strides: Sequence[int]) -> Tensor:
+def laid(value: Tensor, strides: Sequence[int], dtype: torch.dtype) -> Tensor:
     """A clone of a tensor (B, …) that lies in memory in the order of these strides, as channels-last does, or not.
 
-    What comes behind a layer may take another path, which rounds otherwise, for another order.
+    What comes behind a layer may take another path, which rounds otherwise, for another order. The type becomes the
+    layer's own, except under autocast, where every operation casts for itself.
     """
     order = sorted(range(value.ndim), key=lambda dim: -strides[dim])
     back = [order.index(dim) for dim in range(value.ndim)]
-    return value.permute(order).clone(memory_format=torch.contiguous_format).permute(back)
+    clone = value.permute(order).clone(memory_format=torch.contiguous_format).permute(back)
+    return clone if torch.is_autocast_enabled(value.device.type) else clone.to(dtype)
 
 
 def logits_in(output: Any) -> Tensor:  # noqa: ANN401

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from invariance.errors import UserError, nearest
 from invariance.models.hooks import Seen, evaluating, forward
 from invariance.models.model import Model
-from invariance.models.naming import LOGITS, Layer, bracketed, submodules, tensors_in
+from invariance.models.naming import LOGITS, Layer, bracketed, is_layer, submodules, tensors_in
 from invariance.models.probe import Finding, few, passed_by, probe
 
 COLUMNS = ("layer", "runs", "shape", "layout", "overwritten", "dim", "bypass", "why")
@@ -85,8 +85,8 @@ def choose_layers(
     if layers == "auto":
         return _block_ends(module, few(x))
     wanted = [layers] if isinstance(layers, str) else list(layers)
-    known = {*submodules(module), LOGITS}
-    if all(name.partition("#")[0].partition("[")[0] in known for name in wanted):
+    known = submodules(module)
+    if all(is_layer(name, known) for name in wanted):
         return list(dict.fromkeys(wanted))  # what cannot be measured is refused by its name
     listed, chosen = _Listed(module, few(x), None, bypass=False), []
     for one in wanted:

@@ -39,6 +39,12 @@ def submodules(network: nn.Module) -> dict[str, nn.Module]:
     return {name: module for name, module in network.named_modules(remove_duplicate=False) if name}
 
 
+def is_layer(name: str, known: Mapping[str, nn.Module]) -> bool:
+    """Whether a text is a layer's name rather than a pattern."""
+    form = _FORM.fullmatch(name)
+    return form is not None and (form[1] in known or name == LOGITS)
+
+
 def read_layer(name: str, known: Mapping[str, nn.Module]) -> Layer:
     """A layer from its name: "layer4.1", "relu#2" (its second run), "attention[0]", "encoder[hidden_states][3]".
 

@@ -45,9 +45,9 @@ class Representation:
         return self.cut.classify(self.layer, r, x)
 
     @property
-    def apart(self) -> bool:
-        """Whether C runs without images."""
-        return self.cut.apart(self.layer)
+    def alone(self) -> bool:
+        """Whether `resume` runs without images, in the mode the network is in."""
+        return self.cut.alone(self.layer)
 
     def reach(self, x: Tensor) -> Tensor:
         """φ(x) as `phi` has it, with its gradient, and in the mode the network is in."""

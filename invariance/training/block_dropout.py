@@ -45,6 +45,14 @@ class BlockDropout(TorchFunctionMode):
                 torch.manual_seed(seed)
                 self._states.append(self._state())
 
+    def mark(self) -> list[Tensor]:
+        """How far the random numbers of every block are."""
+        return list(self._states)
+
+    def rewind(self, mark: Sequence[Tensor]) -> None:
+        """Go back to a mark: the same layers drop the same again."""
+        self._states = list(mark)
+
     @property
     def _devices(self) -> list[torch.device]:
         return [self.device] if self.device.type == "cuda" else []

@@ -57,7 +57,7 @@ class JointFinetune(pl.LightningModule):
         maps: M_g for each of them.
 
     Raises:
-        UserError: if G is empty, or the layer cannot be cut at.
+        UserError: if G is empty, or the layer gives no row an image.
     """
 
     broken: Tensor
@@ -89,8 +89,9 @@ class JointFinetune(pl.LightningModule):
         self.memory_format = torch.contiguous_format
         device = next(network.parameters()).device
         blank = transform.apply(torch.zeros(1, *image_shape, device=device), self.untouched)
-        r = self.cut.phi(normalise(blank))
-        self.cut.classify(r)  # refuses a layer behind which C is unknown
+        blank = normalise(blank)
+        r = self.cut.phi(blank)
+        self.cut.classify(r, blank)  # refuses a network that gives no logits
         self.dim = r.shape[1]
         self.weights = weights or JointWeights.of(self.dim)
         self.maps = nn.ModuleList(ResidualMap(self.dim) for _ in self.points)
@@ -174,9 +175,10 @@ class JointFinetune(pl.LightningModule):
     def _whole(self, x: Tensor, y: Tensor, dropout: BlockDropout) -> JointTerms:
         """The images and all copies at once."""
         blocks = range(len(self.points) + 1)
-        r, moved = self._features(x, blocks, dropout)
+        mark, gx = dropout.mark(), self._moved(x, blocks)
+        r, moved = self._features(gx, len(x), blocks, dropout)
         back = self._back(moved, blocks[1:])
-        logits = _full(self.cut.resume(torch.cat([r, back.flatten(0, 1)])))
+        logits = self._resumed(torch.cat([r, back.flatten(0, 1)]), gx, dropout, mark)
         terms = joint_terms(logits[: len(y)], r, logits[len(y) :].view(*back.shape[:2], -1), back, moved, y)
         self.manual_backward(terms.loss(self.weights))
         return _detached(terms)
@@ -184,15 +186,17 @@ class JointFinetune(pl.LightningModule):
     def _in_parts(self, x: Tensor, y: Tensor, dropout: BlockDropout) -> JointTerms:
         """The images alone, then the copies in parts, whose gradients on φ(x) are gathered and taken back last."""
         j = len(self.points)
-        r, _ = self._features(x, range(1), dropout)
-        logits = _full(self.cut.resume(r))
+        mark, gx = dropout.mark(), self._moved(x, range(1))
+        r, _ = self._features(gx, len(x), range(1), dropout)
+        logits = self._resumed(r, gx, dropout, mark)
         shared = r.detach().requires_grad_()
         sums: JointTerms | None = None
         for start in range(1, j + 1, self.copies):
             blocks = range(start, min(start + self.copies, j + 1))
-            _, moved = self._features(x, blocks, dropout)
+            mark, gx = dropout.mark(), self._moved(x, blocks)
+            _, moved = self._features(gx, len(x), blocks, dropout)
             back = self._back(moved, blocks)
-            logits_back = _full(self.cut.resume(back.flatten(0, 1))).view(*back.shape[:2], -1)
+            logits_back = self._resumed(back.flatten(0, 1), gx, dropout, mark).view(*back.shape[:2], -1)
             terms = joint_terms(logits.detach(), shared, logits_back, back, moved, y)
             share = len(blocks) / j
             self.manual_backward(self.weights.equivariance * share * terms.equivariance(self.weights))
@@ -202,13 +206,23 @@ class JointFinetune(pl.LightningModule):
         self.manual_backward(loss + (r * shared.grad).sum())
         return JointTerms(loss.detach(), sums.transformed, sums.recovery, sums.invariance)
 
-    def _features(self, x: Tensor, blocks: range, dropout: BlockDropout) -> tuple[Tensor, Tensor]:
-        """φ of the images (N, D), empty unless block 0 is among the blocks, and of their copies (J', N, D)."""
+    def _moved(self, x: Tensor, blocks: range) -> Tensor:
+        """The images of the blocks, one block after another, as the network takes them."""
         params = [self.untouched if block == 0 else self.points[block - 1].params for block in blocks]
+        return self._prepared(torch.cat([self.transform.apply(x, one) for one in params]))
+
+    def _features(self, gx: Tensor, n: int, blocks: range, dropout: BlockDropout) -> tuple[Tensor, Tensor]:
+        """φ of the images (N, D), empty unless block 0 is among the blocks, and of their copies (J', N, D)."""
         dropout.present = blocks
-        r = _full(self.cut.reach(self._prepared(torch.cat([self.transform.apply(x, one) for one in params]))))
-        own = len(x) * (blocks.start == 0)
-        return r[:own], r[own:].view(-1, len(x), r.shape[1])
+        r = _full(self.cut.reach(gx))
+        own = n * (blocks.start == 0)
+        return r[:own], r[own:].view(-1, n, r.shape[1])
+
+    def _resumed(self, r: Tensor, gx: Tensor, dropout: BlockDropout, mark: Sequence[Tensor]) -> Tensor:
+        """Logits of representations; where something passes the layer by, of gx, which drops what it dropped before."""
+        if not self.cut.alone:
+            dropout.rewind(mark)
+        return _full(self.cut.resume(r, gx))
 
     def _back(self, moved: Tensor, blocks: range) -> Tensor:
         """x'_ij = M_gj φ(g_j x_i), (J', N, D)."""
@@ -245,17 +259,18 @@ class JointFinetune(pl.LightningModule):
         """Accuracy untouched, and its mean over G as it is and through M_g."""
         x, y = batch
         x = x.float()
-        self._log_accuracy("val/accuracy", self.cut.classify(self._evaluated(x, self.untouched)), y)
+        self._log_accuracy("val/accuracy", self.cut.classify(*self._evaluated(x, self.untouched)), y)
         correct = torch.zeros(2, device=x.device)
         for point, module in zip(self.points, self.maps, strict=True):
-            r = self._evaluated(x, point.params)
+            r, gx = self._evaluated(x, point.params)
             for k, one in enumerate((r, module(r))):
-                correct[k] += (self.cut.classify(one).argmax(1) == y).float().mean()
+                correct[k] += (self.cut.classify(one, gx).argmax(1) == y).float().mean()
         for name, value in zip(("val/accuracy_g", "val/accuracy_Mg"), correct / len(self.points), strict=True):
             self.log(name, value, batch_size=len(y), prog_bar=True)
 
-    def _evaluated(self, x: Tensor, params: Mapping[str, Tensor]) -> Tensor:
-        return _full(self.cut.phi(self._prepared(self.transform.apply(x, dict(params)))))
+    def _evaluated(self, x: Tensor, params: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        gx = self._prepared(self.transform.apply(x, dict(params)))
+        return _full(self.cut.phi(gx)), gx
 
     def _log_accuracy(self, name: str, logits: Tensor, y: Tensor) -> None:
         self.log(name, (logits.argmax(1) == y).float().mean(), batch_size=len(y), prog_bar=True)
