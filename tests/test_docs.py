@@ -5,6 +5,7 @@ reader need not see stands in an HTML comment right before a block: `<!-- setup`
 or `<!-- not run: why -->`.
 """
 
+import doctest
 import importlib
 import json
 import os
@@ -29,6 +30,7 @@ COMMANDS = ("prepare", "train", "measure", "distance", "finetune", "report", "st
 OTHERS = ("pip", "wandb", "docker", "sbatch", "find")
 """What shell blocks call beside the project's own commands: it is taken as it is."""
 
+EXAMPLES = [path for path in sorted((ROOT / "invariance").rglob("*.py")) if ">>> " in path.read_text(encoding="utf-8")]
 BLOCK = re.compile(
     r"(?:<!-- (?P<note>(?:setup|not run:).*?)-->\n+)?^```(?P<language>\w*)\n(?P<code>.*?)^```", re.M | re.S
 )
@@ -73,6 +75,13 @@ def test_every_block_has_a_language_that_is_known():
 @pytest.mark.parametrize("block", blocks("yaml"), ids=str)
 def test_yaml_of_the_docs_is_yaml(block):
     assert isinstance(yaml.safe_load(block.code), dict)
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_examples_of_docstrings_run(path):
+    module = importlib.import_module(".".join(path.relative_to(ROOT).with_suffix("").parts))
+    tried = doctest.testmod(module)
+    assert tried.attempted and not tried.failed
 
 
 @pytest.mark.long

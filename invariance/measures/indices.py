@@ -86,6 +86,11 @@ def linear_cka(x: Centred, y: Centred, cross: Tensor) -> float:
 
     Raises:
         UserError: if these are not of the same images, or `cross` has another shape.
+
+    Example:
+        >>> r = torch.rand(50, 8, generator=torch.Generator().manual_seed(0))
+        >>> round(linear_cka(centred(r), centred(3 * r.flip(1)), cross_product(r, 3 * r.flip(1))), 6)
+        1.0
     """
     _check(x.images, len(x.mean), y, cross)
     if x.images < 4 or x.constant or y.constant:

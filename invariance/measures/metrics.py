@@ -46,6 +46,11 @@ def l2_distance_per_image(r_hat: Tensor, r: Tensor, scale: Tensor) -> Tensor:
 
     Raises:
         UserError: for other shapes, or a scale that is no tensor.
+
+    Example:
+        >>> r = torch.tensor([[3.0, 4.0], [0.0, 2.0]])  # φ(x) of two images
+        >>> l2_distance_per_image(r + torch.tensor([0.0, 1.0]), r, torch.ones(2))
+        tensor([0.2000, 0.5000], dtype=torch.float64)
     """
     shapes = tuple(r_hat.shape), tuple(r.shape)
     if r.ndim != 2 or shapes[0] != shapes[1]:
@@ -123,6 +128,11 @@ def bootstrap(
 
     Returns:
         Means, ends and counts, each (K,).
+
+    Example:
+        >>> interval = bootstrap(np.arange(100.0))
+        >>> float(interval.mean[0]), bool(interval.low[0] < 49.5 < interval.high[0])
+        (49.5, True)
     """
     table = np.atleast_2d(np.asarray(torch.as_tensor(values).cpu().double().numpy()))
     used = ~np.isnan(table)
