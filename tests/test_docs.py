@@ -65,7 +65,10 @@ def blocks(language):
     return [block for block in found if block.language == language]
 
 
-def test_every_block_has_a_language_that_is_known():
+def test_every_block_stands_between_fences_and_has_a_language_that_is_known():
+    for path in PAGES:
+        beside = BLOCK.sub("", path.read_text(encoding="utf-8"))
+        assert not re.search(r"\n\n    \S", beside), f"{path.name}: an indented block"
     kinds = {language: blocks(language) for language in ("", "python", "yaml", "text")}
     total = sum(len(re.findall(r"^```\w*$", path.read_text(encoding="utf-8"), re.M)) for path in PAGES)
     assert 2 * sum(map(len, kinds.values())) == total
@@ -103,8 +106,7 @@ def test_python_of_a_page_runs_as_it_stands(page, tmp_path, monkeypatch):
 @pytest.fixture
 def place(tmp_path, monkeypatch):
     """A folder as the checkout is to a shell: its templates, and a machine with GPUs that knows SLURM."""
-    for name in ("multirun_templates", "benchmarks", "tests"):
-        (tmp_path / name).symlink_to(ROOT / name)
+    (tmp_path / "multirun_templates").symlink_to(ROOT / "multirun_templates")
     (tmp_path / "home").mkdir()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
@@ -123,10 +125,9 @@ def typed(block, folder):
         (stubs / name).write_text(STUB.format(python=sys.executable, log=str(log)))
         (stubs / name).chmod(0o755)
     for name in (".venv/bin/activate", ".ci/run", "tests/slurm_cluster.sh"):
-        if not (path := folder / name).exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text("")
-            path.chmod(0o755)
+        (path := folder / name).parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("")
+        path.chmod(0o755)
     log.touch()
     path = f"{stubs}:/usr/bin:/bin"
     ended = subprocess.run(
