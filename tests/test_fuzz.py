@@ -23,6 +23,7 @@ from omegaconf import OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from invariance.cli import command as cli
+from invariance.cli.heeded import UNREAD
 from invariance.errors import UserError
 from invariance.settings.files import conf_dir, page_keys
 from invariance.settings.pages import GROUPS
@@ -368,12 +369,16 @@ class Unheeded(BaseException):
 def heeded(page, overrides):
     """Require that every key that was set is one of the command's, or that something else refers to it.
 
-    Of keys below those at the top the schemas refuse the unknown.
+    Of keys below those at the top the schemas refuse the unknown; of those that the command does not read, none is set.
     """
     parsed = OverridesParser.create().parse_overrides(overrides)
     deleted = {one.key_or_group for one in parsed if one.is_delete()}
     for one in parsed:
-        top = (one.package or one.key_or_group).replace("/", ".").split(".")[0]
+        key = (one.package or one.key_or_group).replace("/", ".")
+        top = key.split(".")[0]
+        if not one.is_delete() and not any("${" + key in other for other in overrides):
+            if any(f"{key}.".startswith(f"{unread.key}.") and unread.always for unread in UNREAD.get(page, ())):
+                raise Unheeded(one.input_line)
         if top in {"hydra", "_global_"} | page_keys(page) | deleted:
             continue
         if not any("${" in other and top in other for other in overrides if other != one.input_line):

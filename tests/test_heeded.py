@@ -1,5 +1,6 @@
 """A key is heeded, or refused: what is typed and would change nothing is named."""
 
+import importlib
 import subprocess
 from pathlib import Path
 
@@ -87,3 +88,34 @@ def test_make_hands_what_trains_to_what_trains(goal):
     ).stdout
     assert "batch=8" in lines
     assert ("trainer.workers=2" in lines) == ("trainer.compile=false" in lines) == ("networks" in goal)
+
+
+class Noted(dict):
+    """Settings that note which of them are read one by one; to copy them all is not to read them."""
+
+    def __init__(self, values, path, read):
+        super().__init__(
+            {key: Noted(one, f"{path}{key}.", read) if isinstance(one, dict) else one for key, one in values.items()}
+        )
+        self.path, self.read = path, read
+
+    def __getitem__(self, key):
+        self.read.add(f"{self.path}{key}")
+        return super().__getitem__(key)
+
+    def get(self, key, default=None):
+        return self[key] if key in self else default
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("page", "more"), [("measure", ["map=identity"]), ("distance", ["metrics=[indices]"])])
+def test_what_is_said_to_be_unread_is_what_is_not_read(page, more, trained, compose, tmp_path, monkeypatch):
+    _, places = trained
+    experiment = importlib.import_module(f"invariance.experiments.{page}")
+    overrides = [*places, *more, "networks=digits", *([f"features={tmp_path}"] if page == "distance" else [])]
+    config, read = compose(page, *overrides), set()
+    experiment.check(config)
+    monkeypatch.setattr(experiment, "check", lambda _: None)  # a schema reads everything
+    getattr(experiment, page)(Noted(config, "", read))
+    unread = {key for key in (f"trainer.{name}" for name in config["trainer"]) if key not in read}
+    assert unread == {one.key for one in UNREAD[page]} | {"trainer.devices"}  # which is to be 1

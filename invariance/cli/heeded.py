@@ -23,12 +23,21 @@ class Unread:
     Attributes:
         key: the key, with all below it.
         why: what is so instead.
-        when: whether it is unread in a configuration; a key may be read with one setting and not with another.
+        when: whether it is unread in a configuration, for a key that is read in others; None: in all.
     """
 
     key: str
     why: str
-    when: Condition = lambda config: True
+    when: Condition | None = None
+
+    @property
+    def always(self) -> bool:
+        """Whether it is unread in every configuration."""
+        return self.when is None
+
+    def holds(self, config: DictConfig) -> bool:
+        """Whether it is unread in this configuration."""
+        return self.when is None or self.when(config)
 
 
 def _is(key: str, *values: object) -> Condition:
@@ -87,7 +96,7 @@ def check_heeded(page: str, typed: Sequence[str], config: DictConfig) -> None:
         for unread in UNREAD.get(page, ()):
             if (
                 (key == unread.key or key.startswith(f"{unread.key}."))
-                and unread.when(config)
+                and unread.holds(config)
                 and not _refers(config, key)
             ):
                 raise UserError(f"{key}: invariance-{page} does not read it ({unread.why}); leave it out")

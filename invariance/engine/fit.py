@@ -133,6 +133,13 @@ def fit_maps(
     Raises:
         UserError: if the solver cannot fit that kind of map, or there is none; or for shapes that do not belong
             together.
+
+    Example:
+        >>> from invariance.maps import Ridge
+        >>> r = torch.rand(200, 4, generator=torch.Generator().manual_seed(0))  # φ(x) of 200 images
+        >>> fitted = fit_maps(r.flip(1)[None], r, "linear", Ridge())  # from φ(gx), here its features in reverse
+        >>> float((fitted.apply(0, r.flip(1)) - r).abs().max()) < 0.001
+        True
     """
     each = _each(targets, stacked)
     stacked = len(each)

@@ -1,6 +1,6 @@
 """Maps between representations and the solvers that fit them (Sec. 5.2, 5.3)."""
 
-from invariance.maps.fitting import Fit, fit_status, order
+from invariance.maps.fitting import FitState, fit_status, order
 from invariance.maps.maps import MAPS, FittedMaps, IdentityMap, LinearMap, MLPMap, ResidualMap, build_map
 from invariance.maps.minibatch import MinibatchFit, MinibatchSGD
 from invariance.maps.online_sgd import OnlineSGD, OnlineSGDState
@@ -11,7 +11,7 @@ __all__ = [
     "MAPS",
     "SOLVERS",
     "SOLVERS_OF",
-    "Fit",
+    "FitState",
     "FittedMaps",
     "IdentityMap",
     "LinearMap",

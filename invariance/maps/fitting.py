@@ -26,7 +26,7 @@ def hold_checked(settings: object, schema: type[Settings]) -> None:
         object.__setattr__(settings, name, tuple(value) if isinstance(value, list) else value)  # it is frozen
 
 
-class Fit(Protocol):
+class FitState(Protocol):
     """J fits in progress that take in the fit images a block at a time.
 
     Attributes:

@@ -107,7 +107,7 @@ class MinibatchFit:
         self._error = error.detach()
 
     def block_error(self) -> Tensor | None:
-        """See `Fit`."""
+        """See `FitState`."""
         return self._error
 
     def finish(self) -> dict[str, Tensor]:

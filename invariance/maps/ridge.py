@@ -141,7 +141,7 @@ class RidgeFit:
         self.strengths: list[list[float]] = []
 
     def step(self, r: Tensor, t: Tensor) -> None:
-        """See `Fit`."""
+        """See `FitState`."""
         held = min(self._waiting, r.shape[1])
         if held:
             self._waiting -= held

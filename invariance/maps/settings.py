@@ -7,7 +7,7 @@ import torch
 
 from invariance.device import require
 from invariance.errors import UserError, nearest
-from invariance.maps.fitting import Fit
+from invariance.maps.fitting import FitState
 from invariance.maps.minibatch import MinibatchFit, MinibatchSGD
 from invariance.maps.online_sgd import OnlineSGD, OnlineSGDState
 from invariance.maps.ridge import Ridge, RidgeFit
@@ -62,7 +62,7 @@ def begin_fit(
     problems: int = 1,
     stacked: int = 1,
     device: torch.device | str = "cpu",
-) -> Fit:
+) -> FitState:
     """J fits of one kind of map, nothing taken in yet.
 
     Args:

@@ -21,6 +21,14 @@ class Rotation(Transform):
 
     Raises:
         UserError: for arguments that are not such numbers.
+
+    Example:
+        >>> family = Rotation(range=20, angles=[-30, 30])
+        >>> [point.label for point in family.grid()]  # what is measured
+        ['-30', 'untouched', '30']
+        >>> drawn = family.sample(4, torch.Generator().manual_seed(0))  # what training draws for 4 images
+        >>> family.apply(torch.rand(4, 3, 16, 24), drawn).shape
+        torch.Size([4, 3, 16, 24])
     """
 
     unit = "°"
