@@ -1,6 +1,7 @@
 """Ridge regression: the linear map in closed form, its strength chosen on held-out fit images."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -107,6 +108,7 @@ class RidgeFit:
         images: how many fit images will come.
         stacked: targets stacked along the outputs.
         residual: σ((W + I) r + b) instead of σ(W r + b).
+        relu: of each stacked target, whether σ is the ReLU; empty where all are.
         device: where the sums are kept.
     """
 
@@ -122,8 +124,10 @@ class RidgeFit:
         *,
         stacked: int = 1,
         residual: bool = True,
+        relu: Sequence[bool] = (),
         device: torch.device | str = "cpu",
     ) -> None:
+        self.relu = relu or [True] * stacked
         self.settings, self.block, self.stacked, self.residual = settings, settings.block, stacked, residual
         choose = len(settings.strengths) > 1
         self._waiting = min(max(1, round(settings.held_out * images)), images - 1) if choose and images > 1 else 0
@@ -169,7 +173,7 @@ class RidgeFit:
         return (torch.unflatten(t, 1, (self.stacked, -1)) - r.unsqueeze(1)).flatten(1) if self.residual else t
 
     def _choose(self, moments: Moments, r: Tensor, t: Tensor) -> list[float]:
-        """For each stacked target the strength of least squared error on held-out images r, t, through the ReLU.
+        """For each stacked target the strength of least squared error on held-out images r, t, through σ.
 
         One eigendecomposition of the Gram matrix serves all strengths and targets.
         """
@@ -179,13 +183,13 @@ class RidgeFit:
         mean_r, mean_t = moments.sum_r / moments.count, moments.sum_t / moments.count
         scores = ((r.double() - mean_r) @ vectors).float()
         chosen = []
-        for cross_k, mean_k, t_k in zip(
-            cross.chunk(self.stacked, 1), mean_t.chunk(self.stacked), t.chunk(self.stacked, 1), strict=True
-        ):
+        parts = cross.chunk(self.stacked, 1), mean_t.chunk(self.stacked), t.chunk(self.stacked, 1)
+        for cross_k, mean_k, t_k, relu in zip(*parts, self.relu, strict=True):
             loads, start = vectors.T @ cross_k, mean_k.float() + (r if self.residual else 0.0)
             errors = []
             for inverse in inverses:
-                r_hat = torch.addmm(start, scores, (inverse * loads).float()).relu_()
+                r_hat = torch.addmm(start, scores, (inverse * loads).float())
+                r_hat = r_hat.relu_() if relu else r_hat
                 errors.append((r_hat - t_k).square_().sum(dtype=torch.float64))
             best = int(torch.stack(errors).nan_to_num(nan=torch.inf).argmin())
             chosen.append(self.settings.strengths[best])
