@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,9 +12,11 @@ import torch
 from rich.progress import Progress
 
 import invariance.engine.store
+from invariance.engine.comparing import Held, Unit
 from invariance.engine.store import FACTS, Features, Store
 from invariance.errors import UserError
-from invariance.experiments.pair_units import Held, Results, Unit
+from invariance.experiments.pair_features import Stored
+from invariance.experiments.pair_units import Results
 from invariance.runs.checked import Damaged, read_facts, read_part, write_facts, write_part
 from invariance.runs.parts import Part, Parts
 from invariance.runs.rows import Row, to_frame
@@ -136,7 +139,8 @@ def test_features_are_read_as_they_were_written(kept):
 
 
 def held_by(kept, **features):
-    return Held(features, torch.device("cpu"), kept.make)
+    sources = {label: Stored(one, partial(kept.make, label)) for label, one in features.items()}
+    return Held(sources, torch.device("cpu"))
 
 
 def exchange(one, other):
@@ -203,7 +207,7 @@ def test_features_that_are_damaged_between_two_units_are_made_again_in_both_side
     held = held_by(kept, a=kept.make("a"))
     fit = held.fit("a").clone()
     flip(kept.store.directory(*kept.of("a")) / "report.npy", -3)
-    held.about_mean("a")
+    held.compared("a")
     assert capsys.readouterr().err.count("computed again") == 1 and torch.equal(held.fit("a"), fit)
 
 

@@ -12,8 +12,9 @@ from sklearn import linear_model
 import invariance.device
 import invariance.engine.store
 from invariance.data.manifest import sealed_text
+from invariance.engine.store import images_of
 from invariance.errors import UserError
-from invariance.experiments import pairs
+from invariance.experiments import pair_runs
 from invariance.experiments.distance import distance
 from invariance.experiments.pair_units import Results
 from invariance.experiments.train import train
@@ -168,7 +169,7 @@ def test_interrupted_at_any_moment_and_repeated_gives_the_same_rows(place, undis
     """Killed before each of its writes in turn, every time going on with what there is."""
     folder, places = place
     config = compose("distance", *places, *QUICK)
-    unit, finish = Results.write, pairs.Run.finish
+    unit, finish = Results.write, pair_runs.Run.finish
     left = [0]
 
     def fragile(call):
@@ -181,7 +182,7 @@ def test_interrupted_at_any_moment_and_repeated_gives_the_same_rows(place, undis
         return called
 
     monkeypatch.setattr(Results, "write", fragile(unit))
-    monkeypatch.setattr(pairs.Run, "finish", fragile(finish))
+    monkeypatch.setattr(pair_runs.Run, "finish", fragile(finish))
     for interruptions in range(40):
         left[0] = 1 + interruptions % 3
         try:
@@ -203,7 +204,7 @@ def test_killed_while_the_work_is_tidied_away(place, undisturbed, compose, monke
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(pairs.shutil, "rmtree", killed)
+        patch.setattr(pair_runs.shutil, "rmtree", killed)
         distance(config)
     distance(config)
     assert everything(folder) == everything(undisturbed)
@@ -216,7 +217,7 @@ def test_work_whose_pairs_others_have_finished_is_removed(place, compose, monkey
     folder, places = place
     some = compose("distance", *places, *QUICK, "networks=[baseline,rotation_20]")
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(pairs._Study, "_finish", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(pair_runs.PairRecorder, "_write", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         distance(some)
     assert len(list((folder / "runs/distance/digits").glob("unfinished-*"))) == 1
     distance(compose("distance", *places, *QUICK))
@@ -227,7 +228,7 @@ def test_a_damaged_unit_is_computed_again(place, undisturbed, compose, monkeypat
     folder, places = place
     config = compose("distance", *places, *QUICK)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(pairs._Study, "_finish", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(pair_runs.PairRecorder, "_write", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         distance(config)
     first, second, *_ = sorted((folder / "runs/distance/digits").glob("unfinished-*/units/*.npz"))
     first.write_bytes(second.read_bytes())
@@ -371,7 +372,7 @@ def test_networks_of_different_data_sets_are_refused(place, compose):
 def test_other_classes_or_files_are_refused_by_the_manifest(place, compose, key, change, monkeypatch):
     """A network whose manifest says otherwise though its images be as many."""
     folder, places = place
-    seen = pairs.images_of
+    seen = images_of
 
     def told(network, root, progress):
         images = seen(network, root, progress)
@@ -385,7 +386,7 @@ def test_other_classes_or_files_are_refused_by_the_manifest(place, compose, key,
             images = type(images)(prepared, images.fit_split, images.fit_indices)
         return images
 
-    monkeypatch.setattr(invariance.experiments.pairs, "images_of", told)
+    monkeypatch.setattr("invariance.experiments.distance.images_of", told)
     said = refused(compose("distance", *places))
     assert f"digits/rotation_20/seed0 cannot be compared: the {key} of their data differ" in said
 

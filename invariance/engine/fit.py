@@ -4,6 +4,8 @@ import logging
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 
 import pytorch_lightning as pl
 import torch
@@ -37,22 +39,31 @@ class MapFit(pl.LightningModule):
         images: N, the fit images of an epoch.
         problems: J, fits with inputs of their own.
         stacked: targets stacked along the outputs.
+        relu: of linear maps, whether σ of each stacked target is the ReLU; empty where all are.
     """
 
     def __init__(
-        self, solver: Solver, kind: str, inputs: int, outputs: int, images: int, problems: int = 1, stacked: int = 1
+        self,
+        solver: Solver,
+        kind: str,
+        inputs: int,
+        outputs: int,
+        images: int,
+        problems: int = 1,
+        stacked: int = 1,
+        relu: Sequence[bool] = (),
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
-        self._begin = (solver, kind, inputs, outputs, images)
-        self._counts = (problems, stacked)
-        self.fit = begin_fit(*self._begin, problems=problems, stacked=stacked, device="cpu")
+        self._begin = partial(
+            begin_fit, solver, kind, inputs, outputs, images, problems=problems, stacked=stacked, relu=relu
+        )
+        self.fit = self._begin(device="cpu")
         self.fitted: dict[str, Tensor] = {}
 
     def on_fit_start(self) -> None:
         """Begin anew on the device that Lightning chose."""
-        problems, stacked = self._counts
-        self.fit = begin_fit(*self._begin, problems=problems, stacked=stacked, device=self.device)
+        self.fit = self._begin(device=self.device)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Take in a block (r (J, B, D_in), t (J, B, D_out) or (1, B, D_out)); now and then log its squared error."""
@@ -111,6 +122,7 @@ def fit_maps(
     solver: Solver | None,
     *,
     stacked: int | None = None,
+    relu: Sequence[bool] = (),
     device: torch.device | str = "cpu",
     progress: bool | Progress = False,
 ) -> FittedMaps:
@@ -124,6 +136,8 @@ def fit_maps(
         solver: settings of a solver that can fit it; None for the identity.
         stacked: K, how many targets stand side by side in a tensor; None: 1, or as many as there are tensors. Fit j of
             target k is number j · K + k in what is returned.
+        relu: of linear maps, whether σ of each target is the ReLU, as it must not be for numbers below 0; empty where
+            it is for all.
         device: where to fit.
         progress: whether to show a bar of its own, or the display to which to add one.
 
@@ -131,8 +145,8 @@ def fit_maps(
         J · K fitted maps on the CPU, each with its squared error over the fit images and status.
 
     Raises:
-        UserError: if the solver cannot fit that kind of map, or there is none; or for shapes that do not belong
-            together.
+        UserError: if the solver cannot fit that kind of map, or there is none; for shapes that do not belong
+            together; or for `relu` of other maps than linear ones, or not one a target.
 
     Example:
         >>> from invariance.maps import Ridge
@@ -144,6 +158,8 @@ def fit_maps(
     each = _each(targets, stacked)
     stacked = len(each)
     images = _check_shapes(features, each)
+    if relu and (map != "linear" or len(relu) != stacked):
+        raise UserError(f"relu={list(relu)} is for map=linear, one for each of {stacked} targets, not for map={map}")
     if map == "identity":
         if each[0].shape[1] != features[0].shape[1]:
             raise UserError(f"map=identity takes {features[0].shape[1]} features to as many, not {each[0].shape[1]}")
@@ -154,7 +170,7 @@ def fit_maps(
         raise UserError(f"solver=None cannot fit map={map!r}: give the settings of {able}")
     else:
         outputs = sum(one.shape[1] for one in each)
-        module = MapFit(solver, map, features[0].shape[1], outputs, images, len(features), stacked)
+        module = MapFit(solver, map, features[0].shape[1], outputs, images, len(features), stacked, relu)
         sampler = BlockSampler(images, module.fit.block, solver.seed)
         loader = DataLoader(PairedFeatures(features, each), sampler=sampler, batch_size=None)
         _train(module, loader, torch.device(device), progress)
@@ -163,7 +179,8 @@ def fit_maps(
         }
         label, fit = solver.label, module.fit
         strengths = [one for row in fit.strengths for one in row] if isinstance(fit, RidgeFit) else []
-    return _judge(features, each, map, label, parameters, strengths, torch.device(device))
+    maps = FittedMaps(map, label, parameters, (), torch.empty(0), torch.empty(0), strengths, list(relu) * len(features))
+    return _judge(features, each, maps, torch.device(device))
 
 
 def _each(targets: Targets, stacked: int | None) -> Sequence[Tensor]:
@@ -190,31 +207,21 @@ def _check_shapes(features: Features, targets: Sequence[Tensor]) -> int:
 
 
 @torch.no_grad()
-def _judge(
-    features: Features,
-    targets: Sequence[Tensor],
-    kind: str,
-    label: str,
-    parameters: dict[str, Tensor],
-    strengths: list[float],
-    device: torch.device,
-) -> FittedMaps:
+def _judge(features: Features, targets: Sequence[Tensor], maps: FittedMaps, device: torch.device) -> FittedMaps:
     """Run every map over the fit images once and say how it did."""
     count, images = len(features) * len(targets), len(targets[0])
-    unjudged = FittedMaps(kind, label, parameters, ["ok"] * count, torch.zeros(count), torch.zeros(count))
     error, reference, scale = (torch.zeros(count, dtype=torch.float64) for _ in range(3))
     for f in range(count):
         j, k = divmod(f, len(targets))
-        module = unjudged.module(f).to(device)
-        centre = _mean(targets[k]) if kind == "linear" else None
+        module = maps.module(f).to(device)
+        centre = _mean(targets[k]) if maps.kind == "linear" else None
         for start in range(0, images, _CHUNK):
             rows = slice(start, start + _CHUNK)
             r, t = (one[rows].to(device, torch.float32) for one in (features[j], targets[k]))
             plain = r if centre is None else centre.to(r)
             for total, difference in ((error, module(r) - t), (reference, plain - t), (scale, t)):
                 total[f] += torch.linalg.vector_norm(difference, dim=1).double().square().sum().cpu() / images
-    status = fit_status(error, reference, scale)
-    return FittedMaps(kind, label, parameters, status, error, reference, strengths)
+    return replace(maps, status=fit_status(error, reference, scale), error=error, reference=reference)
 
 
 def _mean(target: Tensor) -> Tensor:

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from invariance.cli.command import folder
 from invariance.device import choose_device, keep_freed
-from invariance.experiments.pairs import measure_distances
-from invariance.maps.spec import fits_of
+from invariance.engine.comparing import INDICES, compare
+from invariance.engine.store import Store, images_of
+from invariance.errors import UserError
+from invariance.experiments.pair_features import Member, Stored, features_of
+from invariance.experiments.pair_runs import PairRuns, recording
+from invariance.maps.spec import Fit, fits_of
+from invariance.measures import INDEX_NAMES, MEASURES
+from invariance.progress import bar
 from invariance.runs.find import find_runs
-from invariance.runs.wandb import check_logger
+from invariance.runs.summary import of_distances
+from invariance.runs.wandb import Tracker, check_logger
 from invariance.settings.base import checked
 from invariance.settings.pages import Distance
 from invariance.training.trained import Network
@@ -26,8 +35,31 @@ def distance(config: dict[str, Any]) -> None:
     """
     check(config)
     keep_freed()
-    runs = folder(config["runs"], "runs")
-    fits = fits_of({"linear": {}}, config.get("solver") or {}) if "l2_distance" in config["metrics"] else []
+    fits = _fits(config)
+    indices = [MEASURES[name] for name in INDEX_NAMES] if INDICES in config["metrics"] else []
+    members = _members(config)
+    pairs = PairRuns(members, fits, indices, config)
+    new = pairs.missing()
+    if not new and not pairs.unfinished.exists():
+        print(f"finished already: {len(pairs)} pairs of {len(members)} networks in {pairs.folder}")
+        return
+    store = Store(Path(config["features"]).expanduser(), config["layer"], int(config["batch"]))
+    sources = _compute(pairs, store, config) if new else {}
+    _track(pairs, new, config)
+    pairs.tidy()
+    print(f"compared {len(members)} networks, {len(pairs)} pairs: {pairs.folder}")
+    if held := sum(source.bytes for source in sources.values()):
+        print(f"their features are kept for further networks: {store.root} ({held / 1e9:.2g} GB)")
+
+
+def _fits(config: dict[str, Any]) -> list[Fit]:
+    """E with every solver that is chosen, where maps are fitted at all."""
+    return fits_of({"linear": {}}, config.get("solver") or {}) if "l2_distance" in config["metrics"] else []
+
+
+def _members(config: dict[str, Any]) -> list[Member]:
+    """The chosen networks, sorted by label, and their images, which are the same."""
+    runs, root = folder(config["runs"], "runs"), Path(config["prepared"]).expanduser()
     networks = [
         Network(
             runs,
@@ -39,7 +71,95 @@ def distance(config: dict[str, Any]) -> None:
         )
         for directory in find_runs(runs / "train", config["networks"])
     ]
-    measure_distances(networks, fits, config)
+    _one_data_set(networks)
+    members = [Member(network, images_of(network, root, config["progress"])) for network in networks]
+    for member in members:
+        own = f"{member.network.config['name']}/seed{member.network.config['seed']}"
+        if member.label != own:  # rows name networks as their training did
+            raise UserError(
+                f"{member.network.directory} holds the network {own}; a copied or renamed run cannot be compared: give "
+                "it its own name back, or leave it out with networks=…"
+            )
+    _same_images(members)
+    return sorted(members, key=lambda member: member.label)
+
+
+def _one_data_set(networks: Sequence[Network]) -> None:
+    """Refuse what cannot be compared before any data are opened."""
+    if len(networks) < 2:
+        names = "".join(f" ({network.name} alone)" for network in networks)
+        raise UserError(f"a distance needs two finished networks or more{names}; choose them with networks=…")
+    by_data: dict[str, list[str]] = {}
+    for network in networks:
+        by_data.setdefault(network.name.split("/", 1)[0], []).append(network.name)
+    if len(by_data) > 1:
+        told = ", ".join(f"{len(names)} of {data}" for data, names in by_data.items())
+        raise UserError(
+            f"networks of different data sets cannot be compared ({told}); choose one set, as "
+            f"networks={next(iter(by_data))}"
+        )
+
+
+def _same_images(members: Sequence[Member]) -> None:
+    """Refuse networks that do not see the same images, in the same order, of the same classes: by their manifests."""
+    first = members[0]
+    for member in members[1:]:
+        for key, value in first.images.identity.items():
+            other = member.images.identity[key]
+            if other == value:
+                continue
+            told = f" ({value} and {other})" if key in ("data set", "fit split", "report split") else ""
+            raise UserError(
+                f"{first.network.name} and {member.network.name} cannot be compared: the {key} of their data "
+                f"differ{told}; image by image they must be the same"
+            )
+
+
+def _compute(pairs: PairRuns, store: Store, config: dict[str, Any]) -> dict[str, Stored]:
+    """Whatever is missing; what is returned are the networks' features."""
+    fits = list(pairs.fits.values())
+    device = next(iter(pairs.members.values())).network.device
+    with bar(config["progress"]) as progress:
+        sources = features_of(pairs.members, store, fits, progress)  # first: a mistake leaves no directory
+        with recording(pairs, sources, progress) as keep:
+            keep.finish_flawed()
+            for unit, _ in compare(
+                sources,
+                fits,
+                pairs.indices,
+                units=keep.plan(),
+                keep=keep,
+                memory=pairs.memory,
+                device=device,
+                relu=True,  # the paper's E, whatever the layer
+                progress=progress if config["progress"] else False,
+            ):
+                keep.finish(unit)
+            keep.require_all()
+    return sources
+
+
+def _track(pairs: PairRuns, new: list[tuple[str, str, str]], config: dict[str, Any]) -> None:
+    """Tell the logger of the pairs that are new and of all rows."""
+    with Tracker(
+        config["logger"],
+        pairs.folder,
+        name=f"{pairs.data}/{len(pairs.members)} networks",
+        about={
+            "stage": "distance",
+            "data": pairs.data,
+            "layer": config["layer"],
+            "networks": len(pairs.members),
+            "solvers": [fit.solver for fit in pairs.fits.values()],
+        },
+        identity={"networks": list(pairs.members)},
+    ) as tracker:
+        for kind, a, b in new:
+            tracker.record_in(pairs.of(kind, a, b))
+        rows = pairs.rows()
+        tracker.table("rows", rows)
+        report = next(iter(pairs.members.values())).images.report_split
+        tracker.summarise(of_distances(rows, report))
 
 
 def check(config: dict[str, Any]) -> None:
@@ -53,5 +173,4 @@ def check(config: dict[str, Any]) -> None:
     choose_device(config["trainer"]["accelerator"])
     for key in ("runs", "prepared", "features"):
         folder(config[key], key)
-    if "l2_distance" in config["metrics"]:
-        fits_of({"linear": {}}, config.get("solver") or {})
+    _fits(config)

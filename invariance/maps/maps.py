@@ -33,16 +33,24 @@ class ResidualMap(nn.Module):
 
 
 class LinearMap(nn.Module):
-    """E(r) = σ(W r + b) (Sec. 5.3), between representations that may differ in size. Starts at W = 0, b = 0."""
+    """E(r) = σ(W r + b) (Sec. 5.3), between representations that may differ in size. Starts at W = 0, b = 0.
 
-    def __init__(self, inputs: int, outputs: int) -> None:
+    Args:
+        inputs: D_in.
+        outputs: D_out.
+        relu: whether σ is the ReLU; else it does nothing, as representations with numbers below 0 need it.
+    """
+
+    def __init__(self, inputs: int, outputs: int, relu: bool = True) -> None:
         super().__init__()
+        self.relu = relu
         self.weight = nn.Parameter(torch.zeros(outputs, inputs))
         self.bias = nn.Parameter(torch.zeros(outputs))
 
     def forward(self, r: Tensor) -> Tensor:
         """(B, D_in) to (B, D_out)."""
-        return functional.relu(functional.linear(r, self.weight, self.bias))
+        z = functional.linear(r, self.weight, self.bias)
+        return functional.relu(z) if self.relu else z
 
 
 class MLPMap(nn.Module):
@@ -65,12 +73,13 @@ class MLPMap(nn.Module):
         return functional.relu(r + functional.linear(hidden, self.weight, self.bias))
 
 
-def build_map(kind: str, parameters: dict[str, Tensor]) -> nn.Module:
+def build_map(kind: str, parameters: dict[str, Tensor], relu: bool = True) -> nn.Module:
     """The module of one fit around its parameters, which it shares: nothing is copied.
 
     Args:
         kind: one of `MAPS`.
         parameters: the module's parameters by name (none for the identity).
+        relu: of a linear map, whether σ is the ReLU.
     """
     module: nn.Module
     with torch.device("meta"):
@@ -79,7 +88,7 @@ def build_map(kind: str, parameters: dict[str, Tensor]) -> nn.Module:
         elif kind == "residual":
             module = ResidualMap(parameters["weight"].shape[1])
         elif kind == "linear":
-            module = LinearMap(parameters["weight"].shape[1], parameters["weight"].shape[0])
+            module = LinearMap(parameters["weight"].shape[1], parameters["weight"].shape[0], relu)
         elif kind == "mlp":
             module = MLPMap(parameters["weight"].shape[0], parameters["weight"].shape[1])
         else:
@@ -101,6 +110,7 @@ class FittedMaps:
         error: (J,) mean over the fit images of ‖map(r) − t‖².
         reference: (J,) the same of the map that the fit must not be worse than.
         strength: the strength chosen for each fit; empty unless the solver was ridge.
+        relu: of linear maps, whether σ of each is the ReLU; empty where all are.
     """
 
     kind: str
@@ -110,13 +120,15 @@ class FittedMaps:
     error: Tensor
     reference: Tensor
     strength: Sequence[float] = field(default=())
+    relu: Sequence[bool] = field(default=())
 
     def __len__(self) -> int:
         return len(self.status)
 
     def module(self, j: int) -> nn.Module:
         """Fit j as a module on (B, D) batches; it shares the weights."""
-        return build_map(self.kind, {name: values[j] for name, values in self.parameters.items()})
+        parameters = {name: values[j] for name, values in self.parameters.items()}
+        return build_map(self.kind, parameters, self.relu[j] if self.relu else True)
 
     @torch.no_grad()
     def apply(self, j: int, r: Tensor, chunk: int = 4096) -> Tensor:

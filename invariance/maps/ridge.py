@@ -1,6 +1,7 @@
 """Ridge regression: the linear map in closed form, its strength chosen on held-out fit images."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Self
 
@@ -116,6 +117,7 @@ class RidgeFit:
         images: how many fit images will come.
         stacked: targets stacked along the outputs.
         residual: σ((W + I) r + b) instead of σ(W r + b).
+        relu: of each stacked target, whether σ is the ReLU; empty where all are.
         device: where the sums are kept.
     """
 
@@ -131,8 +133,10 @@ class RidgeFit:
         *,
         stacked: int = 1,
         residual: bool = True,
+        relu: Sequence[bool] = (),
         device: torch.device | str = "cpu",
     ) -> None:
+        self.relu = relu or [True] * stacked
         self.settings, self.block, self.stacked, self.residual = settings, settings.block, stacked, residual
         choose = len(settings.strengths) > 1
         self._waiting = min(max(1, round(settings.held_out * images)), images - 1) if choose and images > 1 else 0
@@ -165,7 +169,7 @@ class RidgeFit:
                 chosen = [self.settings.strengths[0]] * self.stacked
             else:
                 r, t = held_r[j], held_t[j % len(held_t)]
-                chosen = choose_strengths(self.settings, moments, r, t, stacked=self.stacked, residual=self.residual)
+                chosen = choose_strengths(self.settings, moments, r, t, residual=self.residual, relu=self.relu)
                 moments.add(r, self._wanted(r, t))
             weight, bias = solve(moments, chosen) if moments.finite() else moments.undefined()
             weights.append(weight.T.float())
@@ -179,9 +183,9 @@ class RidgeFit:
 
 
 def choose_strengths(
-    settings: Ridge, moments: Moments, r: Tensor, t: Tensor, *, stacked: int = 1, residual: bool = True
+    settings: Ridge, moments: Moments, r: Tensor, t: Tensor, *, residual: bool = True, relu: Sequence[bool] = (True,)
 ) -> list[float]:
-    """For each stacked target the strength of least squared error on held-out images r, t, through the ReLU.
+    """For each stacked target the strength of least squared error on held-out images r, t, through σ.
 
     One eigendecomposition of the Gram matrix serves all strengths and targets.
 
@@ -190,20 +194,23 @@ def choose_strengths(
         moments: of the images that are not held out.
         r: (n, D_in), the held-out images.
         t: (n, D_out), their targets.
-        stacked: targets stacked along the outputs.
         residual: whether the map is σ((W + I) r + b).
+        relu: for each of the targets stacked along the outputs, whether σ is the ReLU.
     """
+    stacked = len(relu)
     gram, cross = moments.centred()
     values, vectors = torch.linalg.eigh(gram)
     inverses = [_inverse(values, strength * _unit(gram))[:, None] for strength in settings.strengths]
     mean_r, mean_t = moments.sum_r / moments.count, moments.sum_t / moments.count
     scores = ((r.double() - mean_r) @ vectors).float()
     chosen = []
-    for cross_k, mean_k, t_k in zip(cross.chunk(stacked, 1), mean_t.chunk(stacked), t.chunk(stacked, 1), strict=True):
+    parts = cross.chunk(stacked, 1), mean_t.chunk(stacked), t.chunk(stacked, 1)
+    for cross_k, mean_k, t_k, own in zip(*parts, relu, strict=True):
         loads, start = vectors.T @ cross_k, mean_k.float() + (r if residual else 0.0)
         errors = []
         for inverse in inverses:
-            r_hat = torch.addmm(start, scores, (inverse * loads).float()).relu_()
+            r_hat = torch.addmm(start, scores, (inverse * loads).float())
+            r_hat = r_hat.relu_() if own else r_hat
             errors.append((r_hat - t_k).square_().sum(dtype=torch.float64))
         best = int(torch.stack(errors).nan_to_num(nan=torch.inf).argmin())
         chosen.append(settings.strengths[best])

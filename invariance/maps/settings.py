@@ -1,6 +1,6 @@
 """Solvers by name: settings from a configuration, checked value by value, and the fit that they begin."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -61,6 +61,7 @@ def begin_fit(
     *,
     problems: int = 1,
     stacked: int = 1,
+    relu: Sequence[bool] = (),
     device: torch.device | str = "cpu",
 ) -> FitState:
     """J fits of one kind of map, nothing taken in yet.
@@ -73,6 +74,7 @@ def begin_fit(
         images: how many fit images an epoch has.
         problems: J, fits with inputs of their own.
         stacked: targets stacked along the outputs.
+        relu: of linear maps, whether σ of each stacked target is the ReLU; empty where all are.
         device: where the fits run.
 
     Raises:
@@ -91,7 +93,8 @@ def begin_fit(
     if isinstance(solver, OnlineSGD):
         return OnlineSGDState(solver, inputs, outputs, problems, stacked=stacked, residual=residual, device=device)
     if isinstance(solver, Ridge):
-        return RidgeFit(solver, inputs, outputs, problems, images, stacked=stacked, residual=residual, device=device)
+        counts = (inputs, outputs, problems, images)
+        return RidgeFit(solver, *counts, stacked=stacked, residual=residual, relu=relu, device=device)
     if inputs != outputs:
         raise UserError(f"an mlp map has as many outputs as inputs, not {outputs} and {inputs}")
     return MinibatchFit(solver, inputs, problems, device)

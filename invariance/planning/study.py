@@ -25,9 +25,9 @@ from invariance.data.prepared import Prepared
 from invariance.data.sources.base import Source, class_of, data_config
 from invariance.data.sources.ilsvrc import ILSVRC
 from invariance.data.sources.rvl_cdip import RVLCDIP
+from invariance.engine.comparing import group_size
 from invariance.engine.grids import Grid, grids_for, joint_grid
 from invariance.errors import UserError, nearest
-from invariance.experiments.pairs import group_size
 from invariance.maps.spec import JOINT, Fit, fits_of
 from invariance.planning.templates import Config, Templates, Trained, checked_job, trained_by
 from invariance.planning.work import START, Job, Net, Stage, Unit, Work, shape_of

@@ -129,6 +129,7 @@ Seed = Annotated[int, Field(ge=0, lt=SEEDS, description="give a whole number fro
 Batch = Annotated[int, Field(ge=1, le=BATCH, description=f"give a whole number from 1 to {BATCH}")]
 Rate = Annotated[float, Field(gt=0, le=LARGEST_RATE)]
 Least = Annotated[float, Field(ge=0, le=LARGEST_RATE)]
+Gigabytes = Annotated[float, Field(ge=0.01, le=1e9, description="give a number from 0.01")]
 Share = Annotated[float, Field(ge=0, lt=1)]
 Side = Annotated[
     int, Field(ge=1, le=LARGEST_SIZE, description=f"give a whole number of pixels from 1 to {LARGEST_SIZE}")

@@ -11,7 +11,7 @@ from pydantic import AfterValidator, Field, model_validator
 from invariance.errors import UserError
 from invariance.settings.base import Settings
 from invariance.settings.data import Fit, Split
-from invariance.settings.fields import Batch, Folder, Name, Networks, Positive, Seed, Side, distinct, plain
+from invariance.settings.fields import Batch, Folder, Gigabytes, Name, Networks, Positive, Seed, Side, distinct, plain
 from invariance.settings.files import conf_dir
 from invariance.settings.logger import Logger
 from invariance.settings.parts import Model, Transform
@@ -52,7 +52,6 @@ def metrics(known: Iterable[str]) -> str:
 
 Data = dict[str, Any]
 Layer = Annotated[str, AfterValidator(_layer), Field(description="give the name of a layer, as relu7")]
-Gigabytes = Annotated[float, Field(ge=0.01, le=1e9, description="give a number from 0.01")]
 Given = Annotated[Any, AfterValidator(plain)]
 Measured = Literal["error_rate", "l2_distance"]
 Compared = Literal["l2_distance", "indices"]

@@ -1,76 +1,70 @@
-"""From what was computed of pairs of networks to their rows (Sec. 5.3; Eq. 4, 9)."""
+"""From what was computed of pairs of networks or layers to their rows (Sec. 5.3; Eq. 4, 9)."""
 
 import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from invariance.engine.store import Images
+from invariance.engine.comparing import INDICES, SIDES, Result
 from invariance.maps.spec import Fit
-from invariance.measures import INDEX_NAMES
+from invariance.measures import Measure
 from invariance.measures.bootstrap import Interval, bootstrap
 from invariance.runs.rows import Row
-from invariance.training.trained import Network
 
 FITS = "source,target,status,error,reference,strength\n"
 """Columns of `fits.csv`: mean squared error over the fit images, that of the targets' mean, and ridge's strength."""
 
-INDICES = "indices"
-"""Name of the runs that hold the indices of a pair."""
-
-Result = dict[str, Any]
-"""What was computed from one source: arrays by name, one entry a target; or one target's part of it.
-
-Of a fit: `fit` and `report`, L_L2 of every image; `status`, `error`, `reference`, `strength`. Of the indices: each by
-its name.
-"""
-
 Pair = tuple[str, str]
-"""Labels of two networks, the lesser first."""
+"""Labels of two sources, the earlier one first."""
 
 
 @dataclass(frozen=True)
-class Member:
-    """A network of the set.
+class Named:
+    """How rows name one of what is compared.
 
     Attributes:
-        network: the trained network.
-        images: which images its features are of.
+        network: name of the network.
+        layer: where φ ends.
+        g: how it is named as a target.
+        data: name of the data set.
+        family: the family of transformations that the network was trained with.
+        range: the trained range as text.
+        seed: seed of its training.
     """
 
-    network: Network
-    images: Images
-
-    @property
-    def label(self) -> str:
-        """Its name among the networks of its data set, as `rotation_20/seed0`."""
-        return self.network.name.split("/", 1)[1]
-
-    @property
-    def slug(self) -> str:
-        """The label as a part of a folder's name."""
-        return self.label.replace("/", "-")
-
-
-def run_name(a: Member, b: Member, kind: str) -> str:
-    """Name of the run that holds a pair's rows of one kind: a fit's name, or `indices`."""
-    data = a.network.name.split("/", 1)[0]
-    return f"distance/{data}/{a.slug}+{b.slug}/{kind}"
+    network: str
+    layer: str
+    g: str
+    data: str = ""
+    family: str = ""
+    range: str = ""
+    seed: int = 0
 
 
 class PairRows:
-    """Makes the rows of pairs; of each pair the network of the lesser label comes first.
+    """Makes the rows of pairs; of each pair what is named first comes first.
 
     Args:
-        members: the networks by label.
-        layer: where φ ends.
+        named: how rows name what is compared, by label, in order.
+        splits: names of the images to fit on and of those to report on.
         counts: how many fit and report images there are.
+        indices: the measures that need no fit.
+        run: name of the run that a pair's rows of one kind (a fit's name, or `INDICES`) are in.
     """
 
-    def __init__(self, members: dict[str, Member], layer: str, counts: tuple[int, int]) -> None:
-        self.members, self.layer = members, layer
-        self.counts = dict(zip(("fit", "report"), counts, strict=True))
+    def __init__(
+        self,
+        named: Mapping[str, Named],
+        splits: tuple[str, str],
+        counts: tuple[int, int],
+        indices: Sequence[Measure] = (),
+        run: Callable[[Pair, str], str] = lambda _pair, _kind: "",
+    ) -> None:
+        self._named, self._indices, self._run = named, indices, run
+        self._order = {label: place for place, label in enumerate(named)}
+        self._splits = dict(zip(SIDES, splits, strict=True))
+        self._counts = dict(zip(SIDES, counts, strict=True))
 
     def of_fit(self, fit: Fit, computed: dict[Pair, tuple[Result, Result]]) -> dict[Pair, list[Row]]:
         """One-way distances in both directions, their mean (Eq. 4) and their difference (Eq. 9), over both splits.
@@ -83,7 +77,7 @@ class PairRows:
         n = len(computed)
         # the rows of values are a → b and b → a of every pair in turn
         combine = np.concatenate([np.eye(2 * n), np.kron(np.eye(n), [[0.5, 0.5]]), np.kron(np.eye(n), [[1.0, -1.0]])])
-        for side in ("fit", "report"):
+        for side in SIDES:
             values = np.stack(
                 [
                     np.where(one["status"] == "ok", one[side].astype(np.float64), math.nan)
@@ -112,8 +106,8 @@ class PairRows:
         """
         rows = {}
         for pair, (there, back) in computed.items():
-            found = [(pair, name, float(there[name])) for name in INDEX_NAMES]
-            found.append((pair[::-1], "r2", float(back["r2"])))
+            found = [(pair, one.name, float(there[one.name])) for one in self._indices]
+            found += [(pair[::-1], one.name, float(back[one.name])) for one in self._indices if one.directed]
             rows[pair] = [
                 self._row(way, None, "report", name, "ok" if math.isfinite(score) else "undefined", score)
                 for way, name, score in found
@@ -131,10 +125,10 @@ class PairRows:
         ways = (pair, pair[::-1])
         named = [("l2_distance", ways), ("l2_distance_mean", ways[:1]), ("l2_distance_difference", ways[:1])]
         if fit is None:
-            named = [(name, ways if name == "r2" else ways[:1]) for name in INDEX_NAMES]
+            named = [(one.name, ways if one.directed else ways[:1]) for one in self._indices]
         return [
             self._row(way, fit, side, metric, flaw)
-            for side in (("report",) if fit is None else ("fit", "report"))
+            for side in (SIDES[1:] if fit is None else SIDES)
             for metric, of in named
             for way in of
         ]
@@ -150,26 +144,25 @@ class PairRows:
         k: int = 0,
     ) -> Row:
         """One row; `found` is a number, or the means of which number k is its own."""
-        source, target = (self.members[label] for label in way)
-        trained, used = source.network.config, self.counts[side]
+        source, target = (self._named[label] for label in way)
+        used = self._counts[side]
         score, low, high = math.nan, math.nan, math.nan
         if status == "ok" and isinstance(found, Interval):
             score, low, high = float(found.mean[k]), float(found.low[k]), float(found.high[k])
             used = int(found.n_used[k])
         elif status == "ok" and not isinstance(found, Interval):
             score = found
-        reach = trained["transform"].get("range")
-        a, b = sorted(way)
+        a, b = sorted(way, key=self._order.__getitem__)
         return Row(
             stage="distance",
-            data=source.images.prepared.name,
-            network=trained["name"],
-            family=trained["transform"]["name"],
-            range="" if reach is None else str(reach),
-            seed=trained["seed"],
-            layer=self.layer,
-            g=f"network:{target.label}",
-            split=source.images.fit_split if side == "fit" else source.images.report_split,
+            data=source.data,
+            network=source.network,
+            family=source.family,
+            range=source.range,
+            seed=source.seed,
+            layer=source.layer,
+            g=target.g,
+            split=self._splits[side],
             map=fit.map if fit else "",
             solver=fit.label if fit else "",
             metric=metric,
@@ -178,7 +171,7 @@ class PairRows:
             high=high,
             n_images=used,
             status=status,
-            run=run_name(self.members[a], self.members[b], fit.name if fit else INDICES),
+            run=self._run((a, b), fit.name if fit else INDICES),
         )
 
 

@@ -1,0 +1,308 @@
+"""How far apart two networks are, or layers of one, on images that somebody has at hand (Sec. 5.3)."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Any, Protocol
+
+import pandas as pd
+import torch
+from rich.progress import Progress
+from torch import Tensor, nn
+
+from invariance.device import machine_bytes, require
+from invariance.engine.comparing import INDICES, SIDES, Result, compare, part_of, units_of
+from invariance.engine.features import InMemory
+from invariance.engine.given import dealt, images_given
+from invariance.engine.pair_rows import Named, Pair, PairRows
+from invariance.errors import UserError
+from invariance.maps import SOLVERS_OF, Solver, solver_from_config
+from invariance.maps.settings import name_of
+from invariance.maps.spec import Fit
+from invariance.measures import INDEX_NAMES, Measure, measure_named
+from invariance.models.representation import Representation
+from invariance.progress import bar
+from invariance.runs.rows import Row, to_frame
+from invariance.settings.base import Settings, checked
+from invariance.settings.fields import Batch, Gigabytes, Seed
+
+Layers = str | Sequence[str]
+Maps = str | Solver | Sequence[str | Solver]
+
+
+class Network(Protocol):
+    """A network as comparing takes it."""
+
+    @property
+    def module(self) -> nn.Module:
+        """From preprocessed images to logits."""
+
+    @property
+    def preprocess(self) -> Callable[[Tensor], Tensor]:
+        """From float images (B, C, H, W) in [0, 255] to what the module takes."""
+
+    @property
+    def name(self) -> str:
+        """How rows name it."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where it is."""
+
+
+class Comparison(pd.DataFrame):  # type: ignore[misc]  # pandas has no types
+    """What comparing came to: a row a number, with the columns that all rows of the project have.
+
+    `attrs` holds the names of the two networks (`networks`), their layers (`layers`), how many images maps were fitted
+    and numbers taken on (`images`), and whether the indices are of scaled dimensions (`scaled`).
+    """
+
+    @property
+    def _constructor(self) -> type["Comparison"]:
+        return Comparison
+
+    def matrix(
+        self, metric: str, *, solver: str | None = None, split: str = "report", back: bool = False
+    ) -> pd.DataFrame:
+        """One measure between every layer of the first network (rows) and of the second (columns).
+
+        Args:
+            metric: name of the measure, as rows have it.
+            solver: of a measure through maps, how they were fitted; None: the only way there is.
+            split: "report" or "fit".
+            back: of a measure with a direction, from the second network to the first.
+
+        Raises:
+            UserError: if there are no such rows, or rows of several solvers.
+        """
+        (a, b), (of_a, of_b) = self.attrs["networks"], self.attrs["layers"]
+        rows = self[(self["metric"] == metric) & (self["split"] == split) & (self["network"] == (b if back else a))]
+        if solver is not None:
+            rows = rows[rows["solver"] == solver]
+        if not len(rows):
+            there = ", ".join(self["metric"].unique())
+            raise UserError(
+                f"matrix of metric={metric!r}, solver={solver!r}, split={split!r}: there are rows of {there}"
+            )
+        if len(solvers := rows["solver"].unique()) > 1:
+            raise UserError(f"matrix of {metric}: there are {' and '.join(solvers)}; choose one with solver=")
+        table = pd.DataFrame(index=pd.Index(of_a, name=a), columns=pd.Index(of_b, name=b), dtype=float)
+        targets = rows["g"].str.rsplit(":", n=1).str[1]
+        for source, target, score in zip(rows["layer"], targets, rows["score"], strict=True):
+            table.loc[(target, source) if back else (source, target)] = score
+        return table
+
+
+class _Numbers(Settings):
+    """Arguments of `compare_models` that are checked as a command's settings are."""
+
+    seed: Seed
+    batch: Batch
+    memory_gb: Gigabytes | None
+
+
+def compare_models(
+    a: Network,
+    b: Network,
+    images: object,
+    *,
+    layers: Layers,
+    layers_b: Layers | None = None,
+    fit: object = None,
+    maps: Maps | None = None,
+    indices: Iterable[str] = INDEX_NAMES,
+    scaled: bool = False,
+    seed: int = 0,
+    batch: int = 64,
+    memory_gb: float | None = None,
+    progress: bool = False,
+) -> Comparison:
+    """Compare two networks, or layers of one, on the same images: every layer of a with every one of b.
+
+    Through maps E, fitted both ways on the fit images: L_L2 of each way, the mean of the two (Eq. 4) and their
+    difference (Eq. 9), with 95 % intervals over images, over the report images and the fit images. Without a map: CKA,
+    Procrustes distance and adjusted R² over the report images. Every dimension is divided by its RMS over the fit
+    images before maps are fitted; σ of E is the ReLU where the target's features are never negative on these images.
+
+    Args:
+        a: a network with its preprocessing.
+        b: another, or the same.
+        images: those to report on: uint8 array or tensor (N, C, H, W), or floats in [0, 255].
+        layers: names of the layers to compare, one or several.
+        layers_b: those of b, where they are others or have other names.
+        fit: images that maps are fitted on; or a share of `images` that is dealt out for it, as 0.5.
+        maps: how E is fitted: names of solvers, or their settings, as `Ridge(strengths=[0.1])`. None: by ridge if `fit`
+            is given, else no map.
+        indices: names of the measures to take without a map, or `module:function` of X (N, D_x) and Y (N, D_y).
+        scaled: whether indices are taken of scaled dimensions, as in a distance study; else of the features as they
+            are, so that a rotation changes nothing.
+        seed: seed of the deal.
+        batch: images a forward pass.
+        memory_gb: bound on features and maps that are worked on at once; None: half of this machine's memory.
+        progress: whether to show bars.
+
+    Returns:
+        Rows, pair by pair; `network` and `layer` name the source, `g` the target, as `network:<name>:<layer>`.
+
+    Raises:
+        UserError: for a map without fit images, images that are none, layers that are not there, or anything else that
+            the user can mend.
+    """
+    checked(_Numbers, {"seed": seed, "batch": batch, "memory_gb": memory_gb})
+    fitted, reported = dealt(images_given(images), fit, seed)
+    fits, measures = _fits(maps, fitted is not None), [_index(name) for name in indices]
+    if not fits and not measures:
+        raise UserError("nothing to compare by: give maps= or indices=")
+    layers_of = _layers(layers, "layers"), _layers(layers if layers_b is None else layers_b, "layers_b")
+    for network, what in ((a, "a"), (b, "b")):
+        _check(network, what)
+    names = (a.name, b.name) if a.name != b.name else (f"{a.name} (a)", f"{b.name} (b)")
+    pairs = [(f"a:{one}", f"b:{other}") for one, other in product(*layers_of)]
+    counts = (0 if fitted is None else len(fitted), len(reported))
+    features: dict[str, tuple[Tensor | None, Tensor]] = {}
+    named: dict[str, Named] = {}
+    with bar(progress) as shown:
+        for side, network, name, wanted in zip("ab", (a, b), names, layers_of, strict=True):
+            of_report = _phi(network, wanted, reported, batch, shown)
+            of_fit = {} if fitted is None else _phi(network, wanted, fitted, batch, shown)
+            for layer in wanted:
+                features[f"{side}:{layer}"] = of_fit.get(layer), of_report[layer]
+                named[f"{side}:{layer}"] = Named(network=name, layer=layer, g=f"network:{name}:{layer}")
+        work = _Work(
+            pairs=pairs,
+            rows=PairRows(named, (SIDES[0], SIDES[1]), counts, measures),
+            memory=machine_bytes() / 2 if memory_gb is None else float(memory_gb) * 1e9,
+            device=a.device,
+            progress=shown if progress else False,
+        )
+        through = work.compare({label: InMemory(*one) for label, one in features.items()}, fits, ())
+        without = work.compare({label: InMemory(*one, scaled) for label, one in features.items()}, (), measures)
+    table = Comparison(to_frame(row for pair in pairs for row in (*through[pair], *without[pair])))
+    table.attrs = {"networks": names, "layers": layers_of, "images": counts, "scaled": scaled}
+    return table
+
+
+def _fits(maps: Maps | None, fitted: bool) -> list[Fit]:
+    """What is fitted: E by every solver.
+
+    Raises:
+        UserError: for what is no solver of E, one that is there twice, or any without fit images.
+    """
+    if maps is None:
+        maps = ("ridge",) if fitted else ()
+    fits: list[Fit] = []
+    for one in [maps] if isinstance(maps, str) or not isinstance(maps, Sequence) else maps:
+        solver = solver_from_config(one, {}) if isinstance(one, str) else one
+        name = name_of(solver)
+        if name not in SOLVERS_OF["linear"]:
+            raise UserError(f"maps: {name} cannot fit E; choose of {', '.join(SOLVERS_OF['linear'])}")
+        if name in [fit.solver for fit in fits]:
+            raise UserError(f"maps: {name} is there twice, and rows would not tell one from the other")
+        fits.append(Fit("linear", name, solver))
+    if fits and not fitted:
+        raise UserError(
+            f"maps={', '.join(fit.solver for fit in fits)} without fit images, and no map is fitted on the images that "
+            "are reported on: give fit=images, or fit=0.5 to deal them"
+        )
+    return fits
+
+
+def _index(name: str) -> Measure:
+    """The measure of a name, which must be one of two representations."""
+    measure = measure_named(name)
+    if measure.over != "images":
+        raise UserError(f"indices: {name} is taken through maps or from labels; choose of {', '.join(INDEX_NAMES)}")
+    return measure
+
+
+def _layers(layers: Layers, what: str) -> tuple[str, ...]:
+    """Names of layers, different ones."""
+    names = (layers,) if isinstance(layers, str) else tuple(layers)
+    if not names or not all(isinstance(name, str) and name for name in names):
+        raise UserError(f"{what}={layers!r}: give the name of a layer, or a list of names")
+    if len(set(names)) < len(names):
+        raise UserError(f"{what}={layers!r}: a layer is there twice")
+    return names
+
+
+def _check(network: Network, what: str) -> None:
+    """Refuse what does not say how it takes images."""
+    for name in ("module", "preprocess", "name", "device"):
+        if not hasattr(network, name):
+            raise UserError(
+                f"{what}: a {type(network).__name__} has no {name}; give a model with its preprocessing, not a module "
+                "alone"
+            )
+
+
+def _phi(network: Network, layers: Sequence[str], images: Tensor, batch: int, shown: Progress) -> dict[str, Tensor]:
+    """φ (N, D) of images at every layer, float32 in host memory."""
+    cuts = {layer: Representation(network.module, layer) for layer in layers}
+    task = shown.add_task(f"φ of {network.name}", total=len(images))
+    result: dict[str, Tensor] = {}
+    for start in range(0, len(images), batch):
+        x = images[start : start + batch].to(network.device).float()
+        prepared = network.preprocess(x)
+        if not isinstance(prepared, Tensor) or len(prepared) != len(x):
+            raise UserError(f"{network.name}: preprocess gives no tensor with a row an image for {tuple(x.shape)}")
+        for layer, cut in cuts.items():
+            r = cut.phi(prepared)
+            if layer not in result:
+                require(4 * len(images) * r.shape[1], f"layer {layer} of {len(images)} images", "choose fewer images")
+                result[layer] = torch.empty(len(images), r.shape[1])
+            result[layer][start : start + batch] = r.float().cpu()
+        shown.advance(task, len(x))
+    shown.remove_task(task)
+    return result
+
+
+@dataclass(frozen=True)
+class _Work:
+    """Which pairs are compared, and with what means.
+
+    Attributes:
+        pairs: labels of the sources of every pair.
+        rows: makes their rows.
+        memory: bound in bytes on features and maps.
+        device: where fits and products run.
+        progress: the display to which bars are added.
+    """
+
+    pairs: Sequence[Pair]
+    rows: PairRows
+    memory: float
+    device: torch.device
+    progress: bool | Progress
+
+    def compare(
+        self, sources: Mapping[str, InMemory], fits: Sequence[Fit], indices: Sequence[Measure]
+    ) -> dict[Pair, list[Row]]:
+        """The rows of every pair by these ways of comparing, way by way."""
+        found = self._found(sources, fits, indices)
+        rows: dict[Pair, list[Row]] = {pair: [] for pair in self.pairs}
+        for fit in (*fits, *((None,) if indices else ())):
+            kind, computed = fit.name if fit else INDICES, {}
+            for a, b in self.pairs:
+                if flaw := sources[a].flaw or sources[b].flaw:
+                    rows[a, b] += self.rows.of_flawed((a, b), fit, flaw)
+                else:
+                    computed[a, b] = found[kind, a, b], found[kind, b, a]
+            if computed:
+                new = self.rows.of_fit(fit, computed) if fit else self.rows.of_indices(computed)
+                for pair, of_pair in new.items():
+                    rows[pair] += of_pair
+        return rows
+
+    def _found(
+        self, sources: Mapping[str, InMemory], fits: Sequence[Fit], indices: Sequence[Measure]
+    ) -> dict[tuple[str, str, str], Result]:
+        """What came out by way, source and target."""
+        wanted = {*self.pairs, *(pair[::-1] for pair in self.pairs)}
+        bounds: dict[str, Any] = {"memory": self.memory, "device": self.device}
+        units = units_of(sources, fits, bool(indices), **bounds, wanted=lambda _, *way: way in wanted)
+        return {
+            (unit.kind, unit.source, target): part_of(result, unit, target)
+            for unit, result in compare(sources, fits, indices, units=units, **bounds, progress=self.progress)
+            if result is not None
+            for target in unit.targets
+        }
