@@ -74,7 +74,7 @@ def test_curves_are_the_rows_scores(runs):
 def test_missing_and_diverged_points_are_gaps_and_named(runs, report):
     family = family_named(runs, "rotation")
     drawn = curve(family, family.trained[-1], SGD, "error_rate")
-    at = {x: (y, bad) for x, y, bad in zip(drawn.x, drawn.y, drawn.diverged, strict=True)}
+    at = {x: (y, why == "diverged") for x, y, why in zip(drawn.x, drawn.y, drawn.status, strict=True)}
     assert pd.isna(at[-15][0]) and at[-15][1] and not pd.isna(at[-10][0])
     page = (report / "index.html").read_text()
     assert "diverged at -15" in page and "not measured at 30" in page

@@ -6,12 +6,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from invariance.reporting import overview_figures
 from invariance.reporting.collect import collect
 from invariance.reporting.curves import families
-from invariance.reporting.overview import cross, overviews
-from invariance.reporting.paper_figures import FIGURES, TABLES, Place, called, index, number
-from invariance.reporting.sections import ShownOverview, places
+from invariance.reporting.paper.figures import FIGURES, TABLES, Place, called, index, number
+from invariance.reporting.paper.forms import cross, overviews
+from invariance.reporting.sections import places
+from invariance.reporting.style import INK, style
 from invariance.runs.rows import read_rows, write_rows
 from tests.reporting_runs import measured
 
@@ -26,8 +26,14 @@ def made(root, data, slug=None):
     return {one.name: one for one in overviews(own(root, data), slug or data)}
 
 
-def drawn(overview):
-    return overview_figures.numbers(overview)
+def drawn(figure):
+    return figure.frame
+
+
+def axes_of(figure):
+    """The axes that a figure is drawn on, by the title of each."""
+    with style(INK):
+        return figure.draw(figure.frame).axes
 
 
 def abroad(root, data, foreign, network, family, reach, grid_family, **settings):
@@ -111,8 +117,7 @@ def test_extremes_are_the_rows_of_the_largest_range_and_the_baseline(runs, figur
         "mirror": {"mirror_both"},
         "noise": {"baseline"},
     }
-    kinds = shown["curve"].str.split(": ").str[1]
-    for (network, kind, grid), part in shown.groupby(["network", kinds, "grid"]):
+    for (network, kind, grid), part in shown.groupby(["network", "way", "grid"]):
         fit = "identity" if kind == "invariance" else f"residual_{solver}"
         compare(runs / f"measure/rvl_cdip/{network}/seed0/{grid}/{fit}/rows.csv", part)
 
@@ -139,17 +144,15 @@ def compare(path, part, scale=None):
 
 def test_all_networks_has_a_row_a_family_a_column_a_way_and_a_curve_a_range(runs, figures):
     overview = figures["fig9-rvl_cdip-accuracy"]
-    (block,) = overview.blocks
-    assert block.title == "Rotation" and [plot.title for plot in block.plots] == [
-        "Invariance",
-        "Equivariance, online SGD",
-        "Equivariance, ridge",
-    ]
-    for plot, fit in zip(block.plots, FITS, strict=True):
-        lines = plot.panels[0].lines
-        assert [line.key for line in lines] == ["baseline", "rotation_5", "rotation_10", "rotation_20"]
-        assert len({line.colour for line in lines}) == 4 and {line.dashed for line in lines} == {fit != "identity"}
     shown = drawn(overview)
+    assert set(shown["row"]) == {"Rotation"}
+    assert list(shown["panel"].unique()) == ["Invariance", "Equivariance (online SGD)", "Equivariance (ridge)"]
+    names = ["baseline", "rotation_5", "rotation_10", "rotation_20"]
+    for (panel, part), axes in zip(shown.groupby("panel", sort=False), axes_of(overview), strict=True):
+        assert list(part["who"].unique()) == names and axes.get_title("left") == panel
+        curves = [line for line in axes.lines if len(line.get_xdata()) > 2]
+        assert len({line.get_color() for line in curves}) == 4
+        assert {line.is_dashed() for line in curves} == {panel != "Invariance"}
     for (network, kind, solver), part in shown.groupby(["network", "map", "solver"]):
         fit = next(name for name, of in FITS.items() if of == solver)
         assert fit.startswith(kind)
@@ -171,8 +174,13 @@ def test_gaps_and_divergence_are_marked_and_said(figures):
     shown = drawn(figures["fig7-rvl_cdip-accuracy"])
     bad = shown[(shown["network"] == "rotation_20") & (shown["g"] == "45") & (shown["solver"] != "")]
     assert bad["status"].tolist() == ["diverged"] and bad["y"].isna().all()
-    (rotation,) = (plot for plot in figures["fig7-rvl_cdip-accuracy"].blocks[0].plots if plot.title == "rotation_20")
-    assert rotation.diverged and "A cross" in figures["fig7-rvl_cdip-accuracy"].caption
+    (rotation,) = (
+        axes for axes in axes_of(figures["fig7-rvl_cdip-accuracy"]) if axes.get_title("left") == "rotation_20"
+    )
+    crosses = [line for line in rotation.lines if line.get_marker() == "x"]
+    assert [list(line.get_xdata()) for line in crosses] == [[45]] and "A cross" in figures[
+        "fig7-rvl_cdip-accuracy"
+    ].caption
     shown = drawn(figures["fig7-rvl_cdip-accuracy-ridge"])
     missing = shown[(shown["network"] == "rotation_20") & (shown["g"] == "-30") & (shown["status"] != "ok")]
     assert missing["status"].tolist() == ["not measured"] and missing["y"].isna().all()
@@ -184,21 +192,22 @@ def test_gaps_and_divergence_are_marked_and_said(figures):
 
 
 def test_panels_share_their_axis_where_they_are_to_be_compared(figures):
-    for name, overview in figures.items():
-        for block in overview.blocks:
-            assert len({plot.limits for plot in block.plots}) == 1
-            shown = np.concatenate([line.curve.y for plot in block.plots for line in plot.panels[0].lines])
-            assert block.plots[0].limits[0] < np.nanmin(shown) and np.nanmax(shown) < block.plots[0].limits[1], name
+    for name in ("fig7-rvl_cdip-accuracy", "fig8-rvl_cdip-distance"):
+        drawn_on = axes_of(figures[name])
+        assert len({axes.get_ylim() for axes in drawn_on}) == drawn(figures[name])["row"].nunique()
+        for axes in drawn_on:
+            shown = [y for line in axes.lines if line.get_marker() != "x" for y in line.get_ydata()]
+            assert axes.get_ylim()[0] < min(shown) and max(shown) < axes.get_ylim()[1], name
 
 
 def test_cross_data_shows_nearness_on_both_data_and_what_has_no_own(runs):
     overview = cross(own(runs, "rvl_cdip@historical"), own(runs, "rvl_cdip"), "rvl_cdip@historical")
     assert overview.name == "fig10-rvl_cdip@historical-distance"
-    assert [block.title for block in overview.blocks] == ["Rotation: rotation_20", "Shear: baseline alone"]
     shown = drawn(overview)
+    assert list(shown["row"].unique()) == ["Rotation: rotation_20", "Shear: baseline alone"]
     assert set(shown["shown"]) == {"1 − L_L2"}
     rotation = shown[shown["family"] == "rotation"]
-    assert set(rotation["curve"]) == {
+    assert set(rotation["who"]) == {
         f"{who}, on {data}" for who in ("baseline", "trained") for data in ("rvl_cdip", "historical")
     }
     for (data, network, kind, solver), part in rotation.groupby(["data", "network", "map", "solver"]):
@@ -207,9 +216,9 @@ def test_cross_data_shows_nearness_on_both_data_and_what_has_no_own(runs):
         path = runs / f"measure/{data}/{network}/seed0/rotation/{fit}/rows.csv"
         compare(path, part, scale=lambda value: 1 - value)
     assert set(shown.loc[shown["family"] == "shear", "data"]) == {"rvl_cdip@historical"}
-    assert overview.lacking == [
-        "baseline (seed 1) over shear was not measured on rvl_cdip, or over other transformations of the same names"
-    ]
+    assert overview.lacking == (
+        "baseline (seed 1) over shear was not measured on rvl_cdip, or over other transformations of the same names",
+    )
 
 
 def test_the_title_and_the_index_agree_on_which_is_figure_10(runs):
@@ -218,7 +227,7 @@ def test_the_title_and_the_index_agree_on_which_is_figure_10(runs):
     for families_of, itself in ((foreign, True), (photos, False)):
         overview = cross(families_of, [], families_of[0].data)
         assert overview.title.startswith("Figure 10:" if itself else "Form of Figure 10:")
-        entries = index(places([ShownOverview(overview, [])], [], [], None))
+        entries = index(places([overview], [], [], None))
         entry = next(entry for entry in entries if entry.name == "Figure 10")
         assert (len(entry.here), len(entry.alike), entry.command == "") == (itself, not itself, itself)
 
@@ -231,9 +240,8 @@ def test_a_report_on_one_data_set_has_its_networks_on_other_data_too(runs):
 def test_cross_data_is_not_laid_beside_other_transformations(runs):
     foreign, mine = own(runs, "rvl_cdip@historical"), own(runs, "rvl_cdip")
     without = cross(foreign, [], "x")
-    assert len(without.lacking) == 3 and {
-        line.key for block in without.blocks for plot in block.plots for line in plot.panels[0].lines
-    } == {"trained, on historical", "baseline, on historical"}
+    assert len(without.lacking) == 3
+    assert set(drawn(without)["who"]) == {"trained, on historical", "baseline, on historical"}
     assert len(cross(foreign, mine, "x").lacking) == 1
 
 

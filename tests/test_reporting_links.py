@@ -13,7 +13,8 @@ from invariance.reporting.collect import collect, run_anchor
 from invariance.reporting.curves import families
 from invariance.reporting.finetuned import LEARNED, NO_MAP, Finetuning, Study
 from invariance.reporting.page import make_report
-from invariance.reporting.tables import GAP, Table
+from invariance.reporting.paper.tables import accuracy
+from invariance.reporting.table import GAP, Table
 from invariance.runs.rows import read_rows
 from tests.reporting_runs import measured, trained
 
@@ -63,7 +64,7 @@ def test_an_anchor_is_of_the_name_alone_and_safe_in_an_address():
 
 def test_every_number_of_a_table_names_the_run_whose_row_it_is(runs):
     collected = collect(runs)
-    table = tables.accuracy(collected)
+    table = accuracy(collected)
     assert {(table.cells[k][0], table.cells[k][1]): run for (k, _), run in table.runs.items()} == {
         (network, str(seed)): (f"train/digits/{network}/seed{seed}",)
         for network, seed in (("baseline", 0), ("baseline", 1), ("rotation_20", 0))

@@ -8,7 +8,6 @@ import os
 import re
 import threading
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -17,14 +16,16 @@ from PIL import Image
 
 from invariance.errors import UserError
 from invariance.reporting import gallery, tables
-from invariance.reporting.collect import collect, examples
+from invariance.reporting.collect import collect
 from invariance.reporting.curves import IDENTITY, curve, families, gaps, natural
 from invariance.reporting.distances import Node, sizes
-from invariance.reporting.figures import canvas, inline, swatches
 from invariance.reporting.finetuned import studies
+from invariance.reporting.forms import against_baseline, ranges_compared
+from invariance.reporting.gallery import examples
+from invariance.reporting.lines import Axis, Lines
 from invariance.reporting.page import LOCK, PAGE, make_report, overview
-from invariance.reporting.plots import INK, against_baseline, ranges_compared
-from invariance.reporting.vector import DARK, LIGHT, embedded, png, standalone, style, svg
+from invariance.reporting.paper.tables import accuracy
+from invariance.reporting.style import DARK, INK, LIGHT, canvas, embedded, png, standalone, style, svg
 from invariance.runs import files
 from invariance.runs.locks import lock
 from invariance.runs.rows import Row, read_rows, write_rows
@@ -101,7 +102,7 @@ def test_a_figure_takes_the_lowest_seed_and_the_table_all(tmp_path):
 )
 def test_what_training_covered_is_shaded(tmp_path, name, reach, spans):
     measured(tmp_path, "made_up", f"{name}_{reach}", name, reach, name)
-    axis = against_baseline(only(tmp_path), "error_rate", "x").axis
+    axis = against_baseline(only(tmp_path), "error_rate", "x").draw.axes[name]
     assert list(axis.shaded) == spans
     assert (axis.labels is None) == (name in ("rotation", "blur"))
 
@@ -112,29 +113,45 @@ def test_the_forms_of_figures_1_and_2(tmp_path):
         measured(tmp_path, "made_up", f"blur_{reach}", "blur", reach, "blur", diverged=("2",) if reach == 3 else ())
     family = only(tmp_path)
     first, second = against_baseline(family, "error_rate", "x"), ranges_compared(family, "error_rate", "x")
-    assert [panel.title for panel in first.panels] == ["residual map, online SGD", "residual map, ridge"]
-    assert [line.label for line in first.panels[0].lines] == [
-        "baseline: invariance",
-        "baseline: equivariance",
-        "blur_3: invariance",
-        "blur_3: equivariance",
+    assert list(first.frame["panel"].unique()) == ["residual map, online SGD", "residual map, ridge"]
+    ways = first.frame[first.frame["panel"] == "residual map, online SGD"][["who", "way"]].drop_duplicates()
+    assert [" ".join(pair) for pair in ways.itertuples(index=False)] == [
+        "baseline invariance",
+        "baseline equivariance (online SGD)",
+        "blur_3 invariance",
+        "blur_3 equivariance (online SGD)",
     ]
-    assert [line.dashed for line in first.panels[0].lines] == [False, True, False, True]
-    assert first.diverged and "A cross" in first.caption and len({line.colour for line in first.panels[0].lines}) == 4
-    assert [line.key for line in second.legend] == ["baseline", "blur_1.5", "blur_3"]
-    for plot in (first, second):
-        shown = np.concatenate([line.curve.y for panel in plot.panels for line in panel.lines])
-        assert plot.limits[0] < np.nanmin(shown) and np.nanmax(shown) < plot.limits[1]
-    keys = [label for _, label in swatches(second)]
-    assert keys[-2:] == ["dashed: equivariance", "diverged: no number"] and "covered by training" not in keys
-    panels = inline(first)
-    assert len(panels) == 2 and "#010203" not in panels[0] and "currentColor" in panels[0]
-    # a point without a number breaks the line: the curve has two pieces
-    before, after = (
-        inline(replace(first, panels=(replace(first.panels[0], lines=(line,)),)))[0].count("M ")
-        for line in (first.panels[0].lines[2], first.panels[0].lines[3])
-    )
-    assert after > before
+    assert "A cross" in first.caption and list(second.frame["who"].unique()) == ["baseline", "blur_1.5", "blur_3"]
+    for figure, who in ((first, ["baseline", "blur_3"]), (second, ["baseline", "blur_1.5", "blur_3"])):
+        with style(INK):
+            drawing = figure.draw(figure.frame)
+        for axes in drawing.axes:
+            assert axes.get_ylim()[0] < figure.frame["y"].min() and figure.frame["y"].max() < axes.get_ylim()[1]
+        keys = [text.get_text() for text in drawing.legends[0].get_texts()]
+        assert keys[:5] == ["network", *who, "way", "invariance"][:5] and keys[-1] == "diverged: no number"
+        assert ("covered by training" in keys) == (figure is first)
+    element, files = first.drawn()
+    assert INK not in element and "currentColor" in element and len(files) == 4
+    # a point without a number breaks the line: the curve has two pieces, each with more than its key in the legend
+    lines = first.draw(first.frame).axes[0].lines
+    xs = [sorted(line.get_xdata()) for line in lines if line.is_dashed() and len(line.get_xdata())]
+    assert xs == [[0, 0.5, 1, 1.5, 2, 2.5, 3, 3.5, 4, 4.5, 5], [0, 0.5, 1, 1.5], [2.5, 3, 3.5, 4, 4.5, 5]]
+
+
+def test_a_figure_over_layers_goes_by_their_order():
+    layers = ("conv1", "relu5", "fc7")
+    frame = pd.DataFrame(
+        {"row": "", "panel": "rotation", "family": "", "who": who, "way": "invariance", "x": k, "y": y}
+        for who, scores in {"baseline": (1, math.nan, 3), "rotation_20": (2, 3, 5)}.items()
+        for k, y in enumerate(scores)
+    ).assign(low=math.nan, high=math.nan, status="ok")
+    frame.loc[frame["y"].isna(), "status"] = "diverged"
+    drawing = Lines({"baseline": INK, "rotation_20": "#2f7fd6"}, {"": Axis("layer", (0, 1, 2), layers)}, "CKA")(frame)
+    [axes] = drawing.axes
+    assert [label.get_text() for label in axes.get_xticklabels()] == list(layers)
+    drawn = [list(line.get_xdata()) for line in axes.lines if len(line.get_xdata()) and line.get_marker() != "x"]
+    assert drawn == [[0], [2], [0, 1, 2]]
+    assert [list(line.get_xdata()) for line in axes.lines if line.get_marker() == "x"] == [[1]]
 
 
 def test_distances_are_not_turned_into_accuracies(tmp_path):
@@ -150,7 +167,7 @@ def test_the_table_of_accuracies_turns_errors_and_their_intervals(tmp_path):
     trained(tmp_path, "one", "rotation_20", "rotation", 20, error=0.20)
     trained(tmp_path, "one", "rotation_5", "rotation", 5, error=0.25)
     trained(tmp_path, "two", "baseline", "baseline", None, error=0.10)
-    table = tables.accuracy(collect(tmp_path))
+    table = accuracy(collect(tmp_path))
     assert table.header == ["network", "seed", "one, 2,000 images of test", "two, 2,000 images of test"]
     assert table.cells == [
         ["baseline", "0", "–", "88.0 [86.8, 89.0]"],

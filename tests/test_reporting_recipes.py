@@ -6,7 +6,7 @@ import yaml
 
 from invariance.reporting.collect import Collected, RunFacts, collect
 from invariance.reporting.page import make_report
-from invariance.reporting.recipes import networks, note
+from invariance.reporting.paper.recipes import networks, note
 from invariance.settings.files import conf_dir
 from tests.reporting_runs import measured, trained
 

@@ -1,18 +1,24 @@
 """Tables 1 and 3 of the report, and every table in LaTeX."""
 
+import os
 import re
-from dataclasses import replace
+import shutil
+import subprocess
+from pathlib import Path
 
+import matplotlib
 import pandas as pd
 import pytest
 
-from invariance.reporting import finetuned_tables, printed
+from invariance.reporting import finetuned_tables
 from invariance.reporting.collect import collect
 from invariance.reporting.finetuned import NO_MAP, Finetuning, Study, nothing
-from invariance.reporting.latex import latex_text
 from invariance.reporting.page import make_report
-from invariance.reporting.tables import GAP, Table, accuracy, transformations
+from invariance.reporting.paper import printed
+from invariance.reporting.paper.tables import accuracy, transformations
+from invariance.reporting.table import GAP, Table, latex_text
 from tests.reporting_runs import trained
+from tests.test_reporting_links import Cells
 
 
 def cells(table):
@@ -141,19 +147,7 @@ def test_latex_escapes_what_has_a_meaning_there():
     assert latex_text("50% of a_b & c#1 {x} \\ $ ~ ^") == (
         r"50\% of a\_b \& c\#1 \{x\} \textbackslash{} \$ \textasciitilde{} \textasciicircum{}"
     )
-    assert latex_text("→ ←") == r"$\rightarrow$ $\leftarrow$"
-    assert latex_text("θ = ±5°, λ₃ · σ² − 1") == (
-        r"$\theta$ = $\pm$5$^\circ$, $\lambda$$_3$ $\cdot$ $\sigma$$^2$ $-$ 1"
-    )
-
-
-def balanced(tex):
-    bare = re.sub(r"\\[\\{}$&%#_]", "", tex)
-    depth = 0
-    for letter in bare:
-        depth += {"{": 1, "}": -1}.get(letter, 0)
-        assert depth >= 0
-    return depth == 0 and bare.count("$") % 2 == 0
+    assert latex_text("θ = ±5°, λ₃ · σ² − 1") == "θ = ±5°, λ₃ · σ² − 1"  # lualatex reads UTF-8
 
 
 def test_every_table_is_a_whole_latex_table():
@@ -161,22 +155,48 @@ def test_every_table_is_a_whole_latex_table():
     table = Table("odd_name", "Accuracy in % {of} φ", ["a_b", "n", "±"], odd, pd.DataFrame())
     for one in (table, transformations()):
         tex = one.files()[f"tables/{one.name}.tex"].decode()
-        assert balanced(tex)
-        body = tex.split("\\midrule\n")[1].split("\n\\bottomrule")[0].splitlines()
-        assert len(body) == len(one.cells)
+        body = tex.split("\\endlastfoot\n")[1].split("\n\\end{longtable}")[0].splitlines()
+        assert len(body) == len(one.cells) and r"\caption{" in tex and rf"\label{{tab:{one.name}}}" in tex
         for line in body:
             assert len(re.findall(r"(?<!\\)&", line)) == len(one.header) - 1 and line.endswith(r" \\")
-        [columns] = re.findall(r"\\begin\{tabular\}\{(.*)\}\n", tex)
-        assert len(re.sub(r">\{.*?\}p\{.*?\}", "p", columns)) == len(one.header)
-    assert "{lrr}" in table.latex()
+    assert r"\begin{longtable}{lrr}" in table.latex()
 
 
-def test_words_in_latex_stand_to_the_left_and_break_lines_and_long_tables_pages():
+def test_words_in_latex_stand_to_the_left_and_break_lines():
     cells = [["(e)", "1 − CKA", "yes", "w " * 60, "0.5"]] * 2
     table = Table("t", "c", ["claim", "through", "says", "evidence", "n"], cells, pd.DataFrame(), worded=(1,))
     assert table.text == [True, True, True, True, False]
-    assert r"\begin{tabular}{lll>{\raggedright\arraybackslash}p{0.70\linewidth}r}" in table.latex()
-    long = replace(table, cells=[["x", "1", "2", "3", "4"]] * 61).latex()
-    assert long.count(r"\begin{longtable}{llrrr}") == 1 and r"\begin{table}" not in long and balanced(long)
-    assert long.count(r"x & 1 & 2 & 3 & 4 \\") == 61 and long.count(r"claim & through") == 2
-    assert r"\begin{longtable}" in replace(table, cells=cells * 11).latex()  # few rows of many lines
+    assert r"\begin{longtable}{lll>{\raggedright\arraybackslash}p{0.70\linewidth}r}" in table.latex()
+
+
+@pytest.mark.skipif(shutil.which("lualatex") is None, reason="lualatex is not on PATH: LaTeX tables are not compiled")
+def test_lualatex_sets_every_table_with_every_letter(tmp_path):
+    letters = "α β θ λ σ φ ρ ± − × · ≥ ≤ ≠ → ← ‖ ° ² ³ ⁻ ⁴ ₁ ₂ ₃ ½ – — ’ “ ” … é"
+    odd = [["50% of a_b & c#1 {x} \\ $ ~ ^", "1"], [letters, GAP], *([["x", "2"]] * 90)]
+    made = [Table("odd_name", f"All of {letters} & 5 %", ["a_b", "n"], odd, pd.DataFrame()), transformations()]
+    fonts = Path(matplotlib.get_data_path()) / "fonts/ttf"
+    document = [
+        r"\documentclass{article}\usepackage{array,booktabs,longtable,fontspec}",
+        rf"\setmainfont{{DejaVuSans.ttf}}[Path={fonts}/]\begin{{document}}",
+        *(table.latex() for table in made),
+        r"\end{document}",
+    ]
+    (tmp_path / "tables.tex").write_text("\n".join(document))
+    ran = subprocess.run(
+        ["lualatex", "--interaction=nonstopmode", "--halt-on-error", "tables.tex"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "TEXMFVAR": str(tmp_path / "var"), "HOME": str(tmp_path)},
+    )
+    assert ran.returncode == 0 and (tmp_path / "tables.pdf").exists(), ran.stdout[-2000:]
+    assert "Missing character" not in (tmp_path / "tables.log").read_text()
+
+
+def test_html_has_the_cells_and_what_words_are_stand_to_the_left():
+    cells = [["a <b>", "1.0", "yes"], ["a <b>", GAP, "no"]]
+    table = Table("t", "c & d", ["x", "n", "says"], cells, pd.DataFrame(), runs={(0, 1): ("r",)})
+    text = table.html()
+    shown = [cell for cell, _ in Cells(text).cells]
+    assert shown == ["x", "n", "says", *(cell for row in cells for cell in row)]
+    assert "c &amp; d" in text and "a &lt;b&gt;" in text and ":is(.col1)" in text

@@ -4,16 +4,13 @@ import hashlib
 import os
 import re
 import unicodedata
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
-from zipfile import BadZipFile
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from invariance.errors import UserError, nearest
 from invariance.runs.checked import Damaged, read_facts
@@ -25,7 +22,10 @@ from invariance.settings.nested import load_json
 from invariance.transforms.base import UNTOUCHED
 
 KEY = ["stage", "data", "network", "family", "range", "seed", "layer", "g", "split", "map", "solver", "metric"]
-"""Columns that say which number a row is: no two rows may agree in all of them."""
+"""Columns that say which number a row is: no two rows may agree in all of them, and in `fit_classes` where it is."""
+
+SAME, UNSEEN, HALF_ERROR = "same", "unseen", "half_error_rate"
+"""Which classes the maps of the control were fitted on, of half of them at a time; and its own error rate."""
 
 _NAMES = ("data", "network", "family", "layer", "split", "map", "solver", "metric")
 _NEEDED = ("data", "network", "family")
@@ -34,7 +34,7 @@ _NEEDED = ("data", "network", "family")
 _LONGEST = 100
 """Characters of a name; of both names of a finetuned network, and of two data sets."""
 
-GRID, EXAMPLES = "grid.json", "examples.npz"
+GRID = "grid.json"
 
 
 @dataclass(frozen=True)
@@ -143,9 +143,9 @@ class Collected:
         """Names of the runs that no seal says anything of."""
         return [name for name, run in self.runs.items() if not run.verified]
 
-    def reported(self, stage: str) -> pd.DataFrame:
-        """Rows of a stage over the split that results are reported on."""
-        rows = self.rows[self.rows["stage"] == stage]
+    def reported(self, stage: str, *, control: bool = False) -> pd.DataFrame:
+        """Rows of a stage over the split that results are reported on: ordinary ones, or those of the control."""
+        rows = self.rows[(self.rows["stage"] == stage) & (of_control(self.rows) == control)]
         wanted = rows["run"].map({name: run.splits[-1] for name, run in self.runs.items()})
         return rows[rows["split"] == wanted]
 
@@ -230,28 +230,6 @@ def _read_all(finished: dict[str, Path]) -> tuple[dict[str, _Read], dict[str, st
     return read, damaged
 
 
-def examples(facts: GridFacts) -> NDArray[np.uint8] | None:
-    """Example images under every g of a grid, uint8 (P, E, C, H, W), or None where none were kept.
-
-    Raises:
-        UserError: if the file is damaged or belongs to another grid.
-    """
-    path = facts.folder / EXAMPLES
-    if not path.exists():
-        return None
-    try:
-        with np.load(path, allow_pickle=False) as held:
-            images = np.asarray(held["images"])
-    except (OSError, ValueError, KeyError, EOFError, TypeError, BadZipFile, zlib.error) as error:
-        raise UserError(f"{path} cannot be read ({error}); delete {facts.folder} and measure it again") from error
-    if images.dtype != np.uint8 or images.ndim != 5 or len(images) != len(facts.points):
-        raise UserError(
-            f"{path} holds {images.dtype} {images.shape}, expected uint8 images under {len(facts.points)} g; "
-            f"delete {facts.folder} and measure it again"
-        )
-    return images
-
-
 def run_anchor(name: str) -> str:
     """Where the page lists a run: short, as numbers by the thousand lead there, and of the run's name alone."""
     return "r" + hashlib.blake2b(name.encode(), digest_size=6).hexdigest()
@@ -265,6 +243,16 @@ def grid_name(g: pd.Series) -> pd.Series:
 def grid_label(g: pd.Series) -> pd.Series:
     """The label of each g: what stands after the colon."""
     return g.str.split(":", n=1).str[1]
+
+
+def fit_classes(rows: pd.DataFrame) -> pd.Series:
+    """Which classes each row's map was fitted on; empty where rows do not say."""
+    return rows["fit_classes"].fillna("") if "fit_classes" in rows else pd.Series("", index=rows.index)
+
+
+def of_control(rows: pd.DataFrame) -> pd.Series:
+    """Which rows are of the control over classes: they are extra rows of maps that have ordinary ones too."""
+    return fit_classes(rows).isin((SAME, UNSEEN)) | (rows["metric"] == HALF_ERROR)
 
 
 def _rows_of(path: Path, name: str) -> pd.DataFrame:
@@ -312,11 +300,12 @@ def shortened(name: str) -> str:
 
 
 def _refuse_twice(rows: pd.DataFrame) -> None:
-    again = rows.duplicated(KEY, keep=False)
+    key = [*KEY, *(name for name in ("fit_classes",) if name in rows)]
+    again = rows.duplicated(key, keep=False)
     if not again.any():
         return
     first = rows[again].iloc[0]
-    both = rows[(rows[KEY] == first[KEY]).all(axis=1)]["run"].tolist()
+    both = rows[(rows[key] == first[key]).all(axis=1)]["run"].tolist()
     where = f"{both[0]} and {both[1]}" if both[0] != both[1] else f"{both[0]}, twice"
     telling = ("data", "network", "g", "split", "map", "solver", "metric")
     what = ", ".join(str(first[key]) for key in telling if first[key])

@@ -2,13 +2,13 @@
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from invariance.reporting.collect import Collected, GridFacts, GridKey, grid_label, grid_name
+from invariance.reporting.collect import HALF_ERROR, Collected, GridFacts, GridKey, fit_classes, grid_label, grid_name
 
 BASELINE = "baseline"
 IDENTITY = ("identity", "")
@@ -16,6 +16,14 @@ Fit = tuple[str, str]
 """A map and its solver, as rows name them."""
 
 Floats = NDArray[np.float64]
+
+METRICS = {"error_rate": "accuracy (%)", "l2_distance": "distance L_L2"}
+"""The metrics that figures and tables show, each as its axis is labelled."""
+
+ERRORS = ("error_rate", HALF_ERROR)
+"""Metrics that are shown as accuracies in percent."""
+
+_FAMILY = ["data", "layer", "grid_family"]
 
 
 @dataclass(frozen=True)
@@ -50,6 +58,7 @@ class Family:
         fits: the maps and solvers that were fitted.
         rows: rows over the reported split, of all networks and seeds, with columns `grid` and `label`.
         apart: networks measured over other transformations of the same names, which are compared with no other.
+        control: rows of maps that were fitted on some classes alone, with the same columns.
     """
 
     data: str
@@ -60,6 +69,7 @@ class Family:
     fits: tuple[Fit, ...]
     rows: pd.DataFrame
     apart: tuple[str, ...] = ()
+    control: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     @property
     def compared(self) -> list[Subject]:
@@ -74,34 +84,7 @@ class Family:
     def metrics(self) -> list[str]:
         """The metrics that have a number anywhere."""
         scored = self.rows[self.rows["score"].notna()]
-        return [str(name) for name in self.rows["metric"].unique() if (scored["metric"] == name).any()]
-
-
-@dataclass(frozen=True)
-class Curve:
-    """A metric along a grid. Arrays are (P,), NaN where there is no number: missing, or not to be trusted.
-
-    Attributes:
-        x: places on the axis.
-        y: the metric; accuracies in percent.
-        low: lower ends of the intervals.
-        high: upper ends.
-        diverged: whether a number was withheld because its fit diverged.
-        of: what it is of: data, network, seed, map, solver and metric, as rows name them.
-        labels: the g.
-        status: why a number is missing, or `ok`.
-        runs: the run of each number; empty where there is no row.
-    """
-
-    x: Floats
-    y: Floats
-    low: Floats
-    high: Floats
-    diverged: NDArray[np.bool_]
-    of: tuple[tuple[str, str | int], ...]
-    labels: tuple[str, ...]
-    status: tuple[str, ...]
-    runs: tuple[str, ...]
+        return [name for name in self.rows["metric"].unique() if name in METRICS and (scored["metric"] == name).any()]
 
 
 def words(name: str) -> str:
@@ -133,16 +116,20 @@ def extent(reach: str, network: str) -> tuple[list[tuple[int, float, str]], list
 
 def families(collected: Collected) -> list[Family]:
     """What was measured, one entry a data set, layer and family, in that order."""
-    rows = collected.reported("measure")
-    if rows.empty:
-        return []
+    rows, control = (_placed(collected, collected.reported("measure", control=which)) for which in (False, True))
+    apart = {key: group for key, group in control.groupby(_FAMILY)} if len(control) else {}
+    return [
+        replace(_family(collected, str(data), str(layer), str(name), group), control=apart.get(key, control[:0]))
+        for key, group in (rows.groupby(_FAMILY, sort=True) if len(rows) else ())
+        for data, layer, name in (key,)
+    ]
+
+
+def _placed(collected: Collected, rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows with what their g says: its grid and label, and the family that the grid is of."""
     rows = rows.assign(grid=grid_name(rows["g"]), label=grid_label(rows["g"]))
-    keys = [GridKey(*values) for values in rows[["data", "network", "seed", "grid"]].itertuples(index=False, name=None)]
-    rows["grid_family"] = [collected.grids[key].family for key in keys]
-    found = []
-    for (data, layer, name), group in rows.groupby(["data", "layer", "grid_family"], sort=True):
-        found.append(_family(collected, str(data), str(layer), str(name), group))
-    return found
+    keys = rows[["data", "network", "seed", "grid"]].itertuples(index=False, name=None)
+    return rows.assign(grid_family=[collected.grids[GridKey(*values)].family for values in keys])
 
 
 def _family(collected: Collected, data: str, layer: str, name: str, rows: pd.DataFrame) -> Family:
@@ -180,43 +167,47 @@ def _family(collected: Collected, data: str, layer: str, name: str, rows: pd.Dat
     return Family(data, layer, name, trained, plain[-1][1] if plain else None, tuple(order), rows, apart)
 
 
-def curve(family: Family, subject: Subject, fit: Fit, metric: str) -> Curve | None:
-    """A metric of a network along its grid, or None where that map was never measured.
+def curve(family: Family, subject: Subject, fit: Fit, metric: str, classes: str = "") -> pd.DataFrame | None:
+    """A metric of a network along its grid, or None where that map was never measured: a row a g, in the axis' order.
 
-    An error rate becomes an accuracy in percent.
+    Its columns are those of `of` (data, layer, grid, network, seed, map, solver, fit_classes, metric), then `g`, `x`,
+    `y`, `low`, `high`, `status` and `run`. An error rate becomes an accuracy in percent. Where there is no number
+    because it is missing or not to be trusted, y and its interval are NaN, and the status says why.
+
+    Args:
+        family: what was measured.
+        subject: the network.
+        fit: the map and its solver.
+        metric: as rows name it.
+        classes: the control's classes, `same` or `unseen`; empty for the ordinary rows.
     """
-    rows = family.rows
-    chosen = rows[
-        (rows["network"] == subject.network)
-        & (rows["seed"] == subject.seed)
-        & (rows["grid"] == subject.facts.grid)
-        & (rows["map"] == fit[0])
-        & (rows["solver"] == fit[1])
-        & (rows["metric"] == metric)
-    ]
+    rows = family.control if classes or metric == HALF_ERROR else family.rows
+    if rows.empty:
+        return None
+    of = {"grid": subject.facts.grid, "network": subject.network, "seed": subject.seed}
+    of |= {"map": fit[0], "solver": fit[1], "metric": metric}
+    chosen = rows[np.logical_and.reduce([rows[name] == value for name, value in of.items()])]
+    chosen = chosen[fit_classes(chosen).isin((classes,) if classes else ("", "all"))]
     if chosen.empty:
         return None
-    placed = chosen.set_index("label").reindex([point.label for point in subject.facts.points])
-    score, low, high = (placed[name].to_numpy(dtype=np.float64) for name in ("score", "low", "high"))
+    points = subject.facts.points
+    placed = chosen.set_index("label").reindex([point.label for point in points])
     trusted = (placed["status"] == "ok").to_numpy(dtype=bool)
-    score, low, high = (np.where(trusted, values, np.nan) for values in (score, low, high))
-    if metric == "error_rate":
+    score, low, high = (
+        np.where(trusted, placed[name].to_numpy(dtype=np.float64), np.nan) for name in ("score", "low", "high")
+    )
+    if metric in ERRORS:
         score, low, high = 100 * (1 - score), 100 * (1 - high), 100 * (1 - low)
-    x = np.array([point.value for point in subject.facts.points], dtype=np.float64)
-    status = placed["status"].fillna("not measured")
-    of: dict[str, str | int] = {
-        "data": family.data,
-        "layer": family.layer,
-        "grid": subject.facts.grid,
-        "network": subject.network,
-        "seed": subject.seed,
-        "map": fit[0],
-        "solver": fit[1],
-        "metric": metric,
-    }
-    diverged = (status == "diverged").to_numpy(dtype=bool)
-    runs = tuple(placed["run"].fillna(""))
-    return Curve(x, score, low, high, diverged, tuple(of.items()), tuple(placed.index), tuple(status), runs)
+    first = {"data": family.data, "layer": family.layer, "family": family.name}
+    drawn = pd.DataFrame({**first, **of, "fit_classes": classes, "g": placed.index}, index=range(len(points)))
+    return drawn.assign(
+        x=np.array([point.value for point in points], dtype=np.float64),
+        y=score,
+        low=low,
+        high=high,
+        status=placed["status"].fillna("not measured").to_numpy(),
+        run=placed["run"].fillna("").to_numpy(),
+    )
 
 
 def counts(values: Iterable[int]) -> str:

@@ -1,17 +1,14 @@
 """Drawing distances between networks: Fig. 3, 11 and 12, a dendrogram, and a heat map that tells its numbers."""
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from html import escape
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import seaborn as sns
-from matplotlib.axes import Axes
-from matplotlib.colors import Colormap, ListedColormap, Normalize, to_hex
-from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
+from matplotlib.colors import Colormap, ListedColormap, to_hex
+from matplotlib.figure import Figure as Drawing
 from numpy.typing import NDArray
 from scipy.cluster.hierarchy import dendrogram
 
@@ -26,21 +23,20 @@ from invariance.reporting.distances import (
     sizes,
     tree,
 )
-from invariance.reporting.drawing import Drawing, Panel
-from invariance.reporting.plots import BLUE, GREEN
+from invariance.reporting.figure import Figure
+from invariance.reporting.lines import Axis, Lines, taken
+from invariance.reporting.paper import printed
+from invariance.reporting.paper.figures import called, number
+from invariance.reporting.style import BLUE, GRAY, GREEN, INK, canvas
+from invariance.reporting.table import GAP, styled
 
 _SEEDS = (0, 1, 2, 3)
 _MARKERS = "osD^vP*Xhp<>"
-_GRAY = "#868c96"
-_PAPER = {"rvl_cdip": ((5, 0.724), (6, 0.806)), "ilsvrc": ((10, 0.776),)}
-"""K and the share of same-family pairs, from the plots of the authors' code, for the paper's 36 networks."""
-
-_PAPER_NETWORKS = 36
 _LARGE = 20
 """Networks from which on labels are set smaller."""
 
 
-def drawings(found: Distances, slug: str) -> list[Drawing]:
+def drawings(found: Distances, slug: str) -> list[Figure]:
     """Every figure of a set of networks that there are numbers for.
 
     Args:
@@ -48,10 +44,19 @@ def drawings(found: Distances, slug: str) -> list[Drawing]:
         slug: beginning of the files' names.
     """
     made = [_neighbours(found, slug), _families(found, slug), *_embeddings(found, slug), _differences(found, slug)]
-    made += [_trees(found, slug)]
-    drawn = [one.numbered(found.data) for one in made if one is not None]
     lacking = f" Of the paper’s networks not compared: {', '.join(found.absent)}." if found.absent else ""
-    return [replace(one, caption=one.caption + lacking) if one.form else one for one in drawn]
+    drawn = [
+        replace(
+            one,
+            name=f"fig{number(one.form, found.data)}-{one.name}",
+            title=f"{called(one.form, found.data)}: {one.title}",
+            caption=one.caption + lacking,
+        )
+        for one in made
+        if one is not None
+    ]
+    whole = _tree(found, slug)
+    return [*drawn, *([whole] if whole else [])]
 
 
 def _pairs(labels: list[str], solver: str, **numbers: Floats) -> list[dict[str, object]]:
@@ -69,116 +74,138 @@ def _pairs_of(found: Distances, metric: str, solver: str, **numbers: Floats) -> 
     """The entries of a table of all networks, with the run of each."""
     n = range(len(found.nodes))
     runs = (found.run(metric, solver, i, j) for i in n for j in n if i != j)
-    entries = _pairs([node.label for node in found.nodes], solver, **numbers)
+    entries = _pairs(_labels(found), solver, **numbers)
     return [{**entry, "run": "; ".join(run)} for entry, run in zip(entries, runs, strict=True)]
+
+
+def _labels(found: Distances) -> list[str]:
+    return [node.label for node in found.nodes]
 
 
 def _over(found: Distances) -> str:
     return f"over {found.images} images of {found.data} ({found.split}), φ at {found.layer}"
 
 
-def _neighbours(found: Distances, slug: str) -> Drawing | None:
+def _neighbours(found: Distances, slug: str) -> Figure | None:
     """Fig. 3a."""
     families = [node.family for node in found.nodes]
     ways = {way: one for way, matrix in found.matrices().items() if (one := neighbours(matrix, families)) is not None}
     if not ways:
         return None
-    panels = tuple(
-        Panel(f"{way}, {one.networks} networks: p = {one.p:.2g}", (3.7, 3.1), _knn_axes(one, _paper(found, one)))
-        for way, one in ways.items()
-    )
+    frame = pd.DataFrame(row for way, one in ways.items() for row in _shares(found.data, way, one))
     most = max(one.pairs for one in ways.values())
     caption = (
         f"Of the ordered pairs (i, j) of networks trained with one family (up to {most}), the share in which j is one "
-        "of the K networks nearest to i, by the mean of the two one-way distances (Eq. 4), and by indices. Dashed: "
-        "random neighbours, K/(n − 1). Gray: the middle 95 % when the families are dealt out anew; p: how often the "
+        "of the K networks nearest to i, by the mean of the two one-way distances (Eq. 4), and by indices. Gray: "
+        "random neighbours, K/(n − 1), and the middle 95 % when the families are dealt out anew; p: how often the "
         "mean over all K is then as large. Two networks of one family are of different ranges, baselines of "
         f"different seeds; {_over(found)}."
     )
-    if any(_paper(found, one) for one in ways.values()):
-        caption += " Diamonds: the paper's networks."
+    caption += " Green: the paper’s networks." if (frame["who"] == "the paper’s").any() else ""
     alt = "Share of same-family pairs among the K nearest: " + "; ".join(
         f"{way} {one.share[one.near - 1]:.2f} at K = {one.near}, by chance {one.chance[one.near - 1]:.2f}"
         for way, one in ways.items()
     )
-    numbers = pd.DataFrame(
-        {
-            "way": way,
-            "K": k + 1,
-            "share": one.share[k],
-            "random": one.chance[k],
-            "low": one.low[k],
-            "high": one.high[k],
-            "p": one.p,
-            "pairs": one.pairs,
-            "networks": one.networks,
-        }
-        for way, one in ways.items()
-        for k in range(one.networks - 1)
-    )
+    colours = {"same family": BLUE, "random": GRAY, "the paper’s": GREEN}
+    draw = Lines(colours, {"": Axis("K")}, "share of same-family pairs", "pairs", (0, 1.03), across=2, size=(3.4, 2.7))
     title = "Networks of one family among nearest neighbours"
-    return Drawing(f"{slug}-neighbours", title, caption, alt, panels, "neighbours", numbers)
+    return Figure(f"{slug}-neighbours", title, caption, alt, frame, draw, "neighbours", found.data)
 
 
-def _paper(found: Distances, one: Neighbours) -> tuple[tuple[int, float], ...]:
-    return _PAPER.get(found.data, ()) if one.networks == _PAPER_NETWORKS else ()
+def _shares(data: str, way: str, one: Neighbours) -> list[dict[str, object]]:
+    """The points of one panel of Fig. 3a."""
+    panel = f"{way}, {one.networks} networks: p = {one.p:.2g}"
+    of = {"row": "", "panel": panel, "family": "", "way": way, "p": one.p, "pairs": one.pairs, "networks": one.networks}
+    points: list[tuple[str, int, float, float, float]] = []
+    for k in range(one.networks - 1):
+        points.append(("same family", k + 1, one.share[k], np.nan, np.nan))
+        points.append(("random", k + 1, one.chance[k], one.low[k], one.high[k]))
+    points += [("the paper’s", k, share, np.nan, np.nan) for k, share in printed.neighbours(data, one.networks)]
+    names = ("who", "x", "y", "low", "high")
+    return [{**of, **dict(zip(names, point, strict=True)), "status": "ok"} for point in points]
 
 
-def _knn_axes(one: Neighbours, paper: tuple[tuple[int, float], ...]) -> Callable[[Axes], None]:
-    def draw(axes: Axes) -> None:
-        k = np.arange(1, one.networks)
-        axes.fill_between(k, one.low, one.high, color=_GRAY, alpha=0.25, linewidth=0)
-        axes.plot(k, one.chance, linestyle="--", color=_GRAY, label="random")
-        axes.plot(k, one.share, color=BLUE, marker="o", markersize=3, label="same family")
-        for x, y in paper:
-            axes.plot([x], [y], linestyle="", marker="D", color=GREEN, markersize=6)
-        axes.set(xlabel="K", ylabel="share of same-family pairs", ylim=(0, 1.03), xlim=(0.5, one.networks - 0.5))
-        axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(axis="y", color=mpl.rcParams["text.color"], alpha=0.12, linewidth=0.7)
+@dataclass(frozen=True)
+class _Heat:
+    """Draws square tables, a panel a solver; dark is near, and gaps are left.
 
-    return draw
+    Attributes:
+        labels: names of the rows and columns.
+        value: the column of the numbers.
+        annotate: whether the numbers are written into the cells.
+        least: the number that is darkest; None for the least there is.
+    """
+
+    labels: list[str]
+    value: str
+    annotate: bool = False
+    least: float | None = None
+
+    def __call__(self, frame: pd.DataFrame) -> Drawing:
+        panels = list(frame.groupby("solver", sort=False))
+        large = len(self.labels) > _LARGE
+        side = 1.6 + (0.3 if self.annotate else 0.17 if large else 0.24) * len(self.labels)
+        figure = canvas(((side + 1.0) * len(panels), side))
+        for axes, (solver, part) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+            table = part.pivot(index="row", columns="column", values=self.value)
+            table = table.reindex(index=self.labels, columns=self.labels)
+            note = {"fontsize": 6}
+            sns.heatmap(
+                table,
+                cmap=_colours(),
+                vmin=self.least,
+                square=True,
+                annot=self.annotate,
+                fmt=".2f",
+                annot_kws=note,
+                xticklabels=True,
+                yticklabels=True,
+                cbar_kws={"shrink": 0.75},
+                ax=axes,
+            )
+            axes.tick_params(length=0, labelsize=5.5 if large else 7.5)
+            axes.set(title=words(str(solver)), xlabel="", ylabel="")
+        return figure
 
 
-def _families(found: Distances, slug: str) -> Drawing | None:
+def _colours() -> Colormap:
+    """Dark is near, but never as dark as a dark page, on which gaps are left."""
+    return ListedColormap(sns.color_palette("mako", as_cmap=True)(np.linspace(0.2, 1, 256)))
+
+
+def _families(found: Distances, slug: str) -> Figure | None:
     """Fig. 3b, c."""
-    families = [node.family for node in found.nodes]
     tables = {}
     for solver, numbers in found.mean.items():
-        names, means = family_means(numbers.score, families)
+        names, means = family_means(numbers.score, [node.family for node in found.nodes])
         np.fill_diagonal(means, np.nan)
         if len(names) > 1 and np.isfinite(means).any():
-            tables[solver] = (names, means)
+            tables[solver] = ([words(name) for name in names], means)
     if not tables:
         return None
-    side = 1.5 + 0.3 * len(found.families)
-    panels = tuple(
-        Panel(words(solver), (side + 1.0, side), _heat([words(name) for name in names], means, annotate=True))
-        for solver, (names, means) in tables.items()
-    )
     caption = (
         "Mean distance (Eq. 4) between the networks of two families; dark is near. The diagonal, pairs within a "
         f"family, is left blank as in the paper and stands in the table; {_over(found)}."
     )
     near = "; ".join(f"{words(solver)}: nearest {_extreme(*table)}" for solver, table in tables.items())
-    numbers = pd.DataFrame(row for s, (names, means) in tables.items() for row in _pairs(names, s, mean=means))
-    alt = f"Heat map of families; {near}"
-    return Drawing(f"{slug}-families", "Mean distance of families", caption, alt, panels, "families", numbers)
+    frame = pd.DataFrame(row for s, (names, means) in tables.items() for row in _pairs(names, s, mean=means))
+    draw = _Heat([words(name) for name in found.families], "mean", annotate=True)
+    title = "Mean distance of families"
+    return Figure(
+        f"{slug}-families", title, caption, f"Heat map of families; {near}", frame, draw, "families", found.data
+    )
 
 
 def _extreme(names: list[str], means: Floats) -> str:
     a, b = np.unravel_index(int(np.nanargmin(means)), means.shape)
-    return f"{words(names[a])} and {words(names[b])} at {means[a, b]:.3f}"
+    return f"{names[a]} and {names[b]} at {means[a, b]:.3f}"
 
 
-def _differences(found: Distances, slug: str) -> Drawing | None:
+def _differences(found: Distances, slug: str) -> Figure | None:
     """Fig. 12."""
     tables = {s: np.abs(numbers.score) for s, numbers in found.difference.items() if np.isfinite(numbers.score).any()}
     if not tables:
         return None
-    side = 1.6 + (0.17 if len(found.nodes) > _LARGE else 0.24) * len(found.nodes)
-    labels = [node.label for node in found.nodes]
-    panels = tuple(Panel(words(s), (side + 1.0, side), _heat(labels, table, least=0)) for s, table in tables.items())
     typical = ", ".join(
         f"{words(s)} {np.nanmean(table):.3f} beside a mean distance of {np.nanmean(found.mean[s].score):.3f}"
         for s, table in tables.items()
@@ -188,135 +215,103 @@ def _differences(found: Distances, slug: str) -> Drawing | None:
         f"{typical}; {_over(found)}."
     )
     alt = f"Heat map of absolute one-way differences, on average {typical}"
-    numbers = pd.DataFrame(
+    frame = pd.DataFrame(
         row for s, table in tables.items() for row in _pairs_of(found, "l2_distance_difference", s, difference=table)
     )
+    draw = _Heat(_labels(found), "difference", least=0)
     title = "One-way differences |Eq. 9|"
-    return Drawing(f"{slug}-differences", title, caption, alt, panels, "differences", numbers)
+    return Figure(f"{slug}-differences", title, caption, alt, frame, draw, "differences", found.data)
 
 
-def _heat(
-    labels: list[str], table: Floats, *, annotate: bool = False, least: float | None = None
-) -> Callable[[Axes], None]:
-    def draw(axes: Axes) -> None:
-        n = len(table)
-        mesh = axes.pcolormesh(np.ma.masked_invalid(table), cmap=_colours(), vmin=least, edgecolors="none")
-        small = 5.5 if n > _LARGE else 7.5
-        axes.set_xticks(np.arange(n) + 0.5, labels, rotation=90, fontsize=small)
-        axes.set_yticks(np.arange(n) + 0.5, labels, fontsize=small)
-        axes.set(ylim=(n, 0), aspect="equal")
-        axes.tick_params(length=0)
-        axes.spines[:].set_visible(False)
-        axes.figure.colorbar(mesh, ax=axes, shrink=0.75).outline.set_visible(False)
-        if annotate:
-            middle = (np.nanmin(table) + np.nanmax(table)) / 2
-            for i, j in np.argwhere(np.isfinite(table)):
-                colour = "#ffffff" if table[i, j] < middle else "#10131a"
-                axes.text(j + 0.5, i + 0.5, f"{table[i, j]:.2f}", ha="center", va="center", fontsize=6, color=colour)
-
-    return draw
-
-
-def _colours() -> Colormap:
-    """Dark is near, but never as dark as a dark page, on which gaps are left."""
-    return ListedColormap(sns.color_palette("mako", as_cmap=True)(np.linspace(0.2, 1, 256)))
-
-
-def _embeddings(found: Distances, slug: str) -> list[Drawing | None]:
+def _embeddings(found: Distances, slug: str) -> list[Figure]:
     """Fig. 11, one figure a solver, several seeds side by side."""
-    made: list[Drawing | None] = []
+    made = []
     for solver, numbers in found.mean.items():
         maps = [(seed, one) for seed in _SEEDS if (one := embedding(numbers.score, seed)) is not None]
         if not maps:
             continue
-        panels = [Panel(f"seed {seed}", (2.6, 2.5), _points(found, *one)) for seed, one in maps]
-        panels.append(Panel("", (1.7, 2.5), _family_key(found)))
         caption = (
             f"t-SNE of the distances (Eq. 4, {words(solver)}) for {len(maps)} seeds. Where the seeds agree there is "
             "structure; where they do not, there is only an embedding. Markers: the family trained with; the larger, "
             f"the larger the range; {_over(found)}."
         )
-        drawn = pd.DataFrame(
-            {"seed": seed, "network": found.nodes[k].label, "family": found.nodes[k].family, "x": x, "y": y}
+        size, nodes = sizes(found.nodes), found.nodes
+        frame = pd.DataFrame(
+            {"seed": seed, "network": nodes[k].label, "family": words(nodes[k].family), "size": size[k], "x": x, "y": y}
             for seed, (kept, at) in maps
             for k, (x, y) in zip(kept, at, strict=True)
         )
-        made.append(
-            Drawing(
-                f"{slug}-tsne-{solver}",
-                f"t-SNE of distances, {words(solver)}",
-                caption,
-                f"t-SNE of {len(maps[0][1][0])} networks for {len(maps)} seeds",
-                tuple(panels),
-                "tsne",
-                drawn,
-            )
+        title, alt = (
+            f"t-SNE of distances, {words(solver)}",
+            f"t-SNE of {len(maps[0][1][0])} networks, {len(maps)} seeds",
         )
+        name = f"{slug}-tsne-{solver}"
+        made.append(Figure(name, title, caption, alt, frame, _points(found.families), "tsne", found.data))
     return made
 
 
-def _looks(found: Distances) -> dict[str, tuple[str, str]]:
-    """Colour and marker of every family that was compared."""
-    names = [name for name in found.families if name != BASELINE]
+def _points(families: list[str]) -> Callable[[pd.DataFrame], Drawing]:
+    """What draws embeddings: a panel a seed, a colour and a marker a family."""
+    names = [name for name in families if name != BASELINE]
     palette = sns.husl_palette(max(len(names), 1), l=0.6)
-    looks = {name: (to_hex(palette[k]), _MARKERS[k % len(_MARKERS)]) for k, name in enumerate(names)}
-    return {BASELINE: (_GRAY, "H"), **looks}
+    looks = {words(name): (to_hex(palette[k]), _MARKERS[k % len(_MARKERS)]) for k, name in enumerate(names)}
+    looks = {BASELINE: (GRAY, "H"), **looks} if BASELINE in families else looks
 
-
-def _points(found: Distances, kept: np.ndarray, at: Floats) -> Callable[[Axes], None]:
-    def draw(axes: Axes) -> None:
-        size, looks = sizes(found.nodes), _looks(found)
-        for k, (x, y) in zip(kept, at, strict=True):
-            colour, marker = looks[found.nodes[k].family]
-            axes.scatter([x], [y], s=14 + 66 * size[k], color=colour, marker=marker, linewidths=0, alpha=0.85)
-        axes.set(xticks=[], yticks=[])
-        axes.margins(0.12)
+    def draw(frame: pd.DataFrame) -> Drawing:
+        figure, panels = canvas((10.4, 2.5)), list(frame.groupby("seed"))
+        for k, (axes, (seed, part)) in enumerate(zip(figure.subplots(1, len(panels)), panels, strict=True)):
+            sns.scatterplot(
+                part,
+                x="x",
+                y="y",
+                hue="family",
+                style="family",
+                size="size",
+                sizes=(14, 80),
+                size_norm=(0, 1),
+                hue_order=list(looks),
+                style_order=list(looks),
+                palette={name: of[0] for name, of in looks.items()},
+                markers={name: of[1] for name, of in looks.items()},
+                linewidth=0,
+                alpha=0.85,
+                ax=axes,
+                legend="full" if k == 0 else False,
+            )
+            axes.set(title=f"seed {seed}", xticks=[], yticks=[], xlabel="", ylabel="")
+            axes.margins(0.12)
+        handles, labels = taken(figure.axes[0])
+        keys = dict(zip(labels, handles, strict=True))
+        figure.legend([keys[name] for name in looks], list(looks), loc="outside right center", frameon=False)
+        return figure
 
     return draw
 
 
-def _family_key(found: Distances) -> Callable[[Axes], None]:
-    def draw(axes: Axes) -> None:
-        looks = _looks(found)
-        handles = [
-            Line2D([], [], linestyle="", marker=looks[name][1], color=looks[name][0], markersize=6, label=words(name))
-            for name in found.families
-        ]
-        axes.legend(handles=handles, loc="center left", frameon=False, borderaxespad=0)
-        axes.set_axis_off()
-
-    return draw
-
-
-def _trees(found: Distances, slug: str) -> Drawing | None:
+def _tree(found: Distances, slug: str) -> Figure | None:
     """A dendrogram for every solver."""
     trees = {s: one for s, numbers in found.mean.items() if (one := tree(numbers.score)) is not None}
     if not trees:
         return None
-    height = 0.9 + (0.15 if len(found.nodes) > _LARGE else 0.2) * len(found.nodes)
+    large = len(found.nodes) > _LARGE
 
-    def branches(kept: np.ndarray, links: Floats) -> Callable[[Axes], None]:
-        def draw(axes: Axes) -> None:
-            ink = mpl.rcParams["text.color"]
-            labels = [found.nodes[k].label for k in kept]
-            dendrogram(
-                links,
-                labels=labels,
-                orientation="right",
-                ax=axes,
-                link_color_func=lambda _: ink,
-                leaf_font_size=6 if len(kept) > _LARGE else 8,
-            )
+    def draw(_: pd.DataFrame) -> Drawing:
+        figure = canvas((4.6 * len(trees), 0.9 + (0.15 if large else 0.2) * len(found.nodes)))
+        for axes, (solver, (kept, links)) in zip(
+            figure.subplots(1, len(trees), squeeze=False)[0], trees.items(), strict=True
+        ):
+            labels, size = [found.nodes[k].label for k in kept], 6 if large else 8
+            look = {"link_color_func": lambda _: INK, "leaf_font_size": size}
+            dendrogram(links, labels=labels, orientation="right", ax=axes, **look)
+            axes.set_title(words(solver), loc="left")
             axes.set_xlabel("distance (Eq. 4)")
-            axes.spines[["top", "left", "right"]].set_visible(False)
+            sns.despine(ax=axes, left=True)
             axes.tick_params(axis="y", length=0)
+        return figure
 
-        return draw
-
-    panels = tuple(Panel(words(s), (4.6, height), branches(*one)) for s, one in trees.items())
     caption = f"Networks joined by average linkage of their distances (Eq. 4); {_over(found)}."
     alt = "Dendrogram: " + ", ".join(f"{words(s)}, {len(kept)} networks" for s, (kept, _) in trees.items())
-    return Drawing(f"{slug}-tree", "Dendrogram", caption, alt, panels, numbers=_joins(found, trees))
+    return Figure(f"{slug}-tree", "Dendrogram", caption, alt, _joins(found, trees), draw, data=found.data)
 
 
 def _joins(found: Distances, trees: dict[str, tuple[NDArray[np.intp], Floats]]) -> pd.DataFrame:
@@ -338,63 +333,34 @@ def _joins(found: Distances, trees: dict[str, tuple[NDArray[np.intp], Floats]]) 
     return pd.DataFrame(rows)
 
 
-def heat_map(found: Distances, solver: str, slug: str) -> Drawing:
+def heat_map(found: Distances, solver: str, slug: str) -> Figure:
     """The heat map of all distances as a figure for files."""
-    side = 1.6 + (0.17 if len(found.nodes) > _LARGE else 0.24) * len(found.nodes)
-    labels = [node.label for node in found.nodes]
     caption = (
         f"Distance (Eq. 4) of every two networks, {words(solver)}; dark is near. Point at a cell for the pair and all "
         f"its numbers, which are in the table of pairs too; {_over(found)}."
     )
-    panel = Panel(words(solver), (side + 1.0, side), _heat(labels, found.mean[solver].score))
-    title = f"All distances, {words(solver)}"
-    alt = f"Heat map of all distances, {words(solver)}"
-    mean = found.mean[solver]
-    numbers = pd.DataFrame(
-        _pairs_of(found, "l2_distance_mean", solver, distance=mean.score, low=mean.low, high=mean.high)
-    )
-    return Drawing(f"{slug}-distances-{solver}", title, caption, alt, (panel,), numbers=numbers)
-
-
-_CELL, _LEFT, _TOP, _LETTER = 16, 8, 8, 6.2
+    mean, title = found.mean[solver], f"All distances, {words(solver)}"
+    entries = _pairs_of(found, "l2_distance_mean", solver, distance=mean.score, low=mean.low, high=mean.high)
+    alt, draw = f"Heat map of all distances, {words(solver)}", _Heat(_labels(found), "distance")
+    return Figure(f"{slug}-distances-{solver}", title, caption, alt, pd.DataFrame(entries), draw, data=found.data)
 
 
 def telling_map(found: Distances, solver: str) -> str:
-    """The heat map of all distances for a page: an SVG element; a cell that is pointed at says its pair and numbers."""
-    table, labels = found.mean[solver].score, [node.label for node in found.nodes]
-    known = table[np.isfinite(table)]
-    scale = Normalize(float(known.min()), float(known.max())) if len(known) else Normalize(0, 1)
-    colours, n = _colours(), len(labels)
-    room = _LETTER * max(map(len, labels)) + 10
-    left, top = _LEFT + room, _TOP + room
-    parts = []
-    for k, label in enumerate(labels):
-        middle = (k + 0.5) * _CELL
-        parts.append(f'<text x="{left - 6:.0f}" y="{top + middle + 4:.0f}" text-anchor="end">{escape(label)}</text>')
-        x, y = left + middle + 4, top - 6
-        parts.append(f'<text x="{x:.0f}" y="{y:.0f}" transform="rotate(-90 {x:.0f} {y:.0f})">{escape(label)}</text>')
-    for i in range(n):
-        for j in range(n):
-            if i == j:
-                continue
-            fill = to_hex(colours(scale(table[i, j]))) if np.isfinite(table[i, j]) else "none"
-            parts.append(
-                f'<rect x="{left + j * _CELL:.0f}" y="{top + i * _CELL:.0f}" width="{_CELL - 1}" height="{_CELL - 1}" '
-                f'fill="{fill}"{"" if fill != "none" else " class=gap"}><title>{escape(_told(found, solver, i, j))}'
-                "</title></rect>"
-            )
-    width, height = left + n * _CELL + _LEFT, top + n * _CELL + 34
-    for k in range(48):
-        x, fill = left + k * 4, to_hex(colours(k / 47))
-        parts.append(f'<rect x="{x:.0f}" y="{height - 26:.0f}" width="4" height="8" fill="{fill}"/>')
-    ends = (scale.vmin, scale.vmax)
-    for x, anchor, value in ((left, "start", ends[0]), (left + 192, "end", ends[1])):
-        parts.append(f'<text x="{x:.0f}" y="{height - 6:.0f}" text-anchor="{anchor}">{value:.3f}</text>')
-    said = escape(f"Heat map of the distances of {n} networks, {words(solver)}; the numbers are in the table of pairs")
-    return (
-        f'<svg class="telling" viewBox="0 0 {width:.0f} {height:.0f}" style="min-width:{0.62 * width:.0f}px;'
-        f'max-width:{1.4 * width:.0f}px" role="img" aria-label="{said}">{"".join(parts)}</svg>'
+    """The heat map of all distances for a page: a table; a cell that is pointed at says its pair and numbers."""
+    values = pd.DataFrame(found.mean[solver].score)
+    n = range(len(values))
+    told = [["" if i == j else escape(_told(found, solver, i, j)) for j in n] for i in n]
+    labels = [escape(label) for label in _labels(found)]
+    styler = styled(
+        ["", *labels], [[label] for label in labels], f"telling {found.data} {found.layer} {solver}", values
     )
+    styler = styler.format(lambda value: f"{value:.2f}".lstrip("0"), na_rep=GAP)
+    styler = styler.background_gradient(cmap=_colours(), axis=None).highlight_null(
+        props="background: none; color: inherit"
+    )
+    told_of = pd.DataFrame(told, index=values.index, columns=values.columns)
+    styler = styler.set_tooltips(told_of, as_title_attribute=True).set_table_attributes('class="telling"')
+    return str(styler.to_html())
 
 
 def _told(found: Distances, solver: str, i: int, j: int) -> str:

@@ -6,8 +6,9 @@ import numpy as np
 import pandas as pd
 
 from invariance.reporting.curves import words
-from invariance.reporting.distances import GROUPS, INDICES, Distances, family_means, group_rank, neighbours
-from invariance.reporting.tables import GAP, Table, plain
+from invariance.reporting.distances import INDICES, Distances, family_means, group_rank, neighbours
+from invariance.reporting.paper.printed import GROUPS
+from invariance.reporting.table import GAP, Table, plain
 
 
 def tables(found: Distances, slug: str) -> list[Table]:

@@ -11,15 +11,12 @@ from scipy.cluster.hierarchy import linkage
 from scipy.spatial.distance import squareform
 from sklearn.manifold import TSNE
 
-from invariance.reporting import printed
 from invariance.reporting.collect import Collected, grid_label
 from invariance.reporting.curves import BASELINE, Floats, extent, words
+from invariance.reporting.paper import printed
 
 INDICES = ("cka", "procrustes", "r2")
 ONE_WAY = ("l2_distance", "r2")
-GROUPS = (("perspective", "rotation", "shear"), (BASELINE, "color_jitter", "noise"))
-"""Families that the paper finds mutually near (Sec. 6.2)."""
-
 _PERMUTATIONS = 2000
 _PERPLEXITY = 8.0
 

@@ -5,21 +5,22 @@ from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.lines import Line2D
+from matplotlib.figure import Figure as Drawing
 
 from invariance.reporting.collect import GridFacts
 from invariance.reporting.curves import Fit, words
-from invariance.reporting.drawing import Drawing, Panel
+from invariance.reporting.figure import Figure
 from invariance.reporting.finetuned import LEARNED, NO_MAP, Finetuning, Study, way
-from invariance.reporting.plots import BLUE, GRAY, GREEN, RED
-from invariance.reporting.printed import LAMBDA_3
+from invariance.reporting.lines import INVARIANCE, Axis, Lines
+from invariance.reporting.paper.printed import LAMBDA_3
+from invariance.reporting.style import BLUE, GRAY, GREEN, RED
+from invariance.reporting.tidy import way as through
 
 _COLOURS = (GREEN, BLUE, RED, "#b0479a", "#d8921f")
-_SIZE = (3.7, 3.2)
+_SIZE = (3.7, 2.9)
 
 
-def drawings(study: Study, slug: str) -> list[Drawing]:
+def drawings(study: Study, slug: str) -> list[Figure]:
     """Every figure that there are numbers for; all are of accuracies."""
     if not study.scores:
         return []
@@ -27,43 +28,46 @@ def drawings(study: Study, slug: str) -> list[Drawing]:
 
 
 def _over(study: Study) -> str:
-    return f"over {study.images:,} images of {study.data} ({study.split}), φ at {study.layer}"
+    return f"Over {study.images:,} images of {study.data} ({study.split}), φ at {study.layer}."
 
 
-def _trade_off(study: Study, slug: str) -> Drawing | None:
+def _trade_off(study: Study, slug: str) -> Figure | None:
     """Accuracy untouched against accuracy over G, along λ3, one panel a network; over the seeds that have every λ3."""
-    panels, said, rows = [], [], []
+    told, rows = [], list[dict[str, object]]()
     for ones in study.sweeps():
         network, curves = ones[0].network, _curves(study, ones)
-        if curves:
-            seeds, points, start = curves
-            plural = "s" if len(seeds) > 1 else ""
-            title = f"{words(network)}, seed{plural} {', '.join(map(str, seeds))}"
-            panels.append(Panel(title, _SIZE, _along(points, start)))
-            lambdas = ", ".join(f"{value:g}" for value in sorted(next(iter(points.values()))))
-            said.append(f"{network} at λ3 = {lambdas}")
-            rows += [
-                {
-                    "panel": title,
-                    "map": way(fit),
-                    "when": when,
-                    "lambda3": value,
-                    "untouched": x,
-                    "over_g": y,
-                    "run": "; ".join(one.run for one in ones if one.seed in seeds and one.lambda3 == value),
-                }
-                for when, of in (("before", {f: {math.nan: at} for f, at in start.items()}), ("after", points))
-                for fit, held in of.items()
-                for value, (x, y) in held.items()
-            ]
-    if not panels:
+        if curves is None:
+            continue
+        seeds, points, start = curves
+        plural = "s" if len(seeds) > 1 else ""
+        title = f"{words(network)}, seed{plural} {', '.join(map(str, seeds))}"
+        lambdas = ", ".join(f"{value:g}" for value in sorted(next(iter(points.values()))))
+        told.append(f"{network} at λ3 = {lambdas}")
+        before = {fit: {math.nan: place} for fit, place in start.items()}
+        rows += [
+            {
+                "panel": title,
+                "who": way(fit),
+                "when": when,
+                "lambda3": value,
+                "x": untouched,
+                "y": over_g,
+                "run": "; ".join(one.run for one in ones if one.seed in seeds and one.lambda3 == value),
+            }
+            for when, of in (("before", before), ("after", points))
+            for fit, held in of.items()
+            for value, (untouched, over_g) in sorted(held.items())
+        ]
+    if not rows:
         return None
+    frame = pd.DataFrame(rows).assign(row="", family="", way="", low=np.nan, high=np.nan, status="ok")
     caption = (
         "Accuracy on untouched images against its mean over G, for each λ3 (the numbers at the points; 0 is plain "
-        f"training). Star: before finetuning. {_over(study)[0].upper()}{_over(study)[1:]}."
+        f"training). Star: before finetuning. {_over(study)}"
     )
-    alt = "Trade-off between untouched and transformed accuracy: " + "; ".join(said)
-    return Drawing(f"{slug}-trade-off", "Trade-off over λ3", caption, alt, tuple(panels), numbers=pd.DataFrame(rows))
+    alt = "Trade-off between untouched and transformed accuracy: " + "; ".join(told)
+    draw = _along(dict(zip(dict.fromkeys(frame["who"]), _COLOURS, strict=False)))
+    return Figure(f"{slug}-trade-off", "Trade-off over λ3", caption, alt, frame, draw)
 
 
 Points = dict[Fit, dict[float, tuple[float, float]]]
@@ -103,67 +107,70 @@ def _curves(study: Study, ones: list[Finetuning]) -> tuple[list[int], Points, di
     return (seeds, points, start) if points else None
 
 
-def _along(points: Points, start: dict[Fit, tuple[float, float]]) -> Callable[[Axes], None]:
-    def draw(axes: Axes) -> None:
-        handles = []
-        for colour, (fit, found) in zip(_COLOURS, points.items(), strict=False):
-            x, y = zip(*(found[value] for value in sorted(found)), strict=True)
-            axes.plot(x, y, color=colour, marker="o", markersize=4)
-            for value in sorted(found):
-                axes.annotate(
-                    f"{value:g}", found[value], (3, 3), textcoords="offset points", fontsize=6.5, color=colour
-                )
-            if fit in start:
-                axes.plot(*start[fit], color=colour, marker="*", markersize=9, linestyle="none")
-            handles.append(Line2D([], [], color=colour, marker="o", markersize=4, label=way(fit)))
-        axes.legend(handles=handles, frameon=False, fontsize=7)
-        axes.set(xlabel="untouched (%)", ylabel="mean over G (%)")
-        axes.grid(color=GRAY, alpha=0.25, linewidth=0.6)
-        axes.margins(0.12)
+def _along(colours: dict[str, str]) -> Callable[[pd.DataFrame], Drawing]:
+    """What draws a trade-off: curves along λ3, which stands at their points, and a star where each began."""
+    lines = Lines(
+        *(colours, {"": Axis("untouched (%)")}, "mean over G (%)"),
+        heading="accuracy through",
+        shared=False,
+        across=2,
+        size=_SIZE,
+        bands=False,
+        sort=False,
+    )
+
+    def draw(frame: pd.DataFrame) -> Drawing:
+        after = frame[frame["when"] == "after"]
+        figure = lines(after)
+        for axes, panel in zip(figure.axes, dict.fromkeys(after["panel"]), strict=True):
+            for of in frame[frame["panel"] == panel].to_dict("records"):
+                colour, at = colours[of["who"]], (of["x"], of["y"])
+                if of["when"] == "before":
+                    axes.plot(*at, color=colour, marker="*", markersize=9)
+                else:
+                    told, near = f"{of['lambda3']:g}", "offset points"
+                    axes.annotate(told, at, (3, 3), textcoords=near, fontsize=6.5, color=colour)
+            axes.autoscale()
+            axes.margins(0.12)
+        return figure
 
     return draw
 
 
-def _grids(study: Study, slug: str) -> Drawing | None:
+def _grids(study: Study, slug: str) -> Figure | None:
     """Accuracy along the family's whole grid before and after, one panel a network."""
-    panels, names, rows = [], [], []
+    names, rows = [], list[dict[str, object]]()
     drawn: set[tuple[str, str]] = set()
+    axes: dict[str, Axis] = {}
     for name, network, ones in sorted(study.groups(), key=lambda group: abs(group[2][0].lambda3 - LAMBDA_3)):
         facts = [one for one in (study.whole_grid(one) for one in ones) if one is not None]
         if len(facts) == len(ones) and (network, ones[0].family) not in drawn:
             drawn.add((network, ones[0].family))
             title = f"{words(network)}, {name}"
-            panels.append(Panel(title, _SIZE, _before_after(study, ones, facts[0])))
-            rows += [
-                {
-                    "panel": title,
-                    "map": way(fit),
-                    "when": "after" if after else "before",
-                    "g": point.label,
-                    "x": point.value,
-                    "mean": np.mean(values),
-                    "lowest": np.min(values),
-                    "highest": np.max(values),
-                    "run": "; ".join(r for one in ones for r in study.run(one, after, facts[0].grid, point.label, fit)),
-                }
-                for fit in dict.fromkeys((NO_MAP, _chosen(study)))
-                for after in (False, True)
-                for point in facts[0].points
-                for values in [[study.accuracy(one, after, facts[0].grid, point.label, fit) for one in ones]]
-            ]
+            axes[title] = _axis(study, ones[0], facts[0])
+            rows += [{"panel": title, **of} for of in _before_after(study, ones, facts[0])]
             names.append(f"{network} ({name})")
-    if not panels:
+    if not rows:
         return None
-    through = f" and dashed through {way(_chosen(study))}" if _chosen(study) != NO_MAP else ""
+    dashed = f" and dashed through {way(_chosen(study))}" if _chosen(study) != NO_MAP else ""
     caption = (
-        f"Accuracy along the family's grid before (gray) and after finetuning (blue): solid without a map{through}. "
+        f"Accuracy along the family's grid before (gray) and after finetuning (blue): solid without a map{dashed}. "
         "Mean over seeds, the band from the lowest to the highest; dotted: G. Of several λ3 the one nearest to the "
-        f"paper's {LAMBDA_3:g}. "
-        f"{_over(study)[0].upper()}{_over(study)[1:]}."
+        f"paper's {LAMBDA_3:g}. {_over(study)}"
     )
     alt = f"Accuracy along the grid before and after finetuning of {', '.join(names)}"
-    title = "The family's grid, before and after"
-    return Drawing(f"{slug}-grids", title, caption, alt, tuple(panels), numbers=pd.DataFrame(rows))
+    frame = pd.DataFrame(rows).assign(row="", family="")
+    draw = Lines({"before": GRAY, "after": BLUE}, axes, "accuracy (%)", "finetuning", across=2, size=_SIZE)
+    return Figure(f"{slug}-grids", "The family's grid, before and after", caption, alt, frame, draw)
+
+
+def _axis(study: Study, one: Finetuning, facts: GridFacts) -> Axis:
+    """The axis of a family's grid, with G marked on it."""
+    points = sorted(facts.points, key=lambda point: point.value)
+    labels = tuple(point.label for point in points) if facts.ordinal else None
+    marked = tuple(point.value for point in points if point.params in study.in_g(one))
+    label = f"{words(facts.family)}{f' ({facts.unit})' if facts.unit else ''}"
+    return Axis(label, tuple(point.value for point in points), labels, marked=marked)
 
 
 def _chosen(study: Study) -> Fit:
@@ -172,26 +179,17 @@ def _chosen(study: Study) -> Fit:
     return next((fit for fit in fitted if fit[1] == "ridge"), fitted[0] if fitted else NO_MAP)
 
 
-def _before_after(study: Study, ones: list[Finetuning], facts: GridFacts) -> Callable[[Axes], None]:
-    def draw(axes: Axes) -> None:
-        x = np.array([point.value for point in facts.points])
-        for fit, dashes in {NO_MAP: "-", _chosen(study): "--"}.items() if _chosen(study) != NO_MAP else [(NO_MAP, "-")]:
-            for after, colour in ((False, GRAY), (True, BLUE)):
-                values = np.array(
-                    [
-                        [study.accuracy(one, after, facts.grid, point.label, fit) for point in facts.points]
-                        for one in ones
-                    ]
-                )
-                axes.plot(x, values.mean(axis=0), dashes, color=colour, marker="o", markersize=3, linewidth=1.4)
-                axes.fill_between(x, values.min(axis=0), values.max(axis=0), color=colour, alpha=0.15, linewidth=0)
-        chosen = study.in_g(ones[0])
-        for point in facts.points:
-            if point.params in chosen:
-                axes.axvline(point.value, color=GRAY, linestyle=":", linewidth=0.8, zorder=0)
-        if facts.ordinal:
-            axes.set_xticks(x, [point.label for point in facts.points], rotation=30 if len(x) < 8 else 90, fontsize=6.5)
-        axes.set(xlabel=f"{words(facts.family)}{f' ({facts.unit})' if facts.unit else ''}", ylabel="accuracy (%)")
-        axes.grid(axis="y", color=GRAY, alpha=0.25, linewidth=0.6)
-
-    return draw
+def _before_after(study: Study, ones: list[Finetuning], facts: GridFacts) -> list[dict[str, object]]:
+    """The points of one panel: means over seeds along a grid, before and after, without a map and through one."""
+    rows: list[dict[str, object]] = []
+    for fit in dict.fromkeys((NO_MAP, _chosen(study))):
+        for after in (False, True):
+            for point in facts.points:
+                values = np.array([study.accuracy(one, after, facts.grid, point.label, fit) for one in ones])
+                runs = (run for one in ones for run in study.run(one, after, facts.grid, point.label, fit))
+                ends = {"y": values.mean(), "low": values.min(), "high": values.max()}
+                status = "ok" if np.isfinite(values).all() else "not measured"
+                who, named = "after" if after else "before", INVARIANCE if fit == NO_MAP else through(fit)
+                place = {"who": who, "way": named, "g": point.label, "x": point.value}
+                rows.append({**place, **ends, "status": status, "run": "; ".join(runs)})
+    return rows

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from invariance.reporting import printed
 from invariance.reporting.finetuned import LEARNED, Finetuning, Spread, Study, way
-from invariance.reporting.paper_figures import finetuning_command
-from invariance.reporting.printed import PrintedAccuracy
-from invariance.reporting.tables import GAP, Table
+from invariance.reporting.paper import printed
+from invariance.reporting.paper.figures import finetuning_command
+from invariance.reporting.paper.printed import PrintedAccuracy
+from invariance.reporting.table import GAP, Table
 from invariance.transforms.base import UNTOUCHED
 
 

@@ -2,7 +2,9 @@
 
 import base64
 import io
+import zlib
 from dataclasses import dataclass
+from zipfile import BadZipFile
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -10,11 +12,13 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
-from invariance.reporting.collect import GridFacts, examples
+from invariance.errors import UserError
+from invariance.reporting.collect import GridFacts
 from invariance.reporting.curves import Family, words
-from invariance.reporting.figures import rendered
-from invariance.reporting.paper_figures import called, number
+from invariance.reporting.figure import rendered
+from invariance.reporting.paper.figures import called, number
 
+EXAMPLES = "examples.npz"
 _COLUMNS = 9
 _EXACT_SIDE, _PAGE_SIDE = 64, 96
 _SPACE, _LABEL = 0.05, 0.32
@@ -62,9 +66,31 @@ def gallery(family: Family, slug: str) -> Gallery | None:
     return None
 
 
+def examples(facts: GridFacts) -> NDArray[np.uint8] | None:
+    """Example images under every g of a grid, uint8 (P, E, C, H, W), or None where none were kept.
+
+    Raises:
+        UserError: if the file is damaged or belongs to another grid.
+    """
+    path = facts.folder / EXAMPLES
+    if not path.exists():
+        return None
+    try:
+        with np.load(path, allow_pickle=False) as held:
+            images = np.asarray(held["images"])
+    except (OSError, ValueError, KeyError, EOFError, TypeError, BadZipFile, zlib.error) as error:
+        raise UserError(f"{path} cannot be read ({error}); delete {facts.folder} and measure it again") from error
+    if images.dtype != np.uint8 or images.ndim != 5 or len(images) != len(facts.points):
+        raise UserError(
+            f"{path} holds {images.dtype} {images.shape}, expected uint8 images under {len(facts.points)} g; "
+            f"delete {facts.folder} and measure it again"
+        )
+    return images
+
+
 def files(shown: Gallery) -> dict[str, bytes]:
     """The gallery's files, by path in the report."""
-    return rendered(lambda: _draw(shown), shown.name, shown.title)
+    return rendered(lambda: _draw(shown), shown.name, shown.title)[1]
 
 
 def columns(shown: Gallery) -> list[tuple[list[str], str]]:

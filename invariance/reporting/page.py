@@ -18,32 +18,33 @@ from rich.progress import Progress
 
 from invariance import __version__
 from invariance.progress import bar
-from invariance.reporting import claims, recipes, tables, verdicts
 from invariance.reporting.collect import Collected, RunFacts, collect, run_anchor
+from invariance.reporting.contents import CONTENTS, PAGE, Contents
 from invariance.reporting.curves import counts, families, fit_title, words
 from invariance.reporting.distances import distances
 from invariance.reporting.finetuned import studies
-from invariance.reporting.paper_figures import index
+from invariance.reporting.paper import claims, recipes, tables, verdicts
+from invariance.reporting.paper.figures import index
 from invariance.reporting.sections import (
+    Making,
     Section,
-    ShownOverview,
+    Shown,
     StudySection,
     distance_section,
     family_section,
     finetuned_section,
-    overview_section,
     overviews_of,
     places,
     slugs_of,
     with_gaps,
 )
-from invariance.reporting.tables import Table
+from invariance.reporting.table import Table
 from invariance.runs.files import atomic_path, disk_errors, remove_temporaries, write_text
 from invariance.runs.find import tell_unseen
 from invariance.runs.locks import holder, lock
 from invariance.runs.rows import COLUMNS, write_rows
 
-PAGE, MANIFEST, LOCK = "index.html", "files.txt", ".lock"
+MANIFEST, LOCK = "files.txt", ".lock"
 _WAIT = 0.2
 """Seconds between looks whether another process has made its report."""
 
@@ -53,7 +54,7 @@ T = TypeVar("T")
 
 
 def make_report(runs: Path, out: Path, *, data: str | None = None, progress: bool = False, wandb: bool = True) -> Path:
-    """Make the report of all finished runs: `rows.csv`, `tables/`, `figures/` and the page.
+    """Make the report of all finished runs: `rows.csv`, `tables/`, `figures/`, `contents.json`, the page.
 
     Every file appears whole or not at all, the page last. Files of an earlier report that this one has no more are
     removed. The same runs give the same bytes.
@@ -83,8 +84,8 @@ def report_of(
         collected = collect(runs, data) if waited else collected  # runs may have ended since
         collected = collected if wandb else _without_wandb(collected)
         with bar(progress) as shown:
-            page, made = _made(collected, _beside(runs, out), shown)
-        _write(out, collected.rows[COLUMNS], made, page)
+            page, contents, made = _made(collected, _beside(runs, out), shown)
+        _write(out, collected.rows[COLUMNS], made, page, contents)
     tell_unseen(collected.unseen)
     for name, why in collected.damaged.items():
         print(f"left out, damaged: {name}: {why}", file=sys.stderr)
@@ -125,13 +126,13 @@ def _alone(out: Path) -> Iterator[bool]:
         os.close(held)
 
 
-def _made(collected: Collected, folder: str, progress: Progress) -> tuple[str, dict[str, bytes]]:
-    """The page, and all files by their paths in the report; `folder` is where the page finds the runs, or empty."""
+def _made(collected: Collected, folder: str, progress: Progress) -> tuple[str, str, dict[str, bytes]]:
+    """The page, its contents, and all files by their paths in the report; `folder`: where the page finds the runs."""
     made: dict[str, bytes] = {}
     measured, compared, finetuned = families(collected), distances(collected), with_gaps(collected, studies(collected))
     slugs = slugs_of(measured)
     notes = {data: recipes.note(collected, data) for data in sorted(set(collected.rows["data"]))}
-    whole = [recipes.noted(one, notes[one.data]) for one in overviews_of(measured, slugs)]
+    whole = overviews_of(measured, slugs)
     task = progress.add_task("figures", total=len(whole) + len(measured) + len(compared) + len(finetuned))
 
     def kept(shown: T, files: dict[str, bytes]) -> T:
@@ -139,7 +140,10 @@ def _made(collected: Collected, folder: str, progress: Progress) -> tuple[str, d
         progress.advance(task)
         return shown
 
-    overviewed = [kept(*overview_section(one)) for one in whole]
+    overviewed = []
+    for one in whole:
+        making = Making(notes[one.data])
+        overviewed.append(kept(making.figure(one), making.files))
     sections = [
         kept(*family_section(collected, one, slug, notes[one.data])) for one, slug in zip(measured, slugs, strict=True)
     ]
@@ -157,10 +161,10 @@ def _made(collected: Collected, folder: str, progress: Progress) -> tuple[str, d
     everything = accuracy, tables.transformations(), told, verdicts.details(said), recipes.networks(collected)
     for table in everything:
         made.update(table.files() if table else {})
-    return _page(collected, everything, sections, [*apart, *tuned], overviewed, folder), made
+    return *_page(collected, everything, sections, [*apart, *tuned], overviewed, folder), made
 
 
-def _write(out: Path, rows: pd.DataFrame, made: dict[str, bytes], page: str) -> None:
+def _write(out: Path, rows: pd.DataFrame, made: dict[str, bytes], page: str, contents: str) -> None:
     """Write the report, the page last.
 
     The list of files names those that are yet to come, and those that are yet to go: a report that is killed on the way
@@ -177,6 +181,7 @@ def _write(out: Path, rows: pd.DataFrame, made: dict[str, bytes], page: str) -> 
     for name in before - made.keys():
         (out / name).unlink(missing_ok=True)
     write_text(out / MANIFEST, _lines(made.keys()))
+    write_text(out / CONTENTS, contents)
     write_text(out / PAGE, page)
 
 
@@ -196,20 +201,22 @@ def _page(
     whole: tuple[Table | None, Table, Table, Table | None, Table | None],
     sections: list[Section],
     apart: list[StudySection],
-    overviewed: list[ShownOverview],
+    overviewed: list[Shown],
     folder: str,
-) -> str:
+) -> tuple[str, str]:
+    """The page, and its contents as they are kept while it is written."""
     accuracy, ranges, told, details, networks = whole
     source = package_files("invariance.reporting").joinpath("page.html.j2").read_text(encoding="utf-8")
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["words"] = words
-    overview_of: dict[str, list[ShownOverview]] = {}
+    overview_of: dict[str, list[Shown]] = {}
     for shown in overviewed:
-        overview_of.setdefault(shown.overview.data, []).append(shown)
+        overview_of.setdefault(shown.figure.data, []).append(shown)
+    contents = Contents()
     by_data: dict[str, list[Section]] = {}
     for section in sections:
         by_data.setdefault(section.family.data, []).append(section)
-    return (
+    page = (
         environment.from_string(source).render(
             overview=overview(collected),
             accuracy=accuracy,
@@ -219,7 +226,7 @@ def _page(
             transformations=ranges,
             by_data=by_data,
             overview_of=overview_of,
-            entries=index(places(overviewed, sections, apart, accuracy)),
+            entries=index(places([shown.figure for shown in overviewed], sections, apart, accuracy)),
             apart=apart,
             notes=_notes(collected),
             unfinished=collected.unfinished,
@@ -229,10 +236,12 @@ def _page(
             provenance=[_made_by(run, folder) for run in collected.runs.values()],
             versions=_versions(collected),
             version=__version__,
+            keep=contents,
             table=lambda table: Markup(table.html()),
         )
         + "\n"
     )
+    return page, contents.text()
 
 
 def overview(collected: Collected) -> list[tuple[str, str]]:

@@ -1,39 +1,57 @@
 """The sections of the page: what each shows of a family, of distances, of finetunings, and its files."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from markupsafe import Markup
 
-from invariance.reporting import (
-    distance_figures,
-    distance_tables,
-    figures,
-    finetuned_figures,
-    finetuned_tables,
-    gallery,
-    overview_figures,
-    tables,
-)
-from invariance.reporting.collect import Collected
+from invariance.reporting import distance_figures, distance_tables, finetuned_figures, finetuned_tables, gallery, tables
+from invariance.reporting.collect import Collected, of_control
 from invariance.reporting.curves import BASELINE, IDENTITY, Family, counts, fit_title, gaps, words
 from invariance.reporting.distances import Distances, complete
-from invariance.reporting.drawing import Drawing
+from invariance.reporting.figure import Figure
 from invariance.reporting.finetuned import Study, nothing
-from invariance.reporting.overview import Overview, cross, overviews
-from invariance.reporting.paper_figures import Place, distances_command, finetuning_command
-from invariance.reporting.plots import Plot, against_baseline, ranges_compared
-from invariance.reporting.printed import finetuned_networks
-from invariance.reporting.recipes import noted
-from invariance.reporting.tables import Table
+from invariance.reporting.forms import against_baseline, ranges_compared
+from invariance.reporting.paper.figures import Place, distances_command, finetuning_command
+from invariance.reporting.paper.forms import cross, overviews
+from invariance.reporting.paper.printed import finetuned_networks
+from invariance.reporting.paper.recipes import noted
+from invariance.reporting.paper.tables import accuracy_places
+from invariance.reporting.table import Table
 
 
 @dataclass(frozen=True)
-class ShownPlot:
-    """A figure as the page shows it: panels and legend as SVG elements."""
+class Shown:
+    """A figure as the page shows it: an SVG element, or a table that tells its numbers."""
 
-    plot: Plot
-    panels: list[Markup]
-    legend: list[tuple[Markup, str]]
+    figure: Figure
+    element: Markup
+    telling: bool = False
+
+
+@dataclass
+class Making:
+    """What a section is made with: files come together as its figures and tables are shown.
+
+    Attributes:
+        note: what captions say of the networks besides.
+        files: the files so far, by path in the report.
+    """
+
+    note: str = ""
+    files: dict[str, bytes] = field(default_factory=dict)
+
+    def figure(self, figure: Figure, telling: str = "") -> Shown:
+        """A figure, or on the page in its place an element that tells its numbers."""
+        figure = noted(figure, self.note)
+        element, files = figure.drawn()
+        self.files.update(files)
+        return Shown(figure, Markup(telling) if telling else element, bool(telling))
+
+    def table(self, table: Table) -> Table:
+        """A table."""
+        table = noted(table, self.note)
+        self.files.update(table.files())
+        return table
 
 
 @dataclass(frozen=True)
@@ -47,37 +65,16 @@ class ShownGallery:
 
 @dataclass(frozen=True)
 class Section:
-    """One family on one data set."""
+    """One family on one data set; its tables each with what they hold."""
 
     anchor: str
     family: Family
     about: str
-    plots: list[ShownPlot]
+    figures: list[Shown]
     gallery: ShownGallery | None
     summary: Table | None
-    tables: list[Table]
+    tables: list[tuple[str, Table]]
     gaps: list[str]
-
-
-@dataclass(frozen=True)
-class ShownDrawing:
-    """A drawing as the page shows it: its panels as SVG elements."""
-
-    name: str
-    title: str
-    caption: str
-    panels: list[Markup]
-    telling: bool = False
-    form: str = ""
-    tight: bool = False
-
-
-@dataclass(frozen=True)
-class ShownOverview:
-    """An overview as the page shows it: of every block its heading, its legend and its panels as SVG elements."""
-
-    overview: Overview
-    blocks: list[tuple[str, list[tuple[Markup, str]], list[Markup]]]
 
 
 @dataclass(frozen=True)
@@ -91,7 +88,7 @@ class StudySection:
     data: str
     title: str
     about: str
-    drawings: list[ShownDrawing]
+    figures: list[Shown]
     claims: Table | None
     tables: list[tuple[str, Table]]
     gaps: list[str]
@@ -108,13 +105,13 @@ def slugs_of(measured: list[Family]) -> list[str]:
     ]
 
 
-def overviews_of(measured: list[Family], slugs: list[str]) -> list[Overview]:
+def overviews_of(measured: list[Family], slugs: list[str]) -> list[Figure]:
     """The figures of all families of a data set and layer."""
     groups: dict[tuple[str, str], tuple[str, list[Family]]] = {}
     for family, slug in zip(measured, slugs, strict=True):
         name = slug.removesuffix(f"-{family.name}")
         groups.setdefault((family.data, family.layer), (name, []))[1].append(family)
-    found: list[Overview] = []
+    found: list[Figure] = []
     for (data, layer), (name, held) in groups.items():
         trained_on, foreign, _ = data.partition("@")
         if foreign:
@@ -125,59 +122,41 @@ def overviews_of(measured: list[Family], slugs: list[str]) -> list[Overview]:
     return found
 
 
-def overview_section(one: Overview) -> tuple[ShownOverview, dict[str, bytes]]:
-    """An overview as the page shows it, and its files."""
-    blocks = [
-        (block.title, [(Markup(key), label) for key, label in legend], [Markup(panel) for panel in panels])
-        for block, legend, panels in overview_figures.inline(one)
-    ]
-    return ShownOverview(one, blocks), overview_figures.files(one)
-
-
 def places(
-    overviewed: list[ShownOverview], sections: list[Section], apart: list[StudySection], accuracy: Table | None
+    overviewed: list[Figure], sections: list[Section], apart: list[StudySection], accuracy: Table | None
 ) -> list[Place]:
     """Where the page has what the paper's figures and tables show."""
     found = [Place("transformations", "every family", "transformations", "")]
-    found += tables.accuracy_places(accuracy) if accuracy else []
-    found += [
-        Place(shown.overview.form, shown.overview.data, shown.overview.name, shown.overview.about)
-        for shown in overviewed
-        if not shown.overview.aside
-    ]
+    found += accuracy_places(accuracy) if accuracy else []
+    found += [Place(one.form, one.data, one.name, one.about) for one in overviewed if not one.aside]
     for section in sections:
         family = section.family
-        for shown_plot in section.plots:
-            if shown_plot.plot.name.endswith("-ranges-accuracy"):
-                found.append(Place("ranges", family.data, shown_plot.plot.name, words(family.name)))
+        for shown in section.figures:
+            if shown.figure.name.endswith("-ranges-accuracy"):
+                found.append(Place("ranges", family.data, shown.figure.name, words(family.name)))
         if section.gallery:
             found.append(Place(family.name, family.data, section.gallery.name, ""))
     for study in apart:
         found += [study.place] if study.place else []
-        found += [Place(one.form, study.data, one.name, one.title) for one in study.drawings if one.form]
+        drawn = (shown.figure for shown in study.figures)
+        found += [Place(one.form, study.data, one.name, one.title) for one in drawn if one.form]
     return found
 
 
 def family_section(collected: Collected, family: Family, slug: str, note: str = "") -> tuple[Section, dict[str, bytes]]:
     """A family's part of the page, and its files; `note` is what captions say of the networks besides."""
-    made: dict[str, bytes] = {}
-    plots = []
-    for metric in family.metrics():
-        for form in (against_baseline, ranges_compared):
-            plot = form(family, metric, slug)
-            if plot is not None:
-                plot = noted(plot, note)
-                made.update(figures.files(plot))
-                legend = [(Markup(key), label) for key, label in figures.swatches(plot)]
-                plots.append(ShownPlot(plot, [Markup(panel) for panel in figures.inline(plot)], legend))
+    making = Making(note)
+    drawn = [form(family, metric, slug) for metric in family.metrics() for form in (against_baseline, ranges_compared)]
+    figures = [making.figure(figure) for figure in drawn if figure is not None]
     shown = gallery.gallery(family, slug)
     if shown is not None:
-        made.update(gallery.files(shown))
-    whole = tables.summary(family, slug)
-    summary = noted(whole, note) if whole else None
-    numbers = [noted(tables.measurements(family, metric, slug), note) for metric in family.metrics()]
-    for table in [*([summary] if summary else []), *numbers]:
-        made.update(table.files())
+        making.files.update(gallery.files(shown))
+    whole, control = tables.summary(family, slug), tables.unseen(family, slug)
+    summary = making.table(whole) if whole else None
+    numbers = [("Unseen classes: does M_g undo g, or does it know the classes?", control)] if control else []
+    for metric in family.metrics():
+        kind = "accuracy" if metric == "error_rate" else "distance"
+        numbers.append((f"All numbers: {kind}", tables.measurements(family, metric, slug)))
     lacking = gaps(collected, family)
     if shown is None:
         lacking.append(f"no example images were kept of {words(family.name)}")
@@ -185,13 +164,13 @@ def family_section(collected: Collected, family: Family, slug: str, note: str = 
         anchor=slug,
         family=family,
         about=_about(collected, family),
-        plots=plots,
+        figures=figures,
         gallery=ShownGallery(shown.name, shown.caption, gallery.columns(shown)) if shown else None,
         summary=summary,
-        tables=numbers,
+        tables=[(title, making.table(table)) for title, table in numbers],
         gaps=lacking,
     )
-    return section, made
+    return section, making.files
 
 
 def _about(collected: Collected, family: Family) -> str:
@@ -211,7 +190,7 @@ def _about(collected: Collected, family: Family) -> str:
     said.append(f"φ ends at {family.layer}.")
     fits = "; ".join(fit_title(fit) for fit in family.fits)
     reported = family.rows["split"].unique()
-    rows = collected.rows[collected.rows["run"].isin(family.rows["run"])]
+    rows = collected.rows[collected.rows["run"].isin(family.rows["run"]) & ~of_control(collected.rows)]
     fitted = rows[(rows["map"] != IDENTITY[0]) & ~rows["split"].isin(reported) & (rows["n_images"] > 0)]
     if not fits:
         said.append("No map was fitted.")
@@ -226,19 +205,13 @@ def _about(collected: Collected, family: Family) -> str:
 def distance_section(found: Distances, note: str = "") -> tuple[StudySection, dict[str, bytes]]:
     """The part of the page on distances between networks, and its files; `note` ends its captions."""
     slug = f"{found.data}-{found.layer.replace('/', '_')}"
-    made: dict[str, bytes] = {}
-    shown = []
-    for drawing in (noted(one, note) for one in distance_figures.drawings(found, slug)):
-        made.update(drawing.files())
-        shown.append(_drawn(drawing))
-    for k, solver in enumerate(found.mean):
-        drawing = noted(distance_figures.heat_map(found, solver, slug), note)
-        made.update(drawing.files())
-        telling = [Markup(distance_figures.telling_map(found, solver))]
-        shown.insert(k, ShownDrawing(drawing.name, drawing.title, drawing.caption, telling, telling=True))
-    numbers = [noted(table, note) for table in distance_tables.tables(found, slug)]
-    for table in numbers:
-        made.update(table.files())
+    making = Making(note)
+    shown = [
+        making.figure(distance_figures.heat_map(found, solver, slug), distance_figures.telling_map(found, solver))
+        for solver in found.mean
+    ]
+    shown += [making.figure(one) for one in distance_figures.drawings(found, slug)]
+    numbers = [making.table(table) for table in distance_tables.tables(found, slug)]
     claims = next((table for table in numbers if table.name.endswith("-claims")), None)
     ways = [*(f"linear map, {words(solver)}" for solver in found.mean), *found.indices]
     pairs = len(found.nodes) * (len(found.nodes) - 1)  # ordered
@@ -271,37 +244,26 @@ def distance_section(found: Distances, note: str = "") -> tuple[StudySection, di
         if table is not claims
     ]
     title = f"{found.data}: distances between networks"
-    return StudySection(f"{slug}-distances", found.data, title, about, shown, claims, others, lacking), made
-
-
-def _drawn(drawing: Drawing) -> ShownDrawing:
-    """A drawing as the page shows it; five small panels go into a row."""
-    panels = [Markup(panel) for panel in drawing.inline()]
-    tight = all(panel.size[0] < 3 for panel in drawing.panels)
-    return ShownDrawing(drawing.name, drawing.title, drawing.caption, panels, form=drawing.form, tight=tight)
+    return StudySection(f"{slug}-distances", found.data, title, about, shown, claims, others, lacking), making.files
 
 
 def finetuned_section(study: Study, note: str = "") -> tuple[StudySection, dict[str, bytes]]:
     """The part of the page on finetuning with the joint loss, and its files; `note` ends its captions."""
     slug = "-".join(filter(None, [study.data, study.layer.replace("/", "_"), "finetuned"]))
-    made: dict[str, bytes] = {}
-    shown = []
-    for drawing in (noted(one, note) for one in finetuned_figures.drawings(study, slug)):
-        made.update(drawing.files())
-        shown.append(_drawn(drawing))
-    (_, first), *others = [(title, noted(table, note)) for title, table in finetuned_tables.tables(study, slug)]
-    for table in (first, *(table for _, table in others)):
-        made.update(table.files())
+    making = Making(note)
+    shown = [making.figure(one) for one in finetuned_figures.drawings(study, slug)]
+    (_, first), *others = [(title, making.table(table)) for title, table in finetuned_tables.tables(study, slug)]
     networks = list(dict.fromkeys(one.network for one in study.all))
     title, lacking = f"{study.data}: finetuned for equivariance", finetuned_tables.gaps(study)
     if not networks:
         about = f"No network of {study.data} was finetuned with the joint loss: {finetuning_command(study.data)}."
-        return StudySection(slug, study.data, title, about, shown, first, others, lacking), made
+        return StudySection(slug, study.data, title, about, shown, first, others, lacking), making.files
     about = (
         f"{len(study.all)} finetunings of {', '.join(networks)} with the joint loss (Eq. 7), each network together "
         f"with one map M_g for every g of a set G; φ ends at {study.layer}. Measured before and after alike."
     )
-    return StudySection(slug, study.data, title, about, shown, first, others, lacking, _table_2(study, slug)), made
+    place = _table_2(study, slug)
+    return StudySection(slug, study.data, title, about, shown, first, others, lacking, place), making.files
 
 
 def with_gaps(collected: Collected, found: list[Study]) -> list[Study]:

@@ -1,18 +1,11 @@
-"""Tables: the same cells as HTML, Markdown and LaTeX, and the numbers behind them as CSV."""
+"""Tables of one family: every number, means inside and beyond the trained range, the control over unseen classes."""
 
-import io
-import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from html import escape
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from invariance.engine.grids import grids_for
-from invariance.reporting import printed
-from invariance.reporting.collect import Collected, run_anchor
+from invariance.reporting.collect import HALF_ERROR, SAME, UNSEEN
 from invariance.reporting.curves import (
     BASELINE,
     IDENTITY,
@@ -25,222 +18,7 @@ from invariance.reporting.curves import (
     natural,
     words,
 )
-from invariance.reporting.latex import latex_table
-from invariance.reporting.paper_figures import Place
-from invariance.settings.files import conf_dir, families, family_sweep
-from invariance.transforms.base import UNTOUCHED
-
-GAP = "–"
-"""A number that is not there."""
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table.
-
-    Attributes:
-        name: name of its files.
-        caption: what its numbers are.
-        header: names of the columns.
-        cells: the rows as text; the first cell of each names the row.
-        numbers: the numbers in full, for the CSV.
-        links: where on the page the cells at some (row, column) lead, as `#anchor`.
-        runs: the runs that the numbers at some (row, column) are from: the page's list of runs is where they lead.
-        worded: columns that hold words, though some begin with a digit.
-    """
-
-    name: str
-    caption: str
-    header: list[str]
-    cells: list[list[str]]
-    numbers: pd.DataFrame
-    links: Mapping[tuple[int, int], str] = field(default_factory=dict)
-    runs: Mapping[tuple[int, int], tuple[str, ...]] = field(default_factory=dict)
-    worded: tuple[int, ...] = ()
-
-    @property
-    def text(self) -> list[bool]:
-        """Which columns hold words rather than numbers."""
-
-        def words_only(cells: list[str]) -> bool:
-            some = [cell for cell in cells if cell != GAP]
-            return bool(some) and not any(cell.lstrip("+-−")[:1].isdigit() for cell in some)
-
-        return [k in self.worded or words_only([row[k] for row in self.cells]) for k in range(len(self.header))]
-
-    def html(self, page: str = "") -> str:
-        """The table as an HTML element.
-
-        Args:
-            page: the page that its links lead to, where that is another one.
-        """
-        left = [' class="text"' if is_text else "" for is_text in self.text]
-        head = "".join(f'<th scope="col"{at}>{escape(name)}</th>' for name, at in zip(self.header, left, strict=True))
-
-        def shown(place: tuple[int, int], cell: str) -> str:
-            runs = [f"#{run_anchor(run)}" for run in self.runs.get(place, ()) if cell != GAP]
-            link = self.links.get(place) or (runs[0] if len(runs) == 1 else "")
-            if link:
-                return f'<a href="{escape(page + link)}">{escape(cell)}</a>'
-            several = (f'<a href="{escape(page + run)}">{k}</a>' for k, run in enumerate(runs, 1))
-            return escape(cell) + (f" <small>[{' '.join(several)}]</small>" if runs else "")
-
-        body = "\n".join(
-            f'<tr><th scope="row">{shown((n, 0), row[0])}</th>'
-            + "".join(f"<td{left[k]}>{shown((n, k), row[k])}</td>" for k in range(1, len(row)))
-            + "</tr>"
-            for n, row in enumerate(self.cells)
-        )
-        return (
-            f"<table>\n<caption><span>{escape(self.caption)}</span></caption>\n<thead><tr>{head}</tr></thead>\n"
-            f"<tbody>\n{body}\n</tbody>\n</table>\n"
-        )
-
-    def markdown(self) -> str:
-        """The table in Markdown."""
-
-        def line(cells: Iterable[str]) -> str:
-            return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
-
-        rule = "|---|" + "---:|" * (len(self.header) - 1)
-        return "\n".join([line(self.header), rule, *map(line, self.cells), "", self.caption, ""])
-
-    def latex(self) -> str:
-        """The table in LaTeX: see `latex`."""
-        return latex_table(self.name, self.caption, self.header, self.cells, self.text)
-
-    def files(self) -> dict[str, bytes]:
-        """The table's files, by path in the report."""
-        buffer = io.StringIO()
-        self.numbers.to_csv(buffer, index=False, lineterminator="\n")
-        head = f'<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n<title>{escape(self.name)}</title>'
-        page = f"{head}\n{self.html('../index.html')}</html>\n"
-        return {
-            f"tables/{self.name}.html": page.encode(),
-            f"tables/{self.name}.md": self.markdown().encode(),
-            f"tables/{self.name}.tex": self.latex().encode(),
-            f"tables/{self.name}.csv": buffer.getvalue().encode(),
-        }
-
-
-def percent(score: float, low: float, high: float) -> str:
-    """A score and its interval in percent; a gap where there is no score."""
-    return GAP if np.isnan(score) else f"{100 * score:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
-
-
-def plain(score: float, low: float, high: float) -> str:
-    """A score and its interval; a gap where there is no score."""
-    return GAP if np.isnan(score) else f"{score:.3f} [{low:.3f}, {high:.3f}]"
-
-
-def accuracy(collected: Collected) -> Table | None:
-    """Accuracy of every trained network on untouched images of the reported split (Table 3), or None without any.
-
-    On the paper's data sets every network of Table 3 has its line, and the printed accuracy stands beside ours.
-    """
-    rows = collected.reported("train")
-    rows = rows[rows["metric"] == "error_rate"]
-    if rows.empty:
-        return None
-    numbers = rows[["data", "network", "family", "range", "seed", "split"]].assign(
-        accuracy=1 - rows["score"],
-        low=1 - rows["high"],
-        high=1 - rows["low"],
-        n_images=rows["n_images"],
-        status=rows["status"],
-        run=rows["run"],
-    )
-    numbers = numbers.assign(
-        paper=[
-            printed.accuracy(data, network, seed)
-            for data, network, seed in numbers[["data", "network", "seed"]].itertuples(index=False, name=None)
-        ]
-    )
-    keys = set(numbers[["family", "range", "network", "seed"]].itertuples(index=False, name=None))
-    there = {(network, seed) for *_, network, seed in keys}
-    paper = [data for data in sorted(set(numbers["data"])) if printed.networks(data)]
-    absent = {one for data in paper for one in printed.networks(data)} - there
-    order = sorted(
-        [
-            *((network, seed, (family != BASELINE, family, natural(reach))) for family, reach, network, seed in keys),
-            *((network, seed, (network != BASELINE, *_beginning(network))) for network, seed in absent),
-        ],
-        key=lambda one: (one[2], natural(one[0]), one[1]),
-    )
-    sets = list(
-        numbers[["data", "split"]].drop_duplicates().sort_values(["data", "split"]).itertuples(index=False, name=None)
-    )
-    header, cells = ["network", "seed"], [[network, str(seed)] for network, seed, _ in order]
-    runs: dict[tuple[int, int], tuple[str, ...]] = {}
-    for data, split in sets:
-        of = numbers[(numbers["data"] == data) & (numbers["split"] == split)]
-        header.append(f"{data}, {counts(of['n_images'])} images of {split}")
-        found = of.set_index(["network", "seed"])[["accuracy", "low", "high", "run"]]
-        for k, ((network, seed, _), row) in enumerate(zip(order, cells, strict=True)):
-            if (network, seed) not in found.index:
-                row.append(GAP)
-                continue
-            *ends, run = found.loc[(network, seed)]
-            runs[k, len(row)] = (run,)
-            row.append(percent(*ends))
-        if data in paper:
-            header.append(f"{data}, printed in Table 3")
-            for (network, seed, _), row in zip(order, cells, strict=True):
-                value = printed.accuracy(data, network, seed)
-                row.append(GAP if np.isnan(value) else f"{100 * value:.2f}")
-    place = {(network, seed): k for k, (network, seed, _) in enumerate(order)}
-    places = [place[key] for key in numbers[["network", "seed"]].itertuples(index=False, name=None)]
-    numbers = numbers.iloc[np.argsort(places, kind="stable")]
-    of = "Table 3" if paper else "Form of Table 3"
-    others = sorted(set(numbers["data"]) - set(paper)) if paper else []
-    of += f" on {' and '.join(paper)}, and its form on {', '.join(others)}" if others else ""
-    caption = f"{of}: accuracy on untouched images, in percent, with the 95 % interval over images."
-    if paper:
-        caption += (
-            " The paper's Mirror Horz. and Vert. stand beside our vertical and horizontal, which is what its code did; "
-            "its baselines 1 to 3 beside our seeds 0 to 2, though its seeds are not ours."
-        )
-    return Table("accuracy", caption, header, cells, numbers, runs=runs)
-
-
-def accuracy_places(table: Table) -> list[Place]:
-    """Where the page has Table 3, or its form: of every data set, and how many of the paper's networks it has."""
-    found = []
-    for data, own in table.numbers.groupby("data", sort=True):
-        wanted = set(printed.networks(str(data)))
-        there = len(wanted & set(own[["network", "seed"]].itertuples(index=False, name=None)))
-        what = f"{there} of its {len(wanted)} networks" if wanted else ""
-        found.append(Place("accuracy", str(data), "accuracy", what, whole=there == len(wanted)))
-    return found
-
-
-def _beginning(network: str) -> tuple[str, Any]:
-    """Family and range of a network of Table 3, by its name, to put it among those that are there."""
-    family = next((one for one in families() if network.startswith(f"{one}_")), network)
-    return family, natural(network.removeprefix(f"{family}_").partition("_")[0])
-
-
-def transformations() -> Table:
-    """The families and the ranges that networks are trained and measured over (Table 1), from their own files."""
-    cells, records = [], []
-    everything = grids_for({"name": BASELINE, "label": BASELINE}, "all", {})
-    for family in sorted(families(), key=lambda name: (name != BASELINE, name)):
-        sweep = family_sweep(family)
-        text = (conf_dir() / "transform" / f"{family}.yaml").read_text(encoding="utf-8").splitlines()[0].lstrip("# ")
-        trained = "; ".join(f"{key.removeprefix('transform.')} {', '.join(values)}" for key, values in sweep.items())
-        points = {point.label for one in everything if one.family == family for point in one.transform.grid()}
-        points -= {UNTOUCHED}
-        networks = math.prod(len(values) for values in sweep.values())
-        cells.append([words(family), text, trained or GAP, str(networks), str(len(points)) if points else GAP])
-        records.append(
-            {"family": family, "description": text, "trained": trained, "networks": networks, "measured_g": len(points)}
-        )
-    header = ["family", "transformation", "trained ranges", "networks", "measured g"]
-    caption = (
-        "The families of transformations (Table 1): the ranges of their networks, and how many fixed g, the untouched "
-        "image aside, a network is measured under; where the grid depends on the network, as Crop's, those of one."
-    )
-    return Table("transformations", caption, header, cells, pd.DataFrame(records))
+from invariance.reporting.table import GAP, Table, percent, plain
 
 
 def measurements(family: Family, metric: str, slug: str) -> Table:
@@ -337,18 +115,53 @@ def _means(
 ) -> dict[str, object]:
     """One row of the summary, accuracies as shares; NaN where any g is missing or the part has none."""
     drawn = curve(family, subject, fit, "error_rate")
-    by_label = {p.label: y / 100 for p, y in zip(subject.facts.points, drawn.y, strict=True)} if drawn else {}
+    by_label = {} if drawn is None else dict(zip(drawn["g"], drawn["y"] / 100, strict=True))
     y = np.array([by_label.get(label, np.nan) for label in labels])
     means = {part: float(y[mask].mean()) if any(mask) else np.nan for part, mask in parts.items()}
     names = {"data": family.data, "family": family.name, "network": subject.network, "seed": subject.seed}
-    rows = family.rows
-    of = {
-        "network": subject.network,
-        "seed": subject.seed,
-        "grid": subject.facts.grid,
-        "map": fit[0],
-        "solver": fit[1],
-        "metric": "error_rate",
-    }
-    own = rows[np.logical_and.reduce([rows[name] == value for name, value in of.items()])]
-    return {**names, "map": fit[0], "solver": fit[1], **means, "run": "; ".join(own["run"].unique())}
+    runs = [] if drawn is None else drawn.loc[drawn["run"] != "", "run"].unique()
+    return {**names, "map": fit[0], "solver": fit[1], **means, "run": "; ".join(runs)}
+
+
+def unseen(family: Family, slug: str) -> Table | None:
+    """Whether M_g undoes g or knows the classes: no map, maps of the same and of unseen classes; None without any.
+
+    A line a network and g. All three are over the same images, by the argmax among the classes of the reported half.
+    """
+    fits = [fit for fit in family.fits if any(_control(family, one, fit) for one in _networks(family))]
+    if not fits:
+        return None
+    header, cells, records = ["network and g", "no map"], list[list[str]](), list[dict[str, Any]]()
+    header += [f"{classes} classes, {fit_title(fit)}" for fit in fits for classes in (SAME, UNSEEN)]
+    ways: list[tuple[Fit, str]] = [(IDENTITY, ""), *((fit, classes) for fit in fits for classes in (SAME, UNSEEN))]
+    runs: dict[tuple[int, int], tuple[str, ...]] = {}
+    for subject in _networks(family):
+        curves = [curve(family, subject, fit, HALF_ERROR, classes) for fit, classes in ways]
+        for k, point in enumerate(subject.facts.points):
+            row = [f"{subject.network} (seed {subject.seed}): {point.label}"]
+            about = {"network": subject.network, "seed": subject.seed, "grid": subject.facts.grid, "g": point.label}
+            for (fit, classes), drawn in zip(ways, curves, strict=True):
+                if drawn is not None:
+                    records.append({**about, "map": fit[0], "solver": fit[1], "fit_classes": classes})
+                    records[-1] |= {name: drawn[name][k] / 100 for name in ("y", "low", "high")}
+                    records[-1] |= {name: drawn[name][k] for name in ("status", "run")}
+                    runs[len(cells), len(row)] = tuple(filter(None, (drawn["run"][k],)))
+                bad = drawn is not None and drawn["status"][k] not in ("ok", "not measured")
+                ends = (np.nan,) * 3 if drawn is None else tuple(drawn[name][k] / 100 for name in ("y", "low", "high"))
+                row.append(str(drawn["status"][k]) if drawn is not None and bad else percent(*ends))
+            cells.append(row)
+    caption = (
+        f"Does M_g undo g, or does it know the classes? Accuracy in percent under each g of {words(family.name)} on "
+        f"{family.data}, by the argmax among the classes of the reported half, with the 95 % interval over images: "
+        "without a map, through maps fitted on the same classes, and through maps fitted on other classes alone."
+    )
+    numbers = pd.DataFrame(records).rename(columns={"y": "accuracy"})
+    return Table(f"{slug}-unseen", caption, header, cells, numbers, runs=runs)
+
+
+def _networks(family: Family) -> list[Subject]:
+    return [*([family.baseline] if family.baseline else []), *family.trained]
+
+
+def _control(family: Family, subject: Subject, fit: Fit) -> bool:
+    return curve(family, subject, fit, HALF_ERROR, UNSEEN) is not None

@@ -149,3 +149,17 @@ def accuracy(data: str, network: str, seed: int) -> float:
     if network == "baseline":
         return _BASELINES[seed][column] / 100 if 0 <= seed < len(_BASELINES) else math.nan
     return _TABLE_3[network][column] / 100 if network in _TABLE_3 and seed == 0 else math.nan
+
+
+GROUPS = (("perspective", "rotation", "shear"), ("baseline", "color_jitter", "noise"))
+"""Families that the paper finds mutually near (Sec. 6.2)."""
+
+_NEIGHBOURS = {"rvl_cdip": ((5, 0.724), (6, 0.806)), "ilsvrc": ((10, 0.776),)}
+
+
+def neighbours(data: str, count: int) -> tuple[tuple[int, float], ...]:
+    """K and the share of same-family pairs within K, from the plots of the authors' code (Fig. 3a).
+
+    None where the data are not the paper's, or the networks are not as many as the paper's.
+    """
+    return _NEIGHBOURS.get(data, ()) if count == len(networks(data)) else ()

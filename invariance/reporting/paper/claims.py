@@ -17,12 +17,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
-from invariance.reporting.curves import BASELINE, IDENTITY, Curve, Family, Floats, Subject, curve, fit_title, words
-from invariance.reporting.distances import GROUPS, Distances, group_rank, neighbours
+from invariance.reporting.curves import BASELINE, IDENTITY, Family, Floats, Subject, curve, fit_title, words
+from invariance.reporting.distances import Distances, group_rank, neighbours
 from invariance.reporting.finetuned import LEARNED, Study
+from invariance.reporting.paper.printed import GROUPS
 from invariance.transforms.base import UNTOUCHED
 
 YES, NO, OPEN = "yes", "no", "open"
@@ -143,20 +145,23 @@ def _layers_apart(found: Sequence[tuple[str, Comparison]]) -> list[Comparison]:
     return [replace(one, way=f"{one.way}, φ at {layer}") if len(layers[one.data]) > 1 else one for layer, one in found]
 
 
-def _better(drawn: Curve, metric: str) -> Floats:
+def _better(drawn: pd.DataFrame, metric: str) -> Floats:
     """A curve's numbers so that more is better."""
-    return drawn.y if metric == "error_rate" else -drawn.y
+    y: Floats = drawn["y"].to_numpy()
+    return y if metric == "error_rate" else -y
 
 
-def _difference(one: Curve | None, other: Curve | None, mask: NDArray[np.bool_], metric: str) -> _Difference | None:
+def _difference(
+    one: pd.DataFrame | None, other: pd.DataFrame | None, mask: NDArray[np.bool_], metric: str
+) -> _Difference | None:
     """The first curve less the second over some g; None where no g has both numbers."""
-    if one is None or other is None or len(one.y) != len(other.y) or not mask.any():
+    if one is None or other is None or len(one) != len(other) or not mask.any():
         return None
-    there = mask & np.isfinite(one.y) & np.isfinite(other.y)
+    there = mask & one["y"].notna().to_numpy() & other["y"].notna().to_numpy()
     if not there.any():
         return None
     mean = float((_better(one, metric) - _better(other, metric))[there].mean())
-    ours, theirs = (float(((drawn.high - drawn.low) / 2)[there].mean()) for drawn in (one, other))
+    ours, theirs = (float(((drawn["high"] - drawn["low"]) / 2).to_numpy()[there].mean()) for drawn in (one, other))
     return _Difference(mean, math.hypot(ours, theirs), int(there.sum()), int(mask.sum()))
 
 
@@ -268,8 +273,8 @@ def _wider_of(family: Family, subjects: Sequence[Subject], named: str, metric: s
     d = _difference(drawn[-1], drawn[0], beyond, metric)
     if d is None:
         return []
-    there = [one for one in drawn if one is not None and len(one.y) == len(beyond)]
-    shared = beyond & np.logical_and.reduce([np.isfinite(one.y) for one in there])
+    there = [one for one in drawn if one is not None and len(one) == len(beyond)]
+    shared = beyond & np.logical_and.reduce([one["y"].notna().to_numpy() for one in there])
     means = [float(np.mean(_better(one, metric)[shared])) if shared.any() else np.nan for one in there]
     rho = float(spearmanr(range(len(means)), means).statistic) if shared.any() else np.nan
     ranked = rho > 0 and enough(int(shared.sum()), d.of)

@@ -15,8 +15,8 @@ from itertools import groupby
 import numpy as np
 import pandas as pd
 
-from invariance.reporting.claims import NEAR, NO, NOTHING, OPEN, YES, Comparison
-from invariance.reporting.tables import GAP, Table
+from invariance.reporting.paper.claims import NEAR, NO, NOTHING, OPEN, YES, Comparison
+from invariance.reporting.table import GAP, Table
 
 CLAIMS = {
     "a": "Training with a family makes φ more invariant to it than the baseline is, inside the range and beyond",

@@ -14,13 +14,11 @@ import yaml
 from invariance.data.sources.ilsvrc import ILSVRC
 from invariance.data.sources.rvl_cdip import RVLCDIP
 from invariance.reporting.collect import Collected, RunFacts
-from invariance.reporting.drawing import Drawing
-from invariance.reporting.overview import Overview
-from invariance.reporting.plots import Plot
-from invariance.reporting.tables import GAP, Table
+from invariance.reporting.figure import Figure
+from invariance.reporting.table import GAP, Table
 from invariance.settings.files import conf_dir
 
-Captioned = TypeVar("Captioned", Overview, Plot, Table, Drawing)
+Captioned = TypeVar("Captioned", Figure, Table)
 
 MODEL = "caffenet"
 _IMAGES = {"ilsvrc": {"val": ILSVRC.VALIDATION}, "rvl_cdip": RVLCDIP.SIZES}

@@ -1,4 +1,4 @@
-"""The bytes of figures: one style, SVG that takes its colour of text from around it, PNG for light and for dark."""
+"""The look and the bytes of figures: SVG that takes its colour of text from around it, PNG for light and for dark."""
 
 import io
 import re
@@ -9,10 +9,16 @@ from typing import Any
 
 import matplotlib as mpl
 import seaborn as sns
-from matplotlib.colors import to_rgb, to_rgba_array
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_hex, to_rgb, to_rgba_array
 from matplotlib.figure import Figure
 
-from invariance.reporting.plots import INK
+INK = "#010203"
+"""Stands for the colour of text: the page's own, dark on light or light on dark."""
+
+# the paper's colours (Fig. 1), in lightnesses that hold on white and on near-black
+BLUE, GREEN, RED, GRAY, ORANGE = "#2f7fd6", "#1f9a55", "#e0483e", "#868c96", "#d8921f"
+_RANGES = (ORANGE, "#d9604c", "#b0479a", "#6f5bd0")
 
 LIGHT, DARK = ("#1b1f24", "#ffffff"), ("#e4e7eb", "#14171b")
 """Colours of text and paper."""
@@ -56,6 +62,18 @@ def style(ink: str) -> Iterator[None]:
         yield
 
 
+def canvas(size: tuple[float, float]) -> Figure:
+    """An empty figure of a size in inches, outside pyplot's global list."""
+    figure = Figure(figsize=size, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def growing(n: int) -> list[str]:
+    """Colours of n things that grow, as networks by their range."""
+    return [to_hex(colour) for colour in sns.blend_palette(_RANGES, max(n, 2))][:n]
+
+
 def svg(figure: Figure) -> str:
     """A figure drawn in the style of `INK` as an SVG element: no dates, text in the colour of what is around it."""
     buffer = io.StringIO()
@@ -63,6 +81,8 @@ def svg(figure: Figure) -> str:
     figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     text = buffer.getvalue().replace(INK, "currentColor").replace("'DejaVu Sans'", _FONTS)
     text = re.sub(r"\s*<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    # an image is named by its bytes, and two bars of colours may be the same one; nothing refers to it
+    text = re.sub(r'(<image\b[^>]*?) id="[^"]*"', r"\1", text)
     return _shorter(text[text.index("<svg") :])
 
 

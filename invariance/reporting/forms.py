@@ -1,0 +1,148 @@
+"""The figures of one family: the forms of Fig. 1 and Fig. 2."""
+
+import pandas as pd
+
+from invariance.reporting.curves import BASELINE, IDENTITY, METRICS, Family, Subject, counts, fit_title, words
+from invariance.reporting.figure import Figure
+from invariance.reporting.lines import DOTTED, MISSING, Lines
+from invariance.reporting.paper.figures import called
+from invariance.reporting.style import BLUE, GRAY, INK, growing
+from invariance.reporting.tidy import BOUNDS, axis_of, curves_of, said, tidy
+
+SHORT = {"error_rate": "accuracy", "l2_distance": "distance"}
+"""What a figure of a metric shows, as its file is named."""
+
+HOW = {
+    "error_rate": (
+        "Invariance (solid): the classifier reads φ(gx) as it is. Equivariance (dashed): it reads M_g φ(gx), "
+        "with M_g fitted to undo g."
+    ),
+    "l2_distance": (
+        "L_L2 is the mean of ‖r̂ − φ(x)‖ / ‖φ(x)‖, every dimension first divided by its RMS; lower is nearer, and 0 is "
+        "untouched. Invariance (solid): r̂ = φ(gx). Equivariance (dashed): r̂ = M_g φ(gx), with M_g fitted to undo g."
+    ),
+}
+_CROSS = " A cross: the fit ended worse than no map on its own images, or not in numbers; no score is drawn."
+_CONTROL = {
+    "error_rate": (
+        " Dotted: M_g fitted on other classes than it is scored on, by the argmax among the reported half of the "
+        "classes; the table of unseen classes has no map and the same classes beside it."
+    ),
+    "l2_distance": " Dotted: M_g fitted on other classes than it is scored on.",
+}
+
+
+def against_baseline(family: Family, metric: str, slug: str) -> Figure | None:
+    """The form of Fig. 1: the network of the largest range against the baseline.
+
+    Args:
+        family: what was measured.
+        metric: error_rate or l2_distance.
+        slug: beginning of the file's name.
+
+    Returns:
+        The figure, or None where there is no number to draw.
+    """
+    if not family.compared:
+        return None
+    names = " and ".join(_named(subject) for subject in family.compared)
+    shaded = " Shaded: what training drew from." if family.trained else ""
+    caption = (
+        f"{what_of(metric)} of {names} under each g of {family.compared[-1].facts.grid}, over {source(family, metric)}."
+        f" {HOW[metric]}{shaded} Bands: 95 % intervals over images. {_untouched(family)}"
+    )
+    form = "trained against baseline" if len(family.compared) == 2 else family.compared[0].network
+    return _figure(family, metric, f"{slug}-baseline-{SHORT[metric]}", form, caption, colours_of(family), bands=True)
+
+
+def ranges_compared(family: Family, metric: str, slug: str) -> Figure | None:
+    """The form of Fig. 2: all networks of a family, from the smallest range to the largest, and the baseline.
+
+    Args:
+        family: what was measured.
+        metric: error_rate or l2_distance.
+        slug: beginning of the file's name.
+
+    Returns:
+        The figure, or None where there is no number to draw or fewer than two networks of the family.
+    """
+    if len(family.trained) < 2:
+        return None
+    colours = ranges_of(family)
+    last = list(colours)[-1].facts.grid
+    sizes = len({subject.facts.grid for subject in colours}) > 1
+    own = f" Each network over the grid of its own size, the baseline over {last}." if sizes else ""
+    caption = (
+        f"{what_of(metric)} of all networks trained with {words(family.name)}, from the smallest range to the largest"
+        f"{', and of the baseline' if family.baseline else ''}, over {source(family, metric)}. {HOW[metric]}{own} "
+        f"The intervals are in the tables. {_untouched(family)} ({called('ranges', family.data)}.)"
+    )
+    return _figure(family, metric, f"{slug}-ranges-{SHORT[metric]}", "ranges compared", caption, colours, bands=False)
+
+
+def colours_of(family: Family) -> dict[Subject, str]:
+    """The baseline and the network of the largest range, each with its colour."""
+    return {subject: INK if subject == family.baseline else BLUE for subject in reversed(family.compared)}
+
+
+def ranges_of(family: Family) -> dict[Subject, str]:
+    """The baseline and every network of a family, coloured by range."""
+    baseline = {family.baseline: GRAY} if family.baseline else {}
+    return {**baseline, **dict(zip(family.trained, growing(len(family.trained)), strict=True))}
+
+
+def _figure(
+    family: Family, metric: str, name: str, form: str, caption: str, colours: dict[Subject, str], *, bands: bool
+) -> Figure | None:
+    """A panel a fitted map: no map and this one, of every network."""
+    subjects = [(subject.network, subject) for subject in colours]
+    frame = tidy(
+        drawn
+        for fit in family.fits or (IDENTITY,)
+        for drawn in curves_of(family, subjects, (IDENTITY, fit), metric, panel=fit_title(fit))
+    )
+    if frame.empty:
+        return None
+    draw = Lines(
+        {subject.network: colour for subject, colour in colours.items()},
+        {family.name: axis_of(family, list(colours), shade=bands and bool(family.trained))},
+        METRICS[metric],
+        bounds=BOUNDS[metric],
+        bands=bands,
+        size=(3.6, 2.9),
+    )
+    title = f"{family.title}, {form}: {what_of(metric, short=True)}"
+    return Figure(name, title, caption + remarks(frame, metric), f"{title}. {said(frame)}", frame, draw)
+
+
+def remarks(frame: pd.DataFrame, metric: str) -> str:
+    """What a caption adds where a frame has crosses or dotted curves."""
+    crosses = _CROSS if not frame["status"].isin(MISSING).all() else ""
+    return crosses + (_CONTROL[metric] if frame["way"].str.endswith(DOTTED).any() else "")
+
+
+def what_of(metric: str, *, short: bool = False) -> str:
+    """What a metric is, to begin a caption with; short, in a title."""
+    if short:
+        return METRICS[metric].partition(" (")[0]
+    return "Accuracy" if metric == "error_rate" else "Distance to the untouched representation"
+
+
+def source(family: Family, metric: str) -> str:
+    """The images that the numbers of a metric are over, in words."""
+    rows = family.rows[(family.rows["metric"] == metric) & family.rows["score"].notna()]
+    return f"{counts(rows['n_images'])} images of {family.data} ({rows['split'].iloc[0]})"
+
+
+def _untouched(family: Family) -> str:
+    """Which point of the axis is the untouched image."""
+    facts = family.compared[-1].facts
+    point = next((point for point in facts.points if point.label == "untouched"), None)
+    if point is None:
+        return "The untouched image is not on this axis."
+    return f"The untouched image is the point {'“untouched”' if facts.ordinal else f'{point.value:g}'}."
+
+
+def _named(subject: Subject) -> str:
+    kind = "the baseline" if subject.family == BASELINE and subject.network == BASELINE else subject.network
+    return f"{kind} (seed {subject.seed})"

@@ -1,0 +1,98 @@
+"""The tidy frame of figures: a row a point, a colour a `who`, a dash a `way`, axes a `panel`."""
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import pandas as pd
+
+from invariance.reporting.collect import HALF_ERROR, UNSEEN
+from invariance.reporting.curves import IDENTITY, METRICS, Family, Fit, Subject, curve, words
+from invariance.reporting.lines import DOTTED, INVARIANCE, Axis
+
+COLUMNS = [
+    *("family", "row", "panel", "who", "way", "data", "layer", "grid", "network", "seed", "map", "solver"),
+    *("fit_classes", "metric", "g", "x", "y", "low", "high", "shown", "status", "run"),
+]
+BOUNDS = {"error_rate": (-1.0, 101.0), "l2_distance": (-np.inf, np.inf)}
+"""What the y axis of a metric stays within."""
+
+
+def way(fit: Fit, classes: str = "") -> str:
+    """Through what a curve was measured: `invariance`, `equivariance (ridge)`, or its control over unseen classes."""
+    if fit == IDENTITY:
+        return INVARIANCE
+    kind, solver = fit
+    named = f"equivariance ({', '.join(filter(None, (words(kind) if kind != 'residual' else '', words(solver))))})"
+    return f"{named}, {DOTTED}" if classes == UNSEEN else named
+
+
+def curves_of(
+    family: Family, subjects: Iterable[tuple[str, Subject]], fits: Sequence[Fit], metric: str, **place: str
+) -> list[pd.DataFrame]:
+    """The curves of some networks through some maps, each map that has it followed by its control.
+
+    The control's dotted curve is over the classes that its map was not fitted on: on an axis of accuracies by the
+    argmax among the classes of the reported half.
+
+    Args:
+        family: what was measured.
+        subjects: the networks, each with what the legend calls it.
+        fits: the maps.
+        metric: error_rate or l2_distance.
+        place: the `row` and the `panel` they are drawn in.
+    """
+    halves = HALF_ERROR if metric == "error_rate" else metric
+    made = []
+    for who, subject in subjects:
+        for fit in dict.fromkeys(fits):
+            for classes, of in (("", metric), (UNSEEN, halves)) if fit != IDENTITY else (("", metric),):
+                drawn = curve(family, subject, fit, of, classes)
+                if drawn is not None:
+                    made.append(drawn.assign(who=who, way=way(fit, classes), shown=METRICS[metric], **place))
+    return made
+
+
+def tidy(curves: Iterable[pd.DataFrame]) -> pd.DataFrame:
+    """Curves as one frame with the columns of `COLUMNS`; panels without any number are left out."""
+    frames = [one.assign(**{name: "" for name in ("row", "panel") if name not in one}) for one in curves]
+    if not frames:
+        return pd.DataFrame(columns=COLUMNS)
+    frame = pd.concat(frames, ignore_index=True)[COLUMNS]
+    there = frame["y"].notna().groupby([frame[name] for name in ("row", "panel", "family")]).transform("any")
+    return frame[there].reset_index(drop=True)
+
+
+def said(frame: pd.DataFrame) -> str:
+    """What a frame shows, for those who do not see it: the least and the largest number of every curve."""
+    told = []
+    for (row, panel), part in frame.groupby(["row", "panel"], sort=False):
+        ends = []
+        for (who, through), one in part.groupby(["who", "way"], sort=False):
+            known = one["y"].dropna()
+            range_ = f"from {known.min():.3g} to {known.max():.3g}" if len(known) else "without a number"
+            ends.append(f"{who}, {through}, {range_}")
+        told.append(f"{', '.join(filter(None, (row, panel)))}: {'; '.join(ends)}")
+    return ". ".join(told)
+
+
+def axis_of(family: Family, subjects: Sequence[Subject], *, shade: bool) -> Axis:
+    """The x axis of networks of a family: all their g, and what the network of the largest range was trained with."""
+    points = {point.value: point for subject in subjects for point in subject.facts.points}
+    values, facts = tuple(sorted(points)), subjects[0].facts
+    labels = tuple(points[value].label for value in values) if facts.ordinal else None
+    label = f"{words(family.name)} ({facts.unit})" if facts.unit else words(family.name)
+    return Axis(label, values, labels, _spans(family.trained[-1], ordinal=facts.ordinal) if shade else ())
+
+
+def _spans(subject: Subject, *, ordinal: bool) -> tuple[tuple[float, float], ...]:
+    """Neighbouring covered points as spans: on a number line from point to point, on labels around each."""
+    spans: list[list[float]] = []
+    before = False
+    for point in sorted(subject.facts.points, key=lambda point: point.value):
+        if point.covered and before:
+            spans[-1][1] = point.value
+        elif point.covered:
+            spans.append([point.value, point.value])
+        before = point.covered
+    edge = 0.5 if ordinal else 0.0
+    return tuple((left - edge, right + edge) for left, right in spans)
