@@ -119,10 +119,9 @@ def compare_models(
 ) -> Comparison:
     """Compare two networks, or layers of one, on the same images: every layer of a with every one of b.
 
-    Through maps E, fitted both ways on the fit images: L_L2 of each way, the mean of the two (Eq. 4) and their
-    difference (Eq. 9), with 95 % intervals over images, over the report images and the fit images. Without a map: CKA,
-    Procrustes distance and adjusted R² over the report images. Every dimension is divided by its RMS over the fit
-    images before maps are fitted; σ of E is the ReLU where the target's features are never negative on these images.
+    Through maps E, fitted both ways: L_L2 of each way, their mean (Eq. 4) and difference (Eq. 9), with 95 % intervals
+    over images. Without a map: CKA, Procrustes distance, adjusted R². Dimensions are divided by their RMS over the fit
+    images before maps are fitted; σ of E is the ReLU where the target is never negative on these images.
 
     Args:
         a: a network with its preprocessing.
@@ -131,11 +130,9 @@ def compare_models(
         layers: names of the layers to compare, one or several.
         layers_b: those of b, where they are others or have other names.
         fit: images that maps are fitted on; or a share of `images` that is dealt out for it, as 0.5.
-        maps: how E is fitted: names of solvers, or their settings, as `Ridge(strengths=[0.1])`. None: by ridge if `fit`
-            is given, else no map.
+        maps: solvers of E, by name or as `Ridge(strengths=[0.1])`; None: ridge if `fit` is given, else no map.
         indices: names of the measures to take without a map, or `module:function` of X (N, D_x) and Y (N, D_y).
-        scaled: whether indices are taken of scaled dimensions, as in a distance study; else of the features as they
-            are, so that a rotation changes nothing.
+        scaled: whether indices are of scaled dimensions, as in a distance study; else a rotation changes nothing.
         seed: seed of the deal.
         batch: images a forward pass.
         memory_gb: bound on features and maps that are worked on at once; None: half of this machine's memory.
@@ -145,41 +142,19 @@ def compare_models(
         Rows, pair by pair; `network` and `layer` name the source, `g` the target, as `network:<name>:<layer>`.
 
     Raises:
-        UserError: for a map without fit images, images that are none, layers that are not there, or anything else that
-            the user can mend.
+        UserError: for a map without fit images, images that are none, and all else that the user can mend.
     """
     checked(_Numbers, {"seed": seed, "batch": batch, "memory_gb": memory_gb})
-    fitted, reported = dealt(images_given(images), fit, seed)
-    fits, measures = _fits(maps, fitted is not None), [_index(name) for name in indices]
+    sides = dealt(images_given(images), fit, seed)
+    fits, measures = _fits(maps, sides[0] is not None), [_index(name) for name in indices]
     if not fits and not measures:
         raise UserError("nothing to compare by: give maps= or indices=")
     layers_of = _layers(layers, "layers"), _layers(layers if layers_b is None else layers_b, "layers_b")
-    for network, what in ((a, "a"), (b, "b")):
-        _check(network, what)
-    names = (a.name, b.name) if a.name != b.name else (f"{a.name} (a)", f"{b.name} (b)")
-    pairs = [(f"a:{one}", f"b:{other}") for one, other in product(*layers_of)]
-    counts = (0 if fitted is None else len(fitted), len(reported))
-    features: dict[str, tuple[Tensor | None, Tensor]] = {}
-    named: dict[str, Named] = {}
+    _check(a, "a")
+    _check(b, "b")
+    memory = machine_bytes() / 2 if memory_gb is None else float(memory_gb) * 1e9
     with bar(progress) as shown:
-        for side, network, name, wanted in zip("ab", (a, b), names, layers_of, strict=True):
-            of_report = _phi(network, wanted, reported, batch, shown)
-            of_fit = {} if fitted is None else _phi(network, wanted, fitted, batch, shown)
-            for layer in wanted:
-                features[f"{side}:{layer}"] = of_fit.get(layer), of_report[layer]
-                named[f"{side}:{layer}"] = Named(network=name, layer=layer, g=f"network:{name}:{layer}")
-        work = _Work(
-            pairs=pairs,
-            rows=PairRows(named, (SIDES[0], SIDES[1]), counts, measures),
-            memory=machine_bytes() / 2 if memory_gb is None else float(memory_gb) * 1e9,
-            device=a.device,
-            progress=shown if progress else False,
-        )
-        through = work.compare({label: InMemory(*one) for label, one in features.items()}, fits, ())
-        without = work.compare({label: InMemory(*one, scaled) for label, one in features.items()}, (), measures)
-    table = Comparison(to_frame(row for pair in pairs for row in (*through[pair], *without[pair])))
-    table.attrs = {"networks": names, "layers": layers_of, "images": counts, "scaled": scaled}
-    return table
+        return _Work((a, b), layers_of, sides, memory, batch, shown).table(fits, measures, scaled)
 
 
 def _fits(maps: Maps | None, fitted: bool) -> list[Fit]:
@@ -258,37 +233,63 @@ def _phi(network: Network, layers: Sequence[str], images: Tensor, batch: int, sh
 
 @dataclass(frozen=True)
 class _Work:
-    """Which pairs are compared, and with what means.
+    """Which networks are compared, on what images, and with what means.
 
     Attributes:
-        pairs: labels of the sources of every pair.
-        rows: makes their rows.
+        networks: a and b.
+        layers: the layers of each.
+        images: the fit images, if there are any, and the report images.
         memory: bound in bytes on features and maps.
-        device: where fits and products run.
-        progress: the display to which bars are added.
+        batch: images a forward pass.
+        shown: the display to which bars are added.
     """
 
-    pairs: Sequence[Pair]
-    rows: PairRows
+    networks: tuple[Network, Network]
+    layers: tuple[tuple[str, ...], tuple[str, ...]]
+    images: tuple[Tensor | None, Tensor]
     memory: float
-    device: torch.device
-    progress: bool | Progress
+    batch: int
+    shown: Progress
 
-    def compare(
-        self, sources: Mapping[str, InMemory], fits: Sequence[Fit], indices: Sequence[Measure]
+    def table(self, fits: Sequence[Fit], measures: Sequence[Measure], scaled: bool) -> Comparison:
+        """The rows of every layer of a with every one of b."""
+        a, b = (network.name for network in self.networks)
+        names = (a, b) if a != b else (f"{a} (a)", f"{b} (b)")
+        fitted, reported = self.images
+        counts = (0 if fitted is None else len(fitted), len(reported))
+        named, features = {}, {}
+        for side, name, network, layers in zip("ab", names, self.networks, self.layers, strict=True):
+            of_report = _phi(network, layers, reported, self.batch, self.shown)
+            of_fit = {} if fitted is None else _phi(network, layers, fitted, self.batch, self.shown)
+            for layer in layers:
+                named[f"{side}:{layer}"] = Named(network=name, layer=layer, g=f"network:{name}:{layer}")
+                features[f"{side}:{layer}"] = of_fit.get(layer), of_report[layer]
+        make = PairRows(named, SIDES, counts, measures)
+        through = self._rows({label: InMemory(*one) for label, one in features.items()}, fits, (), make)
+        without = self._rows({label: InMemory(*one, scaled) for label, one in features.items()}, (), measures, make)
+        table = Comparison(to_frame(row for pair, rows in through.items() for row in rows + without[pair]))
+        table.attrs = {"networks": names, "layers": self.layers, "images": counts, "scaled": scaled}
+        return table
+
+    @property
+    def _pairs(self) -> list[Pair]:
+        return [(f"a:{one}", f"b:{other}") for one, other in product(*self.layers)]
+
+    def _rows(
+        self, sources: Mapping[str, InMemory], fits: Sequence[Fit], indices: Sequence[Measure], make: PairRows
     ) -> dict[Pair, list[Row]]:
         """The rows of every pair by these ways of comparing, way by way."""
         found = self._found(sources, fits, indices)
-        rows: dict[Pair, list[Row]] = {pair: [] for pair in self.pairs}
+        rows: dict[Pair, list[Row]] = {pair: [] for pair in self._pairs}
         for fit in (*fits, *((None,) if indices else ())):
             kind, computed = fit.name if fit else INDICES, {}
-            for a, b in self.pairs:
+            for a, b in rows:
                 if flaw := sources[a].flaw or sources[b].flaw:
-                    rows[a, b] += self.rows.of_flawed((a, b), fit, flaw)
+                    rows[a, b] += make.of_flawed((a, b), fit, flaw)
                 else:
                     computed[a, b] = found[kind, a, b], found[kind, b, a]
             if computed:
-                new = self.rows.of_fit(fit, computed) if fit else self.rows.of_indices(computed)
+                new = make.of_fit(fit, computed) if fit else make.of_indices(computed)
                 for pair, of_pair in new.items():
                     rows[pair] += of_pair
         return rows
@@ -297,12 +298,14 @@ class _Work:
         self, sources: Mapping[str, InMemory], fits: Sequence[Fit], indices: Sequence[Measure]
     ) -> dict[tuple[str, str, str], Result]:
         """What came out by way, source and target."""
-        wanted = {*self.pairs, *(pair[::-1] for pair in self.pairs)}
-        bounds: dict[str, Any] = {"memory": self.memory, "device": self.device}
+        wanted = {way for pair in self._pairs for way in (pair, pair[::-1])}
+        bounds: dict[str, Any] = {"memory": self.memory, "device": self.networks[0].device}
         units = units_of(sources, fits, bool(indices), **bounds, wanted=lambda _, *way: way in wanted)
         return {
             (unit.kind, unit.source, target): part_of(result, unit, target)
-            for unit, result in compare(sources, fits, indices, units=units, **bounds, progress=self.progress)
+            for unit, result in compare(
+                sources, fits, indices, units=units, **bounds, progress=False if self.shown.disable else self.shown
+            )
             if result is not None
             for target in unit.targets
         }

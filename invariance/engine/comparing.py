@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from rich.progress import Progress
 from torch import Tensor
 
-from invariance.device import full_float32
+from invariance.device import full_float32, require
 from invariance.engine.recorder import Listed, Recorder
 from invariance.errors import UserError
 from invariance.maps import FittedMaps, Ridge
@@ -29,6 +29,7 @@ INDICES = "indices"
 """Name of the way of comparing that fits nothing."""
 
 SIDES = ("fit", "report")
+"""The images that maps are fitted on, and those that results are reported on."""
 
 _CHUNK = 4096
 _BYTES_OF_WEIGHT = {"online_sgd": 28, "ridge": 56, INDICES: 16}
@@ -133,6 +134,9 @@ def compare(
             memory or cannot map these features.
     """
     _same_images(sources, bool(fits))
+    if indices and device.type == "cpu":
+        dim = max((source.dim for source in sources.values()), default=0)
+        require(16 * dim**2, f"comparing {dim} features without a map", "choose a smaller layer")
     if units is None:
         units = units_of(sources, fits, bool(indices), memory=memory, device=device)
     recorder: Recorder[Unit, Result] = Listed() if keep is None else keep

@@ -18,6 +18,7 @@ from rich.progress import Progress, TaskID
 from torch import Tensor
 
 from invariance.data.prepared import Prepared
+from invariance.engine.features import constant, finite, normalise
 from invariance.engine.stream import extract
 from invariance.errors import UserError
 from invariance.measures.distance import rms
@@ -31,7 +32,6 @@ FORMAT = 1
 """Raised when the same network and images give other features."""
 
 FACTS = "features.json"
-_CHUNK = 4096
 _HEAD = 1 << 16
 """Bytes that hold the header of every NumPy file of version 1."""
 
@@ -262,12 +262,12 @@ class Store:
             if scale is None:
                 scale = rms(r)
                 facts |= {"dim": r.shape[1], "alive": int((scale > 0).sum())}
-                facts["flaw"] = "constant" if _constant(r, scale) else ""
+                facts["flaw"] = "constant" if constant(r, scale) else ""
                 self._require_room(directory, 4 * r.shape[1] * sum(len(i) for _, i in chosen.values()))
-            if not all(bool(torch.isfinite(part).all()) for part in torch.split(r, _CHUNK)):
+            if not finite(r):
                 facts["flaw"] = "not_finite"
             facts[side] = len(indices)
-            hashes[side] = _save(directory / f"{side}.npy", _normalised(r, scale))
+            hashes[side] = _save(directory / f"{side}.npy", normalise(r, scale))
         assert scale is not None
         hashes["scale"] = _save(directory / "scale.npy", scale)
         write_facts(directory / FACTS, {**facts, "xxh3_of": hashes})
@@ -285,21 +285,6 @@ class Store:
                 f"{self.root} needs {wanted / 1e9:.2f} GB for these features and has {free / 1e9:.2f} GB free; make "
                 "room or choose another place with features=…"
             )
-
-
-def _normalised(r: Tensor, scale: Tensor) -> Tensor:
-    """Features (N, D) with every dimension divided by its scale, in place; 0 where the scale is 0."""
-    factor = torch.where(scale > 0, 1 / scale, 0.0)
-    for part in torch.split(r, _CHUNK):
-        part.copy_((part.double() * factor).float())
-        part[:, scale == 0] = 0  # a unit that is infinite on a report image alone
-    return r
-
-
-def _constant(r: Tensor, scale: Tensor) -> bool:
-    """Whether every dimension has one value over all images, to rounding."""
-    spread = (r.amax(0) - r.amin(0)).double()
-    return bool((spread <= 1e-6 * scale).all())
 
 
 def _save(path: Path, values: Tensor) -> str:
