@@ -16,7 +16,7 @@ Names are imported when they are first used, so that importing the package costs
 import importlib
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.2.0.dev0"
+from invariance.version import __version__
 
 _PUBLIC = {
     "Model": "models.model",

@@ -8,7 +8,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "invariance"
 PAGES = {"prepare", "train", "measure", "distance", "finetune", "report", "status", "dashboard", "plan"}
 LEVELS = [
-    {"errors", "seeds", "progress", "device", "settings"},
+    {"errors", "version", "seeds", "progress", "device", "settings"},
     {"transforms", "models", "maps", "measures"},
     {"data", "runs"},
     {"engine", "training"},

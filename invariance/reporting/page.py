@@ -16,7 +16,6 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 from rich.progress import Progress
 
-from invariance import __version__
 from invariance.progress import bar
 from invariance.reporting.collect import Collected, RunFacts, collect, run_anchor
 from invariance.reporting.contents import CONTENTS, PAGE, Contents
@@ -43,6 +42,7 @@ from invariance.runs.files import atomic_path, disk_errors, remove_temporaries, 
 from invariance.runs.find import tell_unseen
 from invariance.runs.locks import holder, lock
 from invariance.runs.rows import COLUMNS, write_rows
+from invariance.version import __version__
 
 MANIFEST, LOCK = "files.txt", ".lock"
 _WAIT = 0.2

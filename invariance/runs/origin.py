@@ -9,8 +9,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from invariance import __version__
 from invariance.runs.surroundings import rounding
+from invariance.version import __version__
 
 _PACKAGES = ("torch", "torchvision", "pytorch-lightning", "hydra-core", "kornia", "numpy")
 _PATIENCE = 30.0  # seconds for git, on a file system that may be slow

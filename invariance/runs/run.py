@@ -13,7 +13,6 @@ from typing import Any, NoReturn, Self
 import pandas as pd
 import yaml
 
-from invariance import __version__
 from invariance.errors import Busy, UserError
 from invariance.runs.facts import BEST, CONFIG, LAST, LOCK, PREVIOUS, PROVENANCE, ROWS, read_config, read_provenance
 from invariance.runs.files import DONE, disk_errors, remove_temporaries, write_text
@@ -22,6 +21,7 @@ from invariance.runs.origin import made_by
 from invariance.runs.rows import write_rows
 from invariance.runs.seal import check, rows_of, write_marker
 from invariance.runs.sweep import alive, opened, working
+from invariance.version import __version__
 
 __all__ = [
     "BEST",
