@@ -51,7 +51,8 @@ def trained(root: Path, network: str = "rotation_20", seed: int = 0, score: floa
     with Run(root, name, config) as run:
         (run.directory / "best.ckpt").write_bytes(f"weights of {network} {seed}".encode())
         weights = sha256(run.directory / "best.ckpt")
-        run.record({"data": {"name": "digits", "fit": FIT, "report": "test"}, "weights_sha256": weights})
+        data = {"name": "digits", "colour": "gray", "fit": FIT, "report": "test"}
+        run.record({"data": data, "weights_sha256": weights})
         (run.directory / "confusion_test.csv").write_text("0,1\n")
         run.finish(to_frame([row(name, split="val"), row(name, score=score)]))
     return run.directory
@@ -379,7 +380,7 @@ def test_a_finished_run_that_was_changed_is_not_called_finished(tmp_path):
 def test_weights_that_are_not_those_of_the_run_are_refused_before_anything_is_measured(tmp_path, sealed):
     one, other = trained(tmp_path), trained(tmp_path, "rotation_10")
     for directory in (one, other):
-        assert Network(tmp_path, directory, layer="fc7", accelerator="cpu").weights == sha256(directory / "best.ckpt")
+        assert Network(tmp_path, directory, layer="", accelerator="cpu").weights == sha256(directory / "best.ckpt")
     content = (one / "best.ckpt").read_bytes()
     (one / "best.ckpt").write_bytes((other / "best.ckpt").read_bytes())
     (other / "best.ckpt").write_bytes(content)
@@ -387,14 +388,14 @@ def test_weights_that_are_not_those_of_the_run_are_refused_before_anything_is_me
         if not sealed:
             unsealed(directory)
         with pytest.raises(UserError, match=f"{directory / 'best.ckpt'} is not what its run was finished with"):
-            Network(tmp_path, directory, layer="fc7", accelerator="cpu")
+            Network(tmp_path, directory, layer="", accelerator="cpu")
 
 
 def test_settings_that_were_edited_are_refused_before_anything_is_measured(tmp_path):
     directory = trained(tmp_path)
     edit(directory / "provenance.json", "5000", "500")
     with pytest.raises(UserError, match=r"provenance\.json is not what its run was finished with"):
-        Network(tmp_path, directory, layer="fc7", accelerator="cpu")
+        Network(tmp_path, directory, layer="", accelerator="cpu")
 
 
 def test_a_finished_runs_checkpoint_is_looked_at_whoever_loads_it(tmp_path):

@@ -72,7 +72,6 @@ def test_networks_are_names(page, given, mistake):
         ("measure", "solver.ridge.strengths=[1,0.5,1]", "solver.ridge.strengths=[1, 0.5, 1]"),
         ("measure", "solver.online_sgd.rate=1e308", "solver.online_sgd.rate=1e+308"),
         ("measure", "solver.online_sgd.weight_decay=1e7", "solver.online_sgd.weight_decay"),
-        ("measure", "+solver.minibatch_sgd.rate=1e308", "solver.minibatch_sgd.rate"),
         ("measure", "fit={images: 0}", "fit.images"),
         ("measure", "report=tes", "report"),
         ("distance", "metrics=[indices,indices]", "metrics"),
@@ -94,6 +93,10 @@ def test_networks_are_names(page, given, mistake):
 )
 def test_a_value_that_makes_no_sense_is_named(page, given, key, mistake):
     assert key in mistake(page, given)
+
+
+def test_a_value_that_makes_no_sense_is_named_of_a_solver_that_is_added_too(mistake):
+    assert "solver.minibatch_sgd.rate" in mistake("measure", "map=mlp", "+solver.minibatch_sgd.rate=1e308")
 
 
 def test_a_network_that_no_machine_holds_is_refused_before_it_is_made(mistake):

@@ -84,6 +84,15 @@ MEASURES: dict[str, Measure] = {
             function="invariance.measures.error:errors_per_image",
         ),
         Measure(
+            name="accuracy",
+            label="accuracy",
+            better="higher",
+            bounds=(0.0, 1.0),
+            needs=frozenset({"labels"}),
+            over="image",
+            rate=True,
+        ),
+        Measure(
             name="half_error_rate",
             label="error rate among half of the classes",
             better="lower",

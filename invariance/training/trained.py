@@ -90,7 +90,8 @@ class Network:
             raise UserError(f"{directory} is not a training run of this version ({error}); train it again") from error
         if fit is not None and not isinstance(fit, Mapping):
             raise UserError(f"fit={fit!r}: give keys of data.fit, as fit={{split: train, images: 5000}}")
-        Representation(outline(self.config["model"], 2, channels), layer)  # refuses a layer that there is not
+        if layer:  # one that there is not is refused
+            Representation(outline(self.config["model"], 2, channels), layer)
         chosen = own if data is None else self._foreign(data, own)
         self.settings = {**chosen, "fit": {**chosen["fit"], **(fit or {})}, "report": report or chosen["report"]}
         self._trained_on = None if data is not None else trained_on
