@@ -8,6 +8,7 @@ import os
 import re
 import threading
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -16,7 +17,7 @@ from PIL import Image
 
 from invariance.errors import UserError
 from invariance.reporting import gallery, tables
-from invariance.reporting.collect import collect
+from invariance.reporting.collect import collect, refuse_twice
 from invariance.reporting.curves import IDENTITY, curve, families, gaps, natural
 from invariance.reporting.distances import Node, sizes
 from invariance.reporting.finetuned import studies
@@ -440,7 +441,10 @@ def test_names_from_runs_are_text_not_markup(tmp_path, undrawn):
 def test_an_svg_in_a_page_has_ids_of_its_own():
     inside = '<g id="{0}a"/><use {1}href="#{0}a" clip-path="url(#{0}a)"/></svg>'
     text = '<svg width="9" height="9" viewBox="0 0 9 9" xmlns="u">' + inside.format("", "xlink:")
-    wanted = '<svg viewBox="0 0 9 9" role="img" aria-label="&lt;x&gt;">' + inside.format("p-", "")
+    wanted = (
+        '<svg viewBox="0 0 9 9" style="min-width:9px;max-width:15px" role="img" aria-label="&lt;x&gt;">'
+        + inside.format("p-", "")
+    )
     assert embedded(text, "p-", "<x>") == wanted
     assert 'aria-hidden="true"' in embedded(text, "p-", None)
     assert "<title>a &lt; b</title>" in standalone(text, "a < b") and "prefers-color-scheme:dark" in standalone(
@@ -505,3 +509,52 @@ def test_the_last_digits_of_a_layout_turn_nothing():
         other.set_layout_engine(Nudged())
         assert svg(one) == svg(other)
         assert png(one, dark=False) == png(other, dark=False)
+
+
+def with_control(collected):
+    """The same with the control over classes, of the baseline by ridge: none at 90, same at 85, unseen at 60 %."""
+    rows = collected.rows.assign(fit_classes="")
+    base = rows[(rows["network"] == "baseline") & (rows["metric"] == "error_rate")]
+    ridge, plain = base[base["solver"] == "ridge"], base[base["map"] == "identity"]
+
+    def scored(part, metric, score, classes):
+        ends = {"score": score, "low": score - 0.02, "high": score + 0.02}
+        return part.assign(metric=metric, fit_classes=classes, **ends)
+
+    extra = [scored(plain, "half_error_rate", 0.1, "")]
+    for classes, score in (("same", 0.15), ("unseen", 0.4)):
+        extra += [scored(ridge, metric, score, classes) for metric in ("half_error_rate", "error_rate", "l2_distance")]
+    return replace(collected, rows=pd.concat([rows, *extra], ignore_index=True))
+
+
+def test_the_control_over_classes_is_a_dotted_curve_and_a_table_and_in_no_other_number(tmp_path):
+    for network, family, reach in (("baseline", "baseline", None), ("blur_3", "blur", 3), ("blur_1.5", "blur", 1.5)):
+        measured(tmp_path, "made_up", network, family, reach, "blur")
+    collected = collect(tmp_path)
+    [plain], [family] = families(collected), families(with_control(collected))
+    assert family.metrics() == plain.metrics() and len(family.rows) == len(plain.rows)
+    assert gaps(with_control(collected), family) == gaps(collected, plain)
+    for metric, level in (("error_rate", 60.0), ("l2_distance", 0.4)):
+        for form in (against_baseline, ranges_compared):
+            before, after = form(plain, metric, "x"), form(family, metric, "x")
+            dotted = after.frame["way"] == "equivariance (ridge), unseen classes"
+            assert after.frame[~dotted].reset_index(drop=True).equals(before.frame)
+            assert (after.frame.loc[dotted, "y"] == level).all() and set(after.frame.loc[dotted, "who"]) == {"baseline"}
+            assert set(after.frame.loc[dotted, "panel"]) == {"residual map, ridge"}
+            assert "Dotted" in after.caption and "Dotted" not in before.caption
+        for table in (tables.measurements, lambda of, _, slug: tables.summary(of, slug)):
+            assert table(family, metric, "x").cells == table(plain, metric, "x").cells
+    table = tables.unseen(family, "x")
+    assert table.header[1:] == ["no map", "same classes, residual map, ridge", "unseen classes, residual map, ridge"]
+    first = ["baseline (seed 0): untouched", "90.0 [88.0, 92.0]", "85.0 [83.0, 87.0]", "60.0 [58.0, 62.0]"]
+    assert table.cells[0] == first and len(table.cells) == 11
+    assert table.runs[0, 3] == ("measure/made_up/baseline/seed0/blur/residual_ridge",)
+    assert tables.unseen(plain, "x") is None
+
+
+def test_rows_of_the_control_are_no_second_numbers(tmp_path):
+    measured(tmp_path, "made_up", "baseline", "baseline", None, "blur")
+    rows = with_control(collect(tmp_path)).rows
+    refuse_twice(rows)
+    with pytest.raises(UserError, match="the same number"):
+        refuse_twice(pd.concat([rows, rows.tail(1)], ignore_index=True))

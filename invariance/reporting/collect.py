@@ -183,7 +183,7 @@ def collect(root: Path, data: str | None = None) -> Collected:
     if not read:
         raise UserError(f"no run below {root} holds a row; delete the empty ones and repeat their commands")
     rows = pd.concat([one.rows for one in read.values()], ignore_index=True)
-    _refuse_twice(rows)
+    refuse_twice(rows)
     if data is not None:
         rows = _only(rows, data)
     named = set(rows["run"])
@@ -299,7 +299,8 @@ def shortened(name: str) -> str:
     return name if len(name) <= 40 else f"{name[:40]}…"
 
 
-def _refuse_twice(rows: pd.DataFrame) -> None:
+def refuse_twice(rows: pd.DataFrame) -> None:
+    """Refuse rows of which two agree in all that says which number a row is."""
     key = [*KEY, *(name for name in ("fit_classes",) if name in rows)]
     again = rows.duplicated(key, keep=False)
     if not again.any():

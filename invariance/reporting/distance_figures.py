@@ -107,7 +107,8 @@ def _neighbours(found: Distances, slug: str) -> Figure | None:
         for way, one in ways.items()
     )
     colours = {"same family": BLUE, "random": GRAY, "the paper’s": GREEN}
-    draw = Lines(colours, {"": Axis("K")}, "share of same-family pairs", "pairs", (0, 1.03), across=2, size=(3.4, 2.7))
+    axes = {"": Axis("K", tuple(range(1, max(one.networks for one in ways.values()))))}
+    draw = Lines(colours, axes, "share of same-family pairs", "pairs", (0, 1.03))
     title = "Networks of one family among nearest neighbours"
     return Figure(f"{slug}-neighbours", title, caption, alt, frame, draw, "neighbours", found.data)
 
@@ -115,7 +116,16 @@ def _neighbours(found: Distances, slug: str) -> Figure | None:
 def _shares(data: str, way: str, one: Neighbours) -> list[dict[str, object]]:
     """The points of one panel of Fig. 3a."""
     panel = f"{way}, {one.networks} networks: p = {one.p:.2g}"
-    of = {"row": "", "panel": panel, "family": "", "way": way, "p": one.p, "pairs": one.pairs, "networks": one.networks}
+    of = {
+        "row": "",
+        "panel": panel,
+        "family": "",
+        "way": "",
+        "through": way,
+        "p": one.p,
+        "pairs": one.pairs,
+        "networks": one.networks,
+    }
     points: list[tuple[str, int, float, float, float]] = []
     for k in range(one.networks - 1):
         points.append(("same family", k + 1, one.share[k], np.nan, np.nan))
@@ -164,6 +174,8 @@ class _Heat:
                 ax=axes,
             )
             axes.tick_params(length=0, labelsize=5.5 if large else 7.5)
+            axes.tick_params(axis="x", rotation=90)
+            axes.tick_params(axis="y", rotation=0)
             axes.set(title=words(str(solver)), xlabel="", ylabel="")
         return figure
 

@@ -44,7 +44,7 @@ class Figure:
         """The figure as an SVG element for a page, and its files by path in the report; it is drawn once for all."""
         numbers = self.frame.to_csv(index=False, lineterminator="\n").encode()
         text, files = rendered(lambda: self.draw(self.frame), self.name, self.title)
-        element = Markup(embedded(text, f"{self.name}-", self.alt))  # noqa: S704  # its texts are escaped by matplotlib
+        element = Markup(embedded(text, f"{self.name}-", self.alt))  # noqa: S704  # matplotlib escapes its texts
         return element, {**files, f"figures/{self.name}.csv": numbers}
 
 

@@ -1,5 +1,7 @@
 """The figures of one family: the forms of Fig. 1 and Fig. 2."""
 
+from collections.abc import Sequence
+
 import pandas as pd
 
 from invariance.reporting.curves import BASELINE, IDENTITY, METRICS, Family, Subject, counts, fit_title, words
@@ -48,8 +50,8 @@ def against_baseline(family: Family, metric: str, slug: str) -> Figure | None:
     names = " and ".join(_named(subject) for subject in family.compared)
     shaded = " Shaded: what training drew from." if family.trained else ""
     caption = (
-        f"{what_of(metric)} of {names} under each g of {family.compared[-1].facts.grid}, over {source(family, metric)}."
-        f" {HOW[metric]}{shaded} Bands: 95 % intervals over images. {_untouched(family)}"
+        f"{what_of(metric)} of {names} under each g of {family.compared[-1].facts.grid}, "
+        f"over {source([family], metric)}. {HOW[metric]}{shaded} Bands: 95 % intervals over images. {_untouched(family)}"
     )
     form = "trained against baseline" if len(family.compared) == 2 else family.compared[0].network
     return _figure(family, metric, f"{slug}-baseline-{SHORT[metric]}", form, caption, colours_of(family), bands=True)
@@ -74,7 +76,7 @@ def ranges_compared(family: Family, metric: str, slug: str) -> Figure | None:
     own = f" Each network over the grid of its own size, the baseline over {last}." if sizes else ""
     caption = (
         f"{what_of(metric)} of all networks trained with {words(family.name)}, from the smallest range to the largest"
-        f"{', and of the baseline' if family.baseline else ''}, over {source(family, metric)}. {HOW[metric]}{own} "
+        f"{', and of the baseline' if family.baseline else ''}, over {source([family], metric)}. {HOW[metric]}{own} "
         f"The intervals are in the tables. {_untouched(family)} ({called('ranges', family.data)}.)"
     )
     return _figure(family, metric, f"{slug}-ranges-{SHORT[metric]}", "ranges compared", caption, colours, bands=False)
@@ -128,10 +130,14 @@ def what_of(metric: str, *, short: bool = False) -> str:
     return "Accuracy" if metric == "error_rate" else "Distance to the untouched representation"
 
 
-def source(family: Family, metric: str) -> str:
+def source(families: Sequence[Family], metric: str) -> str:
     """The images that the numbers of a metric are over, in words."""
-    rows = family.rows[(family.rows["metric"] == metric) & family.rows["score"].notna()]
-    return f"{counts(rows['n_images'])} images of {family.data} ({rows['split'].iloc[0]})"
+    numbers, splits = list[int](), set[str]()
+    for family in families:
+        rows = family.rows[(family.rows["metric"] == metric) & family.rows["score"].notna()]
+        numbers += rows["n_images"].tolist()
+        splits |= set(rows["split"])
+    return f"{counts(numbers)} images of {families[0].data.rpartition('@')[2]} ({', '.join(sorted(splits))})"
 
 
 def _untouched(family: Family) -> str:

@@ -16,7 +16,9 @@ from matplotlib.ticker import FixedLocator, MaxNLocator
 from invariance.reporting.style import GRAY, INK, canvas
 
 INVARIANCE, DOTTED = "invariance", "unseen classes"
-"""The way that is solid, and what ends the name of one that is dotted; all others are dashed."""
+"""The way that is solid, as one without a name is; and what ends the name of a dotted one. All others are dashed."""
+
+_SOLID = (INVARIANCE, "")
 
 MISSING = ("ok", "not measured")
 """Statuses of a point that is drawn, and of one that is a gap; all others are a cross."""
@@ -84,7 +86,7 @@ class Lines:
 
     def __call__(self, frame: pd.DataFrame) -> Figure:
         """The drawing of a frame."""
-        ways = sorted(frame["way"].unique(), key=lambda way: (way != INVARIANCE, way.endswith(DOTTED)))
+        ways = sorted(frame["way"].unique(), key=lambda way: (way not in _SOLID, way.endswith(DOTTED)))
         panels = [part for _, part in frame.groupby(["row", "panel", "family"], sort=False)]
         rows = list(dict.fromkeys(frame["row"]))
         places, shape = self._places(panels, rows)
@@ -113,7 +115,7 @@ class Lines:
 
     def _draw(self, axes: Axes, part: pd.DataFrame, who: list[str], ways: list[str], *, legend: bool) -> None:
         pieces = part.groupby(["who", "way"], sort=False)["y"].transform(lambda y: y.isna().cumsum())
-        others = [way for way in ways if way != INVARIANCE]
+        others = [way for way in ways if way not in _SOLID]
         sns.lineplot(
             part.assign(piece=pieces),
             x="x",
@@ -124,7 +126,7 @@ class Lines:
             style="way",
             style_order=ways,
             dashes={way: _dashes(way, others) for way in ways},
-            markers={way: "o" if way == INVARIANCE else _MARKERS[others.index(way) % len(_MARKERS)] for way in ways},
+            markers={way: "o" if way in _SOLID else _MARKERS[others.index(way) % len(_MARKERS)] for way in ways},
             units="piece",
             estimator=None,
             sort=self.sort,
@@ -179,7 +181,8 @@ class Lines:
         elif axis.values:
             edge = 0.03 * (axis.values[-1] - axis.values[0]) or 0.5
             axes.set_xlim(axis.values[0] - edge, axis.values[-1] + edge)
-            axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 1.5, 2, 2.5, 3, 5, 10]))
+            whole = all(value == int(value) for value in axis.values)
+            axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 1.5, 2, 2.5, 3, 5, 10], integer=whole))
             axes.xaxis.set_minor_locator(FixedLocator(axis.values))
 
     def _count(self, axes: Axes, values: tuple[float, ...], labels: tuple[str, ...]) -> None:
@@ -221,6 +224,6 @@ def taken(axes: Axes) -> tuple[list[Artist], list[str]]:
 
 
 def _dashes(way: str, others: list[str]) -> tuple[float, ...] | str:
-    if way == INVARIANCE:
+    if way in _SOLID:
         return ""
     return (1, 1.2) if way.endswith(DOTTED) else _DASHES[others.index(way) % len(_DASHES)]

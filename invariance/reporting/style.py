@@ -24,6 +24,9 @@ LIGHT, DARK = ("#1b1f24", "#ffffff"), ("#e4e7eb", "#14171b")
 """Colours of text and paper."""
 
 _DPI = 160
+_LEAST, _MOST = 1.05, 1.7
+"""Pixels of the page that a point of a figure is at least, and at most."""
+
 _DIGITS = 9
 """Of the places of axes, as shares of the figure."""
 
@@ -103,6 +106,10 @@ def embedded(text: str, prefix: str, label: str | None) -> str:
     said = f'role="img" aria-label="{escape(label)}"' if label else 'aria-hidden="true"'
     head, rest = text.split(">", 1)
     head = re.sub(r' (?:width|height|version|xmlns(?::\w+)?)="[^"]*"', "", head).replace("xlink:", "")
+    wide = re.search(r'viewBox="0 0 ([\d.]+)', head)  # letters stay readable on a phone, and no larger than the text
+    if wide:
+        points = float(wide[1])
+        head += f' style="min-width:{_LEAST * points:.0f}px;max-width:{_MOST * points:.0f}px"'
     return f"{head} {said}>{rest.replace('xlink:href', 'href')}".strip()
 
 

@@ -135,7 +135,7 @@ def unseen(family: Family, slug: str) -> Table | None:
     header += [f"{classes} classes, {fit_title(fit)}" for fit in fits for classes in (SAME, UNSEEN)]
     ways: list[tuple[Fit, str]] = [(IDENTITY, ""), *((fit, classes) for fit in fits for classes in (SAME, UNSEEN))]
     runs: dict[tuple[int, int], tuple[str, ...]] = {}
-    for subject in _networks(family):
+    for subject in (one for one in _networks(family) if any(_control(family, one, fit) for fit in fits)):
         curves = [curve(family, subject, fit, HALF_ERROR, classes) for fit, classes in ways]
         for k, point in enumerate(subject.facts.points):
             row = [f"{subject.network} (seed {subject.seed}): {point.label}"]

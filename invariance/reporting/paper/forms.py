@@ -5,9 +5,9 @@ from dataclasses import replace
 
 import pandas as pd
 
-from invariance.reporting.curves import IDENTITY, METRICS, Family, Fit, Subject, counts, fit_title, words
+from invariance.reporting.curves import IDENTITY, METRICS, Family, Fit, Subject, fit_title, words
 from invariance.reporting.figure import Figure
-from invariance.reporting.forms import HOW, SHORT, ranges_of, remarks, what_of
+from invariance.reporting.forms import HOW, SHORT, ranges_of, remarks, source, what_of
 from invariance.reporting.lines import Axis, Lines
 from invariance.reporting.paper.figures import called, number
 from invariance.reporting.style import BLUE, GRAY, INK, ORANGE
@@ -64,7 +64,7 @@ def _extremes(
     through = f" M_g: {fit_title(fit)}." if fit != IDENTITY else " No map was fitted."
     caption = (
         f"{what_of(metric)} of the network trained with the largest range of each family (blue) and of the baseline "
-        f"(black or white) under each g of the family’s grid, over {_source(families, metric)}. {HOW[metric]}{through} "
+        f"(black or white) under each g of the family’s grid, over {source(families, metric)}. {HOW[metric]}{through} "
         "Shaded: what training drew from. Bands: 95 % intervals over images."
     )
     solver = "" if first else f"-{_file(fit)}"
@@ -94,7 +94,7 @@ def _all_networks(families: Sequence[Family], form: str, metric: str, slug: str,
     axes = {family.name: axis_of(family, list(ranges_of(family)), shade=False) for family in shown}
     caption = (
         f"{what_of(metric)} of every network trained with a family, coloured from the smallest range to the largest, "
-        f"and of the baseline (gray), under each g of the family’s grid, over {_source(held, metric)}; one seed each. "
+        f"and of the baseline (gray), under each g of the family’s grid, over {source(held, metric)}; one seed each. "
         f"{HOW[metric]} The rows have y axes of their own; the intervals are in the tables."
         f"{_networks_without(held, form)}"
     )
@@ -138,7 +138,7 @@ def cross(foreign: Sequence[Family], own: Sequence[Family], slug: str) -> Figure
     frame = frame.sort_values("family", kind="stable").reset_index(drop=True)
     caption = (
         f"Networks trained on {trained_on}, measured on {measured_on} and on {trained_on} itself: 1 − L_L2, so higher "
-        f"is better and 1 is untouched; over {_source(foreign, 'l2_distance')}. The network of the family’s largest "
+        f"is better and 1 is untouched; over {source(foreign, 'l2_distance')}. The network of the family’s largest "
         "range, and the baseline. Maps are fitted on images of the data measured on. Bands: 95 % intervals "
         f"over images. The rows have y axes of their own.{remarks(frame, 'l2_distance')}"
     )
@@ -228,16 +228,6 @@ def _short(fit: Fit) -> str:
 
 def _names(families: Sequence[Family]) -> str:
     return ", ".join(words(family.name) for family in families)
-
-
-def _source(families: Sequence[Family], metric: str) -> str:
-    """The images that the numbers of a metric are over, in words."""
-    numbers, splits = list[int](), set[str]()
-    for family in families:
-        rows = family.rows[(family.rows["metric"] == metric) & family.rows["score"].notna()]
-        numbers += rows["n_images"].tolist()
-        splits |= set(rows["split"])
-    return f"{counts(numbers)} images of {families[0].data.rpartition('@')[2]} ({', '.join(sorted(splits))})"
 
 
 def _without(shown: Sequence[Family]) -> str:

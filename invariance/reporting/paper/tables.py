@@ -53,24 +53,7 @@ def accuracy(collected: Collected) -> Table | None:
     sets = list(
         numbers[["data", "split"]].drop_duplicates().sort_values(["data", "split"]).itertuples(index=False, name=None)
     )
-    header, cells = ["network", "seed"], [[network, str(seed)] for network, seed, _ in order]
-    runs: dict[tuple[int, int], tuple[str, ...]] = {}
-    for data, split in sets:
-        of = numbers[(numbers["data"] == data) & (numbers["split"] == split)]
-        header.append(f"{data}, {counts(of['n_images'])} images of {split}")
-        found = of.set_index(["network", "seed"])[["accuracy", "low", "high", "run"]]
-        for k, ((network, seed, _), row) in enumerate(zip(order, cells, strict=True)):
-            if (network, seed) not in found.index:
-                row.append(GAP)
-                continue
-            *ends, run = found.loc[(network, seed)]
-            runs[k, len(row)] = (run,)
-            row.append(percent(*ends))
-        if data in paper:
-            header.append(f"{data}, printed in Table 3")
-            for (network, seed, _), row in zip(order, cells, strict=True):
-                value = printed.accuracy(data, network, seed)
-                row.append(GAP if np.isnan(value) else f"{100 * value:.2f}")
+    header, cells, runs = _accuracies(numbers, sets, [(network, seed) for network, seed, _ in order], paper)
     place = {(network, seed): k for k, (network, seed, _) in enumerate(order)}
     places = [place[key] for key in numbers[["network", "seed"]].itertuples(index=False, name=None)]
     numbers = numbers.iloc[np.argsort(places, kind="stable")]
@@ -84,6 +67,31 @@ def accuracy(collected: Collected) -> Table | None:
             "its baselines 1 to 3 beside our seeds 0 to 2, though its seeds are not ours."
         )
     return Table("accuracy", caption, header, cells, numbers, runs=runs)
+
+
+def _accuracies(
+    numbers: pd.DataFrame, sets: list[tuple[str, str]], order: list[tuple[str, int]], paper: list[str]
+) -> tuple[list[str], list[list[str]], dict[tuple[int, int], tuple[str, ...]]]:
+    """Header, cells and runs of Table 3: a line a network, a column a data set and split, and what is printed."""
+    header, cells = ["network", "seed"], [[network, str(seed)] for network, seed in order]
+    runs: dict[tuple[int, int], tuple[str, ...]] = {}
+    for data, split in sets:
+        of = numbers[(numbers["data"] == data) & (numbers["split"] == split)]
+        header.append(f"{data}, {counts(of['n_images'])} images of {split}")
+        found = of.set_index(["network", "seed"])[["accuracy", "low", "high", "run"]]
+        for k, (key, row) in enumerate(zip(order, cells, strict=True)):
+            if key not in found.index:
+                row.append(GAP)
+                continue
+            *ends, run = found.loc[key]
+            runs[k, len(row)] = (run,)
+            row.append(percent(*ends))
+        if data in paper:
+            header.append(f"{data}, printed in Table 3")
+            for (network, seed), row in zip(order, cells, strict=True):
+                value = printed.accuracy(data, network, seed)
+                row.append(GAP if np.isnan(value) else f"{100 * value:.2f}")
+    return header, cells, runs
 
 
 def accuracy_places(table: Table) -> list[Place]:
