@@ -51,7 +51,8 @@ def against_baseline(family: Family, metric: str, slug: str) -> Figure | None:
     shaded = " Shaded: what training drew from." if family.trained else ""
     caption = (
         f"{what_of(metric)} of {names} under each g of {family.compared[-1].facts.grid}, "
-        f"over {source([family], metric)}. {HOW[metric]}{shaded} Bands: 95 % intervals over images. {_untouched(family)}"
+        f"over {source([family], metric)}. {HOW[metric]}{shaded} "
+        f"Bands: 95 % intervals over images. {_untouched(family)}"
     )
     form = "trained against baseline" if len(family.compared) == 2 else family.compared[0].network
     return _figure(family, metric, f"{slug}-baseline-{SHORT[metric]}", form, caption, colours_of(family), bands=True)
