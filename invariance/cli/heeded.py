@@ -55,20 +55,27 @@ _MEASURING = (
     Unread("trainer.channels_last", "measuring keeps images' channels apart"),
     Unread("trainer.workers", "measuring reads ahead by one thread"),
 )
+_OTHER_DATA = (
+    Unread("data.colour", "images are read in the colours that each network takes"),
+    Unread("data.input_size", "images are read at the size that each network takes"),
+    Unread("data.mean", "a network subtracts the mean that it was trained with"),
+)
 _PLANNED = "check=true measures nothing and plans nothing"
 
 UNREAD: dict[str, tuple[Unread, ...]] = {
     "prepare": (
         Unread("data.fit", "training and measuring choose the images that maps are fitted on"),
         Unread("data.report", "training and measuring choose the split that is reported on"),
+        Unread("data.input_size", "size= is given"),
         Unread("verify", "renew=true decodes everything anew", _is("renew", True)),
     ),
     "train": (
         _STEP,
+        Unread("data.input_size", "model.input_size is the network's"),
         Unread("transform.joint", "finetuning chooses G, as G={rotation: {angles: [-10, 10]}}"),
         Unread("transform.sweep", "-m range=5,10 chooses the ranges of a sweep"),
     ),
-    "measure": _MEASURING,
+    "measure": (*_MEASURING, *_OTHER_DATA),
     "distance": _MEASURING,
     "finetune": (_STEP,),
     "status": (Unread("every", "seal=true looks once", _is("seal", True)),),
