@@ -1,6 +1,7 @@
 """The code of the documentation runs: Python as it stands, shell up to what each command checks before it computes.
 
-A block without a language is shell, `python` is Python; `text` is what something prints, and `yaml` a file. What a
+A block without a language is shell, `python` is Python; `text` is what something prints, `yaml` a file, and
+`latex` lines of a document that is not here. What a
 reader need not see stands in an HTML comment right before a block: `<!-- setup`, with Python that a block rests on,
 or `<!-- not run: why -->`.
 """
@@ -69,7 +70,7 @@ def test_every_block_stands_between_fences_and_has_a_language_that_is_known():
     for path in PAGES:
         beside = BLOCK.sub("", path.read_text(encoding="utf-8"))
         assert not re.search(r"\n\n    \S", beside), f"{path.name}: an indented block"
-    kinds = {language: blocks(language) for language in ("", "python", "yaml", "text")}
+    kinds = {language: blocks(language) for language in ("", "python", "yaml", "text", "latex")}
     total = sum(len(re.findall(r"^```\w*$", path.read_text(encoding="utf-8"), re.M)) for path in PAGES)
     assert 2 * sum(map(len, kinds.values())) == total
     assert all(block.note.partition(":")[2].strip() for block in kinds[""] if block.note.startswith("not run"))
