@@ -3,7 +3,6 @@
 import math
 import subprocess
 import sys
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,8 +18,9 @@ from invariance.engine.features import InMemory
 from invariance.engine.recorder import Listed
 from invariance.errors import UserError
 from invariance.maps import MinibatchSGD, OnlineSGD, Ridge
-from invariance.maps.spec import Fit
+from invariance.maps.spec import MapSpec
 from invariance.measures import INDEX_NAMES, MEASURES
+from invariance.models.model import wrap
 from invariance.runs.rows import COLUMNS
 
 CPU = torch.device("cpu")
@@ -49,7 +49,7 @@ class Net(nn.Module):
 
 
 def model(net, name="net"):
-    return SimpleNamespace(module=net.eval(), preprocess=lambda x: x / 255 - 0.4, name=name, device=CPU)
+    return wrap(net.eval(), preprocess=lambda x: x / 255 - 0.4, name=name)
 
 
 def drawn(n, seed=0, low=0, high=256, shape=(1, 7, 9)):
@@ -259,16 +259,15 @@ def test_a_measure_from_outside_is_a_row_both_ways():
 @pytest.mark.parametrize(
     ("images", "told"),
     [
-        (drawn(8).float() / 255, "floats up to .*, as images in .0, 1. have"),
-        (drawn(8).float() - 9, "values from -9 to"),
-        (drawn(8).float() * 2, "give images in .0, 255."),
+        (drawn(8).float() / 255, "floats of at most .* seem to be in .0, 1."),
+        (drawn(8).float() - 9, "images hold -9"),
+        (drawn(8).float() * 2, "give uint8, or floats in .0, 255."),
         (torch.full((8, 1, 7, 9), math.nan), "NaN"),
-        (drawn(8)[:, 0], r"of shape \(8, 7, 9\): give \(N, C, H, W\)"),
-        (drawn(8, shape=(7, 9, 3)), "look like .N, H, W, C."),
-        (drawn(8)[:0], "with an image at least"),
-        (drawn(8).long(), "a tensor of torch.int64"),
-        (drawn(8).numpy().astype(np.int32), "an array of int32"),
-        ([1, 2], "images: a list"),
+        (drawn(8)[:, 0], r"of shape \(8, 7, 9\) are not images \(N, C, H, W\)"),
+        (drawn(8, shape=(7, 9, 3)), "seem to be .N, H, W, C."),
+        (drawn(8)[:0], "there are none"),
+        (drawn(8).numpy() > 9, "of type bool"),
+        (3, "images: a int"),
     ],
 )
 def test_what_are_no_images_is_refused_in_one_line(images, told):
@@ -293,7 +292,7 @@ def test_what_are_no_images_is_refused_in_one_line(images, told):
         ({"fit": 0.001}, "fit=0.001 of 40 images"),
         ({"fit": drawn(40)}, "fit holds the images that are reported on"),
         ({"fit": drawn(9, shape=(3, 7, 9))}, "fit images .3, 7, 9. are not of the shape .1, 7, 9."),
-        ({"fit": drawn(40).float() / 300}, "fit: floats up to"),
+        ({"fit": drawn(40).float() / 300}, "fit: images are floats of at most"),
         ({"layers": "acti"}, "layer='acti' is not in the network; did you mean 'act'"),
         ({"layers": []}, "layers=.*give the name of a layer"),
         ({"layers_b": ["act", "act"]}, "layers_b=.*is there twice"),
@@ -309,11 +308,11 @@ def test_what_makes_no_sense_is_refused_in_one_line(settings, told):
 
 
 def test_a_module_alone_and_a_preprocessing_that_loses_images_are_refused():
-    with pytest.raises(UserError, match="a: a Net has no module; give a model with its preprocessing"):
+    with pytest.raises(UserError, match=r"a: a Net is no model; give wrap\(module, preprocess=…\)"):
         compare_models(Net(1), model(Net(2)), drawn(4), layers="act")
     half = model(Net(1))
     half.preprocess = lambda x: x[:1]
-    with pytest.raises(UserError, match="net: preprocess gives no tensor with a row an image"):
+    with pytest.raises(UserError, match="net: preprocess gives .* for images"):
         compare_models(model(Net(2)), half, drawn(4), layers="act")
 
 
@@ -345,7 +344,7 @@ def sources(count=4, n_fit=60, n_report=50):
     return found
 
 
-FITS = [Fit("linear", "ridge", Ridge(strengths=[0.1]))]
+FITS = [MapSpec("linear", "ridge", Ridge(strengths=[0.1]))]
 ALL = [MEASURES[name] for name in INDEX_NAMES]
 
 

@@ -20,7 +20,7 @@ pytest.importorskip("wandb_workspaces.workspaces")
 
 from invariance.errors import UserError
 from invariance.experiments.dashboard import dashboard
-from invariance.maps.spec import Fit
+from invariance.maps.spec import MapSpec
 from invariance.reporting.contents import Figure, Heading, Paragraph, TableText, read_contents
 from invariance.reporting.workspace import build, send
 from invariance.runs.rows import read_rows
@@ -447,5 +447,5 @@ def test_pairs_of_one_family_are_told_from_others_in_both_directions():
 
 
 def test_ways_are_named_by_map_and_solver():
-    fits = [Fit("identity"), Fit("residual", "ridge"), Fit("mlp", "minibatch_sgd")]
+    fits = [MapSpec("identity"), MapSpec("residual", "ridge"), MapSpec("mlp", "minibatch_sgd")]
     assert [way(fit) for fit in fits] == ["invariance", "equivariance_ridge", "equivariance_mlp_minibatch_sgd"]

@@ -20,6 +20,7 @@ from invariance.data.sources.trees import Tree
 from invariance.device import require
 from invariance.errors import UserError
 from invariance.progress import bar
+from invariance.seeds import generator
 from invariance.settings.fields import LARGEST_SIZE
 
 _THREADS = 4
@@ -89,6 +90,47 @@ def load_images(
             raise UserError("images: a Dataset gives its own labels; leave labels= out")
         return _of_dataset(images, size, colour, name or "images", progress)
     raise UserError(f"images: a {type(images).__name__} is none; give arrays {_FORM}, a Dataset or a folder")
+
+
+def fit_and_report(
+    images: Images, fit: object, fit_labels: object = None, *, seed: int = 0, size: int | None = None
+) -> tuple[tuple[Images, NDArray[np.int64]] | None, tuple[Images, NDArray[np.int64]]]:
+    """Which images maps are fitted on, if any, and which are reported on: images, and which of them.
+
+    Args:
+        images: those that are given.
+        fit: images of their own, as `load_images` takes them; or a share of `images` to deal out, as 0.5; or None.
+        fit_labels: labels of fit images of their own.
+        seed: seed of the deal.
+        size: as `load_images` takes it, for fit images.
+
+    Raises:
+        UserError: for a share that leaves a side without images, labels of no images, or fit images of another shape
+            or that are those to report on.
+    """
+    everything = np.arange(len(images))
+    if fit is None:
+        if fit_labels is not None:
+            raise UserError("fit_labels are of fit images: give fit=…")
+        return None, (images, everything)
+    if isinstance(fit, bool | int | float | np.number):
+        count = round(float(fit) * len(images)) if 0 < float(fit) < 1 else 0
+        if isinstance(fit, bool) or not 0 < count < len(images):
+            raise UserError(f"fit={fit!r} of {len(images)} images: give images, or a share between 0 and 1 as 0.5")
+        if fit_labels is not None:
+            raise UserError("fit_labels: with fit= as a share, labels= are of all images; leave it out")
+        turn = torch.randperm(len(images), generator=generator(seed, "fit images")).numpy()
+        return (images, np.sort(turn[:count])), (images, np.sort(turn[count:]))
+    try:
+        own = load_images(fit, fit_labels, size=size)
+    except UserError as error:
+        raise UserError(f"fit: {error}") from error
+    shapes = tuple(one.images.shape[1:] for one in (own, images))
+    if shapes[0] != shapes[1]:
+        raise UserError(f"fit images {shapes[0]} are not of the shape {shapes[1]} of the images")
+    if len(own) == len(images) and np.array_equal(own.images, images.images):
+        raise UserError("fit holds the images that are reported on; give others, or fit=0.5 to deal them")
+    return (own, np.arange(len(own))), (images, everything)
 
 
 def _of_array(given: torch.Tensor | NDArray[Any], size: int | None, colour: str) -> NDArray[Any]:

@@ -1,26 +1,26 @@
 """How far apart two networks are, or layers of one, on images that somebody has at hand (Sec. 5.3)."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import Any, Protocol
+from typing import Any
 
 import pandas as pd
 import torch
 from rich.progress import Progress
-from torch import Tensor, nn
+from torch import Tensor
 
+from invariance.data.given import fit_and_report, load_images
 from invariance.device import machine_bytes, require
 from invariance.engine.comparing import INDICES, SIDES, Result, compare, part_of, units_of
 from invariance.engine.features import InMemory
-from invariance.engine.given import dealt, images_given
 from invariance.engine.pair_rows import Named, Pair, PairRows
 from invariance.errors import UserError
 from invariance.maps import SOLVERS_OF, Solver, solver_from_config
 from invariance.maps.settings import name_of
-from invariance.maps.spec import Fit
+from invariance.maps.spec import MapSpec
 from invariance.measures import INDEX_NAMES, Measure, measure_named
-from invariance.models.representation import Representation
+from invariance.models.model import Model, require_model
 from invariance.progress import bar
 from invariance.runs.rows import Row, to_frame
 from invariance.settings.base import Settings, checked
@@ -28,26 +28,6 @@ from invariance.settings.fields import Batch, Gigabytes, Seed
 
 Layers = str | Sequence[str]
 Maps = str | Solver | Sequence[str | Solver]
-
-
-class Network(Protocol):
-    """A network as comparing takes it."""
-
-    @property
-    def module(self) -> nn.Module:
-        """From preprocessed images to logits."""
-
-    @property
-    def preprocess(self) -> Callable[[Tensor], Tensor]:
-        """From float images (B, C, H, W) in [0, 255] to what the module takes."""
-
-    @property
-    def name(self) -> str:
-        """How rows name it."""
-
-    @property
-    def device(self) -> torch.device:
-        """Where it is."""
 
 
 class Comparison(pd.DataFrame):  # type: ignore[misc]  # pandas has no types
@@ -102,8 +82,8 @@ class _Numbers(Settings):
 
 
 def compare_models(
-    a: Network,
-    b: Network,
+    a: Model,
+    b: Model,
     images: object,
     *,
     layers: Layers,
@@ -126,7 +106,7 @@ def compare_models(
     Args:
         a: a network with its preprocessing.
         b: another, or the same.
-        images: those to report on: uint8 array or tensor (N, C, H, W), or floats in [0, 255].
+        images: those to report on, as `load_images` takes them.
         layers: names of the layers to compare, one or several.
         layers_b: those of b, where they are others or have other names.
         fit: images that maps are fitted on; or a share of `images` that is dealt out for it, as 0.5.
@@ -145,19 +125,27 @@ def compare_models(
         UserError: for a map without fit images, images that are none, and all else that the user can mend.
     """
     checked(_Numbers, {"seed": seed, "batch": batch, "memory_gb": memory_gb})
-    sides = dealt(images_given(images), fit, seed)
+    sides = _sides(images, fit, seed)
     fits, measures = _fits(maps, sides[0] is not None), [_index(name) for name in indices]
     if not fits and not measures:
         raise UserError("nothing to compare by: give maps= or indices=")
     layers_of = _layers(layers, "layers"), _layers(layers if layers_b is None else layers_b, "layers_b")
-    _check(a, "a")
-    _check(b, "b")
+    require_model(a, "a")
+    require_model(b, "b")
     memory = machine_bytes() / 2 if memory_gb is None else float(memory_gb) * 1e9
     with bar(progress) as shown:
         return _Work((a, b), layers_of, sides, memory, batch, shown).table(fits, measures, scaled)
 
 
-def _fits(maps: Maps | None, fitted: bool) -> list[Fit]:
+def _sides(images: object, fit: object, seed: int) -> tuple[Tensor | None, Tensor]:
+    """The images to fit maps on, if any, and those to report on."""
+    fitted, reported = fit_and_report(load_images(images), fit, seed=seed)
+    taken = [None if one is None else torch.from_numpy(one[0].images[one[1]]) for one in (fitted, reported)]
+    assert taken[1] is not None
+    return taken[0], taken[1]
+
+
+def _fits(maps: Maps | None, fitted: bool) -> list[MapSpec]:
     """What is fitted: E by every solver.
 
     Raises:
@@ -165,7 +153,7 @@ def _fits(maps: Maps | None, fitted: bool) -> list[Fit]:
     """
     if maps is None:
         maps = ("ridge",) if fitted else ()
-    fits: list[Fit] = []
+    fits: list[MapSpec] = []
     for one in [maps] if isinstance(maps, str) or not isinstance(maps, Sequence) else maps:
         solver = solver_from_config(one, {}) if isinstance(one, str) else one
         name = name_of(solver)
@@ -173,7 +161,7 @@ def _fits(maps: Maps | None, fitted: bool) -> list[Fit]:
             raise UserError(f"maps: {name} cannot fit E; choose of {', '.join(SOLVERS_OF['linear'])}")
         if name in [fit.solver for fit in fits]:
             raise UserError(f"maps: {name} is there twice, and rows would not tell one from the other")
-        fits.append(Fit("linear", name, solver))
+        fits.append(MapSpec("linear", name, solver))
     if fits and not fitted:
         raise UserError(
             f"maps={', '.join(fit.solver for fit in fits)} without fit images, and no map is fitted on the images that "
@@ -200,28 +188,14 @@ def _layers(layers: Layers, what: str) -> tuple[str, ...]:
     return names
 
 
-def _check(network: Network, what: str) -> None:
-    """Refuse what does not say how it takes images."""
-    for name in ("module", "preprocess", "name", "device"):
-        if not hasattr(network, name):
-            raise UserError(
-                f"{what}: a {type(network).__name__} has no {name}; give a model with its preprocessing, not a module "
-                "alone"
-            )
-
-
-def _phi(network: Network, layers: Sequence[str], images: Tensor, batch: int, shown: Progress) -> dict[str, Tensor]:
-    """φ (N, D) of images at every layer, float32 in host memory."""
-    cuts = {layer: Representation(network.module, layer) for layer in layers}
-    task = shown.add_task(f"φ of {network.name}", total=len(images))
+def _phi(model: Model, layers: Sequence[str], images: Tensor, batch: int, shown: Progress) -> dict[str, Tensor]:
+    """φ (N, D) of images at every layer, float32 in host memory, from one pass."""
+    cut = model.cut(layers)
+    task = shown.add_task(f"φ of {model.name}", total=len(images))
     result: dict[str, Tensor] = {}
     for start in range(0, len(images), batch):
-        x = images[start : start + batch].to(network.device).float()
-        prepared = network.preprocess(x)
-        if not isinstance(prepared, Tensor) or len(prepared) != len(x):
-            raise UserError(f"{network.name}: preprocess gives no tensor with a row an image for {tuple(x.shape)}")
-        for layer, cut in cuts.items():
-            r = cut.phi(prepared)
+        x = images[start : start + batch]
+        for layer, r in cut.phi(model.prepare(x)).items():
             if layer not in result:
                 require(4 * len(images) * r.shape[1], f"layer {layer} of {len(images)} images", "choose fewer images")
                 result[layer] = torch.empty(len(images), r.shape[1])
@@ -244,14 +218,14 @@ class _Work:
         shown: the display to which bars are added.
     """
 
-    networks: tuple[Network, Network]
+    networks: tuple[Model, Model]
     layers: tuple[tuple[str, ...], tuple[str, ...]]
     images: tuple[Tensor | None, Tensor]
     memory: float
     batch: int
     shown: Progress
 
-    def table(self, fits: Sequence[Fit], measures: Sequence[Measure], scaled: bool) -> Comparison:
+    def table(self, fits: Sequence[MapSpec], measures: Sequence[Measure], scaled: bool) -> Comparison:
         """The rows of every layer of a with every one of b."""
         a, b = (network.name for network in self.networks)
         names = (a, b) if a != b else (f"{a} (a)", f"{b} (b)")
@@ -276,7 +250,7 @@ class _Work:
         return [(f"a:{one}", f"b:{other}") for one, other in product(*self.layers)]
 
     def _rows(
-        self, sources: Mapping[str, InMemory], fits: Sequence[Fit], indices: Sequence[Measure], make: PairRows
+        self, sources: Mapping[str, InMemory], fits: Sequence[MapSpec], indices: Sequence[Measure], make: PairRows
     ) -> dict[Pair, list[Row]]:
         """The rows of every pair by these ways of comparing, way by way."""
         found = self._found(sources, fits, indices)
@@ -295,7 +269,7 @@ class _Work:
         return rows
 
     def _found(
-        self, sources: Mapping[str, InMemory], fits: Sequence[Fit], indices: Sequence[Measure]
+        self, sources: Mapping[str, InMemory], fits: Sequence[MapSpec], indices: Sequence[Measure]
     ) -> dict[tuple[str, str, str], Result]:
         """What came out by way, source and target."""
         wanted = {way for pair in self._pairs for way in (pair, pair[::-1])}

@@ -20,7 +20,7 @@ from invariance.device import full_float32, require
 from invariance.engine.recorder import Listed, Recorder
 from invariance.errors import UserError
 from invariance.maps import FittedMaps, Ridge
-from invariance.maps.spec import Fit
+from invariance.maps.spec import MapSpec
 from invariance.measures import Measure
 from invariance.measures.distance import l2_distance_per_image
 from invariance.measures.moments import Centred, Pairing, Side, centred
@@ -103,7 +103,7 @@ def part_of(result: Result, unit: Unit, target: str) -> Result:
 
 def compare(
     sources: Mapping[str, Source],
-    fits: Sequence[Fit] = (),
+    fits: Sequence[MapSpec] = (),
     indices: Sequence[Measure] = (),
     *,
     units: Sequence[Unit] | None = None,
@@ -170,7 +170,7 @@ def _same_images(sources: Mapping[str, Source], fitted: bool) -> None:
 
 def units_of(
     sources: Mapping[str, Source],
-    fits: Sequence[Fit],
+    fits: Sequence[MapSpec],
     indices: bool,
     *,
     memory: float,
@@ -199,7 +199,7 @@ def units_of(
 
 
 def _groups(
-    sources: Mapping[str, Source], fits: Sequence[Fit], memory: float, device: torch.device
+    sources: Mapping[str, Source], fits: Sequence[MapSpec], memory: float, device: torch.device
 ) -> Iterator[list[str]]:
     """Targets that are held in memory together: all of one D, as many as the bound allows, and at least one."""
     by_dim: dict[int, list[str]] = {}
@@ -213,7 +213,7 @@ def _groups(
 
 
 def group_size(
-    dim: int, largest: int, n_fit: int, n_report: int, *, fits: Sequence[Fit], memory: float, device: torch.device
+    dim: int, largest: int, n_fit: int, n_report: int, *, fits: Sequence[MapSpec], memory: float, device: torch.device
 ) -> int:
     """How many targets of D dimensions fit into memory together, and at least one.
 
@@ -285,7 +285,7 @@ class Held:
         return Side(values, self._centred[label])
 
 
-def _fit(unit: Unit, fit: Fit, held: Held, relu: bool | None, progress: bool | Progress) -> Result:
+def _fit(unit: Unit, fit: MapSpec, held: Held, relu: bool | None, progress: bool | Progress) -> Result:
     """E of one source to all targets of a unit in one stacked fit, and L_L2 of every image."""
     from invariance.engine.fit import fit_maps  # Lightning, which what fits nothing need not wait for
 

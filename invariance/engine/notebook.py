@@ -9,9 +9,8 @@ import numpy as np
 import torch
 import xxhash
 from numpy.typing import NDArray
-from torch import nn
 
-from invariance.data.given import Images, load_images
+from invariance.data.given import Images, fit_and_report, load_images
 from invariance.device import choose_device
 from invariance.engine.grids import grids_for
 from invariance.engine.groups import Group, Measured
@@ -25,10 +24,9 @@ from invariance.maps import SOLVERS, MinibatchSGD, OnlineSGD, Ridge
 from invariance.maps.settings import name_of
 from invariance.maps.spec import MapSpec
 from invariance.models.layers import choose_layers
-from invariance.models.model import Model
+from invariance.models.model import Model, require_model
 from invariance.progress import bar
 from invariance.runs.origin import made_by
-from invariance.seeds import generator
 from invariance.transforms.base import Transform
 
 MEASURES = ("error_rate", "l2_distance")
@@ -89,9 +87,7 @@ def measure_model(
     """
     networks: list[Any] = list(network) if isinstance(network, list | tuple) else [network]
     for one in networks:
-        if not isinstance(one, Model):
-            how = "wrap(module, preprocess=…)" if isinstance(one, nn.Module) else "wrap(…) or load_model(…)"
-            raise UserError(f"network: a {type(one).__name__} is no model; give {how}")
+        require_model(one, "network")
     names = [one.name for one in networks]
     if len(set(names)) < len(names):
         raise UserError(f"network: several are called {names[0]}; give each another name, as wrap(…, name='a')")
@@ -161,30 +157,12 @@ class _Asked:
 
     def _samples(self, model: Model) -> tuple[Sample, Sample | None]:
         """The images to report on, and those to fit on."""
-        report = load_images(self.images, self.labels, size=_size(self.images, model))
-        classes = _classes(model)
-        if self.fit is None:
-            if self.fit_labels is not None:
-                raise UserError("fit_labels are of fit images: give fit=…")
-            return _sample("report", report, np.arange(len(report)), classes), None
-        if isinstance(self.fit, float):
-            if not 0 < self.fit < 1 or not 1 <= round(self.fit * len(report)) < len(report):
-                raise UserError(f"fit={self.fit}: give a share between 0 and 1 that leaves images on both sides")
-            if self.fit_labels is not None:
-                raise UserError("fit_labels: with fit= as a share, labels= are of all images; leave it out")
-            turn = torch.randperm(len(report), generator=generator(self.seed, "fit images")).numpy()
-            count = round(self.fit * len(report))
-            chosen = np.sort(turn[:count]), np.sort(turn[count:])
-            return _sample("report", report, chosen[1], classes), _sample("fit", report, chosen[0], classes)
-        fit = load_images(self.fit, self.fit_labels, size=_size(self.fit, model))
-        if fit.images.shape[1:] != report.images.shape[1:]:
-            raise UserError(
-                f"fit: images {fit.images.shape[1:]} are not of the shape {report.images.shape[1:]} of images"
-            )
-        return (
-            _sample("report", report, np.arange(len(report)), classes),
-            _sample("fit", fit, np.arange(len(fit)), classes),
-        )
+        given = load_images(self.images, self.labels, size=_size(self.images, model))
+        size = _size(self.fit, model)
+        fit, report = fit_and_report(given, self.fit, self.fit_labels, seed=self.seed, size=size)
+        classes = None if model.classes is None else len(model.classes)
+        fitted = None if fit is None else _sample("fit", *fit, classes)
+        return _sample("report", *report, classes), fitted
 
     def _measures(self, report: Sample) -> list[str]:
         if self.measures is None:
@@ -209,10 +187,6 @@ def _sample(split: str, images: Images, indices: NDArray[np.int64], classes: int
         if classes is not None and int(labels.max()) >= classes:
             raise UserError(f"labels: class {int(labels.max())} of a network with {classes} classes; they go from 0")
     return Sample(split, images.images, indices, labels)
-
-
-def _classes(model: Model) -> int | None:
-    return None if model.classes is None else len(model.classes)
 
 
 def _images(sample: Sample) -> NDArray[Any]:

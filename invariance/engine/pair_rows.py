@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from invariance.engine.comparing import INDICES, SIDES, Result
-from invariance.maps.spec import Fit
+from invariance.maps.spec import MapSpec
 from invariance.measures import Measure
 from invariance.measures.bootstrap import Interval, bootstrap
 from invariance.runs.rows import Row
@@ -66,7 +66,7 @@ class PairRows:
         self._splits = dict(zip(SIDES, splits, strict=True))
         self._counts = dict(zip(SIDES, counts, strict=True))
 
-    def of_fit(self, fit: Fit, computed: dict[Pair, tuple[Result, Result]]) -> dict[Pair, list[Row]]:
+    def of_fit(self, fit: MapSpec, computed: dict[Pair, tuple[Result, Result]]) -> dict[Pair, list[Row]]:
         """One-way distances in both directions, their mean (Eq. 4) and their difference (Eq. 9), over both splits.
 
         Args:
@@ -114,7 +114,7 @@ class PairRows:
             ]
         return rows
 
-    def of_flawed(self, pair: Pair, fit: Fit | None, flaw: str) -> list[Row]:
+    def of_flawed(self, pair: Pair, fit: MapSpec | None, flaw: str) -> list[Row]:
         """The rows of a pair of which nothing can be said.
 
         Args:
@@ -136,7 +136,7 @@ class PairRows:
     def _row(
         self,
         way: Pair,
-        fit: Fit | None,
+        fit: MapSpec | None,
         side: str,
         metric: str,
         status: str,

@@ -13,7 +13,7 @@ from invariance.engine.store import Store, images_of
 from invariance.errors import UserError
 from invariance.experiments.pair_features import Member, Stored, features_of
 from invariance.experiments.pair_runs import PairRuns, recording
-from invariance.maps.spec import Fit, fits_of
+from invariance.maps.spec import MapSpec, maps_of
 from invariance.measures import INDEX_NAMES, MEASURES
 from invariance.progress import bar
 from invariance.runs.find import find_runs
@@ -52,9 +52,9 @@ def distance(config: dict[str, Any]) -> None:
         print(f"their features are kept for further networks: {store.root} ({held / 1e9:.2g} GB)")
 
 
-def _fits(config: dict[str, Any]) -> list[Fit]:
+def _fits(config: dict[str, Any]) -> list[MapSpec]:
     """E with every solver that is chosen, where maps are fitted at all."""
-    return fits_of({"linear": {}}, config.get("solver") or {}) if "l2_distance" in config["metrics"] else []
+    return maps_of({"linear": {}}, config.get("solver") or {}) if "l2_distance" in config["metrics"] else []
 
 
 def _members(config: dict[str, Any]) -> list[Member]:

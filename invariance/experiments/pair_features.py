@@ -13,7 +13,7 @@ from invariance.engine.pair_rows import Named
 from invariance.engine.store import Features, Images, Store
 from invariance.errors import UserError
 from invariance.maps import require_room
-from invariance.maps.spec import Fit
+from invariance.maps.spec import MapSpec
 from invariance.runs.checked import Damaged, made_again
 from invariance.runs.outputs import require_writable
 from invariance.training.trained import Network
@@ -122,7 +122,7 @@ class Stored:
 
 
 def features_of(
-    members: Mapping[str, Member], store: Store, fits: Sequence[Fit], progress: Progress
+    members: Mapping[str, Member], store: Store, fits: Sequence[MapSpec], progress: Progress
 ) -> dict[str, Stored]:
     """Features of every network, those that are kept and those that are not yet.
 
@@ -160,7 +160,7 @@ def features_of(
     return sources
 
 
-def _require_room(member: Member, fits: Sequence[Fit]) -> None:
+def _require_room(member: Member, fits: Sequence[MapSpec]) -> None:
     """Refuse maps of a network's features that cannot fit into memory, before the features are computed."""
     fitted = [fit.settings for fit in fits if fit.settings is not None]
     dim = member.network.dim(member.images.prepared.channels) if fitted else 0

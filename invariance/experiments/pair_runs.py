@@ -22,7 +22,7 @@ from invariance.engine.pair_rows import Pair, PairRows, account
 from invariance.errors import UserError
 from invariance.experiments.pair_features import Member, Stored
 from invariance.experiments.pair_units import PLAN, Results
-from invariance.maps.spec import Fit
+from invariance.maps.spec import MapSpec
 from invariance.measures import Measure
 from invariance.runs.files import DONE, write_text
 from invariance.runs.rows import Row, to_frame
@@ -51,7 +51,7 @@ class PairRuns:
     """
 
     def __init__(
-        self, members: Sequence[Member], fits: Sequence[Fit], indices: Sequence[Measure], config: Mapping[str, Any]
+        self, members: Sequence[Member], fits: Sequence[MapSpec], indices: Sequence[Measure], config: Mapping[str, Any]
     ) -> None:
         self.members = {member.label: member for member in members}
         self.fits, self.indices = {fit.name: fit for fit in fits}, indices

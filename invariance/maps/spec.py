@@ -94,7 +94,3 @@ def maps_of(maps: Mapping[str, Any], solvers: Mapping[str, Any]) -> list[MapSpec
             raise UserError(f"map={kind} needs a solver: choose solver=[{','.join(able)}] or one of them")
         specs += [MapSpec(kind, name, solver) for name, solver in usable.items()]
     return specs
-
-
-Fit = MapSpec
-fits_of = maps_of

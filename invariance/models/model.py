@@ -179,6 +179,21 @@ def device_of(device: str | torch.device) -> torch.device:
     return chosen
 
 
+def require_model(given: object, what: str) -> None:
+    """Refuse what is no model.
+
+    Args:
+        given: what a user gave.
+        what: the argument's name.
+
+    Raises:
+        UserError: saying how to make one.
+    """
+    if not isinstance(given, Model):
+        how = "wrap(module, preprocess=…)" if isinstance(given, nn.Module) else "wrap(…) or load_model(…)"
+        raise UserError(f"{what}: a {type(given).__name__} is no model; give {how}")
+
+
 def hash_of_weights(module: nn.Module) -> str:
     """sha256 over a module's weights and buffers, each by its name, type and shape: the same on every device."""
     digest = hashlib.sha256()

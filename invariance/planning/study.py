@@ -28,7 +28,7 @@ from invariance.data.sources.rvl_cdip import RVLCDIP
 from invariance.engine.comparing import group_size
 from invariance.engine.grids import Grid, grids_for, joint_grid
 from invariance.errors import UserError, nearest
-from invariance.maps.spec import JOINT, Fit, fits_of
+from invariance.maps.spec import JOINT, MapSpec, maps_of
 from invariance.planning.templates import Config, Templates, Trained, checked_job, trained_by
 from invariance.planning.work import START, Job, Net, Stage, Unit, Work, shape_of
 from invariance.settings.files import conf_dir
@@ -253,7 +253,7 @@ class Study:
 
     def _measuring(self, config: Config, data: DataSet, images: tuple[int, int] | None = None) -> Job:
         work, disk, chosen = Work({START: 1}), 0.0, self._chosen(config)
-        fits = fits_of(config["map"], config["solver"])
+        fits = maps_of(config["map"], config["solver"])
         counts = images or (data.n_fit(config["fit"]), data.images[config["report"] or data.report])
         for one in chosen:
             for grid in grids_for(one.transform, config["grids"], config.get("grid") or {}):
@@ -261,7 +261,7 @@ class Study:
                 disk += _EXAMPLES * data.channels * self.net.size**2 * len(grid.transform.grid())
         return Job(", ".join(one.label for one in chosen), work, disk)
 
-    def _over(self, grid: Grid, fits: Sequence[Fit], n_fit: int, n_report: int) -> Work:
+    def _over(self, grid: Grid, fits: Sequence[MapSpec], n_fit: int, n_report: int) -> Work:
         """One network over one grid."""
         points, images, dim = len(grid.transform.grid()), n_fit + n_report, shape_of(self.net)[0]
         work = Work(
@@ -292,7 +292,7 @@ class Study:
         for one in chosen:
             work.add(Unit("image φ", (self.net,)), n_fit + n_report)
             work.add(self._moved("image under g", one.transform), n_fit + n_report)
-        fits = fits_of({"linear": {}}, config["solver"]) if "l2_distance" in config["metrics"] else []
+        fits = maps_of({"linear": {}}, config["solver"]) if "l2_distance" in config["metrics"] else []
         device = torch.device("cuda" if self.trainer == "gpu" and torch.cuda.is_available() else "cpu")
         memory = float(config["memory_gb"]) * 1e9
         held = group_size(dim, dim, n_fit, n_report, fits=fits, memory=memory, device=device)
@@ -317,7 +317,7 @@ class Study:
     def _finetuning(self, config: Config) -> Job:
         work, disk, chosen, recipe = Work({START: 1}), 0.0, self._chosen(config), config["recipe"]
         dim, parameters = shape_of(self.net)
-        fits, n_fit = fits_of(config["map"], config["solver"]), self.data.n_fit(config["fit"])
+        fits, n_fit = maps_of(config["map"], config["solver"]), self.data.n_fit(config["fit"])
         for one in chosen:
             grid = joint_grid(one.transform, config["G"] or {})
             j = sum(point.label != UNTOUCHED for point in grid.transform.grid())
@@ -331,7 +331,7 @@ class Study:
             work.add(Unit("map trained", about), recipe["updates"] * j)
             own = config["grids"] == "own" and not grid.own
             for other in (grid, *grids_for(one.transform, grid.family if own else config["grids"], {})):
-                for learned in ([], [Fit("residual", JOINT)] if other is grid else []):  # before, and after
+                for learned in ([], [MapSpec("residual", JOINT)] if other is grid else []):  # before, and after
                     work.join(self._over(other, [*fits, *learned], n_fit, self.data.n_report))
             disk += _FLOAT * (3 * parameters + 2 * j * dim * (dim + 1))
         return Job(", ".join(one.label for one in chosen), work, disk)
@@ -379,5 +379,5 @@ class Study:
         return there.n_fit(), there.n_report
 
 
-def _epochs(fit: Fit) -> int:
+def _epochs(fit: MapSpec) -> int:
     return int(getattr(fit.settings, "epochs", 1))
