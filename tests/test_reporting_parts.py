@@ -23,7 +23,7 @@ from invariance.reporting.distances import Node, sizes
 from invariance.reporting.finetuned import studies
 from invariance.reporting.forms import against_baseline, ranges_compared
 from invariance.reporting.gallery import examples
-from invariance.reporting.lines import Axis, Lines
+from invariance.reporting.lines import FEW, Axis, Lines
 from invariance.reporting.page import LOCK, PAGE, make_report, overview
 from invariance.reporting.paper.tables import accuracy
 from invariance.reporting.style import DARK, INK, LIGHT, canvas, embedded, png, standalone, style, svg
@@ -137,6 +137,17 @@ def test_the_forms_of_figures_1_and_2(tmp_path):
     lines = first.draw(first.frame).axes[0].lines
     xs = [sorted(line.get_xdata()) for line in lines if line.is_dashed() and len(line.get_xdata())]
     assert xs == [[0, 0.5, 1, 1.5, 2, 2.5, 3, 3.5, 4, 4.5, 5], [0, 0.5, 1, 1.5], [2.5, 3, 3.5, 4, 4.5, 5]]
+
+
+def test_a_number_that_few_images_decided_is_drawn_with_a_hollow_mark_and_not_withheld():
+    frame = pd.DataFrame({"x": [0, 1, 2], "y": [1.0, 2.0, math.nan], "status": ["ok", "few_images", "diverged"]})
+    frame = frame.assign(row="", panel="", family="", who="baseline", way="invariance", low=math.nan, high=math.nan)
+    drawing = Lines({"baseline": INK}, {"": Axis("°")}, "L_L2")(frame)
+    lines = {line.get_marker(): line for line in drawing.axes[0].lines if len(line.get_xdata()) == 1}
+    assert lines["o"].get_xydata().tolist() == [[1, 2]] and lines["o"].get_markerfacecolor() == "white"
+    assert lines["x"].get_xdata().tolist() == [2]
+    told = [text.get_text() for text in drawing.legends[0].get_texts()]
+    assert FEW in told and "diverged: no number" in told and len(told) == len(set(told))
 
 
 def test_a_figure_over_layers_goes_by_their_order():

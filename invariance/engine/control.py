@@ -13,7 +13,7 @@ from invariance.engine.scoring import Scorer, Scores, Side
 from invariance.maps import FittedMaps, Ridge
 from invariance.maps.spec import MapSpec
 from invariance.maps.unseen import FIT_CLASSES, Deal, deal_classes, fit_by_halves, ridge_by_halves
-from invariance.runs.rows import Row
+from invariance.runs.rows import FEW_IMAGES, Row
 from invariance.transforms.base import GridPoint, Transform
 
 FEWEST = 2.0
@@ -138,7 +138,7 @@ class Control:
 
 def _marked(row: Row, per_dimension: float) -> Row:
     """A row of maps that too few images decided says so beside its number."""
-    return replace(row, status="few_images") if row.status == "ok" and per_dimension < FEWEST else row
+    return replace(row, status=FEW_IMAGES) if row.status == "ok" and per_dimension < FEWEST else row
 
 
 def _per_dimension(common: Mapping[str, Any], images: int, dim: int) -> Row:

@@ -9,6 +9,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from invariance.reporting.collect import HALF_ERROR, Collected, GridFacts, GridKey, fit_classes, grid_label, grid_name
+from invariance.runs.rows import WITH_SCORE
 
 BASELINE = "baseline"
 IDENTITY = ("identity", "")
@@ -192,7 +193,7 @@ def curve(family: Family, subject: Subject, fit: Fit, metric: str, classes: str 
         return None
     points = subject.facts.points
     placed = chosen.set_index("label").reindex([point.label for point in points])
-    trusted = (placed["status"] == "ok").to_numpy(dtype=bool)
+    trusted = placed["status"].isin(WITH_SCORE).to_numpy(dtype=bool)
     score, low, high = (
         np.where(trusted, placed[name].to_numpy(dtype=np.float64), np.nan) for name in ("score", "low", "high")
     )

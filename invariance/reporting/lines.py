@@ -14,14 +14,18 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FixedLocator, MaxNLocator
 
 from invariance.reporting.style import GRAY, INK, canvas
+from invariance.runs.rows import FEW_IMAGES, WITH_SCORE
 
 INVARIANCE, DOTTED = "invariance", "unseen classes"
 """The way that is solid, as one without a name is; and what ends the name of a dotted one. All others are dashed."""
 
 _SOLID = (INVARIANCE, "")
 
-MISSING = ("ok", "not measured")
-"""Statuses of a point that is drawn, and of one that is a gap; all others are a cross."""
+MISSING = (*WITH_SCORE, "not measured")
+"""Statuses of points that are drawn, and of one that is a gap; all others are a cross."""
+
+FEW = "fewer than 2 fit images a dimension"
+"""What the legend calls hollow marks: numbers that too few images decided."""
 
 _DASHES = ((4, 1.8), (7, 1.6, 1.6, 1.6), (2.4, 1.2))
 _MARKERS = ("s", "^", "D", "P", "X", "p")
@@ -58,7 +62,8 @@ class Axis:
 class Lines:
     """How a frame with the columns `row, panel, family, who, way, x, y, low, high, status` is drawn.
 
-    A point whose y is NaN breaks its line; where its status is another than `MISSING`, a cross below says so.
+    A point whose y is NaN breaks its line; where its status is another than `MISSING`, a cross below says so. A number
+    that too few images decided has a hollow mark.
 
     Attributes:
         colours: the colour of every `who`, in the legend's order; `INK` is that of text.
@@ -142,6 +147,8 @@ class Lines:
             colour = self.colours[one]
             if self.bands:
                 axes.fill_between(curve["x"], curve["low"], curve["high"], color=colour, alpha=0.14, linewidth=0)
+            few = curve[curve["status"] == FEW_IMAGES]
+            axes.plot(few["x"], few["y"], "o", color=colour, mfc="white", ms=4.4, mew=1.1, zorder=3)
             bad = curve[~curve["status"].isin(MISSING)]
             if len(bad):
                 height = np.full(len(bad), (crosses + 0.6) * _ROOM)
@@ -205,6 +212,9 @@ class Lines:
                 handle.set(color=INK)
         if any(axis.shaded for axis in self.axes.values()):
             handles, labels = [*handles, Patch(color=INK, alpha=0.15, lw=0)], [*labels, "covered by training"]
+        if (frame["status"] == FEW_IMAGES).any():
+            hollow = Line2D([], [], color=INK, marker="o", mfc="white", ms=5, mew=1.1, linestyle="")
+            handles, labels = [*handles, hollow], [*labels, FEW]
         for status in sorted(set(frame["status"]) - set(MISSING)):
             cross = Line2D([], [], color=INK, marker="x", ms=5, mew=1.4, linestyle="")
             handles, labels = [*handles, cross], [*labels, f"{status}: no number"]

@@ -18,7 +18,9 @@ from invariance.reporting.curves import (
     natural,
     words,
 )
+from invariance.reporting.lines import FEW, MISSING
 from invariance.reporting.table import GAP, Table, percent, plain
+from invariance.runs.rows import FEW_IMAGES
 
 
 def measurements(family: Family, metric: str, slug: str) -> Table:
@@ -146,15 +148,18 @@ def unseen(family: Family, slug: str) -> Table | None:
                     records[-1] |= {name: drawn[name][k] / 100 for name in ("y", "low", "high")}
                     records[-1] |= {name: drawn[name][k] for name in ("status", "run")}
                     runs[len(cells), len(row)] = tuple(filter(None, (drawn["run"][k],)))
-                bad = drawn is not None and drawn["status"][k] not in ("ok", "not measured")
+                status = "not measured" if drawn is None else str(drawn["status"][k])
                 ends = (np.nan,) * 3 if drawn is None else tuple(drawn[name][k] / 100 for name in ("y", "low", "high"))
-                row.append(str(drawn["status"][k]) if drawn is not None and bad else percent(*ends))
+                number = percent(*ends) + (" *" if status == FEW_IMAGES else "")
+                row.append(number if status in MISSING else status)
             cells.append(row)
     caption = (
         f"Does M_g undo g, or does it know the classes? Accuracy in percent under each g of {words(family.name)} on "
         f"{family.data}, by the argmax among the classes of the reported half, with the 95 % interval over images: "
         "without a map, through maps fitted on the same classes, and through maps fitted on other classes alone."
     )
+    if any(cell.endswith("*") for row in cells for cell in row):
+        caption += f" *: {FEW}, so that the map's start at the identity decides much."
     numbers = pd.DataFrame(records).rename(columns={"y": "accuracy"})
     return Table(f"{slug}-unseen", caption, header, cells, numbers, runs=runs)
 

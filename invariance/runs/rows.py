@@ -87,7 +87,10 @@ class Row:
 
 
 STAGES = ("train", "measure", "distance", "finetune")
-WITH_SCORE = ("ok", "few_images")
+FEW_IMAGES = "few_images"
+"""A score that stands on fewer than two fit images a dimension."""
+
+WITH_SCORE = ("ok", FEW_IMAGES)
 STATUSES = (*WITH_SCORE, "diverged", "not_finite", "constant", "undefined")
 """How a row's score can stand: any but the first two comes without a number."""
 
