@@ -351,7 +351,7 @@ def begun(page, overrides):
     try:
         with cli.attempt(page, config):
             plain = cli.plain_of(page, config)
-            heeded(page, overrides)
+            heeded(page, overrides, config)
             importlib.import_module(f"invariance.experiments.{page}").check(plain)
             if page in ("measure", "distance", "finetune"):
                 from invariance.runs.find import find_runs
@@ -366,7 +366,7 @@ class Unheeded(BaseException):
     """An override that changes nothing, and of which nothing was said."""
 
 
-def heeded(page, overrides):
+def heeded(page, overrides, config):
     """Require that every key that was set is one of the command's, or that something else refers to it.
 
     Of keys below those at the top the schemas refuse the unknown; of those that the command does not read, none is set.
@@ -377,7 +377,8 @@ def heeded(page, overrides):
         key = (one.package or one.key_or_group).replace("/", ".")
         top = key.split(".")[0]
         if not one.is_delete() and not any("${" + key in other for other in overrides):
-            if any(f"{key}.".startswith(f"{unread.key}.") and unread.always for unread in UNREAD.get(page, ())):
+            unread = any(f"{key}.".startswith(f"{one.key}.") and one.always for one in UNREAD.get(page, ()))
+            if unread and "${" + key + "}" not in OmegaConf.to_yaml(config):  # model.input_size refers to data's
                 raise Unheeded(one.input_line)
         if top in {"hydra", "_global_"} | page_keys(page) | deleted:
             continue
