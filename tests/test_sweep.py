@@ -12,7 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from invariance.errors import Busy, UserError
-from invariance.launch.jobs import BUSY, Job, Slot, run_jobs
+from invariance.launch.jobs import BUSY, Job, run_jobs
+from invariance.launch.slots import Slot
 from invariance.runs import sweep
 from invariance.runs.files import DONE
 from invariance.runs.locks import holder, lock, me

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from invariance.cli.command import folder
 from invariance.device import choose_device, keep_freed
 from invariance.experiments.pairs import measure_distances
 from invariance.maps.spec import fits_of
@@ -12,6 +11,7 @@ from invariance.runs.find import find_runs
 from invariance.runs.wandb import check_logger
 from invariance.settings.base import checked
 from invariance.settings.pages import Distance
+from invariance.settings.paths import folder
 from invariance.training.trained import Network
 
 
