@@ -121,7 +121,8 @@ def compare(family: str, prepared: Prepared, where: Path, given: argparse.Namesp
     settings = OmegaConf.merge(settings, {"precision": given.precision})
     updates = (given.rounds + 1) * (given.updates + 1)
     trainer = build_trainer(
-        {"trainer": settings, "progress": False},
+        settings,
+        progress=False,
         max_epochs=1,
         logger=CSVLogger(where),
         callbacks=[rounds],

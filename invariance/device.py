@@ -28,6 +28,16 @@ def choose_device(accelerator: str) -> torch.device:
     return torch.device("cuda" if there and accelerator != "cpu" else "cpu")
 
 
+def check_devices(accelerator: str, devices: int) -> None:
+    """Refuse devices that are not there.
+
+    Raises:
+        UserError: naming the accelerator or the number.
+    """
+    if choose_device(accelerator).type == "cuda" and devices > torch.cuda.device_count():
+        raise UserError(f"trainer.devices={devices}: this machine has {torch.cuda.device_count()} GPUs")
+
+
 @contextmanager
 def full_float32(device: torch.device) -> Iterator[None]:
     """Products and convolutions on a GPU in full float32 while it lasts: TF32 keeps 10 bits, and a measurement more."""

@@ -1,7 +1,11 @@
 """The one exception for mistakes that a user can mend, and the hint that goes with many of them."""
 
 import difflib
+import math
 from collections.abc import Iterable
+
+LONGEST = 200
+"""Characters of a value that a message shows."""
 
 
 class UserError(ValueError):
@@ -36,3 +40,14 @@ def nearest(word: str, known: Iterable[str]) -> str:
     """«; did you mean 'x'?» for the known word nearest to `word`, or nothing where none is near."""
     near = nearest_word(word, known)
     return f"; did you mean {near!r}?" if near else ""
+
+
+def shown(value: object) -> str:
+    """A value in a message, cut where it is long."""
+    if isinstance(value, int) and not isinstance(value, bool) and abs(value) >= 10**LONGEST:
+        return f"a number of {math.floor(math.log10(abs(value))) + 1} digits"  # Python writes none that is longer
+    try:
+        text = repr(value)
+    except ValueError:  # a list with such a number in it
+        text = f"a {type(value).__name__} with a number of thousands of digits"
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}…"

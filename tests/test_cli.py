@@ -11,10 +11,11 @@ import sys
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from invariance.cli.command import command, find_plugins, flags_last, folder
+from invariance.cli.command import command, find_plugins, flags_last
 from invariance.errors import UserError
 from invariance.runs.processes import raise_if_interrupted
 from invariance.settings.files import families, family_sweep
+from invariance.settings.paths import folder
 
 QUICK = ["model=tiny", "recipe=smoke", "logger=csv", "trainer=cpu", "progress=false"]
 

@@ -9,7 +9,8 @@ import pytest
 
 from invariance.cli.command import command, find_plugins
 from invariance.errors import Busy, UserError
-from invariance.launch.jobs import Job, Slot, run_jobs
+from invariance.launch.jobs import Job, run_jobs
+from invariance.launch.slots import Slot
 from invariance.launch.slurm_job import CommandFailed, SlurmJob
 from invariance.runs.rows import to_frame
 from invariance.runs.run import Run

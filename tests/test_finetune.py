@@ -166,7 +166,7 @@ def test_joint_divergence_names_the_term():
         made.maps[1].weight.fill_(1e200)
     terms = made.accumulate(*batch())
     assert terms.broken() in ("transformed", "recovery")
-    made.broken = torch.tensor([False, False, True, False])
+    made.watch.found = torch.tensor([False, False, True, False])
     with pytest.raises(UserError, match=r"recovery \(‖M_g φ\(gx\) − φ\(x\)‖²\)"):
         made.on_train_epoch_end()
 
@@ -323,7 +323,7 @@ def test_without_lambda3_it_is_plain_training_to_the_bit(done, compose, tmp_path
     recipe, net = config["recipe"], Network(folder / "runs", source, layer="relu7", accelerator="cpu")
     prepared = net.data(net.input_size, folder / "prepared", False)
     data = PreparedData(prepared, recipe["batch"], recipe["updates"], recipe["val_every"], seed=0)
-    trainer_of(config, Place, best=False).fit(classifier, datamodule=data)
+    trainer_of(config["trainer"], recipe, Place, best=False, progress=False).fit(classifier, datamodule=data)
     held = weights(folder / "runs/finetune/digits/rotation_20+joint_0/seed0/last.ckpt")
     for key, value in classifier.state_dict().items():
         assert torch.equal(value, held[key]), key

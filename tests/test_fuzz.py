@@ -23,6 +23,7 @@ from omegaconf import OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from invariance.cli import command as cli
+from invariance.cli import messages
 from invariance.cli.heeded import UNREAD
 from invariance.errors import UserError
 from invariance.settings.files import conf_dir, page_keys
@@ -423,7 +424,7 @@ def answer(page, overrides):
             error = raised
     if error is None or (isinstance(error, UserError) and "there is none at all" in str(error)):
         return None
-    line = cli.one_line(error, page)
+    line = messages.one_line(error, page)
     if line is None:
         raise error
     assert line.strip() and len(line.splitlines()) == 1, (line, overrides)
@@ -432,7 +433,9 @@ def answer(page, overrides):
 
 def jobs(arguments):
     """What a command line with -m is told: None if it has jobs, else the one line."""
-    from hydra_plugins.invariance_sweeper import MOST_JOBS, FamilySweeper
+    from hydra_plugins.invariance_sweeper import FamilySweeper
+
+    from invariance.launch.sweeping import MOST_JOBS
 
     sys.argv = ["invariance-train", "-m", *arguments]
     parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
@@ -440,7 +443,7 @@ def jobs(arguments):
         try:
             parts = FamilySweeper.split_arguments(parser.parse_overrides(arguments), None)
         except Exception as error:
-            if (line := cli.one_line(error, "train")) is None:
+            if (line := messages.one_line(error, "train")) is None:
                 raise
             assert line.strip() and len(line.splitlines()) == 1, (line, arguments)
             return line
@@ -460,7 +463,7 @@ def flat(config, prefix=""):
 def keys(page):
     """The keys of a command: those that its own defaults have, and all that may be set."""
     held = OmegaConf.to_container(composed(page, []), resolve=False)
-    return sorted(flat(held)), cli.known_keys(page)
+    return sorted(flat(held)), messages.known_keys(page)
 
 
 @cache

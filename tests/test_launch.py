@@ -17,7 +17,8 @@ import torch
 
 from invariance.cli.command import command, find_plugins
 from invariance.errors import Busy, UserError
-from invariance.launch.jobs import Job, Later, Slot, run_jobs, slots_of
+from invariance.launch.jobs import Job, Later, run_jobs
+from invariance.launch.slots import Slot, slots_of
 from invariance.runs.locks import me
 from invariance.runs.sweep import SWEEP_VARIABLE, Attempt, begin_sweep, read_sweeps, sweep_folder
 
@@ -78,7 +79,8 @@ def test_when_the_launcher_ends_its_jobs_end_in_order(tmp_path, number):
     script = f"""
     import sys
     from pathlib import Path
-    from invariance.launch.jobs import Job, Slot, run_jobs
+    from invariance.launch.jobs import Job, run_jobs
+    from invariance.launch.slots import Slot
     from invariance.runs.processes import signals_interrupt
     logs = [Path({str(tmp_path)!r}) / f"j{{k}}.log" for k in range(3)]
     jobs = [Job([sys.executable, "-c", {SLEEPER!r}], log.stem, log) for log in logs]

@@ -17,8 +17,9 @@ from invariance.errors import UserError
 from invariance.experiments import plan as experiment
 from invariance.experiments.plan import chosen_of, keys_of, plan
 from invariance.maps import OnlineSGD, Ridge
+from invariance.planning.data_set import data_set
 from invariance.planning.probes import Clock, made_file, measure_rates, straight
-from invariance.planning.study import Study, data_set
+from invariance.planning.study import Study
 from invariance.planning.templates import Templates, Trained, networks_there, trained_by
 from invariance.planning.work import START, Estimate, Job, Net, Stage, Unit, Work, estimate, shape_of, units_of
 from invariance.progress import bar

@@ -494,7 +494,7 @@ def test_whole_data_that_were_not_renamed_yet_are_taken_as_they_are(pets, store,
                 raise KeyboardInterrupt
             real(source, target)
 
-        patch.setattr("invariance.data.prepared.os.rename", stopped)
+        patch.setattr("invariance.data.placing.os.rename", stopped)
         made(pets, store, renew=renew)
     monkeypatch.setattr(building, "decode_sizes", None)
     prepared = made(pets, store)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from invariance.cli.command import explain
+from invariance.cli.messages import explain
 from invariance.errors import UserError
 from invariance.launch import slurm, slurm_states
 from invariance.launch.jobs import BUSY, Job

@@ -8,7 +8,7 @@ import warnings
 
 import pytest
 
-from invariance.cli.command import one_line
+from invariance.cli.messages import one_line
 from invariance.errors import UserError
 from invariance.runs import origin
 from invariance.runs.surroundings import lenient, require_utf8_names, rounding, settle

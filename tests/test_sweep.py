@@ -12,7 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from invariance.errors import Busy, UserError
-from invariance.launch.jobs import BUSY, Job, Slot, run_jobs
+from invariance.launch.jobs import BUSY, Job, run_jobs
+from invariance.launch.slots import Slot
 from invariance.runs import sweep
 from invariance.runs.files import DONE
 from invariance.runs.locks import holder, lock, me
@@ -255,9 +256,9 @@ def test_two_launchers_at_one_sweep_share_it(tmp_path):
 
 
 def test_another_s_training_is_left_to_it_before_anything_takes_long(tmp_path, compose, monkeypatch):
-    from invariance.experiments import train
+    from invariance.experiments import train, training
 
-    monkeypatch.setattr(train, "build", lambda *_: pytest.fail("nothing is built"))
+    monkeypatch.setattr(training, "train_network", lambda *_: pytest.fail("nothing is built"))
     quick = ["transform=rotation", "range=5", "model=tiny", "recipe=smoke", "logger=csv", "progress=false"]
     (place := tmp_path / "runs/train/digits/rotation_5/seed0").mkdir(parents=True)
     held = lock(place / ".lock")

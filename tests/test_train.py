@@ -15,7 +15,8 @@ import torch
 
 from invariance.errors import UserError
 from invariance.experiments.train import check, train
-from invariance.training.classifier import Classifier, load_classifier, rate_factor
+from invariance.training.classifier import Classifier, load_classifier
+from invariance.training.module import rate_factor
 
 TRANSFORM = {"_target_": "invariance.transforms.rotation.Rotation", "name": "rotation", "range": 20, "angles": [-5, 5]}
 MODEL = {

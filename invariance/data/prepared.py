@@ -1,13 +1,10 @@
 """Prepared data: a folder of arrays of images with their checksums, made once and then only read."""
 
-import fcntl
-import glob
-import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -21,10 +18,11 @@ from invariance.data.finding import Found, find, prepared_settings
 from invariance.data.images import StoredImages
 from invariance.data.manifest import MANIFEST, Damaged, left_out_lines, read_checksums, read_manifest
 from invariance.data.mending import BEFORE, damage_of, take_apart
+from invariance.data.placing import locked, put, remove_stale, temporary_of
 from invariance.data.sources.base import SPLITS, DataConfig, check_fit, data_config
 from invariance.data.sources.trees import Stamp
 from invariance.errors import UserError
-from invariance.runs.files import disk_errors, sha256, sync_folder
+from invariance.runs.files import disk_errors, sha256
 from invariance.seeds import derive
 
 _DAMAGE = (OSError, ValueError, KeyError, TypeError, EOFError, AttributeError)
@@ -246,10 +244,10 @@ def prepare_sizes(
         with disk_errors(found[0].directory), ExitStack() as locks:
             (root / data.name).mkdir(parents=True, exist_ok=True)
             for directory in sorted(todo):  # in one order, so that no two processes wait for each other
-                locks.enter_context(_locked(directory.with_name(f".{directory.name}.lock")))
+                locks.enter_context(locked(directory.with_name(f".{directory.name}.lock")))
             for directory, (_, one, before) in todo.items():
                 if before is not None and directory.is_dir():
-                    take_apart(directory, _temporary(directory), listed=one.listed)
+                    take_apart(directory, temporary_of(directory), listed=one.listed)
             lacking = {directory: own for directory, (own, _, _) in todo.items() if renew or not directory.is_dir()}
             _build(lacking, data, now or {}, progress, threads)
     return [_opened(one.directory, before, data) for one, before in zip(found, befores, strict=True)]
@@ -318,11 +316,11 @@ def _build(
     What a kill, an interruption or a full disk leaves is taken up by the next call; a source that cannot serve leaves
     nothing.
     """
-    targets = {path: Target(_temporary(path), settings) for path, settings in lacking.items()}
+    targets = {path: Target(temporary_of(path), settings) for path, settings in lacking.items()}
     for directory, target in list(targets.items()):
-        _sweep(directory)
+        remove_stale(directory)
         if tidied(target.directory):  # an earlier call was stopped just before it was renamed
-            _put(target.directory, directory)
+            put(target.directory, directory)
             del targets[directory]
     if not targets:
         return
@@ -337,66 +335,7 @@ def _build(
                 shutil.rmtree(target.directory, ignore_errors=True)
         raise
     for directory, target in targets.items():
-        _put(target.directory, directory)
-
-
-def _put(temporary: Path, directory: Path) -> None:
-    old = directory.with_name(f".{directory.name}.old")
-    if directory.is_dir():
-        shutil.rmtree(old, ignore_errors=True)
-        os.rename(directory, old)
-    os.rename(temporary, directory)
-    sync_folder(directory.parent)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _temporary(directory: Path) -> Path:
-    return directory.with_name(f".{directory.name}.tmp")
-
-
-def _sweep(directory: Path) -> None:
-    """Remove what kills left of the same settings over a source that has changed since, unless it is worked on."""
-    prefix = directory.name.rpartition("-")[0]
-    for left in directory.parent.glob(f".{glob.escape(prefix)}-*.tmp"):
-        lock = left.with_suffix(".lock")
-        if lock.stem == f".{directory.name}":
-            continue
-        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            continue
-        else:
-            shutil.rmtree(left, ignore_errors=True)
-            lock.unlink(missing_ok=True)
-        finally:
-            os.close(descriptor)
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold a lock file, waiting for it; it is removed afterwards."""
-    while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print(f"waiting for another process that prepares {path.parent.name}", file=sys.stderr)
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        try:
-            current = os.stat(path).st_ino == os.fstat(descriptor).st_ino
-        except FileNotFoundError:
-            current = False
-        if current:
-            break
-        os.close(descriptor)  # its last holder removed it while we waited
-    try:
-        yield
-    finally:
-        path.unlink(missing_ok=True)
-        os.close(descriptor)
-        with suppress(OSError):  # empty where a mistake was found before anything was decoded
-            path.parent.rmdir()
+        put(target.directory, directory)
 
 
 def _check_broken(prepared: Prepared, max_broken: float) -> None:

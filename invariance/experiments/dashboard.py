@@ -7,7 +7,6 @@ from typing import Any
 
 import pandas as pd
 
-from invariance.cli.command import folder
 from invariance.errors import UserError, nearest
 from invariance.reporting.contents import Figure, Item, TableText, figures_of, read_contents
 from invariance.runs.outputs import require_writable
@@ -15,6 +14,7 @@ from invariance.runs.rows import read_rows
 from invariance.runs.wandb import Tracker, check_logger, mode_of, offline_asked, read_link
 from invariance.settings.base import checked
 from invariance.settings.pages import Dashboard
+from invariance.settings.paths import folder
 
 
 def dashboard(config: dict[str, Any]) -> None:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from invariance.cli.command import folder
 from invariance.device import choose_device, keep_freed
 from invariance.engine.comparing import INDICES, compare
 from invariance.engine.store import Store, images_of
@@ -21,6 +20,7 @@ from invariance.runs.summary import of_distances
 from invariance.runs.wandb import Tracker, check_logger
 from invariance.settings.base import checked
 from invariance.settings.pages import Distance
+from invariance.settings.paths import folder
 from invariance.training.trained import Network
 
 

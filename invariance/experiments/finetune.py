@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from invariance.cli.command import folder, say_error
-from invariance.device import keep_freed
+from invariance.cli.messages import say_error
+from invariance.device import check_devices, keep_freed
 from invariance.engine.grids import Grid, check_joint, check_wanted, grids_for, joint_grid
 from invariance.errors import Busy, UserError
 from invariance.experiments.families import tell_unused
@@ -25,9 +25,9 @@ from invariance.runs.wandb import Tracker, check_logger
 from invariance.settings.base import checked
 from invariance.settings.files import family_sweep
 from invariance.settings.pages import Finetune
+from invariance.settings.paths import folder
 from invariance.training.joint_loss import JointWeights
 from invariance.training.trained import Network
-from invariance.training.trainer import check_devices, data_of, evaluate, fit, trainer_of
 from invariance.transforms import build as build_transform
 from invariance.transforms.base import UNTOUCHED
 
@@ -82,7 +82,7 @@ def check(config: dict[str, Any]) -> None:
     """
     checked(Finetune, config)
     check_logger(config["logger"])
-    check_devices(config)
+    check_devices(config["trainer"]["accelerator"], config["trainer"]["devices"])
     for key in ("runs", "prepared"):
         folder(config[key], key)
     maps_of(config["map"], config.get("solver") or {})
@@ -172,7 +172,9 @@ def train_jointly(run: Run, original: Network, grid: Grid, config: dict[str, Any
         print(f"finished already: {run.directory}")
         return
     # importing Lightning takes seconds, which a finished finetuning need not wait for
+    from invariance.experiments.evaluation import evaluate
     from invariance.training.resume import resume_point
+    from invariance.training.trainer import data_of, fit, trainer_of
 
     trained, identity, data_name = original.config, run.identity, original.name.split("/")[0]
     name, seed = identity["name"], identity["seed"]
@@ -180,7 +182,7 @@ def train_jointly(run: Run, original: Network, grid: Grid, config: dict[str, Any
     size, own_size = (one.source_size(original.input_size) for one in sizes)
     prepared, untouched = (original.data(one, root, config["progress"]) for one in (size, own_size))
     module = build(original, grid, (prepared.channels, size, size), config)
-    trainer = trainer_of(config, run, best=False)
+    trainer = trainer_of(config["trainer"], config["recipe"], run, best=False, progress=config["progress"])
     with run:
         if run.finished():  # by another process, meanwhile
             print(f"finished already: {run.directory}")
@@ -226,7 +228,8 @@ def train_jointly(run: Run, original: Network, grid: Grid, config: dict[str, Any
             tracker.record_in(run)
             checkpoint, done = resume_point(run.directory, module, trainer)
             if done < config["recipe"]["updates"]:
-                fit(module, trainer, data_of(config, prepared, seed), run, tracker, checkpoint)
+                data = data_of(prepared, config["recipe"], seed, config["trainer"]["workers"])
+                fit(module, trainer, data, run, tracker, checkpoint)
             with gently():
                 save_network(original, run)
             (run.directory / PREVIOUS).unlink(missing_ok=True)
@@ -238,7 +241,7 @@ def train_jointly(run: Run, original: Network, grid: Grid, config: dict[str, Any
                 "seed": seed,
                 "layer": original.layer,
             }
-            rows = evaluate(config, about, untouched, run, tracker)
+            rows = evaluate(about, untouched, run, tracker, config["trainer"]["accelerator"])
             tracker.table("rows", rows)
             tracker.summarise(of_training(rows))
             run.finish(rows)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from invariance.cli.command import folder, say_error
+from invariance.cli.messages import say_error
 from invariance.data.sources.base import data_config
 from invariance.device import choose_device, keep_freed
 from invariance.engine.grids import check_grids, check_wanted, grids_for
@@ -17,6 +17,7 @@ from invariance.runs.find import find_runs
 from invariance.runs.wandb import check_logger
 from invariance.settings.base import checked
 from invariance.settings.pages import Measure
+from invariance.settings.paths import folder
 from invariance.training.trained import Network
 
 

@@ -16,7 +16,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from invariance.cli.command import folder, say_error
+from invariance.cli.messages import say_error
 from invariance.device import choose_device, keep_freed
 from invariance.errors import UserError, nearest
 from invariance.planning.needs import Wanted, lacking
@@ -30,6 +30,7 @@ from invariance.runs.outputs import require_writable
 from invariance.settings.base import checked
 from invariance.settings.files import conf_dir
 from invariance.settings.pages import Plan
+from invariance.settings.paths import folder
 
 GROUPS = ("data", "model", "recipe", "trainer")
 STAGES = ("networks", "measure", "distance", "finetune", "cross")

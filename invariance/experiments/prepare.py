@@ -4,7 +4,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from invariance.cli.command import folder
 from invariance.data.estimate import plan
 from invariance.data.names import shown
 from invariance.data.prepared import prepare_sizes
@@ -12,6 +11,7 @@ from invariance.data.sources.base import data_config
 from invariance.errors import UserError
 from invariance.settings.base import checked
 from invariance.settings.pages import Prepare
+from invariance.settings.paths import folder
 
 
 def prepare_data(config: dict[str, Any]) -> None:

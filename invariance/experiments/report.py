@@ -2,7 +2,6 @@
 
 from typing import Any
 
-from invariance.cli.command import folder
 from invariance.errors import UserError
 from invariance.reporting.contents import figures_of, read_contents
 from invariance.reporting.page import report_of
@@ -11,6 +10,7 @@ from invariance.runs.rows import read_rows
 from invariance.runs.wandb import Tracker, check_logger
 from invariance.settings.base import checked
 from invariance.settings.pages import Report
+from invariance.settings.paths import folder
 
 
 def report(config: dict[str, Any]) -> None:

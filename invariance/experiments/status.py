@@ -14,7 +14,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from invariance.cli.command import folder, say_error
+from invariance.cli.messages import say_error
 from invariance.errors import UserError
 from invariance.runs.find import tell_unseen, walk
 from invariance.runs.seal import seal
@@ -22,6 +22,7 @@ from invariance.runs.sweep import SweepState, read_sweeps
 from invariance.runs.watch import RunState, read_runs, seconds_a_job, seconds_left, unseen_sweeps, unverified
 from invariance.settings.base import checked
 from invariance.settings.pages import Status
+from invariance.settings.paths import folder
 
 STATES = ("done", "running", "failed", "stopped", "to do")
 SHOWN = 40

@@ -10,21 +10,20 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
+from hydra.core.utils import JobReturn, JobStatus
 from rich.progress import Progress
 
 from invariance.errors import Busy, UserError
+from invariance.launch.slots import Slot
 from invariance.progress import bar, say
 from invariance.runs.processes import die_with
 from invariance.runs.sweep import JOB_VARIABLE, SWEEP_VARIABLE, not_done
-
-if TYPE_CHECKING:
-    from hydra.core.utils import JobReturn
 
 GRACE = 90.0
 """Seconds that jobs have to end in order after an interruption; a checkpoint of the full network takes a few."""
@@ -38,26 +37,10 @@ AGAIN, SELDOM = 15.0, 300.0
 _ROOM = 1 << 24
 """Bytes of room below which a disk counts as full: what a job took with it when it failed is free again."""
 
-MOST_SLOTS = 4096
-"""Slots, or cores of one, beyond what any machine has."""
-
 LOOK_EVERY = 0.1
 """Seconds between two looks at jobs."""
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Slot:
-    """A share of the machine for one job at a time.
-
-    Attributes:
-        name: how it is called in messages.
-        environment: variables by which a job sees only this share.
-    """
-
-    name: str
-    environment: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -131,53 +114,6 @@ class Later(Generic[T]):
         return due
 
 
-def slots_of(gpus: object, slots: object, cores: object, count_gpus: Callable[[], int]) -> list[Slot]:
-    """The slots of this machine: one a GPU, or, where none is used, one for every `cores` CPU cores.
-
-    Args:
-        gpus: numbers of the GPUs to use, or how many; None for all, [] for none.
-        slots: how many where no GPU is used; None for as many as the cores allow.
-        cores: CPU cores of a slot where no GPU is used.
-        count_gpus: how many GPUs this process sees.
-
-    Raises:
-        UserError: for GPUs that are not there, or numbers that make no sense.
-    """
-    counted = isinstance(gpus, int) and not isinstance(gpus, bool) and gpus > 0
-    if gpus is not None and not isinstance(gpus, list) and not counted:
-        raise UserError(
-            f"hydra.launcher.gpus={gpus!r}: give how many, or a list of numbers, as [0,1]; [] for none, null for all"
-        )
-    for key, value in (("slots", slots), ("cores", cores)):
-        absent = value is None and key == "slots"
-        if not absent and (isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MOST_SLOTS):
-            raise UserError(f"hydra.launcher.{key}={value!r}: give a whole number from 1 to {MOST_SLOTS}")
-    there = count_gpus() if gpus != [] else 0
-    if isinstance(gpus, int) and gpus > there:
-        raise UserError(f"hydra.launcher.gpus={gpus}: this machine has {there} GPUs")
-    chosen = list(range(there)) if gpus is None else list(range(gpus)) if isinstance(gpus, int) else gpus
-    assert isinstance(chosen, list)
-    for gpu in chosen:
-        if isinstance(gpu, bool) or not isinstance(gpu, int) or not 0 <= gpu < there:
-            raise UserError(f"hydra.launcher.gpus={gpus}: this machine has {there} GPUs, numbered from 0; no {gpu!r}")
-    if len(set(chosen)) < len(chosen):
-        raise UserError(f"hydra.launcher.gpus={gpus}: a GPU is named twice")
-    mine = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if chosen:
-        if slots is not None:
-            raise UserError(f"hydra.launcher.slots={slots}: with GPUs there is one slot each; choose them with gpus=")
-        seen = [one for one in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if one]
-        threads = str(max(1, mine // len(chosen)))
-        return [
-            Slot(f"GPU {gpu}", {"CUDA_VISIBLE_DEVICES": seen[gpu] if seen else str(gpu), "OMP_NUM_THREADS": threads})
-            for gpu in chosen
-        ]
-    assert isinstance(cores, int)
-    count = slots if isinstance(slots, int) else max(1, mine // cores)
-    hidden = {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": str(cores)}
-    return [Slot(f"slot {k}", hidden) for k in range(count)]
-
-
 def jobs_of(
     page: str, job_overrides: Sequence[Sequence[str]], options: Sequence[str], folder: Path, first: int = 0
 ) -> list[Job]:
@@ -237,8 +173,6 @@ def tell(failures: Sequence[Failure], count: int) -> None:
 
 def done(job_overrides: Sequence[Sequence[str]]) -> list[JobReturn]:
     """What Hydra wants to know of jobs that all ended well."""
-    from hydra.core.utils import JobReturn, JobStatus
-
     results = []
     for overrides in job_overrides:
         result = JobReturn()

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, suppress
 from io import StringIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from invariance.errors import UserError, nearest
 from invariance.launch.jobs import BUSY, Failure, Job, Later, cause, report
@@ -19,8 +19,9 @@ from invariance.launch.slurm_job import SlurmJob
 from invariance.launch.slurm_states import Watch, ended_as, final_state, states
 from invariance.progress import bar, say
 
-if TYPE_CHECKING:
-    import submitit
+Executor = Any
+Handle = Any
+"""Submitit's executor and its handle of a job; the library is optional."""
 
 AGAIN = 60.0
 """Seconds until a job is submitted again whose runs another process worked at; they double from time to time."""
@@ -35,7 +36,7 @@ _ARRAY = 1000
 """Jobs of one job array; SLURM's `MaxArraySize` is 1001 unless a cluster says otherwise."""
 
 
-def build_executor(settings: Mapping[str, Any], folder: Path, memory_gb: float | None = None) -> submitit.AutoExecutor:
+def build_executor(settings: Mapping[str, Any], folder: Path, memory_gb: float | None = None) -> Executor:
     """Submitit's executor for the settings of `conf/hydra/launcher/slurm.yaml`.
 
     Args:
@@ -167,9 +168,7 @@ def sbatch_errors() -> Iterator[None]:
         ) from error
 
 
-def run_on_slurm(
-    jobs: Sequence[Job], executor: submitit.AutoExecutor, patience: float, *, progress: bool
-) -> list[Failure]:
+def run_on_slurm(jobs: Sequence[Job], executor: Executor, patience: float, *, progress: bool) -> list[Failure]:
     """Submit jobs, those that are not on the cluster yet, and wait for all of them.
 
     A job whose runs another process works at is submitted again later, until it is done too. Interrupted, it leaves the
@@ -225,7 +224,7 @@ def run_on_slurm(
     return failures
 
 
-def find(jobs: Sequence[Job], folder: Path) -> dict[str, tuple[Job, submitit.Job[int]]]:
+def find(jobs: Sequence[Job], folder: Path) -> dict[str, tuple[Job, Handle]]:
     """The jobs that are on the cluster already, by their SLURM ids: another launcher submitted them and is gone.
 
     Args:
@@ -238,7 +237,7 @@ def find(jobs: Sequence[Job], folder: Path) -> dict[str, tuple[Job, submitit.Job
     import submitit
 
     wanted = {job.shown: job for job in jobs}
-    found: dict[str, tuple[Job, submitit.Job[int]]] = {}
+    found: dict[str, tuple[Job, Handle]] = {}
     known = next((asked for _ in range(_TRIES) if (asked := states()) is not None), None)
     if known is None:
         raise UserError(
@@ -248,7 +247,7 @@ def find(jobs: Sequence[Job], folder: Path) -> dict[str, tuple[Job, submitit.Job
     for number, (state, _) in known.items():
         if state == "COMPLETING" or not Path(str(folder).replace("%j", number)).is_dir():
             continue
-        handle: submitit.Job[int] = submitit.SlurmJob(folder=folder, job_id=number)
+        handle: Handle = submitit.SlurmJob(folder=folder, job_id=number)
         try:
             theirs = handle.submission().function
         except Exception:  # noqa: BLE001 - unpickling can raise anything; what cannot be read is submitted again
@@ -259,10 +258,8 @@ def find(jobs: Sequence[Job], folder: Path) -> dict[str, tuple[Job, submitit.Job
     return found
 
 
-def _submit(
-    jobs: Sequence[Job], executor: submitit.AutoExecutor, patience: float
-) -> dict[str, tuple[Job, submitit.Job[int]]]:
-    submitted: dict[str, tuple[Job, submitit.Job[int]]] = {}
+def _submit(jobs: Sequence[Job], executor: Executor, patience: float) -> dict[str, tuple[Job, Handle]]:
+    submitted: dict[str, tuple[Job, Handle]] = {}
     for begin in range(0, len(jobs), _ARRAY):
         part = jobs[begin : begin + _ARRAY]
         with sbatch_errors():
@@ -271,7 +268,7 @@ def _submit(
     return submitted
 
 
-def _outcome(number: str, handle: submitit.Job[int], watch: Watch) -> tuple[int | None, str]:
+def _outcome(number: str, handle: Handle, watch: Watch) -> tuple[int | None, str]:
     """How a job ended: 0, `BUSY`, or 1 and why; None while nothing is known."""
     with suppress(OSError):
         handle.paths.folder.chmod(handle.paths.folder.stat().st_mode)  # makes NFS look again

@@ -10,13 +10,10 @@ import sys
 import time
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import Any
 
 from invariance.launch.jobs import BUSY, Job, outcome, start
 from invariance.launch.slurm_states import ask, state_now
-
-if TYPE_CHECKING:
-    import submitit
 
 _INTERRUPTED = 130
 _SUBMITITS = (signal.SIGUSR2,)
@@ -66,7 +63,7 @@ class SlurmJob:
             return status
         raise CommandFailed(why)
 
-    def checkpoint(self) -> submitit.helpers.DelayedSubmission:
+    def checkpoint(self) -> Any:  # noqa: ANN401
         """End the command in order, for submitit, which then requeues the job."""
         import submitit
 

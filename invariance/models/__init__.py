@@ -4,11 +4,12 @@ import importlib
 import inspect
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from invariance.device import require
 from invariance.errors import UserError, nearest
@@ -32,10 +33,23 @@ def outline(config: Mapping[str, Any], num_classes: int, channels: int) -> nn.Mo
     Raises:
         UserError: as `build_model`.
     """
-    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+    with torch.random.fork_rng(devices=[]), torch.device("meta"), _NothingDrawn():
         network = _made(config, num_classes, channels)
     _require(sum(one.numel() * one.element_size() for one in (*network.parameters(), *network.buffers())), config)
     return network
+
+
+class _NothingDrawn(TorchFunctionMode):
+    """Leaves weights that are only shapes as they are: to draw them there, torch imports its compiler, for seconds."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Any = None,  # noqa: ANN401
+    ) -> Any:  # noqa: ANN401
+        return args[0] if func is torch.Tensor.normal_ else func(*args, **(kwargs or {}))
 
 
 def _require(needed: int, config: Mapping[str, Any]) -> None:

@@ -38,7 +38,8 @@ from invariance.measures.r2 import Regression
 from invariance.models import build_model
 from invariance.models.representation import Representation
 from invariance.planning.work import START, Net, Unit
-from invariance.training.classifier import Classifier, sgd
+from invariance.training.classifier import Classifier
+from invariance.training.module import sgd
 from invariance.transforms import build
 
 _CPU_BATCH = 8

@@ -9,116 +9,31 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from omegaconf import DictConfig
 
 from invariance.data.building import BYTES_OF_LISTS
-from invariance.data.decode import COLOURS, Pixels
-from invariance.data.manifest import MANIFEST
-from invariance.data.prepared import Prepared
-from invariance.data.sources.base import Source, class_of, data_config
-from invariance.data.sources.ilsvrc import ILSVRC
-from invariance.data.sources.rvl_cdip import RVLCDIP
 from invariance.engine.comparing import group_size
-from invariance.engine.grids import Grid, grids_for, joint_grid
-from invariance.errors import UserError, nearest
+from invariance.engine.grids import grids_for, joint_grid
+from invariance.errors import UserError
 from invariance.maps.spec import JOINT, MapSpec, maps_of
-from invariance.planning.templates import Config, Templates, Trained, checked_job, trained_by
+from invariance.planning.counting import Counts
+from invariance.planning.data_set import DataSet, data_set, measured_images
+from invariance.planning.templates import Config, Templates, Trained, checked_job, named_of, trained_by
 from invariance.planning.work import START, Job, Net, Stage, Unit, Work, shape_of
 from invariance.settings.files import conf_dir
 from invariance.transforms import build
 from invariance.transforms.base import UNTOUCHED
-
-PUBLISHED: dict[type[Source], tuple[dict[str, int], int]] = {
-    ILSVRC: ({"train": ILSVRC.TRAINING, "val": ILSVRC.VALIDATION}, 1000),
-    RVLCDIP: (RVLCDIP.SIZES, len(RVLCDIP.CLASSES)),
-}
-"""Images of each split and number of classes of data sets that are planned before they are there."""
 
 BESIDE = ("baseline_3",)
 """Networks that `make paper-distance` trains besides those of its template: the third baseline is for the distances."""
 
 _EXAMPLES = 4
 _FLOAT = 4
-
-
-@dataclass(frozen=True)
-class DataSet:
-    """A data set that is planned for.
-
-    Attributes:
-        config: its yaml, resolved.
-        images: images of each split.
-        classes: how many.
-        known_from: where these numbers come from.
-        sample: reads one of its images, where one is there.
-    """
-
-    config: Config
-    images: Mapping[str, int]
-    classes: int
-    known_from: str
-    sample: Callable[[], bytes | Pixels] | None = None
-
-    @property
-    def name(self) -> str:
-        """Its name in runs."""
-        return str(self.config["name"])
-
-    @property
-    def channels(self) -> int:
-        """Channels of its images."""
-        return COLOURS[self.config["colour"]]
-
-    @property
-    def report(self) -> str:
-        """The split that results are reported on."""
-        return str(self.config["report"] or ("test" if "test" in self.images else "val"))
-
-    @property
-    def n_report(self) -> int:
-        """Images that results are reported on."""
-        return self.images[self.report]
-
-    def n_fit(self, other: Mapping[str, Any] | None = None) -> int:
-        """Images that maps are fitted on, with some keys of `fit` set otherwise."""
-        fit = {**(self.config.get("fit") or {}), **(other or {})}
-        split = fit.get("split") or ("val" if self.report == "test" else "train")
-        return int(fit.get("images") or self.images[split])
-
-
-def data_set(config: Config, prepared: Path, *, count: bool = False) -> DataSet:
-    """A data set with its numbers: of prepared data, else as published, else of the source itself.
-
-    Args:
-        config: its yaml, resolved.
-        prepared: folder of prepared data.
-        count: whether the images of its source are counted although numbers are published.
-
-    Raises:
-        UserError: if none of these is there.
-    """
-    for path in sorted(prepared.glob(f"{config['name']}/*/{MANIFEST}")):
-        there = Prepared(path.parent, config["report"])
-        return DataSet(config, {name: len(there.split(name)) for name in there.splits}, len(there.classes), "prepared")
-    kind = class_of(config)
-    if kind in PUBLISHED and not count:
-        images, classes = PUBLISHED[kind]
-        return DataSet(config, images, classes, "as published")
-    try:
-        found = data_config(config).source.splits(False)
-    except UserError as error:
-        what = config["name"] or kind.__name__
-        raise UserError(f"how many images {what} has is not known yet: {error}") from error
-    largest = max(found.listings.values(), key=len)
-    images = {name: len(listing) for name, listing in found.listings.items()}
-    return DataSet(config, images, len(found.classes), "counted", lambda: largest.read(0))
 
 
 class Study:
@@ -156,6 +71,7 @@ class Study:
         self.data = data_set(self.train["data"], prepared, count=count)
         model = json.dumps(self.train["model"], sort_keys=True)
         self.net = Net(model, self.data.classes, self.data.channels, "relu7")
+        self.counts = Counts(self.net, self.data)
         jobs = templates.sweep(composed)
         self.trained = trained_by(jobs, everything, f"{templates.study}_networks.yaml")
         chosen = {job["network"] for job in jobs}
@@ -194,12 +110,9 @@ class Study:
         total = sum(self.data.images.values())
         room = total * sum(self.data.channels * size**2 + BYTES_OF_LISTS for size in sizes)
         name = f"{', '.join(map(str, sorted(sizes)))} pixels"
-        return Stage("prepare", [Job(name, Work({START: 1, self._decoded(sizes): total}), float(room))], on_cores=True)
-
-    def _decoded(self, sizes: Collection[int], config: Config | None = None) -> Unit:
-        """An image of the data set, or of another whose images are made gray or coloured as this one's are."""
-        about = (class_of(config or self.data.config).__name__, self.data.config["colour"], tuple(sorted(sizes)))
-        return Unit("image decoded", about, None if config else self.data.sample)
+        return Stage(
+            "prepare", [Job(name, Work({START: 1, self.counts.decoded(sizes): total}), float(room))], on_cores=True
+        )
 
     def networks(self) -> Stage:
         """Training."""
@@ -209,47 +122,21 @@ class Study:
         recipe, images = self.train["recipe"], self.data.images
         trained = recipe["updates"] * recipe["batch"]
         looks = math.ceil(recipe["updates"] / recipe["val_every"]) * images["val"]
-        looked = looks + self._evaluated()
-        work = Work({START: 1, self._drawn(one): trained, Unit("image φ", (self.net,)): looked})
-        work.join(self._updates(self.train["trainer"], recipe["batch"], recipe["updates"], trained))
+        looked = looks + self.counts.evaluated()
+        work = Work(
+            {START: 1, self.counts.moved("image drawn", one.transform): trained, Unit("image φ", (self.net,)): looked}
+        )
+        work.join(self.counts.updates(self.train["trainer"], recipe["batch"], recipe["updates"], trained))
         return Job(name, work, 3.0 * _FLOAT * shape_of(self.net)[1])  # the best, and the last with its momentum
-
-    def _evaluated(self) -> int:
-        """Images that a finished network is evaluated on."""
-        return sum(self.data.images[split] for split in {"val", self.data.report})
-
-    def _updates(self, trainer: Config, batch: int, updates: float, images: float) -> Work:
-        how = (batch, json.dumps(trainer, sort_keys=True))
-        return Work({Unit("image trained", (self.net, *how)): images, Unit("update", (self.net, *how)): updates})
-
-    def _drawn(self, one: Trained) -> Unit:
-        return self._moved("image drawn", one.transform)
-
-    def _moved(self, kind: str, transform: Config) -> Unit:
-        size = build(transform).source_size(self.net.size)
-        return Unit(kind, (str(transform["name"]), self.data.channels, size), transform)
 
     def measure(self) -> Stage:
         """Invariance and equivariance."""
         return Stage("measure", [self._measuring(config, self.data) for config in self._jobs("measure")])
 
     def _chosen(self, config: Config) -> list[Trained]:
-        """The networks that a configuration names.
-
-        Raises:
-            UserError: if there is none.
-        """
-        named = config["networks"] if isinstance(config["networks"], list) else [config["networks"]]
+        """The networks that a configuration names."""
         everything = {f"{self.data.name}/{one.label}": one for one in (*self.trained.values(), *self.others.values())}
-        found: dict[str, Trained] = {}
-        for pattern in map(str, named):
-            forms = (pattern, f"{pattern}/*", f"*/{pattern}", f"*/{pattern}/*")
-            here = {name: one for name, one in everything.items() if any(fnmatchcase(name, form) for form in forms)}
-            if not here:
-                known = [one.name for one in everything.values()]
-                raise UserError(f"networks={pattern}: the study trains none of that name{nearest(pattern, known)}")
-            found |= here
-        return list(found.values())
+        return named_of(config["networks"], everything)
 
     def _measuring(self, config: Config, data: DataSet, images: tuple[int, int] | None = None) -> Job:
         work, disk, chosen = Work({START: 1}), 0.0, self._chosen(config)
@@ -257,25 +144,9 @@ class Study:
         counts = images or (data.n_fit(config["fit"]), data.images[config["report"] or data.report])
         for one in chosen:
             for grid in grids_for(one.transform, config["grids"], config.get("grid") or {}):
-                work.join(self._over(grid, fits, *counts))
+                work.join(self.counts.over(grid, fits, *counts))
                 disk += _EXAMPLES * data.channels * self.net.size**2 * len(grid.transform.grid())
         return Job(", ".join(one.label for one in chosen), work, disk)
-
-    def _over(self, grid: Grid, fits: Sequence[MapSpec], n_fit: int, n_report: int) -> Work:
-        """One network over one grid."""
-        points, images, dim = len(grid.transform.grid()), n_fit + n_report, shape_of(self.net)[0]
-        work = Work(
-            {
-                Unit("image φ", (self.net,)): points * images,
-                self._moved("image under g", grid.settings): points * images,
-            }
-        )
-        for fit in fits:
-            work.add(Unit("image scored", (self.net,)), points * (images + (n_fit if fit.settings else 0)))
-            if fit.settings:
-                work.add(Unit("image fitted", (dim, fit.map, fit.settings)), points * n_fit * _epochs(fit))
-                work.add(Unit("fit", (dim, fit.map, fit.settings)), points)
-        return work
 
     def alone(self) -> list[Stage]:
         """The networks that are for the distances alone, which `make paper-distance` trains before it measures them."""
@@ -291,23 +162,14 @@ class Study:
         work, n = Work({START: 1}), len(chosen)
         for one in chosen:
             work.add(Unit("image φ", (self.net,)), n_fit + n_report)
-            work.add(self._moved("image under g", one.transform), n_fit + n_report)
+            work.add(self.counts.moved("image under g", one.transform), n_fit + n_report)
         fits = maps_of({"linear": {}}, config["solver"]) if "l2_distance" in config["metrics"] else []
         device = torch.device("cuda" if self.trainer == "gpu" and torch.cuda.is_available() else "cpu")
         memory = float(config["memory_gb"]) * 1e9
         held = group_size(dim, dim, n_fit, n_report, fits=fits, memory=memory, device=device)
-        fitted = n * math.ceil(n / held)  # stacked fits, of one source to a group of targets
-        for fit in fits:
-            about = (dim, fit.map, fit.settings)
-            work.add(Unit("image fitted", about), fitted * n_fit * _epochs(fit))
-            work.add(Unit("fit", about), fitted)
-            work.add(Unit("target image", about), (n * (n - 1) - fitted) * n_fit * _epochs(fit))
-            work.add(Unit("target", about), n * (n - 1) - fitted)
-            work.add(Unit("image scored", (self.net,)), n * (n - 1) * (2 * n_fit + n_report))
+        work.join(self.counts.mapped(fits, n, held, n_fit, n_report))
         if "indices" in config["metrics"]:
-            for kind, times in (("source", n), ("pair", n * (n - 1)), ("half", n * (n - 1) / 2)):
-                work.add(Unit(f"index {kind} image", (dim,)), times * n_report)
-                work.add(Unit(f"index {kind}", (dim,)), times)
+            work.join(self.counts.indexed(n, n_report))
         return Job(f"{n} networks, {n * (n - 1) // 2} pairs", work, float(_FLOAT * dim * (n_fit + n_report) * n))
 
     def finetune(self) -> Stage:
@@ -322,17 +184,17 @@ class Study:
             grid = joint_grid(one.transform, config["G"] or {})
             j = sum(point.label != UNTOUCHED for point in grid.transform.grid())
             images = recipe["updates"] * recipe["batch"] * (j + 1)
-            work.join(self._updates(config["trainer"], recipe["batch"], recipe["updates"], images))
+            work.join(self.counts.updates(config["trainer"], recipe["batch"], recipe["updates"], images))
             looks = math.ceil(recipe["updates"] / recipe["val_every"]) * self.data.images["val"]
-            work.add(self._moved("image under g", grid.settings), images + looks * (j + 1))
-            work.add(Unit("image φ", (self.net,)), looks * (j + 1) + self._evaluated())
+            work.add(self.counts.moved("image under g", grid.settings), images + looks * (j + 1))
+            work.add(Unit("image φ", (self.net,)), looks * (j + 1) + self.counts.evaluated())
             work.add(Unit("image scored", (self.net,)), looks * j)
             about = (dim, recipe["batch"], json.dumps(config["trainer"], sort_keys=True))
             work.add(Unit("map trained", about), recipe["updates"] * j)
             own = config["grids"] == "own" and not grid.own
             for other in (grid, *grids_for(one.transform, grid.family if own else config["grids"], {})):
                 for learned in ([], [MapSpec("residual", JOINT)] if other is grid else []):  # before, and after
-                    work.join(self._over(other, [*fits, *learned], n_fit, self.data.n_report))
+                    work.join(self.counts.over(other, [*fits, *learned], n_fit, self.data.n_report))
             disk += _FLOAT * (3 * parameters + 2 * j * dim * (dim + 1))
         return Job(", ".join(one.label for one in chosen), work, disk)
 
@@ -348,7 +210,7 @@ class Study:
         if config.get("of", self.data.name) != self.data.name:
             return None
         try:
-            fit, report = self._cross_images(jobs[0]["data"])
+            fit, report = measured_images(jobs[0]["data"], self.prepared, self.cross)
         except UserError:
             counted = [Job(str(job["networks"]), Work()) for job in jobs]
             return Stage("cross", counted, gap="how many images are measured on is not known: give cross=")
@@ -357,7 +219,7 @@ class Study:
             one, new = self._measuring(job, self.data, (fit, report)), self._sizes(job) - sizes
             sizes |= new
             for size in new:  # images are prepared by the first job that needs them
-                one.work.add(self._decoded([size], job["data"]), fit + report)
+                one.work.add(self.counts.decoded([size], job["data"]), fit + report)
             room = sum(self.data.channels * size**2 + BYTES_OF_LISTS for size in new) * (fit + report)
             made.append(replace(one, disk=one.disk + room))
         return Stage("cross", made)
@@ -369,15 +231,3 @@ class Study:
             for one in self._chosen(config)
             for grid in grids_for(one.transform, config["grids"], config.get("grid") or {})
         }
-
-    def _cross_images(self, config: Config) -> tuple[int, int]:
-        """Images to fit and to report on of another data set."""
-        if self.cross is not None:
-            fit = round(self.cross * float(config["val_fraction"]))
-            return fit, self.cross - fit
-        there = data_set(config, self.prepared)
-        return there.n_fit(), there.n_report
-
-
-def _epochs(fit: MapSpec) -> int:
-    return int(getattr(fit.settings, "epochs", 1))

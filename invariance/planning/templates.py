@@ -6,14 +6,22 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
-from invariance.cli.command import find_plugins, no_yaml
+from invariance.cli.messages import no_yaml
 from invariance.errors import UserError, nearest
+from invariance.launch.sweeping import jobs_of_sweep
 from invariance.settings.base import checked, keys_of
 from invariance.settings.files import check_keys, conf_dir
 from invariance.settings.numbers import with_canonical_names
@@ -28,9 +36,6 @@ PAGES = {"networks": "train", "measure": "measure", "distance": "distance", "fin
 @contextmanager
 def _hydra_at(folder: Path) -> Iterator[None]:
     """Hydra composing from a folder, also while it runs the command."""
-    from hydra import initialize_config_dir
-    from hydra.core.global_hydra import GlobalHydra
-
     instance = GlobalHydra.instance()
     held = instance.hydra
     instance.clear()
@@ -44,8 +49,6 @@ def _hydra_at(folder: Path) -> Iterator[None]:
 @lru_cache(maxsize=256)
 def _composed(folder: Path, name: str, overrides: tuple[str, ...], _: object) -> DictConfig:
     """A template composed once for the same overrides, as long as the templates are the same files."""
-    from hydra import compose
-
     where = f"hydra.searchpath=[file://{conf_dir()}]"
     with _hydra_at(folder):
         return compose(name, [where, *map(_swept, overrides)], return_hydra_config=True)
@@ -72,10 +75,6 @@ class Templates:
         Raises:
             UserError: if there is no such template, or it cannot be composed.
         """
-        from hydra.errors import HydraException
-        from omegaconf.errors import OmegaConfBaseException
-        from yaml import YAMLError
-
         if not self.there(stage):
             raise UserError(f"no template {self.study}_{stage}.yaml in {self.folder}; name its folder with templates=…")
         stamps = tuple((path.name, path.stat().st_mtime_ns) for path in sorted(self.folder.glob("*.yaml")))
@@ -92,20 +91,13 @@ class Templates:
         Raises:
             UserError: if what it sweeps over cannot be read.
         """
-        from hydra.core.global_hydra import GlobalHydra
-        from hydra.core.override_parser.overrides_parser import OverridesParser
-        from hydra.errors import HydraException
-
-        find_plugins()
-        from hydra_plugins.invariance_sweeper import FamilySweeper
-
         params = [f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items()]
         keys = {param.partition("=")[0] for param in params}
         params += [one for one in config.hydra.overrides.task if one.partition("=")[0] in keys]
         with _hydra_at(conf_dir()):  # where glob(*) looks
             parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
             try:
-                jobs = FamilySweeper.split_arguments(parser.parse_overrides(params), None)[0]
+                jobs = jobs_of_sweep(parser.parse_overrides(params))
             except HydraException as error:
                 said = str(error).splitlines()[0]
                 raise UserError(f"{config.hydra.job.config_name}: hydra.sweeper.params: {said}") from error
@@ -118,9 +110,6 @@ def _swept(override: str) -> str:
     Raises:
         UserError: if it is no override.
     """
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.errors import HydraException
-
     try:
         [parsed] = OverridesParser.create().parse_overrides([override])
     except HydraException as error:
@@ -154,8 +143,6 @@ def plain(config: DictConfig, settings: Mapping[Any, Any] | None = None) -> Conf
     Raises:
         UserError: if something in it is not set.
     """
-    from omegaconf.errors import OmegaConfBaseException
-
     copy = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
     OmegaConf.set_readonly(copy, False)
     OmegaConf.set_struct(copy, False)
@@ -223,3 +210,24 @@ def networks_there(templates: Templates) -> dict[str, Trained]:
         config = plain(families[family], own)
         found[path.stem] = Trained(f"{config['name']}/seed{config['seed']}", config["transform"])
     return found
+
+
+def named_of(networks: str | Sequence[str], everything: Mapping[str, Trained]) -> list[Trained]:
+    """The networks that `networks=` names.
+
+    Args:
+        networks: a pattern, or several, as commands take them.
+        everything: the networks that there are, by `<data>/<name>/seed<k>`.
+
+    Raises:
+        UserError: if a pattern names none.
+    """
+    found: dict[str, Trained] = {}
+    for pattern in [networks] if isinstance(networks, str) else map(str, networks):
+        forms = (pattern, f"{pattern}/*", f"*/{pattern}", f"*/{pattern}/*")
+        here = {name: one for name, one in everything.items() if any(fnmatchcase(name, form) for form in forms)}
+        if not here:
+            known = [one.name for one in everything.values()]
+            raise UserError(f"networks={pattern}: the study trains none of that name{nearest(pattern, known)}")
+        found |= here
+    return list(found.values())

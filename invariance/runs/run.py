@@ -18,6 +18,7 @@ from invariance.runs.facts import BEST, CONFIG, LAST, LOCK, PREVIOUS, PROVENANCE
 from invariance.runs.files import DONE, disk_errors, remove_temporaries, write_text
 from invariance.runs.locks import UNREADABLE, holder, lock, others_at, still_there
 from invariance.runs.origin import made_by
+from invariance.runs.pace import Pace
 from invariance.runs.rows import write_rows
 from invariance.runs.seal import check, rows_of, write_marker
 from invariance.runs.sweep import alive, opened, working
@@ -42,7 +43,6 @@ __all__ = [
 PROGRESS = "progress.json"
 
 _CONTINUED = ("commit", "dirty", "started")
-_NOTE_EVERY = 1.0
 
 
 def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -94,8 +94,7 @@ class Run:
         self.directory = runs / name
         self.name = name
         self._started = time.monotonic()
-        self._noted: tuple[float, int] | None = None
-        self._last_note = -math.inf
+        self._pace = Pace()
         self._lock: int | None = None
         self._config = json.loads(json.dumps(config))
         self._progress = progress
@@ -188,13 +187,7 @@ class Run:
             UserError: if another version of invariance began it: its second half might be computed otherwise.
         """
         held, now = read_provenance(self.directory), provenance()
-        versions = held.get("versions")
-        theirs, ours = versions.get("invariance") if isinstance(versions, dict) else None, __version__
-        if theirs != ours:
-            raise UserError(
-                f"{self.directory} was begun by invariance {theirs or 'of an unknown version'}, and this is {ours}: "
-                "finish it with that version, choose another folder with runs=…, or delete it to start over"
-            )
+        _require_version(self.directory, held)
         continued = held.get("continued")
         earlier = [one for one in continued if isinstance(one, dict)] if isinstance(continued, list) else []
         if now["commit"] != [held, *earlier][-1].get("commit"):
@@ -245,17 +238,10 @@ class Run:
             of: how much there is.
             unit: what is counted.
         """
-        now = time.monotonic()
-        if self._noted is None:
-            self._noted = (now, done)
-        elif done < of and now - self._last_note < _NOTE_EVERY:
-            return
-        self.require_here()
-        self._last_note = now
-        begun, first = self._noted
-        facts = {"done": done, "of": of, "unit": unit, "since": first, "seconds": round(now - begun, 2)}
-        write_text(self.directory / PROGRESS, json.dumps(facts) + "\n")
-        alive()
+        if facts := self._pace.noted(done, of, unit):
+            self.require_here()
+            write_text(self.directory / PROGRESS, json.dumps(facts) + "\n")
+            alive()
 
     def finish(self, rows: pd.DataFrame) -> None:
         """Write the run's rows and then, last of all, the marker that says done and seals them.
@@ -278,3 +264,13 @@ class Run:
             UserError: if they, or what says which run it is, are not what it was finished with.
         """
         return rows_of(self.directory)
+
+
+def _require_version(directory: Path, held: Mapping[str, Any]) -> None:
+    versions = held.get("versions")
+    theirs, ours = versions.get("invariance") if isinstance(versions, dict) else None, __version__
+    if theirs != ours:
+        raise UserError(
+            f"{directory} was begun by invariance {theirs or 'of an unknown version'}, and this is {ours}: "
+            "finish it with that version, choose another folder with runs=…, or delete it to start over"
+        )

@@ -130,7 +130,7 @@ class Tracker:
             return
         known = read_link(directory).get("id") or secrets.token_hex(8)
         try:
-            self._take_lock(directory)
+            self._lock = _take_turn(directory)
             write_text(directory / LINK, json.dumps({"id": known}) + "\n")
             self._aside = Aside("wandb")
             self._begin(settings, directory, known, name, about, identity)
@@ -143,25 +143,6 @@ class Tracker:
         except BaseException:
             self._leave()
             raise
-
-    def _take_lock(self, directory: Path) -> None:
-        """Wait for another process that logs to this folder.
-
-        Raises:
-            UserError: if the folder refuses, or the other takes too long.
-        """
-        with disk_errors(directory):
-            directory.mkdir(parents=True, exist_ok=True)
-            self._lock = os.open(directory / ".wandb.lock", os.O_RDWR | os.O_CREAT, 0o644)
-            over = time.monotonic() + _TURN
-            while True:
-                try:
-                    fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    return
-                except BlockingIOError:
-                    if time.monotonic() > over:
-                        raise UserError(f"another process logs to {directory}") from None
-                    time.sleep(_LOOK_EVERY)
 
     def _begin(
         self,
@@ -176,23 +157,7 @@ class Tracker:
         global _away
 
         def begin(mode: _Mode) -> Any:  # noqa: ANN401
-            wandb = _library()
-            return wandb.init(
-                project=settings["project"],
-                entity=settings["entity"],
-                group=settings.get("group") or about["data"],
-                job_type=about["stage"],
-                name=name,
-                tags=tags_of(about, settings.get("tags") or ()),
-                id=known,
-                resume="allow",
-                dir=str(directory),
-                mode=mode,
-                config=config_of(about, identity),
-                settings=wandb.Settings(
-                    silent=True, console="off", init_timeout=_INIT, finish_timeout=_UPLOAD, finish_timeout_raises=True
-                ),
-            )
+            return _begun(settings, directory, known, name, about, config_of(about, identity), mode)
 
         assert self._aside is not None
         mode = self._aside.give(lambda: mode_of(settings)).result(_BEGIN)
@@ -313,6 +278,62 @@ class Tracker:
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
+
+
+def _take_turn(directory: Path) -> int:
+    """Wait for another process that logs to a folder.
+
+    Returns:
+        The descriptor of the lock, which is held until it is closed.
+
+    Raises:
+        UserError: if the folder refuses, or the other takes too long.
+    """
+    with disk_errors(directory):
+        directory.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(directory / ".wandb.lock", os.O_RDWR | os.O_CREAT, 0o644)
+        over = time.monotonic() + _TURN
+        try:
+            while True:
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    return descriptor
+                except BlockingIOError:
+                    if time.monotonic() > over:
+                        raise UserError(f"another process logs to {directory}") from None
+                    time.sleep(_LOOK_EVERY)
+        except BaseException:
+            os.close(descriptor)
+            raise
+
+
+def _begun(
+    settings: Mapping[str, Any],
+    directory: Path,
+    known: str,
+    name: str,
+    about: Mapping[str, Any],
+    config: Mapping[str, Any],
+    mode: _Mode,
+) -> Any:  # noqa: ANN401
+    """A W&B run, begun or continued."""
+    wandb = _library()
+    return wandb.init(
+        project=settings["project"],
+        entity=settings["entity"],
+        group=settings.get("group") or about["data"],
+        job_type=about["stage"],
+        name=name,
+        tags=tags_of(about, settings.get("tags") or ()),
+        id=known,
+        resume="allow",
+        dir=str(directory),
+        mode=mode,
+        config=config,
+        settings=wandb.Settings(
+            silent=True, console="off", init_timeout=_INIT, finish_timeout=_UPLOAD, finish_timeout_raises=True
+        ),
+    )
 
 
 def _library() -> Any:  # noqa: ANN401

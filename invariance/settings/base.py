@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import types
 from collections.abc import Mapping
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
@@ -10,10 +9,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic.fields import FieldInfo
 
-from invariance.errors import UserError, nearest
-
-LONGEST = 200
-"""Characters of a value that a message shows."""
+from invariance.errors import UserError, nearest, shown
 
 
 class Settings(BaseModel):
@@ -79,17 +75,6 @@ def told(kind: type[Settings], error: ValidationError, values: object, where: st
     said = f"{expected} ({cause})" if cause is not None else expected
     hint = nearest(value, choices_of(field.annotation)) if field is not None and isinstance(value, str) else ""
     return f"{name}={shown(value)}: {said}{hint}"
-
-
-def shown(value: object) -> str:
-    """A value in a message, cut where it is long."""
-    if isinstance(value, int) and not isinstance(value, bool) and abs(value) >= 10**LONGEST:
-        return f"a number of {math.floor(math.log10(abs(value))) + 1} digits"  # Python writes none that is longer
-    try:
-        text = repr(value)
-    except ValueError:  # a list with such a number in it
-        text = f"a {type(value).__name__} with a number of thousands of digits"
-    return text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
 
 
 def keys_of(kind: type[Settings]) -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import re
 from typing import Annotated, Any
 
@@ -11,6 +10,7 @@ from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
 
 from invariance.errors import UserError
+from invariance.settings.paths import path_of
 
 WHOLE = 2**53
 """Above every whole number that can be set: beyond it a number is no longer counted exactly."""
@@ -26,30 +26,6 @@ LARGEST_SIZE = 4096
 
 LARGEST_RATE = 10**6
 """The largest rate, decay, strength or weight of a loss: far above any that is of use, far below what overflows."""
-
-LONGEST_NAME, LONGEST_PATH = 255, 4095
-"""Bytes that file systems take."""
-
-
-def path_of(value: str) -> str:
-    """A path that a file system can have.
-
-    Raises:
-        UserError: for one that is empty, not UTF-8, or too long.
-    """
-    if not value:
-        raise ValueError("it is empty")
-    try:
-        held = value.encode()
-    except UnicodeEncodeError:
-        raise ValueError("its name is not UTF-8; choose another folder") from None
-    if value.startswith("~") and os.path.expanduser(value) == value:
-        raise ValueError("there is no such user's home folder")
-    if b"\0" in held:
-        raise ValueError("a name holds no NUL")
-    if len(held) > LONGEST_PATH or any(len(part) > LONGEST_NAME for part in held.split(b"/")):
-        raise ValueError(f"it is too long: {LONGEST_NAME} bytes a name and {LONGEST_PATH} in all")
-    return value
 
 
 def name_of(value: str) -> str:

@@ -1,9 +1,11 @@
 """The folder of configurations, what its families of transformations say of themselves, and which keys a page has."""
 
 import re
+from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -42,6 +44,21 @@ def family_sweep(family: str) -> dict[str, list[str]]:
         return {}
     sweep = family_config(family).get("sweep", {})
     return {str(key): [str(value) for value in values] for key, values in sweep.items()}
+
+
+def require_range(transform: Mapping[str, Any]) -> None:
+    """Refuse to train a family without its range.
+
+    Raises:
+        UserError: naming the family's own ranges.
+    """
+    sweep = family_sweep(str(transform["name"]))
+    if transform.get("range") is None and "range" in sweep:
+        own = ", ".join(sweep["range"])
+        raise UserError(
+            f"transform={transform['name']} needs a range, as range={sweep['range'][-1]}; "
+            f"-m transform={transform['name']} trains one network for each of its own ({own})"
+        )
 
 
 def page_keys(page: str) -> set[str]:

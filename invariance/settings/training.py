@@ -6,8 +6,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from invariance.errors import UserError
-from invariance.settings.base import Settings, shown
+from invariance.errors import UserError, shown
+from invariance.settings.base import Settings
 from invariance.settings.fields import LARGEST_RATE, Batch, Count, Least, Positive, Share
 
 

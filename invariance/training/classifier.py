@@ -1,53 +1,25 @@
 """Training a network under one family of transformations (Eq. 5)."""
 
 import math
-from collections.abc import Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import pytorch_lightning as pl
 import torch
-from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.nn import functional
 
 from invariance.errors import UserError
 from invariance.models import build_model, outline
-from invariance.runs.processes import heed_signals, raise_if_interrupted
 from invariance.seeds import derive, generator
 from invariance.training.checkpoint import read_checkpoint, require_sealed
+from invariance.training.module import RecipeModule, all_finite
 from invariance.transforms import build as build_transform
 
 _CHECK_EVERY = 50
 
 
-def rate_factor(recipe: Mapping[str, Any], update: int) -> float:
-    """What the rate of an update, counted from 0, is of the recipe's: risen linearly, then fallen by its schedule."""
-    if update < recipe["warmup"]:
-        return float((update + 1) / recipe["warmup"])
-    if recipe["schedule"] == "step":
-        return float(10.0 ** -(update // recipe["step"]))
-    progress = (update - recipe["warmup"]) / max(1, recipe["updates"] - recipe["warmup"])
-    return 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
-
-
-def sgd(named: Sequence[tuple[str, nn.Parameter]], recipe: Mapping[str, Any]) -> torch.optim.SGD:
-    """SGD as in the released code: biases at twice the rate, without decay."""
-    weights = [p for name, p in named if not name.endswith("bias")]
-    biases = [p for name, p in named if name.endswith("bias")]
-    return torch.optim.SGD(
-        [
-            {"params": weights, "weight_decay": recipe["weight_decay"]},
-            {"params": biases, "weight_decay": 0.0, "lr": 2 * recipe["rate"]},
-        ],
-        lr=recipe["rate"],
-        momentum=recipe["momentum"],
-        nesterov=recipe["nesterov"],
-    )
-
-
-class Classifier(pl.LightningModule):
+class Classifier(RecipeModule):
     """A network trained with cross-entropy on g x, with a new g for every image (Eq. 5).
 
     Everything random is keyed by (seed, update), so that update t is the same whether training reached it in one go or
@@ -76,29 +48,17 @@ class Classifier(pl.LightningModule):
         mean: list[float],
         seed: int,
     ) -> None:
-        super().__init__()
+        super().__init__(recipe, seed)
         if not all(math.isfinite(one) for one in mean):
             raise UserError(f"mean={mean}: the mean of every channel has to be a finite number; prepare the data again")
         self.save_hyperparameters()
-        self.recipe = recipe
-        self.seed = seed
-        self.started = False
-        self.memory_format = torch.contiguous_format
         self.transform = build_transform(transform)
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(derive(seed, "initialisation"))
-            self.network: nn.Module = build_model(model, len(classes), channels)
+            self.network = build_model(model, len(classes), channels)
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).reshape(1, -1, 1, 1), persistent=False)
         self.register_buffer("diverged", torch.tensor(False), persistent=False)
         self.untouched = {point.label: point for point in self.transform.grid()}["untouched"].params
-
-    def speed_up(self, channels_last: bool, compiled: bool) -> None:
-        """Run the network in the channels-last layout, or compiled; checkpoints stay the same files."""
-        if channels_last:
-            self.memory_format = torch.channels_last
-            self.network.to(memory_format=torch.channels_last)
-        if compiled:
-            self.network.compile(dynamic=False)  # so that no smaller batch makes it compile anew
 
     def normalise(self, x: Tensor) -> Tensor:
         """Images (B, C, H, W) in [0, 255] as the network takes them: (x − mean) / 255."""
@@ -108,11 +68,6 @@ class Classifier(pl.LightningModule):
         """Logits (B, K) of images (B, C, H, W) in [0, 255]."""
         logits: Tensor = self.network(self.normalise(x.float()))
         return logits
-
-    def on_train_start(self) -> None:
-        """Note that a checkpoint, if there was one, has been taken up."""
-        self.started = True
-        heed_signals()  # Lightning's own handler of SIGTERM waits for other devices, which may wait for this one
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """Mean cross-entropy of a batch (x uint8 (B, C, H, W), y (B,)), each image under its own g.
@@ -135,14 +90,6 @@ class Classifier(pl.LightningModule):
         self.log("train/loss", loss, prog_bar=True)
         return loss
 
-    def on_train_batch_end(self, *_: object) -> None:
-        """End here if a signal came."""
-        raise_if_interrupted()
-
-    def on_validation_batch_end(self, *_: object) -> None:
-        """End here if a signal came."""
-        raise_if_interrupted()
-
     def on_train_epoch_end(self) -> None:
         """Look once more before the span's checkpoint is written, at the weights, too."""
         self.diverged = self.diverged | ~all_finite(self.network)
@@ -163,18 +110,6 @@ class Classifier(pl.LightningModule):
         logits = self(self.transform.apply(x.float(), self.untouched))
         self.log("val/accuracy", (logits.argmax(1) == y).float().mean(), batch_size=len(y), prog_bar=True)
         self.log("val/loss", functional.cross_entropy(logits, y), batch_size=len(y))
-
-    def configure_optimizers(self) -> OptimizerLRScheduler:
-        """SGD, the rate by the recipe's schedule."""
-        optimizer = sgd(list(self.network.named_parameters()), self.recipe)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, partial(rate_factor, self.recipe))
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-
-def all_finite(module: nn.Module) -> Tensor:
-    """Whether every weight and buffer of a module is a finite number, as a boolean () on their device."""
-    values = [one for one in module.state_dict().values() if one.is_floating_point()]
-    return torch.stack([torch.isfinite(one).all() for one in values]).all()
 
 
 def load_classifier(path: Path, remedy: str = "train the network again (delete its run directory)") -> Classifier:

@@ -1,12 +1,9 @@
 """Finetuning a network and its maps M_g with the joint loss (Eq. 5–7, Sec. 5.4)."""
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
-from typing import Any, NoReturn
+from typing import Any
 
-import pytorch_lightning as pl
 import torch
-from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -14,23 +11,16 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from invariance.errors import UserError
 from invariance.maps import ResidualMap
 from invariance.models.representation import Representation
-from invariance.runs.processes import heed_signals, raise_if_interrupted
 from invariance.seeds import derive
 from invariance.training.block_dropout import BlockDropout
-from invariance.training.classifier import all_finite, rate_factor, sgd
-from invariance.training.joint_loss import JointTerms, JointWeights, joint_terms
+from invariance.training.joint_loss import TERMS, JointTerms, JointWeights, Watch, joint_terms
+from invariance.training.module import RecipeModule, all_finite
 from invariance.transforms.base import UNTOUCHED, Transform
 
 _CHECK_EVERY = 50
-_TERMS = {
-    "classification": "H(y, C(φ(x)))",
-    "transformed": "H(y, C(M_g φ(gx)))",
-    "recovery": "‖M_g φ(gx) − φ(x)‖²",
-    "invariance": "‖φ(gx) − φ(x)‖²",
-}
 
 
-class JointFinetune(pl.LightningModule):
+class JointFinetune(RecipeModule):
     """A network and one map M_g for every g of a set G, trained together with L = L_d + λ3 L_e (Eq. 7).
 
     An update takes a batch of images x and its copies g x for all g of G through the network in one forward pass;
@@ -60,8 +50,6 @@ class JointFinetune(pl.LightningModule):
         UserError: if G is empty, or the layer gives no row an image.
     """
 
-    broken: Tensor
-
     def __init__(
         self,
         network: nn.Module,
@@ -75,18 +63,15 @@ class JointFinetune(pl.LightningModule):
         weights: JointWeights | None = None,
         copies: int | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(recipe, seed)
         self.automatic_optimization = False  # a batch that is cut takes several backward passes
         self.points = [point for point in transform.grid() if point.label != UNTOUCHED]
         if not self.points:
             raise UserError("G is empty: the joint loss needs at least one g that changes the images")
         self.network, self.normalise, self.transform = network, normalise, transform
-        self.recipe, self.seed = dict(recipe), seed
         self.untouched = next(point.params for point in transform.grid() if point.label == UNTOUCHED)
         self.copies = min(copies or len(self.points), len(self.points))
         self.cut = Representation(network, layer)
-        self.started = False
-        self.memory_format = torch.contiguous_format
         device = next(network.parameters()).device
         blank = transform.apply(torch.zeros(1, *image_shape, device=device), self.untouched)
         blank = normalise(blank)
@@ -95,7 +80,7 @@ class JointFinetune(pl.LightningModule):
         self.dim = r.shape[1]
         self.weights = weights or JointWeights.of(self.dim)
         self.maps = nn.ModuleList(ResidualMap(self.dim) for _ in self.points)
-        self.register_buffer("broken", torch.zeros(len(_TERMS), dtype=torch.bool), persistent=False)
+        self.watch = Watch()
         self.save_hyperparameters(
             {
                 "layer": layer,
@@ -106,12 +91,6 @@ class JointFinetune(pl.LightningModule):
             }
         )
 
-    def speed_up(self, channels_last: bool) -> None:
-        """Run the network in the channels-last layout; checkpoints stay the same files."""
-        if channels_last:
-            self.memory_format = torch.channels_last
-            self.network.to(memory_format=torch.channels_last)
-
     def forward(self, x: Tensor) -> Tensor:
         """Logits (B, K) of images (B, C, H, W) in [0, 255]."""
         logits: Tensor = self.network(self._prepared(x.float()))
@@ -120,12 +99,6 @@ class JointFinetune(pl.LightningModule):
     def _prepared(self, x: Tensor) -> Tensor:
         return self.normalise(x).contiguous(memory_format=self.memory_format)
 
-    def on_train_start(self) -> None:
-        """Note that a checkpoint, if there was one, has been taken up; Lightning keeps the mode a module comes in."""
-        self.started = True
-        self.train()
-        heed_signals()
-
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """One update from a batch (x uint8 (N, C, H, W), y (N,)) and its J copies."""
         x, y = batch
@@ -133,16 +106,15 @@ class JointFinetune(pl.LightningModule):
         assert not isinstance(optimizer, list)
         optimizer.zero_grad()
         terms = self.accumulate(x.float(), y)
-        found = torch.stack([~torch.isfinite(getattr(terms, name)) for name in _TERMS])
-        self.broken = torch.where(self.broken.any(), self.broken, found)
+        self.watch.look(terms)
         if self.global_step % _CHECK_EVERY == 0:
-            self._refuse_divergence()
+            self._refuse(self.watch.broken)
         optimizer.step()
         schedule = self.lr_schedulers()
         assert not isinstance(schedule, list) and schedule is not None
         schedule.step()
         self.log("train/loss", terms.loss(self.weights), prog_bar=True)
-        self.log_dict({f"train/{name}": getattr(terms, name) for name in _TERMS})
+        self.log_dict({f"train/{name}": getattr(terms, name) for name in TERMS})
 
     def accumulate(self, x: Tensor, y: Tensor) -> JointTerms:
         """Add the gradient of the joint loss of images x (N, C, H, W) in [0, 255] and labels y (N,) to the parameters'.
@@ -155,10 +127,9 @@ class JointFinetune(pl.LightningModule):
                 module.eval()
         step, j = self.global_step, len(self.points)
         seeds = [derive(self.seed, "dropout", step), *(derive(self.seed, "dropout", step, k) for k in range(1, j + 1))]
-        plain = self.weights.equivariance == 0
         with BlockDropout(seeds, x.device) as dropout, torch.random.fork_rng(devices=_cuda(x.device)):
             torch.manual_seed(seeds[0])  # of layers that are random in another way than dropout
-            if plain:
+            if self.weights.equivariance == 0:
                 return self._plain(x, y, dropout)
             if self.copies == j:
                 return self._whole(x, y, dropout)
@@ -228,29 +199,15 @@ class JointFinetune(pl.LightningModule):
         """x'_ij = M_gj φ(g_j x_i), (J', N, D)."""
         return _full(torch.stack([self.maps[b - 1](r) for b, r in zip(blocks, moved, strict=True)]))
 
-    def on_train_batch_end(self, *_: object) -> None:
-        """End here if a signal came."""
-        raise_if_interrupted()
-
-    def on_validation_batch_end(self, *_: object) -> None:
-        """End here if a signal came."""
-        raise_if_interrupted()
-
     def on_train_epoch_end(self) -> None:
         """Look once more before the span's checkpoint is written, at the weights, too."""
-        self._refuse_divergence()
-        if not bool(all_finite(self)):
-            self._refuse(["a weight of the network or of a map"])
+        self._refuse(self.watch.broken or ([] if bool(all_finite(self)) else ["a weight of the network or of a map"]))
 
-    def _refuse_divergence(self) -> None:
-        if not bool(self.broken.any()):
+    def _refuse(self, broken: Sequence[str]) -> None:
+        if not broken:
             return
-        names = [f"{name} ({_TERMS[name]})" for name, flag in zip(_TERMS, self.broken.tolist(), strict=True) if flag]
-        self._refuse(names)
-
-    def _refuse(self, names: Sequence[str]) -> NoReturn:
         raise UserError(
-            f"finetuning diverged, no longer finite by update {self.global_step}: {', '.join(names)}; lower "
+            f"finetuning diverged, no longer finite by update {self.global_step}: {', '.join(broken)}; lower "
             f"recipe.rate (it is {self.recipe['rate']}) or the joint loss's weights, and repeat with another name=… or "
             "after deleting the run directory if it holds checkpoints"
         )
@@ -259,7 +216,8 @@ class JointFinetune(pl.LightningModule):
         """Accuracy untouched, and its mean over G as it is and through M_g."""
         x, y = batch
         x = x.float()
-        self._log_accuracy("val/accuracy", self.cut.classify(*self._evaluated(x, self.untouched)), y)
+        right = self.cut.classify(*self._evaluated(x, self.untouched)).argmax(1) == y
+        self.log("val/accuracy", right.float().mean(), batch_size=len(y), prog_bar=True)
         correct = torch.zeros(2, device=x.device)
         for point, module in zip(self.points, self.maps, strict=True):
             r, gx = self._evaluated(x, point.params)
@@ -272,15 +230,9 @@ class JointFinetune(pl.LightningModule):
         gx = self._prepared(self.transform.apply(x, dict(params)))
         return _full(self.cut.phi(gx)), gx
 
-    def _log_accuracy(self, name: str, logits: Tensor, y: Tensor) -> None:
-        self.log(name, (logits.argmax(1) == y).float().mean(), batch_size=len(y), prog_bar=True)
-
-    def configure_optimizers(self) -> OptimizerLRScheduler:
-        """SGD on the network and the maps alike, biases at twice the rate; the rate by the recipe's schedule."""
-        named = [*self.network.named_parameters(), *self.maps.named_parameters()]
-        optimizer = sgd(named, self.recipe)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, partial(rate_factor, self.recipe))
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+    def trained_parameters(self) -> list[tuple[str, nn.Parameter]]:
+        """The parameters of the network and of the maps alike."""
+        return [*self.network.named_parameters(), *self.maps.named_parameters()]
 
 
 def _full(values: Tensor) -> Tensor:
@@ -293,10 +245,10 @@ def _cuda(device: torch.device) -> list[torch.device]:
 
 
 def _detached(terms: JointTerms) -> JointTerms:
-    return JointTerms(**{name: getattr(terms, name).detach() for name in _TERMS})
+    return JointTerms(**{name: getattr(terms, name).detach() for name in TERMS})
 
 
 def _added(sums: JointTerms | None, terms: JointTerms, share: float) -> JointTerms:
     if sums is None:
-        return JointTerms(**{name: share * getattr(terms, name) for name in _TERMS})
-    return JointTerms(**{name: getattr(sums, name) + share * getattr(terms, name) for name in _TERMS})
+        return JointTerms(**{name: share * getattr(terms, name) for name in TERMS})
+    return JointTerms(**{name: getattr(sums, name) + share * getattr(terms, name) for name in TERMS})

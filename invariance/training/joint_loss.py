@@ -11,10 +11,17 @@ import math
 from dataclasses import dataclass, fields
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from invariance.errors import UserError
+
+TERMS = {
+    "classification": "H(y, C(φ(x)))",
+    "transformed": "H(y, C(M_g φ(gx)))",
+    "recovery": "‖M_g φ(gx) − φ(x)‖²",
+    "invariance": "‖φ(gx) − φ(x)‖²",
+}
 
 
 @dataclass(frozen=True)
@@ -101,3 +108,23 @@ def joint_terms(
         recovery=(r_back - r).square().sum(2).mean(),
         invariance=(r_moved - r).square().sum(2).mean(),
     )
+
+
+class Watch(nn.Module):
+    """Which terms were no longer finite numbers in the first update that had such; looked at without waiting for it."""
+
+    found: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("found", torch.zeros(len(TERMS), dtype=torch.bool), persistent=False)
+
+    def look(self, terms: JointTerms) -> None:
+        """Look at the terms of an update."""
+        broken = torch.stack([~torch.isfinite(getattr(terms, name)) for name in TERMS])
+        self.found = torch.where(self.found.any(), self.found, broken)
+
+    @property
+    def broken(self) -> list[str]:
+        """The terms that were broken, with what they are; none while all are finite."""
+        return [f"{name} ({TERMS[name]})" for name, flag in zip(TERMS, self.found.tolist(), strict=True) if flag]

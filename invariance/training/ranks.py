@@ -6,10 +6,12 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from multiprocessing.process import BaseProcess
 from typing import Any
+
+from torch import distributed
 
 from invariance.errors import UserError
 from invariance.runs.processes import live_under
@@ -30,6 +32,21 @@ def _free_port() -> int:
         return int(held.getsockname()[1])
 
 
+@contextmanager
+def _set(variables: Mapping[str, str]) -> Iterator[None]:
+    """Variables of the environment, while it lasts; Lightning removes some of them itself."""
+    held = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in held.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
 class Ranks:
     """This process as rank 0 of several.
 
@@ -48,16 +65,8 @@ class Ranks:
         if self.world == 1:
             yield
             return
-        held = {name: os.environ.get(name) for name in _NAMES}
-        os.environ.update(_variables(0, self.world, self._port))
-        try:
+        with _set(_variables(0, self.world, self._port)):
             yield
-        finally:
-            for name, value in held.items():
-                if value is None:
-                    os.environ.pop(name, None)  # Lightning removes some of them itself
-                else:
-                    os.environ[name] = value
 
     @contextmanager
     def running(self, work: Callable[..., None], *arguments: Any) -> Iterator[None]:  # noqa: ANN401
@@ -71,9 +80,9 @@ class Ranks:
             return
         context = multiprocessing.get_context("spawn")
         for rank in range(1, self.world):
-            given = (os.getpid(), _variables(rank, self.world, self._port), work, arguments)
-            process = context.Process(target=_as_rank, args=given, daemon=True)
-            process.start()
+            process = context.Process(target=_as_rank, args=(os.getpid(), work, arguments), daemon=True)
+            with _set(_variables(rank, self.world, self._port)):  # Lightning looks while it is imported
+                process.start()
             self._others.append(process)
         watch = threading.Thread(target=self._watch, daemon=True)
         watch.start()
@@ -111,16 +120,13 @@ class Ranks:
 
     @staticmethod
     def _leave_group() -> None:
-        from torch import distributed
-
         if distributed.is_available() and distributed.is_initialized():
             distributed.destroy_process_group()
 
 
-def _as_rank(parent: int, variables: dict[str, str], work: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+def _as_rank(parent: int, work: Callable[..., None], arguments: tuple[Any, ...]) -> None:
     """The main function of another rank."""
     live_under(parent)
-    os.environ.update(variables)
     try:
         work(*arguments)
     except UserError as error:

@@ -13,7 +13,8 @@ from invariance.errors import UserError
 from invariance.runs.files import sha256
 from invariance.runs.run import BEST, LAST, PREVIOUS
 from invariance.training.checkpoint import RUN, read_checkpoint
-from invariance.training.classifier import check_architecture, load_classifier, sgd
+from invariance.training.classifier import check_architecture, load_classifier
+from invariance.training.module import sgd
 
 
 def resume_point(directory: Path, module: pl.LightningModule, trainer: pl.Trainer) -> tuple[Path | None, int]:

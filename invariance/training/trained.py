@@ -13,6 +13,7 @@ import torch
 from invariance.data.decode import COLOURS
 from invariance.data.manifest import MANIFEST
 from invariance.data.prepared import Prepared, prepare
+from invariance.data.sources.base import data_config
 from invariance.device import choose_device
 from invariance.errors import UserError
 from invariance.models import outline
@@ -109,8 +110,6 @@ class Network:
 
     def _foreign(self, data: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
         """Another data set's configuration, in the colours that the network takes."""
-        from invariance.data.sources.base import data_config
-
         name = data_config(data).name
         if name == self.trained_on:
             raise UserError(

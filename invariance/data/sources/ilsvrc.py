@@ -1,6 +1,5 @@
 """ILSVRC-2012 as it is downloaded (Sec. 5.5)."""
 
-import io
 import re
 from collections.abc import Collection
 from functools import cached_property
@@ -12,7 +11,8 @@ from invariance.data.archives import open_tree
 from invariance.data.left_out import HIDDEN, UNEXPECTED, LeftOut
 from invariance.data.magic import is_image
 from invariance.data.sources.base import Listing, Splits, file_hash
-from invariance.data.sources.official import Official, small_file
+from invariance.data.sources.devkit import META, TRUTH, Devkit
+from invariance.data.sources.official import Official
 from invariance.data.sources.trees import FolderTree, Stamp, Tree
 from invariance.errors import UserError
 
@@ -41,7 +41,7 @@ class ILSVRC(Official):
     ).split()
     """Training images in four colours (list: github.com/cytsai/ilsvrc-cmyk-image-list); `PNG` is a PNG."""
     TRAINING, VALIDATION = 1_281_167, 50_000
-    _lists = ("meta.mat", "ILSVRC2012_validation_ground_truth.txt")
+    _lists = (META, TRUTH)
 
     def splits(self, progress: bool = False) -> Splits:
         """The classes, train and val.
@@ -59,7 +59,7 @@ class ILSVRC(Official):
         return super().splits(progress)
 
     def _trees(self) -> list[Tree]:
-        return [tree for tree in (self._train, self._val, self._devkit) if tree is not None]
+        return [self._train, self._val, *([] if self._devkit is None else [self._devkit.tree])]
 
     @cached_property
     def _train(self) -> Tree:
@@ -76,9 +76,9 @@ class ILSVRC(Official):
         return open_tree(path)
 
     @cached_property
-    def _devkit(self) -> Tree | None:
+    def _devkit(self) -> Devkit | None:
         path = self._part("devkit", "ILSVRC2012_devkit_t12.tar.gz", "ILSVRC2012_devkit_t12")
-        return None if path is None else open_tree(path)
+        return None if path is None else Devkit(open_tree(path))
 
     @cached_property
     def _splits(self) -> Splits:
@@ -93,8 +93,8 @@ class ILSVRC(Official):
                 "with the devkit, or in wnid folders"
             )
         val, left = self._in_folders(classes, folders, left_out) if folders else self._flat(classes, flat)
-        self._leave(self._val, "", flat, left_out)
-        left_out.add_all((self._path_of(self._val, name) for name in left), "of classes that train does not hold")
+        _leave(self._val, "", flat, left_out)
+        left_out.add_all((_path_of(self._val, name) for name in left), "of classes that train does not hold")
         self._leave_beside(left_out)
         if known := len(self._known()):
             if len(classes) < known:
@@ -110,23 +110,6 @@ class ILSVRC(Official):
         if odd:
             remarks.append(f"{odd} training images are PNG or CMYK though named .JPEG; they are decoded all the same")
         return Splits(classes, {"train": train, "val": val}, ignored + left, remarks, left_out=left_out)
-
-    @staticmethod
-    def _path_of(tree: Tree, name: str) -> str:
-        return f"{tree.path.name}/{name}"
-
-    def _leave(self, tree: Tree, folder: str, images: Collection[str], left: LeftOut) -> None:
-        """Count what lies in a folder of a part beside its images, and beside the classes' folders at the top."""
-        inside, above = tree.inside(folder), f"{folder}/" if folder else ""
-        for name in inside.files:
-            if name not in images:
-                left.add(self._path_of(tree, above + name), HIDDEN if name.startswith(".") else UNEXPECTED)
-        for name, why in inside.others.items():
-            left.add(self._path_of(tree, above + name), why)
-        for name in inside.folders:
-            if folder or name.startswith("."):
-                why = HIDDEN if name.startswith(".") else UNEXPECTED
-                tree.leave_out(above + name, why, left, above=f"{tree.path.name}/")
 
     def _training(self, left: LeftOut) -> tuple[list[str], Listing, list[str]]:
         tree, known = self._train, self._known()
@@ -155,8 +138,8 @@ class ILSVRC(Official):
             stamps += images.values()
             labels += [label] * len(images)
             ignored += [f"{wnid}/{file}" for file in (*inside.files, *inside.others) if file not in images]
-            self._leave(tree, wnid, images, left)
-        self._leave(tree, "", (), left)
+            _leave(tree, wnid, images, left)
+        _leave(tree, "", (), left)
         return classes, self._listing(tree, names, labels, stamps), ignored
 
     def _listing(self, tree: Tree, names: list[str], labels: list[int], stamps: list[Stamp]) -> Listing:
@@ -182,7 +165,7 @@ class ILSVRC(Official):
         left: list[str] = []
         for wnid in folders:
             images = {file: stamp for file, stamp in tree.inside(wnid).files.items() if is_image(file)}
-            self._leave(tree, wnid, images, left_out)
+            _leave(tree, wnid, images, left_out)
             if wnid not in classes:
                 left += [f"{wnid}/{file}" for file in images]
                 continue
@@ -216,21 +199,7 @@ class ILSVRC(Official):
 
     def _known(self) -> dict[str, int]:
         """The 1,000 classes' numbers by wnid; none without the devkit."""
-        return {wnid: number for number, wnid in self._synsets.items()}
-
-    @cached_property
-    def _synsets(self) -> dict[int, str]:
-        if self._devkit is None:
-            return {}
-        from scipy.io import loadmat
-
-        where, data = self._devkit_file("meta.mat")
-        try:
-            table = loadmat(io.BytesIO(data), squeeze_me=True)["synsets"]
-            return {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in table if int(row["num_children"]) == 0}
-        except Exception as error:  # noqa: BLE001 - a scrambled MAT file raises anything
-            why = " ".join(str(error).split())
-            raise UserError(f"{where} cannot be read ({why}); download the devkit again") from error
+        return {} if self._devkit is None else {wnid: number for number, wnid in self._devkit.synsets.items()}
 
     def _ground_truth(self) -> list[str]:
         """The wnid of every validation image, in the order of their numbers."""
@@ -239,23 +208,22 @@ class ILSVRC(Official):
                 f"{self._val.path} is flat, and its labels are in the devkit: add ILSVRC2012_devkit_t12.tar.gz to "
                 f"{self.root}"
             )
-        where, data = self._devkit_file("ILSVRC2012_validation_ground_truth.txt")
-        lines = data.decode("utf-8", "replace").splitlines()
-        wnids = []
-        for number, line in enumerate(lines, 1):
-            text = line.strip()
-            if not text.isdecimal() or int(text) not in self._synsets:
-                raise UserError(f"{where} line {number}: {line[:40]!r} is no class from 1 to {len(self._synsets)}")
-            wnids.append(self._synsets[int(text)])
-        if len(wnids) != self.VALIDATION:
-            raise UserError(f"{where} has {len(wnids):,} lines, not {self.VALIDATION:,}; extract the devkit again")
-        return wnids
+        return self._devkit.ground_truth(self.VALIDATION)
 
-    def _devkit_file(self, name: str) -> tuple[str, bytes]:
-        tree = self._devkit
-        assert tree is not None
-        for folder in ("data", "ILSVRC2012_devkit_t12/data"):
-            path = f"{folder}/{name}"
-            if tree.stamp(path) is not None:
-                return tree.where(path), small_file(tree, path)
-        raise UserError(f"{tree.path} holds no data/{name}; download the devkit again")
+
+def _path_of(tree: Tree, name: str) -> str:
+    return f"{tree.path.name}/{name}"
+
+
+def _leave(tree: Tree, folder: str, images: Collection[str], left: LeftOut) -> None:
+    """Count what lies in a folder of a part beside its images, and beside the classes' folders at the top."""
+    inside, above = tree.inside(folder), f"{folder}/" if folder else ""
+    for name in inside.files:
+        if name not in images:
+            left.add(_path_of(tree, above + name), HIDDEN if name.startswith(".") else UNEXPECTED)
+    for name, why in inside.others.items():
+        left.add(_path_of(tree, above + name), why)
+    for name in inside.folders:
+        if folder or name.startswith("."):
+            why = HIDDEN if name.startswith(".") else UNEXPECTED
+            tree.leave_out(above + name, why, left, above=f"{tree.path.name}/")

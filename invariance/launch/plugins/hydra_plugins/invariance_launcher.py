@@ -9,7 +9,8 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from invariance.launch.jobs import Slot, done, jobs_of, options_of, run_jobs, slots_of, tell
+from invariance.launch.jobs import done, jobs_of, options_of, run_jobs, tell
+from invariance.launch.slots import Slot, slots_of
 from invariance.runs.sweep import SWEEP_VARIABLE, launching
 
 
