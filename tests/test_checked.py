@@ -17,7 +17,7 @@ from invariance.engine.store import FACTS, Features, Store
 from invariance.errors import UserError
 from invariance.experiments.pair_features import Stored
 from invariance.experiments.pair_units import Results
-from invariance.runs.checked import Damaged, read_facts, read_part, write_facts, write_part
+from invariance.runs.checked import DamagedFile, read_facts, read_part, write_facts, write_part
 from invariance.runs.parts import Part, Parts
 from invariance.runs.rows import Row, to_frame
 
@@ -37,7 +37,7 @@ def test_a_flipped_bit_anywhere_in_a_part_is_seen(tmp_path, at):
     write_part(path := tmp_path / "part", about := {"run": "träin/a", "g": ["5", "-5"]}, bytes(range(256)) * 2)
     assert read_part(path, about) == bytes(range(256)) * 2
     flip(path, at, 1 << at % 8)
-    with pytest.raises(Damaged):
+    with pytest.raises(DamagedFile):
         read_part(path, about)
 
 
@@ -48,7 +48,7 @@ def test_a_flipped_bit_anywhere_in_facts_changes_nothing_unseen(tmp_path, at):
     flip(path, at, 1 << at % 8)
     try:
         held, hashed = read_facts(path)
-    except (Damaged, UnicodeDecodeError):
+    except (DamagedFile, UnicodeDecodeError):
         return
     assert held == facts or not hashed
 
@@ -59,7 +59,7 @@ def test_facts_of_before_hashes_are_read_as_such(tmp_path):
     assert read_facts(path) == ({"dim": 3}, False)
     for wrong in ("", "[]", "[" * 100_000, '{"dim": 3, "xxh3": "0"}', '{"dim": 3, "xxh3": 7}'):
         path.write_text(wrong)
-        with pytest.raises(Damaged):
+        with pytest.raises(DamagedFile):
             read_facts(path)
 
 
@@ -67,11 +67,11 @@ def test_a_part_of_something_else_is_none_of_this(tmp_path):
     write_part(path := tmp_path / "part", {"run": "a"}, b"content")
     assert read_part(tmp_path / "none", {"run": "a"}) is None
     for other in ({"run": "b"}, {}, {"run": "a", "g": []}):
-        with pytest.raises(Damaged, match="something else"):
+        with pytest.raises(DamagedFile, match="something else"):
             read_part(path, other)
     path.unlink()
     path.mkdir()
-    with pytest.raises(Damaged):
+    with pytest.raises(DamagedFile):
         read_part(path, {"run": "a"})
 
 

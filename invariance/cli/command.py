@@ -27,7 +27,7 @@ from invariance.settings.nested import check_value
 from invariance.settings.numbers import with_canonical_names
 from invariance.settings.paths import folder
 
-Job = Callable[[dict[str, Any]], None]
+Experiment = Callable[[dict[str, Any]], None]
 MISTAKE, INTERRUPTED = 2, 130
 _WITH_VALUE = (
     "--package",
@@ -45,13 +45,13 @@ _WITH_VALUE = (
 _INFO = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
 
 
-def command(page: str, job: str | Job) -> None:
-    """Run one page as a Hydra command: `conf/<page>.yaml` and the command line, handed to `job` as plain data.
+def command(page: str, experiment: str | Experiment) -> None:
+    """Run one page as a Hydra command: `conf/<page>.yaml` and the command line, handed to `experiment` as plain data.
 
     Args:
         page: the command's name, and that of its file in `conf/`.
-        job: what it does, as `module:function`, which is imported once the configuration is composed, so that `--help`
-            waits for nothing; or the function itself.
+        experiment: what it does, as `module:function`, which is imported once the configuration is composed, so that
+            `--help` waits for nothing; or the function itself.
 
     A `UserError` is printed as one line and the process exits with status 2, or with 75 if nothing is wrong but that
     another process works at the same. A job of a sweep hands its error on to the launcher, as a `UserError`.
@@ -59,10 +59,10 @@ def command(page: str, job: str | Job) -> None:
     (`invariance.runs.surroundings`).
     """
     with undisturbed() as (streams, ignored):
-        _command(page, job, streams, ignored)
+        _command(page, experiment, streams, ignored)
 
 
-def _command(page: str, job: str | Job, streams: Streams, ignored: list[str]) -> None:
+def _command(page: str, experiment: str | Experiment, streams: Streams, ignored: list[str]) -> None:
     find_plugins()
 
     tracebacks = "HYDRA_FULL_ERROR" in os.environ
@@ -79,7 +79,7 @@ def _command(page: str, job: str | Job, streams: Streams, ignored: list[str]) ->
             streams.tell = page != "status"  # which is for looking at, also through `head`
             with attempt(page, config), to_the_end():
                 plain = plain_of(page, config)
-                function_of(job)(plain)
+                function_of(experiment)(plain)
         except Exception as error:
             line = one_line(error, page)
             if number_in_sweep() is not None:
@@ -123,12 +123,12 @@ def _command(page: str, job: str | Job, streams: Streams, ignored: list[str]) ->
         sys.exit(MISTAKE if MISTAKE in statuses else BUSY)
 
 
-def function_of(job: str | Job) -> Job:
+def function_of(experiment: str | Experiment) -> Experiment:
     """A command's function, imported where it is named."""
-    if not isinstance(job, str):
-        return job
-    module, _, name = job.partition(":")
-    function: Job = getattr(import_module(module), name)
+    if not isinstance(experiment, str):
+        return experiment
+    module, _, name = experiment.partition(":")
+    function: Experiment = getattr(import_module(module), name)
     return function
 
 

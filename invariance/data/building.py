@@ -24,7 +24,7 @@ from invariance.data.manifest import FORMAT, MANIFEST, write_lists, write_manife
 from invariance.data.mending import BEFORE, read_before, whole_entries
 from invariance.data.sources.base import DataConfig, Listing, Splits, content_hash
 from invariance.data.sources.trees import Stamp, Tree
-from invariance.data.stored import Decoded, Entry, Journal, StoredArray, checksum
+from invariance.data.stored import Decoded, Journal, Outcome, StoredArray, checksum
 from invariance.errors import UserError
 from invariance.progress import bar
 from invariance.runs.sweep import working
@@ -194,7 +194,7 @@ def _decode_all(works: Sequence[_Work], progress: bool, workers: int) -> None:
             for entry in _still_there(work, pool):
                 work.decoded[entry.split].take(entry)
                 shown.advance(task, all(other.done(entry.split, entry.i) for other in works))
-        waiting: deque[Future[list[tuple[_Work, Entry]]]] = deque()
+        waiting: deque[Future[list[tuple[_Work, Outcome]]]] = deque()
         jobs = _jobs(works)
         try:
             while True:
@@ -214,13 +214,13 @@ def _decode_all(works: Sequence[_Work], progress: bool, workers: int) -> None:
             raise
 
 
-def _still_there(work: _Work, pool: ThreadPoolExecutor) -> Iterator[Entry]:
+def _still_there(work: _Work, pool: ThreadPoolExecutor) -> Iterator[Outcome]:
     """Entries of files that have not changed, whose pixels are stored as they were decoded.
 
     They are those of the journal or, where prepared data are made again and it has none, of the lists of before.
     """
 
-    def unchanged(entry: Entry) -> Entry | None:
+    def unchanged(entry: Outcome) -> Outcome | None:
         if entry.reason is not None:
             return entry
         pixels = work.arrays[entry.split].get(entry.i)
@@ -306,7 +306,7 @@ def _absent(name: str, archive: Path) -> Listing:
     return Listing([name], np.zeros(1, np.int64), read)
 
 
-def _decode_some(works: Sequence[_Work], job: _Job) -> list[tuple[_Work, Entry]]:
+def _decode_some(works: Sequence[_Work], job: _Job) -> list[tuple[_Work, Outcome]]:
     """Decode some images into their places in all folders that lack them."""
     colour, entries = works[0].config.colour, []
     for place, i in enumerate(job.indices):
@@ -328,7 +328,7 @@ def _decode_some(works: Sequence[_Work], job: _Job) -> list[tuple[_Work, Entry]]
                 sums, stored = _sums(made), made.tobytes()
                 check = checksum(stored)
                 work.arrays[job.split].put(i, stored)
-            entries.append((work, Entry(job.split, i, stamp, digest, reason, sums, check)))
+            entries.append((work, Outcome(job.split, i, stamp, digest, reason, sums, check)))
     return entries
 
 

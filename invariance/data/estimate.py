@@ -22,7 +22,7 @@ _SAMPLE = 256
 
 
 @dataclass(frozen=True)
-class Plan:
+class PreparationPlan:
     """What preparing will take.
 
     Attributes:
@@ -51,7 +51,7 @@ class Plan:
 
 def plan(
     config: Mapping[str, Any], sizes: Sequence[int], root: Path, progress: bool = True, workers: int | None = None
-) -> Plan:
+) -> PreparationPlan:
     """Count a source's images, decode some of them, and say what decoding all of them once for all sizes will take.
 
     Args:
@@ -73,7 +73,9 @@ def plan(
     above = next(folder for folder in (root.absolute(), *root.absolute().parents) if folder.is_dir())
     left = lines_of(found.left_out.as_json())
     rate, sampled = _rate(found, sizes, data.colour, threads)
-    return Plan(images, each * sum(images.values()), shutil.disk_usage(above).free, rate, sampled, threads, left)
+    return PreparationPlan(
+        images, each * sum(images.values()), shutil.disk_usage(above).free, rate, sampled, threads, left
+    )
 
 
 def _rate(found: Splits, sizes: Sequence[int], colour: str, workers: int) -> tuple[float, int]:

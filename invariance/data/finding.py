@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from invariance.data.manifest import FORMAT, STAMPS, Damaged, write_stamps
+from invariance.data.manifest import FORMAT, STAMPS, DamagedData, write_stamps
 from invariance.data.sources.base import DataConfig
 from invariance.data.sources.trees import Stamp
 from invariance.errors import UserError
@@ -38,7 +38,7 @@ def prepared_settings(data: DataConfig, size: int) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class Found:
+class Location:
     """Where prepared data are or will be.
 
     Attributes:
@@ -65,7 +65,7 @@ def find(
     now: Mapping[str, Stamp] | None,
     digest: Callable[[str], str],
     verify: bool,
-) -> Found:
+) -> Location:
     """Where data prepared with these settings of the source as it is now are, or would be.
 
     Args:
@@ -92,24 +92,24 @@ def find(
             )
         if not held:
             data.source.splits()  # says what is not there
-        return Found(held[0], there=True, source=False)
+        return Location(held[0], there=True, source=False)
     listing = "".join(f"{name}\0{size}\0{time}\n" for name, (size, time) in sorted(now.items()))
     target = parent / f"{prefix}-{_short_hash(listing)}"
     for directory in sorted(held, key=lambda path: path != target):
         try:
             difference = _difference(directory, now, digest)
             if difference and directory == target:  # whose name says that the source is as it was
-                raise Damaged(directory, f"{STAMPS} does not list the source: {difference}")
-        except Damaged as error:
+                raise DamagedData(directory, f"{STAMPS} does not list the source: {difference}")
+        except DamagedData as error:
             if not directory.is_dir():  # another process has just begun to make it again, and the caller waits for it
                 continue
             if not verify:
                 raise
-            return Found(directory, there=True, damage=error.why, listed=directory == target)
+            return Location(directory, there=True, damage=error.why, listed=directory == target)
         if not difference:
-            return Found(directory, there=True)
+            return Location(directory, there=True)
         changed = changed or f"the source of {directory} has changed since it was prepared: {difference}"
-    return Found(target, there=False, changed=changed)
+    return Location(target, there=False, changed=changed)
 
 
 def _made_at(directory: Path) -> float:
@@ -132,7 +132,7 @@ def _difference(directory: Path, now: Mapping[str, Stamp], digest: Callable[[str
         with open(directory / STAMPS, encoding="utf-8", errors="surrogateescape", newline="") as file:
             then = {name: ((int(size), int(time)), known) for name, size, time, known in list(csv.reader(file))[1:]}
     except _DAMAGE as error:
-        raise Damaged(directory, f"{STAMPS}: {' '.join(str(error).split())}") from error
+        raise DamagedData(directory, f"{STAMPS}: {' '.join(str(error).split())}") from error
     changed = [f"{name} is gone" for name in sorted(set(then) - set(now))]
     changed += [f"{name} is new" for name in sorted(set(now) - set(then))]
     both = [name for name in now if name in then and then[name][0] != now[name]]

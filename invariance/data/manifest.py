@@ -32,7 +32,7 @@ _ADDED = ("pixels", "left_out", "seal", "unverified")
 before know them again."""
 
 
-class Damaged(UserError):
+class DamagedData(UserError):
     """Something of prepared data is not as it was written.
 
     Args:

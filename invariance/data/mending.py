@@ -22,7 +22,7 @@ from invariance.data.manifest import (
     sealed_text,
 )
 from invariance.data.sources.base import Listing
-from invariance.data.stored import Entry, StoredArray, checksum
+from invariance.data.stored import Outcome, StoredArray, checksum
 from invariance.errors import UserError
 from invariance.progress import bar
 from invariance.runs.files import sha256, write_text
@@ -105,7 +105,7 @@ def read_before(directory: Path, arrays: Mapping[str, StoredArray]) -> dict[str,
 
 def whole_entries(
     directory: Path, before: Mapping[str, Any], listings: Mapping[str, Listing], arrays: Mapping[str, StoredArray]
-) -> Iterator[Entry]:
+) -> Iterator[Outcome]:
     """What a journal would say of the images of before, as far as lists with the right hashes tell; without sums."""
     if before.get("unverified"):
         return
@@ -122,7 +122,7 @@ def whole_entries(
         for i, (row, check) in enumerate(zip(rows, checks, strict=False)):
             if i < len(listing) and row[0] == listing.names[i]:  # others were moved into the gaps of broken ones
                 stamp = None if listing.stamps is None else listing.stamps[i]
-                yield Entry(split, i, stamp, row[2], None, (), int(check))
+                yield Outcome(split, i, stamp, row[2], None, (), int(check))
 
 
 def _trusted_checksums(directory: Path, split: str, digest: str, array: StoredArray, images: int) -> NDArray[np.uint64]:

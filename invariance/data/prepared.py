@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from invariance.data.building import Target, allowed, begun, build, tidied, workers_here
-from invariance.data.finding import Found, find, prepared_settings
+from invariance.data.finding import Location, find, prepared_settings
 from invariance.data.images import StoredImages
-from invariance.data.manifest import MANIFEST, Damaged, left_out_lines, read_checksums, read_manifest
+from invariance.data.manifest import MANIFEST, DamagedData, left_out_lines, read_checksums, read_manifest
 from invariance.data.mending import BEFORE, damage_of, take_apart
 from invariance.data.placing import locked, put, remove_stale, temporary_of
 from invariance.data.sources.base import SPLITS, DataConfig, check_fit, data_config
@@ -88,7 +88,7 @@ class Prepared:
         self.directory = directory
         path = directory / MANIFEST
         if not path.is_file():
-            raise Damaged(directory, f"{MANIFEST} is absent")
+            raise DamagedData(directory, f"{MANIFEST} is absent")
         try:
             manifest, self.sha256 = read_manifest(directory)
             self.name = str(manifest["name"])
@@ -110,7 +110,7 @@ class Prepared:
             raise
         except _DAMAGE as error:
             why = " ".join(str(error).split()) or type(error).__name__
-            raise Damaged(directory, why) from error
+            raise DamagedData(directory, why) from error
         self.report = report if report is not None else "test" if "test" in self.splits else "val"
         if self.report not in self.splits:
             raise UserError(f"data.report={report}: {self.name} has no such split; it has {', '.join(self.splits)}")
@@ -124,7 +124,7 @@ class Prepared:
             self.directory / f"{name}.images.npy",
             shape,
             None if checksums is None else read_checksums(self.directory, name, checksums),
-            lambda why: Damaged(self.directory, f"{name}: {why}", self.size),
+            lambda why: DamagedData(self.directory, f"{name}: {why}", self.size),
         )
         return Split(self.directory, name, images, labels)
 
@@ -275,7 +275,7 @@ def _say_unverified(directory: Path) -> None:
     )
 
 
-def _to_mend(found: Found, report: str | None, progress: bool, workers: int) -> str | None:
+def _to_mend(found: Location, report: str | None, progress: bool, workers: int) -> str | None:
     """Verify everything there is, and say what came of it.
 
     Returns:
@@ -299,8 +299,8 @@ def _to_mend(found: Found, report: str | None, progress: bool, workers: int) -> 
             images = sum(len(prepared.split(name)) for name in prepared.splits)
             print(f"{images:,} images verified in {time.monotonic() - start:.1f} s", file=sys.stderr)
             return None
-        raise Damaged(found.directory, why)
-    except Damaged as error:
+        raise DamagedData(found.directory, why)
+    except DamagedData as error:
         if not found.source:
             remedy = "their source is not there, from which they could be mended: put it back and repeat"
             raise UserError(f"{error.what}; {remedy}") from error

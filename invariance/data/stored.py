@@ -118,7 +118,7 @@ class StoredArray:
 
 
 @dataclass(frozen=True)
-class Entry:
+class Outcome:
     """What came of one image.
 
     Attributes:
@@ -155,7 +155,7 @@ class Decoded:
         """Nothing yet, of so many images."""
         return cls(np.zeros(images, np.bool_), [""] * images, np.zeros(images, np.uint64))
 
-    def take(self, entry: Entry) -> None:
+    def take(self, entry: Outcome) -> None:
         """Take in what came of one image."""
         self.done[entry.i] = True
         self.hashes[entry.i] = entry.digest
@@ -176,9 +176,9 @@ class Journal:
 
     def __init__(self, path: Path, key: str) -> None:
         self.path, self.key = path, key
-        self._waiting: list[Entry] = []
+        self._waiting: list[Outcome] = []
 
-    def read(self) -> Iterator[Entry]:
+    def read(self) -> Iterator[Outcome]:
         """The entries, up to a line that is damaged or was left in part, which is cut off; none if of another key."""
         self.path.touch()
         with open(self.path, "rb+") as file:
@@ -193,7 +193,7 @@ class Journal:
                             break
                         held = json.loads(text)
                         split, i, stamp, digest, reason, sums, check = held
-                        yield Entry(split, i, tuple(stamp) if stamp else None, digest, reason, tuple(sums), check)
+                        yield Outcome(split, i, tuple(stamp) if stamp else None, digest, reason, tuple(sums), check)
                 except (ValueError, TypeError):
                     break
                 whole += len(line)
@@ -202,7 +202,7 @@ class Journal:
                 file.seek(0)
                 file.write(json.dumps(self.key).encode() + b"\n")
 
-    def add(self, entry: Entry) -> None:
+    def add(self, entry: Outcome) -> None:
         """Note an entry, to be written by the next `write`."""
         self._waiting.append(entry)
 

@@ -12,7 +12,7 @@ from typing import IO
 from invariance.data.archive import Advance, Archive, safe_path, told
 from invariance.data.decode import MAX_BYTES, BrokenImage
 from invariance.data.magic import START, is_image
-from invariance.data.tar_headers import BLOCK, Member, members
+from invariance.data.tar_headers import BLOCK, Header, members
 from invariance.errors import UserError
 
 COMPRESSED = {b"\x1f\x8b": "gz", b"BZh": "bz2", b"\xfd7zXZ\x00": "xz"}
@@ -22,7 +22,7 @@ _TEXTS, _LARGEST_TEXT, _ALL_TEXTS = (".txt", ".mat"), 1 << 26, 1 << 28
 class _Tar(Archive):
     """What tars have in common."""
 
-    def _is_file(self, member: Member) -> bool:
+    def _is_file(self, member: Header) -> bool:
         """Whether a tar's member is a file; a folder is taken in.
 
         Raises:
@@ -61,7 +61,7 @@ class TarTree(_Tar):
             for member in members(file, start, stop):
                 if prefix:
                     safe_path(self.path, member.name)
-                    member = Member(prefix + member.name, member.kind, member.size, member.place)
+                    member = Header(prefix + member.name, member.kind, member.size, member.place)
                 if not self._is_file(member):
                     continue
                 if self.nested and not prefix and member.name.endswith(".tar"):
@@ -122,7 +122,7 @@ class CompressedTarTree(_Tar):
         self._starts: dict[str, bytes] = {}
         self._room = _ALL_TEXTS
 
-    def _members_of(self, advance: Advance) -> Iterator[tuple[IO[bytes], Member]]:
+    def _members_of(self, advance: Advance) -> Iterator[tuple[IO[bytes], Header]]:
         with told(self.path), open(self.path, "rb") as file, _decompressed(file) as plain:
             at = 0
             for member in members(plain):
@@ -172,7 +172,7 @@ def _decompressed(file: IO[bytes]) -> IO[bytes]:
     return opened
 
 
-def _member_bytes(plain: IO[bytes], member: Member) -> bytes:
+def _member_bytes(plain: IO[bytes], member: Header) -> bytes:
     if member.size > MAX_BYTES:
         raise BrokenImage(f"has {member.size:,} bytes, more than {MAX_BYTES:,}")
     if plain.tell() != member.place:

@@ -18,7 +18,7 @@ class BadTar(ValueError):
 
 
 @dataclass(frozen=True)
-class Member:
+class Header:
     """What a header says.
 
     Attributes:
@@ -42,7 +42,7 @@ def is_header(block: bytes) -> bool:
         return False
 
 
-def members(file: IO[bytes], start: int = 0, stop: int | None = None) -> Iterator[Member]:
+def members(file: IO[bytes], start: int = 0, stop: int | None = None) -> Iterator[Header]:
     """The members of a tar, in its order.
 
     The file is sought forward only; whoever takes a member may read its content from `place` before the next.
@@ -84,7 +84,7 @@ def members(file: IO[bytes], start: int = 0, stop: int | None = None) -> Iterato
     _check_end(file, place, stop)
 
 
-def _member(header: bytes, long_name: str | None, size: int, place: int) -> Member:
+def _member(header: bytes, long_name: str | None, size: int, place: int) -> Header:
     kind = header[156:157]
     name = long_name
     if name is None:
@@ -94,9 +94,9 @@ def _member(header: bytes, long_name: str | None, size: int, place: int) -> Memb
     if len(name) > LONGEST_NAME:
         raise BadTar(f"a name of {len(name):,} letters")
     if kind == _FOLDER or (kind in _FILES and name.endswith("/")):
-        return Member(name, "folder", size, place)
+        return Header(name, "folder", size, place)
     known = "file" if kind in _FILES else "link" if kind in _LINKS else "special file"
-    return Member(name, known, size, place)
+    return Header(name, known, size, place)
 
 
 def _block(file: IO[bytes], place: int, stop: int | None) -> bytes:

@@ -7,7 +7,7 @@ from typing import Any
 
 from invariance.engine.groups import Group, Measured
 from invariance.errors import UserError
-from invariance.runs.checked import Damaged, read_facts
+from invariance.runs.checked import DamagedFile, read_facts
 from invariance.runs.parts import Part, Parts
 from invariance.runs.rows import Row, to_frame
 
@@ -92,7 +92,7 @@ class Kept:
             facts, _ = read_facts(self.folder / ABOUT)
         except FileNotFoundError:
             return False
-        except (Damaged, OSError) as error:
+        except (DamagedFile, OSError) as error:
             raise UserError(
                 f"{self.folder / ABOUT} is damaged ({error}); delete the folder and measure again"
             ) from error

@@ -12,7 +12,7 @@ from invariance.engine.groups import Group, Measured
 from invariance.engine.scoring import digest_of
 from invariance.errors import UserError, nearest
 from invariance.measures import measure_named
-from invariance.runs.checked import Damaged, read_facts, write_facts
+from invariance.runs.checked import DamagedFile, read_facts, write_facts
 from invariance.runs.rows import COLUMNS, OF_CONTROL, WITH_SCORE, read_rows, to_frame, write_rows
 from invariance.runs.scores import read_arrays, write_arrays
 from invariance.transforms.base import UNTOUCHED
@@ -234,7 +234,7 @@ def load(folder: str | Path) -> Results:
         return Results.from_parts(rows, kept, facts["about"])
     except FileNotFoundError as error:
         raise UserError(f"{place} holds no results; name the folder that they were saved in") from error
-    except (Damaged, OSError, KeyError, TypeError) as error:
+    except (DamagedFile, OSError, KeyError, TypeError) as error:
         raise UserError(f"{place} is damaged ({error}); measure again") from error
 
 

@@ -22,7 +22,7 @@ from invariance.engine.features import constant, finite, normalise
 from invariance.engine.stream import extract
 from invariance.errors import UserError
 from invariance.measures.distance import rms
-from invariance.runs.checked import Damaged, digest, made_again, read_facts, write_facts
+from invariance.runs.checked import DamagedFile, digest, made_again, read_facts, write_facts
 from invariance.runs.files import atomic_path, disk_errors, remove_temporaries
 from invariance.training.trained import Network, files_of
 from invariance.transforms import build
@@ -117,20 +117,20 @@ class Features:
         try:
             facts, hashed = read_facts(directory / FACTS)
             if not hashed:
-                raise Damaged("a version that kept no hashes wrote it")
+                raise DamagedFile("a version that kept no hashes wrote it")
             if facts["made_from"] != made_from:
-                raise Damaged("it is of something else")
+                raise DamagedFile("it is of something else")
             self._hashes = {str(name): str(written) for name, written in facts["xxh3_of"].items()}
             self.dim, self.flaw = int(facts["dim"]), str(facts["flaw"])
             self.n_fit, self.n_report = int(facts["fit"]), int(facts["report"])
             self.alive = self._read("scale") > 0
             for side, count in (("fit", self.n_fit), ("report", self.n_report)):
                 if self._file(side).stat().st_size < 4 * self.dim * count:
-                    raise Damaged(f"{side}.npy is cut off")
+                    raise DamagedFile(f"{side}.npy is cut off")
         except OSError as error:
-            raise Damaged(error.strerror or "it cannot be read") from error
+            raise DamagedFile(error.strerror or "it cannot be read") from error
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise Damaged("it is not as it was written") from error
+            raise DamagedFile("it is not as it was written") from error
         self.bytes = 4 * self.dim * (self.n_fit + self.n_report)
 
     def load(self, side: str) -> Tensor:
@@ -141,7 +141,7 @@ class Features:
         """
         values = self._read(side)
         if values.shape != ((self.n_fit if side == "fit" else self.n_report), self.dim):
-            raise Damaged(f"{side}.npy is of another size")
+            raise DamagedFile(f"{side}.npy is of another size")
         return values
 
     def _read(self, name: str) -> Tensor:
@@ -149,9 +149,9 @@ class Features:
         try:
             held = np.fromfile(self._file(name), dtype=np.uint8)
         except OSError as error:
-            raise Damaged(f"{name}.npy: {error.strerror}") from error
+            raise DamagedFile(f"{name}.npy: {error.strerror}") from error
         if digest(held) != self._hashes.get(name):
-            raise Damaged(f"{name}.npy is not as it was written")
+            raise DamagedFile(f"{name}.npy is not as it was written")
         head = io.BytesIO(held[:_HEAD].tobytes())
         np.lib.format.read_magic(head)
         shape, _, kind = np.lib.format.read_array_header_1_0(head)
@@ -196,7 +196,7 @@ class Store:
             return None
         try:
             return Features(directory, self._made_from(network, images))
-        except Damaged as why:
+        except DamagedFile as why:
             made_again(directory, why)
             return None
 
@@ -216,7 +216,7 @@ class Store:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX)  # another process may be at the same network
             remove_temporaries(directory)
-            with suppress(Damaged):
+            with suppress(DamagedFile):
                 found = Features(directory, self._made_from(network, images))
                 for side in chosen:
                     found.load(side)
@@ -273,7 +273,7 @@ class Store:
         write_facts(directory / FACTS, {**facts, "xxh3_of": hashes})
         try:
             return Features(directory, made_from)
-        except Damaged as why:
+        except DamagedFile as why:
             raise UserError(
                 f"{directory} does not hold what was just written to it ({why}); choose another place with features=…"
             ) from why

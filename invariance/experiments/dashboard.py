@@ -13,7 +13,7 @@ from invariance.runs.outputs import require_writable
 from invariance.runs.rows import read_rows
 from invariance.runs.wandb import Tracker, check_logger, mode_of, offline_asked, read_link
 from invariance.settings.base import checked
-from invariance.settings.pages import Dashboard
+from invariance.settings.pages import DashboardPage
 from invariance.settings.paths import folder
 
 
@@ -57,7 +57,7 @@ def check(config: dict[str, Any]) -> None:
     Raises:
         UserError: for a value that makes no sense, or a logger that cannot serve.
     """
-    checked(Dashboard, config)
+    checked(DashboardPage, config)
     check_logger(config["logger"])
     folder(config["report"], "report")
     require_writable(folder(config["save"], "save"), "save", is_file=True)

@@ -19,7 +19,7 @@ from invariance.runs.find import find_runs
 from invariance.runs.summary import of_distances
 from invariance.runs.wandb import Tracker, check_logger
 from invariance.settings.base import checked
-from invariance.settings.pages import Distance
+from invariance.settings.pages import DistancePage
 from invariance.settings.paths import folder
 from invariance.training.trained import Network
 
@@ -168,7 +168,7 @@ def check(config: dict[str, Any]) -> None:
     Raises:
         UserError: for a value that makes no sense, a map without a solver, an unknown logger.
     """
-    checked(Distance, config)
+    checked(DistancePage, config)
     check_logger(config["logger"])
     choose_device(config["trainer"]["accelerator"])
     for key in ("runs", "prepared", "features"):

@@ -24,7 +24,7 @@ from invariance.runs.summary import of_training
 from invariance.runs.wandb import Tracker, check_logger
 from invariance.settings.base import checked
 from invariance.settings.files import family_sweep
-from invariance.settings.pages import Finetune
+from invariance.settings.pages import FinetunePage
 from invariance.settings.paths import folder
 from invariance.training.joint_loss import JointWeights
 from invariance.training.trained import Network
@@ -80,7 +80,7 @@ def check(config: dict[str, Any]) -> None:
     Raises:
         UserError: for a value that makes no sense, an unknown logger, a trainer that cannot serve.
     """
-    checked(Finetune, config)
+    checked(FinetunePage, config)
     check_logger(config["logger"])
     check_devices(config["trainer"]["accelerator"], config["trainer"]["devices"])
     for key in ("runs", "prepared"):

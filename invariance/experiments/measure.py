@@ -16,7 +16,7 @@ from invariance.maps.spec import maps_of
 from invariance.runs.find import find_runs
 from invariance.runs.wandb import check_logger
 from invariance.settings.base import checked
-from invariance.settings.pages import Measure
+from invariance.settings.pages import MeasurePage
 from invariance.settings.paths import folder
 from invariance.training.trained import Network
 
@@ -71,7 +71,7 @@ def check(config: dict[str, Any]) -> None:
     Raises:
         UserError: for a value that makes no sense, a map without a solver, an unknown logger.
     """
-    checked(Measure, config)
+    checked(MeasurePage, config)
     check_logger(config["logger"])
     choose_device(config["trainer"]["accelerator"])
     for key in ("runs", "prepared"):

@@ -14,7 +14,7 @@ from invariance.engine.store import Features, Images, Store
 from invariance.errors import UserError
 from invariance.maps import require_room
 from invariance.maps.spec import MapSpec
-from invariance.runs.checked import Damaged, made_again
+from invariance.runs.checked import DamagedFile, made_again
 from invariance.runs.outputs import require_writable
 from invariance.training.trained import Network
 
@@ -107,7 +107,7 @@ class Stored:
         """
         try:
             loaded = self._features.load(side)
-        except Damaged as why:
+        except DamagedFile as why:
             directory = self._features.directory
             if self._new:
                 raise UserError(

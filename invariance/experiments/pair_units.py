@@ -11,7 +11,7 @@ from zipfile import BadZipFile
 import numpy as np
 
 from invariance.engine.comparing import Result, Unit
-from invariance.runs.checked import Damaged, digest, made_again, read_part, write_part
+from invariance.runs.checked import DamagedFile, digest, made_again, read_part, write_part
 from invariance.settings.nested import load_json
 
 PLAN = "plan.json"
@@ -35,8 +35,8 @@ class Results:
             if content is None:
                 return None
             return [Unit(kind, source, tuple(targets)) for kind, source, targets in load_json(content)]
-        except (Damaged, ValueError, TypeError) as why:
-            made_again(path, why if isinstance(why, Damaged) else "it is no plan")
+        except (DamagedFile, ValueError, TypeError) as why:
+            made_again(path, why if isinstance(why, DamagedFile) else "it is no plan")
             return None
 
     def write_plan(self, units: Sequence[Unit]) -> None:
@@ -53,7 +53,7 @@ class Results:
                 return None
             with np.load(io.BytesIO(content), allow_pickle=False) as held:
                 return {name: held[name] for name in held.files}
-        except Damaged as why:
+        except DamagedFile as why:
             made_again(path, why)
         except (OSError, ValueError, KeyError, EOFError, BadZipFile, zlib.error):
             made_again(path, "it holds no arrays")

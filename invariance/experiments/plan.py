@@ -29,7 +29,7 @@ from invariance.runs.files import write_text
 from invariance.runs.outputs import require_writable
 from invariance.settings.base import checked
 from invariance.settings.files import conf_dir
-from invariance.settings.pages import Plan
+from invariance.settings.pages import PlanPage
 from invariance.settings.paths import folder
 
 GROUPS = ("data", "model", "recipe", "trainer")
@@ -184,7 +184,7 @@ def check(config: dict[str, Any]) -> None:
     Raises:
         UserError: for a value that makes no sense.
     """
-    checked(Plan, config)
+    checked(PlanPage, config)
     for key in ("runs", "prepared", "templates"):
         folder(config[key], key)
     names = data_of(chosen_of(config["chosen"]))

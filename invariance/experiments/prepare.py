@@ -10,7 +10,7 @@ from invariance.data.prepared import prepare_sizes
 from invariance.data.sources.base import data_config
 from invariance.errors import UserError
 from invariance.settings.base import checked
-from invariance.settings.pages import Prepare
+from invariance.settings.pages import PreparePage
 from invariance.settings.paths import folder
 
 
@@ -74,7 +74,7 @@ def check(config: dict[str, Any]) -> None:
     """
     if "size" in config:
         checked_sizes(config["size"])
-    checked(Prepare, config)
+    checked(PreparePage, config)
     folder(config["prepared"], "prepared")
     data_config(config["data"])
 

@@ -9,7 +9,7 @@ from invariance.runs.outputs import require_writable
 from invariance.runs.rows import read_rows
 from invariance.runs.wandb import Tracker, check_logger
 from invariance.settings.base import checked
-from invariance.settings.pages import Report
+from invariance.settings.pages import ReportPage
 from invariance.settings.paths import folder
 
 
@@ -46,7 +46,7 @@ def check(config: dict[str, Any]) -> None:
     Raises:
         UserError: for a value that makes no sense, or an unknown logger.
     """
-    checked(Report, config)
+    checked(ReportPage, config)
     check_logger(config["logger"])
     folder(config["runs"], "runs")
     require_writable(folder(config["out"], "out"), "out")

@@ -21,7 +21,7 @@ from invariance.runs.seal import seal
 from invariance.runs.sweep import SweepState, read_sweeps
 from invariance.runs.watch import RunState, read_runs, seconds_a_job, seconds_left, unseen_sweeps, unverified
 from invariance.settings.base import checked
-from invariance.settings.pages import Status
+from invariance.settings.pages import StatusPage
 from invariance.settings.paths import folder
 
 STATES = ("done", "running", "failed", "stopped", "to do")
@@ -91,7 +91,7 @@ def check(config: dict[str, Any]) -> None:
     Raises:
         UserError: for a value that makes no sense.
     """
-    checked(Status, config)
+    checked(StatusPage, config)
     folder(config["runs"], "runs")
 
 

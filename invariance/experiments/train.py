@@ -15,8 +15,8 @@ from invariance.runs.wandb import check_logger
 from invariance.settings.base import checked
 from invariance.settings.fields import LARGEST_SIZE
 from invariance.settings.files import require_range
-from invariance.settings.pages import Train
-from invariance.settings.parts import Transform
+from invariance.settings.pages import TrainPage
+from invariance.settings.parts import TransformSettings
 from invariance.settings.paths import folder
 from invariance.transforms import build as build_transform
 
@@ -57,10 +57,10 @@ def check(config: dict[str, Any]) -> None:
         UserError: for a missing range, a value that makes no sense, a network that this machine cannot hold.
     """
     if isinstance(config, dict) and "transform" in config:  # first, for the name is made of its range
-        checked(Transform, config["transform"], "transform")
+        checked(TransformSettings, config["transform"], "transform")
         require_range(config["transform"])
         build_transform(config["transform"])
-    checked(Train, config)
+    checked(TrainPage, config)
     ranges = config["transform"].get("range"), config["range"]
     trained, named = ("null" if value is None else value for value in ranges)
     if trained != named:

@@ -40,7 +40,7 @@ class MinibatchSGD:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        hold_checked(self, solvers.MinibatchSGD)
+        hold_checked(self, solvers.MinibatchSGDSettings)
 
     @property
     def label(self) -> str:

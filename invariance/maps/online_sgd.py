@@ -62,7 +62,7 @@ class OnlineSGD:
     inner: int = 16
 
     def __post_init__(self) -> None:
-        hold_checked(self, solvers.OnlineSGD)
+        hold_checked(self, solvers.OnlineSGDSettings)
 
     @property
     def label(self) -> str:

@@ -43,7 +43,7 @@ class Ridge:
     block: int = 1024
 
     def __post_init__(self) -> None:
-        hold_checked(self, solvers.Ridge)
+        hold_checked(self, solvers.RidgeSettings)
 
     @property
     def label(self) -> str:

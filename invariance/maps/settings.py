@@ -24,9 +24,9 @@ SOLVERS: dict[str, type[OnlineSGD] | type[Ridge] | type[MinibatchSGD]] = {
 """Settings of each solver, by the names that conf/solver/ uses."""
 
 _SCHEMAS: dict[str, type[Settings]] = {
-    "online_sgd": solvers.OnlineSGD,
-    "ridge": solvers.Ridge,
-    "minibatch_sgd": solvers.MinibatchSGD,
+    "online_sgd": solvers.OnlineSGDSettings,
+    "ridge": solvers.RidgeSettings,
+    "minibatch_sgd": solvers.MinibatchSGDSettings,
 }
 
 SOLVERS_OF = {

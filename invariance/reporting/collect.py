@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from invariance.errors import UserError, nearest
-from invariance.runs.checked import Damaged, read_facts
+from invariance.runs.checked import DamagedFile, read_facts
 from invariance.runs.files import DONE
 from invariance.runs.find import Unseen, but_for, locked_file, walk
 from invariance.runs.run import CONFIG, PROVENANCE, ROWS, read_config
@@ -347,7 +347,7 @@ def _facts(folder: Path) -> GridFacts:
         held, _ = read_facts(path)
     except PermissionError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}); see to it and repeat") from error
-    except (Damaged, OSError) as error:
+    except (DamagedFile, OSError) as error:
         raise UserError(f"{path} cannot be read ({error}); delete {folder} and measure it again") from error
     try:
         if not held["points"]:

@@ -13,7 +13,7 @@ from invariance.runs.files import atomic_path, write_text
 _HASH = "xxh3"
 
 
-class Damaged(Exception):
+class DamagedFile(Exception):
     """A file that is not what was written, or not what is wanted; its text says how, in a few words."""
 
 
@@ -57,13 +57,13 @@ def read_part(path: Path, about: Mapping[str, Any]) -> bytes | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise Damaged(error.strerror or "it cannot be read") from error
+        raise DamagedFile(error.strerror or "it cannot be read") from error
     facts = _parsed(head)
     told = _canonical(facts.get("about"))
     if facts.get(_HASH) != digest(told, content):
-        raise Damaged("it is not as it was written")
+        raise DamagedFile("it is not as it was written")
     if told != _canonical(about):
-        raise Damaged("it is of something else")
+        raise DamagedFile("it is of something else")
     return content
 
 
@@ -87,11 +87,11 @@ def read_facts(path: Path) -> tuple[dict[str, Any], bool]:
     facts = _parsed(path.read_bytes())
     written = facts.pop(_HASH, None)
     if written is not None and written != digest(_canonical(facts)):
-        raise Damaged("it is not as it was written")
+        raise DamagedFile("it is not as it was written")
     return facts, written is not None
 
 
-def made_again(path: Path, why: Damaged | str) -> None:
+def made_again(path: Path, why: DamagedFile | str) -> None:
     """Tell that what a file held is computed once more."""
     print(f"{path} is not used ({why}): it is computed again", file=sys.stderr, flush=True)
 
@@ -104,7 +104,7 @@ def _parsed(text: bytes) -> dict[str, Any]:
     try:
         facts = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise Damaged("it is not as it was written") from error
+        raise DamagedFile("it is not as it was written") from error
     if not isinstance(facts, dict):
-        raise Damaged("it is not as it was written")
+        raise DamagedFile("it is not as it was written")
     return facts

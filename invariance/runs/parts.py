@@ -13,7 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from invariance.errors import UserError
-from invariance.runs.checked import Damaged, made_again, read_part, write_part
+from invariance.runs.checked import DamagedFile, made_again, read_part, write_part
 from invariance.runs.rows import read_rows, rows_text
 
 
@@ -79,8 +79,8 @@ class Parts:
             with np.load(io.BytesIO(content), allow_pickle=False) as held:
                 scores = {name.removeprefix("scores/"): held[name] for name in held.files if name.startswith("scores/")}
                 return Part(read_rows(path, held["rows"].tobytes()), held["fits"].tobytes().decode(), scores)
-        except (Damaged, UserError, OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile) as why:
-            made_again(path, why if isinstance(why, Damaged) else "it holds no rows")
+        except (DamagedFile, UserError, OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile) as why:
+            made_again(path, why if isinstance(why, DamagedFile) else "it holds no rows")
             return None
 
     def write(self, k: int, g: Sequence[str], part: Part) -> None:

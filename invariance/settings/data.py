@@ -16,7 +16,7 @@ Split = Literal["train", "val", "test"]
 _SPLIT = Field(default=None, description="choose train, val, test or null")
 
 
-class Fit(Settings):
+class FitImages(Settings):
     """Which images maps are fitted on (Sec. 5.2)."""
 
     split: Split | None = _SPLIT
@@ -58,7 +58,7 @@ class Data(Settings):
     max_broken: Annotated[float, Field(ge=0, lt=1)] = Field(
         default=0.001, description="give the share of broken images allowed, from 0 to below 1"
     )
-    fit: Fit | None = Field(default=None, description="give split, images and seed, as data.fit.images=10000")
+    fit: FitImages | None = Field(default=None, description="give split, images and seed, as data.fit.images=10000")
     report: Split | None = _SPLIT
 
 

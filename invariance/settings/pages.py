@@ -10,11 +10,11 @@ from pydantic import AfterValidator, Field, model_validator
 
 from invariance.errors import UserError
 from invariance.settings.base import Settings
-from invariance.settings.data import Fit, Split
+from invariance.settings.data import FitImages, Split
 from invariance.settings.fields import Batch, Folder, Gigabytes, Name, Networks, Positive, Seed, Side, distinct, plain
 from invariance.settings.files import conf_dir
 from invariance.settings.logger import Logger
-from invariance.settings.parts import Model, Transform
+from invariance.settings.parts import ModelSettings, TransformSettings
 from invariance.settings.solvers import Maps, Solvers
 from invariance.settings.training import Joint, Recipe, Trainer
 
@@ -77,7 +77,7 @@ class Page(Settings):
     progress: bool
 
 
-class Prepare(Page):
+class PreparePage(Page):
     """`conf/prepare.yaml`."""
 
     prepared: Folder
@@ -94,13 +94,13 @@ class Prepare(Page):
         return self
 
 
-class Train(Page):
+class TrainPage(Page):
     """`conf/train.yaml`."""
 
     prepared: Folder
     data: Data = _of("data")
-    model: Model = _of("model")
-    transform: Transform = _of("transform")
+    model: ModelSettings = _of("model")
+    transform: TransformSettings = _of("transform")
     recipe: Recipe = _of("recipe")
     trainer: Trainer = _of("trainer")
     logger: Logger = _of("logger")
@@ -130,7 +130,7 @@ class _Measuring(Page):
     solver: Solvers = Field(default=Solvers(), description=chosen("solver"))
     networks: Networks
     layer: Layer
-    fit: Fit | None = Field(description="give keys of data.fit, as fit={split: train, images: 5000}")
+    fit: FitImages | None = Field(description="give keys of data.fit, as fit={split: train, images: 5000}")
     report: Split | None = Field(description="choose train, val, test or null")
     batch: Batch
     memory_gb: Gigabytes
@@ -142,7 +142,7 @@ class _Measuring(Page):
         return self
 
 
-class Measure(_Measuring):
+class MeasurePage(_Measuring):
     """`conf/measure.yaml`."""
 
     map: Maps = _of("map")
@@ -153,7 +153,7 @@ class Measure(_Measuring):
     grid: Settled | None = Field(description="give a family's grid settings, as grid={rotation: {angles: [-90, 90]}}")
 
 
-class Distance(_Measuring):
+class DistancePage(_Measuring):
     """`conf/distance.yaml`."""
 
     metrics: Annotated[list[Compared], AfterValidator(distinct)] = Field(
@@ -162,7 +162,7 @@ class Distance(_Measuring):
     features: Folder
 
 
-class Finetune(_Measuring):
+class FinetunePage(_Measuring):
     """`conf/finetune.yaml`."""
 
     map: Maps = _of("map")
@@ -192,7 +192,7 @@ class Finetune(_Measuring):
         return self
 
 
-class Report(Page):
+class ReportPage(Page):
     """`conf/report.yaml`."""
 
     logger: Logger = _of("logger")
@@ -200,14 +200,14 @@ class Report(Page):
     dataset: DataName
 
 
-class Status(Page):
+class StatusPage(Page):
     """`conf/status.yaml`."""
 
     seal: bool = False
     every: Annotated[float, Field(ge=0.1, le=1e6)] | None
 
 
-class Plan(Page):
+class PlanPage(Page):
     """`conf/plan.yaml`; its groups are composed anew, one data set at a time."""
 
     prepared: Folder
@@ -230,7 +230,7 @@ class Plan(Page):
     features: Folder
 
 
-class Dashboard(Page):
+class DashboardPage(Page):
     """`conf/dashboard.yaml`."""
 
     logger: Logger = _of("logger")
@@ -250,14 +250,14 @@ class Dashboard(Page):
 
 
 SCHEMAS: dict[str, type[Page]] = {
-    "prepare": Prepare,
-    "train": Train,
-    "measure": Measure,
-    "distance": Distance,
-    "finetune": Finetune,
-    "report": Report,
-    "status": Status,
-    "plan": Plan,
-    "dashboard": Dashboard,
+    "prepare": PreparePage,
+    "train": TrainPage,
+    "measure": MeasurePage,
+    "distance": DistancePage,
+    "finetune": FinetunePage,
+    "report": ReportPage,
+    "status": StatusPage,
+    "plan": PlanPage,
+    "dashboard": DashboardPage,
 }
 """The schema of every command."""

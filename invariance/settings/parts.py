@@ -21,7 +21,7 @@ Text = Annotated[str, Field(min_length=1, max_length=200)]
 Target = Annotated[str, Field(max_length=200, description="give a class, as invariance.transforms.rotation.Rotation")]
 
 
-class Part(Settings):
+class Built(Settings):
     """Something that `_target_` makes of the other keys."""
 
     model_config = ConfigDict(extra="allow")
@@ -29,7 +29,7 @@ class Part(Settings):
     target: Target = Field(alias="_target_")
 
 
-class Transform(Part):
+class TransformSettings(Built):
     """A family of transformations."""
 
     name: Text
@@ -39,7 +39,7 @@ class Transform(Part):
     joint: dict[str, Any] | None = None
 
 
-class Model(Part):
+class ModelSettings(Built):
     """A network."""
 
     input_size: Side

@@ -12,7 +12,7 @@ from invariance.settings.fields import LARGEST_RATE, Batch, Least, Positive, Rat
 Loss = Annotated[Literal["scaled", "square"], Field(description="choose scaled, for ‖·‖² / (2D), or square, for ‖·‖²")]
 
 
-class OnlineSGD(Settings):
+class OnlineSGDSettings(Settings):
     """Settings of online SGD; what is left out keeps its default."""
 
     rate: Rate = 0.1
@@ -26,7 +26,7 @@ class OnlineSGD(Settings):
     inner: Batch = 16
 
 
-class Ridge(Settings):
+class RidgeSettings(Settings):
     """Settings of ridge; what is left out keeps its default."""
 
     strengths: Annotated[list[Least], Field(min_length=1), AfterValidator(distinct)] = Field(
@@ -37,7 +37,7 @@ class Ridge(Settings):
     block: Batch = 1024
 
 
-class MinibatchSGD(Settings):
+class MinibatchSGDSettings(Settings):
     """Settings of minibatch SGD; what is left out keeps its default."""
 
     rate: Rate = 0.3
@@ -53,9 +53,9 @@ class MinibatchSGD(Settings):
 class Solvers(Settings):
     """The chosen solvers, each with its settings."""
 
-    online_sgd: OnlineSGD = Field(default=OnlineSGD())
-    ridge: Ridge = Field(default=Ridge())
-    minibatch_sgd: MinibatchSGD = Field(default=MinibatchSGD())
+    online_sgd: OnlineSGDSettings = Field(default=OnlineSGDSettings())
+    ridge: RidgeSettings = Field(default=RidgeSettings())
+    minibatch_sgd: MinibatchSGDSettings = Field(default=MinibatchSGDSettings())
 
 
 class NoSettings(Settings):

@@ -20,7 +20,7 @@ from invariance.errors import UserError, nearest, nearest_word
 from invariance.progress import bar
 from invariance.seeds import derive
 from invariance.settings.base import checked
-from invariance.settings.data import COMMON, Data, Fit, common_of, is_name
+from invariance.settings.data import COMMON, Data, FitImages, common_of, is_name
 
 SPLITS = ("train", "val", "test")
 _PIECE = 1 << 22
@@ -205,7 +205,7 @@ def data_config(config: Mapping[str, Any]) -> DataConfig:
     if not is_name(name):
         raise UserError(f"data.name={name!r} cannot name a folder; use up to 100 letters, digits, '.', '_' and '-'")
     mean = None if values.mean is None else _mean(values.mean, COLOURS[values.colour])
-    fit = Fit() if values.fit is None else values.fit
+    fit = FitImages() if values.fit is None else values.fit
     return DataConfig(name, source, values.colour, mean, values.max_broken, fit.model_dump(), values.report)
 
 
@@ -282,7 +282,7 @@ def check_fit(fit: Mapping[str, Any] | None) -> dict[str, Any]:
     Raises:
         UserError: for an unknown key, split, number of images or seed.
     """
-    return checked(Fit, {} if fit is None else fit, "data.fit").model_dump()
+    return checked(FitImages, {} if fit is None else fit, "data.fit").model_dump()
 
 
 def check_split_arguments(split_seed: object, val_fraction: object, test_fraction: object = 0.0) -> None:

@@ -18,7 +18,7 @@ _BESIDE_SPLITS, _AROUND = "beside the folders of the splits", "beside the folder
 
 
 @dataclass
-class Found:
+class ClassFiles:
     """The image files of one split's folder, class by class, and the names of other things in it."""
 
     names: list[str]
@@ -128,9 +128,9 @@ class Layout:
             )
         return classes
 
-    def read(self, folder: str, train: str, classes: Sequence[str]) -> Found:
+    def read(self, folder: str, train: str, classes: Sequence[str]) -> ClassFiles:
         """The images of one split's folder, whose class folders are those of train, as a person reads their names."""
-        found, where = Found([], [], [], []), self.tree.where(folder)
+        found, where = ClassFiles([], [], [], []), self.tree.where(folder)
         labels = {read_as(name): label for label, name in enumerate(classes)}
         present = [name for name in self.tree.folders(folder) if not self.excludes(name)]
         if alike := read_alike(present):
@@ -160,7 +160,7 @@ class Layout:
         found.ignored += [below(folder, file) for file in sorted([*inside.files, *inside.others])]
         return found
 
-    def _read_class(self, folder: str, label: int, name: str, found: Found) -> None:
+    def _read_class(self, folder: str, label: int, name: str, found: ClassFiles) -> None:
         inside = self.tree.inside(folder)
         images = image_files(self.tree, folder, inside.files, self.left_out)
         if not images:
@@ -180,7 +180,7 @@ class Layout:
         rest += [f"{inner}/" for inner in inside.folders]
         found.ignored += [f"{folder}/{file}" for file in sorted(rest)]
 
-    def listing(self, found: Found) -> Listing:
+    def listing(self, found: ClassFiles) -> Listing:
         """The images of one split, not yet read."""
         return Listing.of_tree(self.tree, found.names, np.array(found.labels, np.int64), found.stamps)
 
