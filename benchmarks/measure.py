@@ -49,8 +49,8 @@ from invariance.runs.outputs import output_file
 from invariance.runs.rows import to_frame
 from invariance.runs.run import BEST, Run
 from invariance.settings.files import conf_dir
-from invariance.training.checkpoint import AtomicCheckpointIO
 from invariance.training.classifier import Classifier
+from invariance.training.saving import AtomicCheckpointIO
 from invariance.training.trained import Network
 
 PHOTOS = 512

@@ -11,9 +11,9 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
 from invariance.cli.command import find_plugins, resolved
-from invariance.cli.heeded import UNREAD
 from invariance.errors import UserError
 from invariance.settings.files import conf_dir
+from invariance.settings.heeded import UNREAD
 
 
 def typed(page, *overrides):

@@ -15,7 +15,7 @@ from invariance.errors import UserError
 from invariance.experiments.measure import measure
 from invariance.experiments.train import train
 from invariance.runs.processes import signals_interrupt
-from invariance.training.checkpoint import AtomicCheckpointIO
+from invariance.training.saving import AtomicCheckpointIO
 
 QUICK = [
     "model=tiny",

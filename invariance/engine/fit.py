@@ -157,23 +157,16 @@ def fit_maps(
     """
     each = _each(targets, stacked)
     stacked = len(each)
-    images = _check_shapes(features, each)
-    if relu and (map != "linear" or len(relu) != stacked):
-        raise UserError(f"relu={list(relu)} is for map=linear, one for each of {stacked} targets, not for map={map}")
+    _check_shapes(features, each)
+    _check_map(map, features, each, relu)
     if map == "identity":
-        if each[0].shape[1] != features[0].shape[1]:
-            raise UserError(f"map=identity takes {features[0].shape[1]} features to as many, not {each[0].shape[1]}")
         parameters: dict[str, Tensor] = {}
         label, strengths = "", []
     elif solver is None:
         able = " or ".join(SOLVERS_OF.get(map, SOLVERS))
         raise UserError(f"solver=None cannot fit map={map!r}: give the settings of {able}")
     else:
-        outputs = sum(one.shape[1] for one in each)
-        module = MapFit(solver, map, features[0].shape[1], outputs, images, len(features), stacked, relu)
-        sampler = BlockSampler(images, module.fit.block, solver.seed)
-        loader = DataLoader(PairedFeatures(features, each), sampler=sampler, batch_size=None)
-        _train(module, loader, torch.device(device), progress)
+        module = _fitted(features, each, map, solver, relu, torch.device(device), progress)
         parameters = {
             name: torch.unflatten(value, 1, (stacked, -1)).flatten(0, 1).cpu() for name, value in module.fitted.items()
         }
@@ -196,14 +189,23 @@ def _each(targets: Targets, stacked: int | None) -> Sequence[Tensor]:
     return targets.chunk(stacked, dim=1)
 
 
-def _check_shapes(features: Features, targets: Sequence[Tensor]) -> int:
-    """N, if all are two-dimensional and of the same N images, the features alike and the targets alike."""
+def _check_shapes(features: Features, targets: Sequence[Tensor]) -> None:
+    """Refuse what is not two-dimensional and of the same images, the features alike and the targets alike."""
     shapes, wanted = {tuple(one.shape) for one in features}, {tuple(one.shape) for one in targets}
     both = shapes | wanted
     alike = len(shapes) == len(wanted) == 1 and {len(shape) for shape in both} == {2}
     if not alike or len({shape[0] for shape in both}) != 1 or not len(targets[0]):
         raise UserError(f"features {sorted(shapes)} and targets {sorted(wanted)} are not of the same images")
-    return len(targets[0])
+
+
+def _check_map(map: str, features: Features, targets: Sequence[Tensor], relu: Sequence[bool]) -> None:
+    """Refuse `relu` of other maps than linear ones, and an identity between spaces of different size."""
+    if relu and (map != "linear" or len(relu) != len(targets)):
+        raise UserError(
+            f"relu={list(relu)} is for map=linear, one for each of {len(targets)} targets, not for map={map}"
+        )
+    if map == "identity" and targets[0].shape[1] != features[0].shape[1]:
+        raise UserError(f"map=identity takes {features[0].shape[1]} features to as many, not {targets[0].shape[1]}")
 
 
 @torch.no_grad()
@@ -230,9 +232,20 @@ def _mean(target: Tensor) -> Tensor:
     return torch.stack(parts).sum(0) / len(target)
 
 
-def _train(
-    module: MapFit, loader: "DataLoader[tuple[Tensor, Tensor]]", device: torch.device, progress: bool | Progress
-) -> None:
+def _fitted(
+    features: Features,
+    targets: Sequence[Tensor],
+    map: str,
+    solver: Solver,
+    relu: Sequence[bool],
+    device: torch.device,
+    progress: bool | Progress,
+) -> MapFit:
+    """The fit of every map, to its end."""
+    inputs, outputs, images = features[0].shape[1], sum(one.shape[1] for one in targets), len(targets[0])
+    module = MapFit(solver, map, inputs, outputs, images, len(features), len(targets), relu)
+    sampler = BlockSampler(images, module.fit.block, solver.seed)
+    loader = DataLoader(PairedFeatures(features, targets), sampler=sampler, batch_size=None)
     callbacks: list[Callback] = []
     if progress is not False:
         callbacks.append(_Bar(progress if isinstance(progress, Progress) else None))
@@ -254,6 +267,7 @@ def _train(
             trainer.fit(module, loader)
         except SystemExit as error:  # how Lightning ends on SIGINT, and on SIGTERM even with status 0
             raise KeyboardInterrupt from error
+    return module
 
 
 @contextmanager

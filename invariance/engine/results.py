@@ -139,7 +139,7 @@ class Results(pd.DataFrame):  # type: ignore[misc]
         Raises:
             UserError: if nothing of the kind was measured.
         """
-        import matplotlib.pyplot as plt
+        import matplotlib.pyplot as plt  # takes seconds, as seaborn does, and a table need not be drawn
         import seaborn as sns
 
         rows = curves_of(self, measure, split)

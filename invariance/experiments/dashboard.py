@@ -9,6 +9,7 @@ import pandas as pd
 
 from invariance.errors import UserError, nearest
 from invariance.reporting.contents import Figure, Item, TableText, figures_of, read_contents
+from invariance.reporting.workspace import build, refusals, require_library, send
 from invariance.runs.outputs import require_writable
 from invariance.runs.rows import read_rows
 from invariance.runs.wandb import Tracker, check_logger, mode_of, offline_asked, read_link
@@ -27,8 +28,6 @@ def dashboard(config: dict[str, Any]) -> None:
         UserError: for anything the user can mend.
     """
     check(config)
-    from invariance.reporting.workspace import build, require_library, send
-
     require_library()
     report, save = folder(config["report"], "report"), folder(config["save"], "save")
     contents = read_contents(report)
@@ -81,10 +80,8 @@ def account(logger: dict[str, Any]) -> tuple[str, str]:
     Raises:
         UserError: without a login, or if the project has no runs.
     """
-    import wandb
-    from wandb_workspaces._graphql import get_app_url
-
-    from invariance.reporting.workspace import refusals
+    import wandb  # takes a second, and only sending needs it
+    from wandb_workspaces._graphql import get_app_url  # of the extra `dashboard`
 
     look = "dry_run=true writes what would be sent to a file"
     with refusals():
@@ -107,8 +104,6 @@ def account(logger: dict[str, Any]) -> tuple[str, str]:
 
 def upload(config: dict[str, Any], contents: list[Item], rows: pd.DataFrame, report: Path) -> str:
     """Log the figures and rows of a report to its W&B run; its id."""
-    from invariance.reporting.workspace import refusals
-
     settings = {**config["logger"], "mode": "online"}
     about = {"stage": "report", "data": config["dataset"] or "all"}
     with refusals(), Tracker(settings, report, name=report.name, about=about, identity={}, strict=True) as tracker:

@@ -1,12 +1,9 @@
 """Raise equivariance with the joint loss (Sec. 5.4, 6.3): `python -m invariance.finetune networks=rotation_20`."""
 
-from __future__ import annotations
-
-import json
 import sys
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 
@@ -18,21 +15,15 @@ from invariance.experiments.families import tell_unused
 from invariance.experiments.recording import measure_grid
 from invariance.maps.spec import JOINT, Learned, MapSpec, maps_of
 from invariance.runs.find import find_runs
-from invariance.runs.processes import gently
-from invariance.runs.run import BEST, LAST, PREVIOUS, Run, read_config, read_provenance
-from invariance.runs.summary import of_training
-from invariance.runs.wandb import Tracker, check_logger
+from invariance.runs.run import BEST, LAST, Run, read_config
+from invariance.runs.wandb import check_logger
 from invariance.settings.base import checked
 from invariance.settings.files import family_sweep
 from invariance.settings.pages import FinetunePage
 from invariance.settings.paths import folder
-from invariance.training.joint_loss import JointWeights
+from invariance.training.checkpoint import read_checkpoint, require_sealed
 from invariance.training.trained import Network
-from invariance.transforms import build as build_transform
 from invariance.transforms.base import UNTOUCHED
-
-if TYPE_CHECKING:  # Lightning takes seconds to import, which what is finished need not wait for
-    from invariance.training.joint import JointFinetune
 
 
 def finetune(config: dict[str, Any]) -> None:
@@ -88,17 +79,6 @@ def check(config: dict[str, Any]) -> None:
     maps_of(config["map"], config.get("solver") or {})
     check_wanted(config["grids"])
     check_joint(config["G"] or {})
-
-
-def weights_of(config: dict[str, Any], dim: int) -> JointWeights:
-    """λ1, λ2 and λ3 for D features."""
-    given = config["joint"]
-    own = JointWeights.of(dim)
-    return JointWeights(
-        own.recovery if given["lambda1"] is None else float(given["lambda1"]),
-        own.invariance if given["lambda2"] is None else float(given["lambda2"]),
-        float(given["lambda3"]),
-    )
 
 
 def finetune_one(runs: Path, directory: Path, fits: list[MapSpec], config: dict[str, Any]) -> None:
@@ -159,139 +139,18 @@ def run_of(original: Network, grid: Grid, config: dict[str, Any]) -> Run:
 
 
 def train_jointly(run: Run, original: Network, grid: Grid, config: dict[str, Any]) -> None:
-    """Finetune one network with one map for every g of G (Eq. 7), to the end.
+    """Finetune one network with one map for every g of G (Eq. 7), to the end, unless that is done.
 
     Raises:
         UserError: for anything the user can mend.
     """
-    if run.done:
-        if not (run.directory / BEST).exists():  # a copy of what its last checkpoint holds
-            with run, gently():
-                save_network(original, run)
-            print(f"written again from {LAST}: {run.directory / BEST}")
+    if run.done and (run.directory / BEST).exists():
         print(f"finished already: {run.directory}")
         return
-    # importing Lightning takes seconds, which a finished finetuning need not wait for
-    from invariance.experiments.evaluation import evaluate
-    from invariance.training.resume import resume_point
-    from invariance.training.trainer import data_of, fit, trainer_of
+    # Lightning, which takes seconds to import: a finished finetuning need not wait for it
+    from invariance.experiments.finetuning import train_jointly
 
-    trained, identity, data_name = original.config, run.identity, original.name.split("/")[0]
-    name, seed = identity["name"], identity["seed"]
-    root, sizes = folder(config["prepared"], "prepared"), [grid.transform, build_transform(original.transform)]
-    size, own_size = (one.source_size(original.input_size) for one in sizes)
-    prepared, untouched = (original.data(one, root, config["progress"]) for one in (size, own_size))
-    module = build(original, grid, (prepared.channels, size, size), config)
-    trainer = trainer_of(config["trainer"], config["recipe"], run, best=False, progress=config["progress"])
-    with run:
-        if run.finished():  # by another process, meanwhile
-            print(f"finished already: {run.directory}")
-            return
-        weights = module.weights
-        run.record(
-            {
-                "data": read_provenance(original.directory)["data"],
-                "prepared": str(prepared.directory),
-                "trainer": config["trainer"],
-                "upstream": {original.directory.as_posix(): original.weights},
-                "joint": {
-                    "network": original.name,
-                    "grid": grid.name,
-                    "family": grid.family,
-                    "g": [point.label for point in module.points],
-                    "lambda1": weights.recovery,
-                    "lambda2": weights.invariance,
-                    "lambda3": weights.equivariance,
-                    "name": config["name"],
-                    "setting": json.dumps([config["recipe"], config["trainer"]["precision"]], sort_keys=True),
-                },
-            }
-        )
-        with Tracker(
-            config["logger"],
-            run.directory,
-            name=f"{data_name}/{name}/seed{seed}",
-            about={
-                "stage": "finetune",
-                "phase": "joint",
-                "data": data_name,
-                "network": name,
-                "family": trained["transform"]["name"],
-                "range": trained["transform"].get("range"),
-                "seed": seed,
-                "grid": grid.name,
-                "layer": original.layer,
-                "lambda3": weights.equivariance,
-            },
-            identity=identity,
-        ) as tracker:
-            tracker.record_in(run)
-            checkpoint, done = resume_point(run.directory, module, trainer)
-            if done < config["recipe"]["updates"]:
-                data = data_of(prepared, config["recipe"], seed, config["trainer"]["workers"])
-                fit(module, trainer, data, run, tracker, checkpoint)
-            with gently():
-                save_network(original, run)
-            (run.directory / PREVIOUS).unlink(missing_ok=True)
-            about = {
-                "stage": "finetune",
-                "network": name,
-                "family": trained["transform"]["name"],
-                "range": str(trained["transform"].get("range") or ""),
-                "seed": seed,
-                "layer": original.layer,
-            }
-            rows = evaluate(about, untouched, run, tracker, config["trainer"]["accelerator"])
-            tracker.table("rows", rows)
-            tracker.summarise(of_training(rows))
-            run.finish(rows)
-    last = rows.iloc[-1]
-    print(f"{run.name}: error {last['score']:.2%} on {last['n_images']} images of {last['split']}; {run.directory}")
-
-
-def build(original: Network, grid: Grid, image_shape: tuple[int, int, int], config: dict[str, Any]) -> JointFinetune:
-    """The network with its trained weights, and its maps, to be finetuned.
-
-    Raises:
-        UserError: if the network's checkpoint cannot be read, or the layer cannot be cut at.
-    """
-    from invariance.training.classifier import load_classifier
-    from invariance.training.joint import JointFinetune
-
-    classifier = load_classifier(original.directory / BEST).to(original.device)
-    module = JointFinetune(
-        classifier.network,
-        classifier.normalise,
-        layer=original.layer,
-        transform=grid.transform,
-        recipe=config["recipe"],
-        seed=classifier.seed,
-        image_shape=image_shape,
-        copies=config["copies"],
-    )
-    module.weights = weights_of(config, module.dim)
-    module.speed_up(config["trainer"]["channels_last"])
-    return module.train()
-
-
-def save_network(original: Network, run: Run) -> None:
-    """Write the finetuned network as training writes one, from the last checkpoint of its finetuning."""
-    from invariance.training.checkpoint import AtomicCheckpointIO, read_checkpoint, require_sealed
-    from invariance.training.classifier import load_classifier
-
-    require_sealed(run.directory / LAST, f"delete {run.directory} to start over")
-    held = read_checkpoint(run.directory / LAST, f"delete {run.directory} to start over")
-    classifier = load_classifier(original.directory / BEST)
-    prefix = "network."
-    classifier.network.load_state_dict(
-        {key.removeprefix(prefix): value for key, value in held["state_dict"].items() if key.startswith(prefix)}
-    )
-    content = {
-        "state_dict": classifier.state_dict(),
-        "hyper_parameters": dict(classifier.hparams),
-        "global_step": held["global_step"],
-    }
-    AtomicCheckpointIO(run).save_checkpoint(content, run.directory / BEST)
+    train_jointly(run, original, grid, config)
 
 
 def learned_maps(directory: Path, grid: Grid) -> dict[str, tuple[Tensor, Tensor]]:
@@ -300,8 +159,6 @@ def learned_maps(directory: Path, grid: Grid) -> dict[str, tuple[Tensor, Tensor]
     Raises:
         UserError: if the checkpoint cannot be read.
     """
-    from invariance.training.checkpoint import read_checkpoint, require_sealed
-
     remedy = f"delete {directory} and repeat"
     require_sealed(directory / LAST, remedy)
     state = read_checkpoint(directory / LAST, remedy)["state_dict"]

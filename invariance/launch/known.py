@@ -20,7 +20,7 @@ def launcher_keys(launcher: str) -> list[str]:
     path = conf_dir() / "hydra" / "launcher" / f"{launcher}.yaml"
     keys = {str(key) for key in OmegaConf.load(path)} if path.is_file() else set()
     if launcher == "slurm" and find_spec("hydra_plugins.hydra_submitit_launcher") is not None:
-        from hydra_plugins.hydra_submitit_launcher.config import SlurmQueueConf
+        from hydra_plugins.hydra_submitit_launcher.config import SlurmQueueConf  # of the extra `slurm`
 
         keys |= {field.name for field in dataclasses.fields(SlurmQueueConf)}
     return sorted(key for key in keys if not key.startswith("_") and key != "defaults")

@@ -48,7 +48,7 @@ def build_executor(settings: Mapping[str, Any], folder: Path, memory_gb: float |
         UserError: for what this machine lacks, or settings that make no sense.
     """
     settings = checked(settings, memory_gb)
-    import submitit
+    import submitit  # of the extra `slurm`
 
     executor = submitit.AutoExecutor(folder=folder, cluster="slurm", slurm_max_num_timeout=settings["max_num_timeout"])
     general = (
@@ -92,7 +92,7 @@ def check(settings: Mapping[str, Any]) -> None:
     Raises:
         UserError: naming the setting.
     """
-    from hydra_plugins.hydra_submitit_launcher.config import SlurmQueueConf
+    from hydra_plugins.hydra_submitit_launcher.config import SlurmQueueConf  # of the extra `slurm`
 
     known = {field.name for field in dataclasses.fields(SlurmQueueConf)}
     for key in sorted(settings.keys() - known):
@@ -155,7 +155,7 @@ def sbatch_errors() -> Iterator[None]:
     Raises:
         UserError: with sbatch's own words.
     """
-    from submitit.core.utils import FailedJobError, FailedSubmissionError
+    from submitit.core.utils import FailedJobError, FailedSubmissionError  # of the extra `slurm`
 
     try:
         with redirect_stderr(StringIO()):  # submitit prints the same
@@ -234,7 +234,7 @@ def find(jobs: Sequence[Job], folder: Path) -> dict[str, tuple[Job, Handle]]:
     Raises:
         UserError: if SLURM does not answer.
     """
-    import submitit
+    import submitit  # of the extra `slurm`
 
     wanted = {job.shown: job for job in jobs}
     found: dict[str, tuple[Job, Handle]] = {}

@@ -65,7 +65,7 @@ class SlurmJob:
 
     def checkpoint(self) -> Any:  # noqa: ANN401
         """End the command in order, for submitit, which then requeues the job."""
-        import submitit
+        import submitit  # of the extra `slurm`
 
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         self._end_command(self.patience)

@@ -25,7 +25,7 @@ def run_block(kernel: Tensor, z: Tensor, target: Tensor, inner: int, relu: bool)
     if not relu:
         return _solve_linear(kernel, z, target)
     if z.is_cuda:
-        from invariance.maps.recurrence_triton import INNER, run_inner
+        from invariance.maps.recurrence_triton import INNER, run_inner  # Triton is where a GPU is
 
         inner, step = INNER, run_inner
     else:

@@ -53,19 +53,7 @@ class CaffeNet(nn.Sequential):
         groups: int = 2,
         dropout: float = 0.5,
     ) -> None:
-        for key, value in (("input_size", input_size), ("features", features)):
-            if isinstance(value, bool) or not isinstance(value, int):
-                raise UserError(f"model.{key}={value!r}: give a whole number")
-        if isinstance(width, bool) or not isinstance(width, int | float):
-            raise UserError(f"model.width={width!r}: give a number above 0, up to 16")
-        if input_size < SMALLEST_SIZE:
-            raise UserError(f"model.input_size={input_size} is too small for CaffeNet; it takes {SMALLEST_SIZE} up")
-        if isinstance(dropout, bool) or not isinstance(dropout, int | float) or not 0 <= dropout < 1:
-            raise UserError(f"model.dropout={dropout!r}: give a share from 0 to below 1")
-        if groups not in (1, 2):
-            raise UserError(f"model.groups={groups}: CaffeNet has 2 groups, or 1 as in the released code")
-        if not 0 < width <= 16 or features < 1:
-            raise UserError(f"model.width={width}, model.features={features}: give positive numbers, width up to 16")
+        _check(input_size, width, features, groups, dropout)
         c1, c2, c3, c4, c5 = (max(groups, round(width * n / groups) * groups) for n in (96, 256, 384, 384, 256))
         kernel, stride = stem(input_size)
         side = (input_size - kernel) // stride + 1
@@ -104,3 +92,20 @@ class CaffeNet(nn.Sequential):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
                 assert module.bias is not None
                 nn.init.zeros_(module.bias)
+
+
+def _check(input_size: int, width: float, features: int, groups: int, dropout: float) -> None:
+    """Refuse settings that make no network."""
+    for key, value in (("input_size", input_size), ("features", features)):
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise UserError(f"model.{key}={value!r}: give a whole number")
+    if isinstance(width, bool) or not isinstance(width, int | float):
+        raise UserError(f"model.width={width!r}: give a number above 0, up to 16")
+    if input_size < SMALLEST_SIZE:
+        raise UserError(f"model.input_size={input_size} is too small for CaffeNet; it takes {SMALLEST_SIZE} up")
+    if isinstance(dropout, bool) or not isinstance(dropout, int | float) or not 0 <= dropout < 1:
+        raise UserError(f"model.dropout={dropout!r}: give a share from 0 to below 1")
+    if groups not in (1, 2):
+        raise UserError(f"model.groups={groups}: CaffeNet has 2 groups, or 1 as in the released code")
+    if not 0 < width <= 16 or features < 1:
+        raise UserError(f"model.width={width}, model.features={features}: give positive numbers, width up to 16")

@@ -1,42 +1,18 @@
 """φ at many layers of any network in one pass, and C behind any of them by replacing what the layer gives."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from itertools import chain
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from invariance.errors import UserError
-from invariance.models.hooks import Seen, evaluating, forward, laid, logits_in
+from invariance.models.answers import read_logits, require_telling
+from invariance.models.behind import Form, Rest, Rests
+from invariance.models.hooks import Seen, evaluating, forward
 from invariance.models.naming import Layer, read_layer, submodules
-from invariance.models.probe import constant, few, passed_by, probe, refuse
-from invariance.models.rest import Inseparable, equal, rest_of
-
-_Rest = Callable[[Tensor], Any]
-
-
-@dataclass(frozen=True)
-class _Form:
-    """How a layer's output for one image is shaped, lies in memory and is typed."""
-
-    shape: tuple[int, ...]
-    strides: tuple[int, ...]
-    dtype: torch.dtype
-
-    @classmethod
-    def of(cls, layer: Layer, seen: Seen) -> Self:
-        value = seen.outputs[layer]
-        return cls(tuple(value.shape[1:]), seen.strides[layer], value.dtype)
-
-    @property
-    def dim(self) -> int:
-        return torch.Size(self.shape).numel()
-
-    def lifted(self, r: Tensor) -> Tensor:
-        """Representations (B, D) as the layer would have given them: a clone, for what follows may change it."""
-        return laid(r.reshape(-1, *self.shape), self.strides, self.dtype)
+from invariance.models.probe import few, passed_by, probe, refuse
 
 
 class Cut:
@@ -75,8 +51,8 @@ class Cut:
         self.network = network
         self.layers = tuple(dict.fromkeys(layers))
         self._layer = {name: read_layer(name, known) for name in self.layers}
-        self._forms: dict[str, _Form] = {}
-        self._rests: dict[tuple[str, bool], _Rest | str] = {}
+        self._forms: dict[str, Form] = {}
+        self._rests = Rests(network)
         self._few: Tensor | None = None
         self._answer: Any = None
 
@@ -112,7 +88,7 @@ class Cut:
         Raises:
             UserError: as `phi`.
         """
-        self._check(x)
+        _check_images(x, self.device)
         if self._few is not None and (self._few.device, self._few.dtype) == (x.device, x.dtype):
             return
         images = few(x)
@@ -121,7 +97,7 @@ class Cut:
             if finding.why:
                 raise refuse(self.network, images, finding)
         self._few, self._answer = images, seen.answer
-        self._forms = {name: _Form.of(layer, seen) for name, layer in self._layer.items()}
+        self._forms = {name: Form.of(layer, seen) for name, layer in self._layer.items()}
 
     def logits(self, x: Tensor) -> Tensor:
         """f(x): images (B, …) to logits (B, K).
@@ -132,7 +108,7 @@ class Cut:
         self.look(x)
         self._require_logits()
         with evaluating(self.network, x.device):
-            return self._logits(forward(self.network, x).answer, len(x))
+            return read_logits(forward(self.network, x).answer, len(x))
 
     def classify(self, layer: str, r: Tensor, x: Tensor | None = None) -> Tensor:
         """C(r; gx) behind a layer: representations (B, D) to logits (B, K).
@@ -157,7 +133,9 @@ class Cut:
         """
         self.look(x)
         seen = forward(self.network, x, list(self._layer.values()), stop=True)
-        return {name: self._row(name, seen, len(x)).flatten(1) for name in self.layers}
+        rows = {name: _rows(layer, seen, len(x)) for name, layer in self._layer.items()}
+        self._forms = {name: Form.of(layer, seen) for name, layer in self._layer.items()}
+        return {name: r.flatten(1) for name, r in rows.items()}
 
     def resume(self, layer: str, r: Tensor, x: Tensor | None = None) -> Tensor:
         """C(r; gx) as `classify` has it, with its gradient, and in the mode the network is in.
@@ -168,16 +146,16 @@ class Cut:
         self._check_rows(layer, r)
         rest = self._rest(layer)
         if not isinstance(rest, str):
-            return self._logits(rest(self._forms[layer].lifted(r)), len(r))
+            return read_logits(rest(self._forms[layer].lifted(r)), len(r))
         if x is None:
             raise UserError(
                 f"classify at layer={layer!r} needs the images: {rest}; give classify(layer, r, x) the x that φ(gx) "
                 "is of"
             )
-        self._check(x)
+        _check_images(x, self.device)
         if len(x) != len(r):
             raise UserError(f"classify at layer={layer!r} got {len(r)} representations and {len(x)} images")
-        return self._logits(forward(self.network, x, put={self._layer[layer]: r}).answer, len(r))
+        return read_logits(forward(self.network, x, put={self._layer[layer]: r}).answer, len(r))
 
     def apart(self, layer: str) -> bool:
         """Whether C behind the layer runs without images: everything goes through it, and the rest can be traced.
@@ -215,14 +193,6 @@ class Cut:
         own = self._layer[layer]
         return passed_by(self.network, x, [own])[own]
 
-    def _check(self, x: Tensor) -> None:
-        """Refuse what is no batch of images on the network's device."""
-        if not isinstance(x, Tensor) or x.ndim < 2 or not len(x):
-            got = f"a tensor of shape {tuple(x.shape)}" if isinstance(x, Tensor) else f"a {type(x).__name__}"
-            raise UserError(f"images: {got} is no batch (B, …); give a tensor with a row an image")
-        if (own := self.device) is not None and own != x.device:
-            raise UserError(f"images are on {x.device} and the network is on {own}; move one, as x.to({str(own)!r})")
-
     def _known(self, layer: str) -> None:
         if layer not in self._layer:
             raise UserError(f"layer={layer!r} is not one of this cut; it has: {', '.join(self.layers)}")
@@ -237,70 +207,31 @@ class Cut:
         if (own := self.device) is not None and own != r.device:
             raise UserError(f"representations are on {r.device} and the network is on {own}; move one")
 
-    def _row(self, name: str, seen: Seen, rows: int) -> Tensor:
-        """What a layer gave in a pass, once more a row an image."""
-        layer = self._layer[name]
-        value = seen.outputs.get(layer)
-        if value is None:
-            why = seen.flaws.get(layer, "was not run by this forward pass, as it was by the first")
-            raise UserError(f"layer={name!r} {why}; choose another layer")
-        if value.ndim < 2 or len(value) != rows:
-            raise UserError(f"layer={name!r} gives {tuple(value.shape)} for {rows} images; choose another layer")
-        self._forms[name] = _Form.of(layer, seen)
-        return value
-
-    def _logits(self, answer: object, rows: int) -> Tensor:
-        try:
-            logits = logits_in(answer)
-        except LookupError as error:
-            raise UserError(
-                f"the network gives {error}: which of it are the logits is unknown; wrap it in a module that gives "
-                "logits (B, K)"
-            ) from error
-        if logits.ndim > 2 and logits.shape[2:].numel() == 1:
-            logits = logits.flatten(1)
-        if logits.ndim != 2 or len(logits) != rows or not logits.is_floating_point():
-            raise UserError(
-                f"the network gives {logits.dtype} of shape {tuple(logits.shape)} for {rows} images, and logits are "
-                "floating-point numbers (B, K); wrap it in a module that gives them"
-            )
-        return logits
-
     def _require_logits(self) -> None:
-        """Refuse logits that say nothing."""
         assert self._few is not None
-        self._logits(self._answer, len(self._few))
-        if constant(self._answer) and not equal(self._few[:1].expand_as(self._few), self._few):
-            raise UserError(
-                f"the network gives the same logits for {len(self._few)} different images (a head of zeros?); give one "
-                "that is trained"
-            )
+        require_telling(self._answer, self._few)
 
-    def _rest(self, layer: str) -> _Rest | str:
-        """The traced rest behind a layer in the network's mode, or why there is none."""
-        mode = self.network.training  # a functional dropout keeps the mode it was traced in
-        if (layer, mode) not in self._rests:
-            assert self._few is not None
-            try:
-                with evaluating(self.network, self._few.device):
-                    rest = self._separated(layer)
-                self._rests[layer, mode] = rest_of(self.network, self._layer[layer]) if mode else rest
-            except Inseparable as error:
-                self._rests[layer, mode] = str(error)
-        return self._rests[layer, mode]
-
-    def _separated(self, layer: str) -> _Rest:
+    def _rest(self, layer: str) -> Rest | str:
+        """What comes behind a layer, or why it cannot be had without images."""
         assert self._few is not None
-        own = self._layer[layer]
-        seen = forward(self.network, self._few, [own])  # anew: the weights may be others than at the first look
-        wanted, other = logits_in(seen.answer), self._few.roll(1, 0)
-        if not equal(logits_in(forward(self.network, other, put={own: seen.outputs[own]}).answer), wanted):
-            raise Inseparable("the layer is passed by, as the logits also depend on the image another way")
-        rest = rest_of(self.network, own)
-        try:
-            told = logits_in(rest(_Form.of(own, seen).lifted(seen.outputs[own])))
-        except Exception as error:  # a trace keeps what the pass of one batch took for granted
-            raise Inseparable(f"its traced rest does not run ({type(error).__name__})") from error
-        if not equal(told, wanted):
-            raise Inseparable("its traced rest gives something else than replacing")
-        return rest
+        return self._rests.behind(self._layer[layer], self._few)
+
+
+def _check_images(x: Tensor, device: torch.device | None) -> None:
+    """Refuse what is no batch of images on the network's device."""
+    if not isinstance(x, Tensor) or x.ndim < 2 or not len(x):
+        got = f"a tensor of shape {tuple(x.shape)}" if isinstance(x, Tensor) else f"a {type(x).__name__}"
+        raise UserError(f"images: {got} is no batch (B, …); give a tensor with a row an image")
+    if device is not None and device != x.device:
+        raise UserError(f"images are on {x.device} and the network is on {device}; move one, as x.to({str(device)!r})")
+
+
+def _rows(layer: Layer, seen: Seen, images: int) -> Tensor:
+    """What a layer gave in a pass, once more a row an image."""
+    value = seen.outputs.get(layer)
+    if value is None:
+        why = seen.flaws.get(layer, "was not run by this forward pass, as it was by the first")
+        raise UserError(f"layer={layer.name!r} {why}; choose another layer")
+    if value.ndim < 2 or len(value) != images:
+        raise UserError(f"layer={layer.name!r} gives {tuple(value.shape)} for {images} images; choose another layer")
+    return value

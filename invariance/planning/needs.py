@@ -10,7 +10,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from invariance.cli.heeded import check_heeded
 from invariance.data.manifest import MANIFEST
 from invariance.data.sources.base import data_config, existing_root
 from invariance.data.sources.official import Official
@@ -19,6 +18,7 @@ from invariance.errors import UserError
 from invariance.planning.study import Study
 from invariance.planning.templates import PAGES, Templates, checked_job
 from invariance.settings.files import conf_dir
+from invariance.settings.heeded import check_heeded
 
 
 @dataclass(frozen=True)

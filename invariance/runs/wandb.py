@@ -339,7 +339,7 @@ def _begun(
 def _library() -> Any:  # noqa: ANN401
     os.environ.setdefault("WANDB_SILENT", "true")
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # its reports would wait for a server that does not answer
-    import wandb
+    import wandb  # takes a second, which what logs nothing need not wait for
 
     return wandb
 
@@ -352,7 +352,7 @@ def end_service() -> None:
     if "wandb" not in sys.modules:
         return
     with suppress(Exception):
-        from wandb.sdk import wandb_setup
+        from wandb.sdk import wandb_setup  # there already
 
         setup = wandb_setup.singleton()
         process = getattr(getattr(getattr(setup, "_connection", None), "_proc", None), "_process", None)

@@ -10,10 +10,8 @@ from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
 
 from invariance.errors import UserError
+from invariance.settings.numbers import WHOLE
 from invariance.settings.paths import path_of
-
-WHOLE = 2**53
-"""Above every whole number that can be set: beyond it a number is no longer counted exactly."""
 
 SEEDS = 2**63
 """Above every seed."""

@@ -6,7 +6,8 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from invariance.settings.fields import WHOLE
+WHOLE = 2**53
+"""Above every whole number that can be set: beyond it a number is no longer counted exactly."""
 
 NAMING = ("range", "transform", "joint")
 """Keys at the top of a configuration whose numbers stand in names: of networks, grids and finetunings."""

@@ -5,7 +5,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from invariance.errors import UserError
@@ -13,7 +12,8 @@ from invariance.maps import ResidualMap
 from invariance.models.representation import Representation
 from invariance.seeds import derive
 from invariance.training.block_dropout import BlockDropout
-from invariance.training.joint_loss import TERMS, JointTerms, JointWeights, Watch, joint_terms
+from invariance.training.joint_loss import TERMS, JointTerms, JointWeights, Watch
+from invariance.training.joint_passes import JointPasses, full
 from invariance.training.module import RecipeModule, all_finite
 from invariance.transforms.base import UNTOUCHED, Transform
 
@@ -129,75 +129,17 @@ class JointFinetune(RecipeModule):
         seeds = [derive(self.seed, "dropout", step), *(derive(self.seed, "dropout", step, k) for k in range(1, j + 1))]
         with BlockDropout(seeds, x.device) as dropout, torch.random.fork_rng(devices=_cuda(x.device)):
             torch.manual_seed(seeds[0])  # of layers that are random in another way than dropout
+            passes = JointPasses(
+                self.network, self.cut, self.maps, self.weights, self._copies_of(x), dropout, self.manual_backward
+            )
             if self.weights.equivariance == 0:
-                return self._plain(x, y, dropout)
-            if self.copies == j:
-                return self._whole(x, y, dropout)
-            return self._in_parts(x, y, dropout)
+                return passes.plain(y)
+            return passes.whole(y) if self.copies == j else passes.in_parts(y, self.copies)
 
-    def _plain(self, x: Tensor, y: Tensor, dropout: BlockDropout) -> JointTerms:
-        """The update where λ3 is 0: the terms beside L_d are not computed, and count nothing."""
-        dropout.present = [0]
-        loss = functional.cross_entropy(self.network(self._prepared(self.transform.apply(x, self.untouched))), y)
-        self.manual_backward(loss)
-        none = torch.zeros_like(loss.detach())
-        return JointTerms(loss.detach(), none, none, none)
-
-    def _whole(self, x: Tensor, y: Tensor, dropout: BlockDropout) -> JointTerms:
-        """The images and all copies at once."""
-        blocks = range(len(self.points) + 1)
-        mark, gx = dropout.mark(), self._moved(x, blocks)
-        r, moved = self._features(gx, len(x), blocks, dropout)
-        back = self._back(moved, blocks[1:])
-        logits = self._resumed(torch.cat([r, back.flatten(0, 1)]), gx, dropout, mark)
-        terms = joint_terms(logits[: len(y)], r, logits[len(y) :].view(*back.shape[:2], -1), back, moved, y)
-        self.manual_backward(terms.loss(self.weights))
-        return _detached(terms)
-
-    def _in_parts(self, x: Tensor, y: Tensor, dropout: BlockDropout) -> JointTerms:
-        """The images alone, then the copies in parts, whose gradients on φ(x) are gathered and taken back last."""
-        j = len(self.points)
-        mark, gx = dropout.mark(), self._moved(x, range(1))
-        r, _ = self._features(gx, len(x), range(1), dropout)
-        logits = self._resumed(r, gx, dropout, mark)
-        shared = r.detach().requires_grad_()
-        sums: JointTerms | None = None
-        for start in range(1, j + 1, self.copies):
-            blocks = range(start, min(start + self.copies, j + 1))
-            mark, gx = dropout.mark(), self._moved(x, blocks)
-            _, moved = self._features(gx, len(x), blocks, dropout)
-            back = self._back(moved, blocks)
-            logits_back = self._resumed(back.flatten(0, 1), gx, dropout, mark).view(*back.shape[:2], -1)
-            terms = joint_terms(logits.detach(), shared, logits_back, back, moved, y)
-            share = len(blocks) / j
-            self.manual_backward(self.weights.equivariance * share * terms.equivariance(self.weights))
-            sums = _added(sums, _detached(terms), share)
-        assert shared.grad is not None and sums is not None
-        loss = functional.cross_entropy(logits, y)
-        self.manual_backward(loss + (r * shared.grad).sum())
-        return JointTerms(loss.detach(), sums.transformed, sums.recovery, sums.invariance)
-
-    def _moved(self, x: Tensor, blocks: range) -> Tensor:
-        """The images of the blocks, one block after another, as the network takes them."""
-        params = [self.untouched if block == 0 else self.points[block - 1].params for block in blocks]
-        return self._prepared(torch.cat([self.transform.apply(x, one) for one in params]))
-
-    def _features(self, gx: Tensor, n: int, blocks: range, dropout: BlockDropout) -> tuple[Tensor, Tensor]:
-        """φ of the images (N, D), empty unless block 0 is among the blocks, and of their copies (J', N, D)."""
-        dropout.present = blocks
-        r = _full(self.cut.reach(gx))
-        own = n * (blocks.start == 0)
-        return r[:own], r[own:].view(-1, n, r.shape[1])
-
-    def _resumed(self, r: Tensor, gx: Tensor, dropout: BlockDropout, mark: Sequence[Tensor]) -> Tensor:
-        """Logits of representations; where something passes the layer by, of gx, which drops what it dropped before."""
-        if not self.cut.alone:
-            dropout.rewind(mark)
-        return _full(self.cut.resume(r, gx))
-
-    def _back(self, moved: Tensor, blocks: range) -> Tensor:
-        """x'_ij = M_gj φ(g_j x_i), (J', N, D)."""
-        return _full(torch.stack([self.maps[b - 1](r) for b, r in zip(blocks, moved, strict=True)]))
+    def _copies_of(self, x: Tensor) -> Callable[[range], Tensor]:
+        """What gives the images of some blocks, one after another, as the network takes them: 0 is x, k is g_k x."""
+        params = [self.untouched, *(point.params for point in self.points)]
+        return lambda blocks: self._prepared(torch.cat([self.transform.apply(x, params[k]) for k in blocks]))
 
     def on_train_epoch_end(self) -> None:
         """Look once more before the span's checkpoint is written, at the weights, too."""
@@ -228,27 +170,12 @@ class JointFinetune(RecipeModule):
 
     def _evaluated(self, x: Tensor, params: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         gx = self._prepared(self.transform.apply(x, dict(params)))
-        return _full(self.cut.phi(gx)), gx
+        return full(self.cut.phi(gx)), gx
 
     def trained_parameters(self) -> list[tuple[str, nn.Parameter]]:
         """The parameters of the network and of the maps alike."""
         return [*self.network.named_parameters(), *self.maps.named_parameters()]
 
 
-def _full(values: Tensor) -> Tensor:
-    """Values as the loss is summed: in float32 where the network ran in 16 bits."""
-    return values.float() if values.dtype in (torch.bfloat16, torch.float16) else values
-
-
 def _cuda(device: torch.device) -> list[torch.device]:
     return [device] if device.type == "cuda" else []
-
-
-def _detached(terms: JointTerms) -> JointTerms:
-    return JointTerms(**{name: getattr(terms, name).detach() for name in TERMS})
-
-
-def _added(sums: JointTerms | None, terms: JointTerms, share: float) -> JointTerms:
-    if sums is None:
-        return JointTerms(**{name: share * getattr(terms, name) for name in TERMS})
-    return JointTerms(**{name: getattr(sums, name) + share * getattr(terms, name) for name in TERMS})

@@ -122,7 +122,7 @@ class Network:
     @cached_property
     def classifier(self) -> Classifier:
         """The network with its best weights."""
-        from invariance.training.classifier import load_classifier
+        from invariance.training.classifier import load_classifier  # Lightning, see above
 
         return load_classifier(self.directory / BEST).to(self.device)
 

@@ -20,10 +20,10 @@ from invariance.errors import UserError
 from invariance.runs.processes import gently
 from invariance.runs.run import Run
 from invariance.runs.wandb import Tracker
-from invariance.training.checkpoint import AtomicCheckpointIO, checkpoints
 from invariance.training.curves import TrackedCurves
 from invariance.training.module import RecipeModule
 from invariance.training.noting import noting
+from invariance.training.saving import AtomicCheckpointIO, checkpoints
 
 
 def quieten_lightning() -> None:

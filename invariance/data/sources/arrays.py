@@ -69,7 +69,7 @@ class Digits:
 
     def splits(self, progress: bool = False) -> Splits:
         """The ten classes, the splits drawn, and nothing left out."""
-        from sklearn.datasets import load_digits
+        from sklearn.datasets import load_digits  # takes seconds, and a set that is prepared needs none
 
         images, labels = load_digits(return_X_y=True)
         pixels = np.rint(images.reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
@@ -110,7 +110,7 @@ class Photos:
 
     def splits(self, progress: bool = False) -> Splits:
         """No classes, and the splits val and test."""
-        from sklearn.datasets import load_sample_images
+        from sklearn.datasets import load_sample_images  # takes seconds, as above
 
         tile = self.settings["tile"]
         tiles = np.concatenate([_tiles(np.asarray(photo), tile) for photo in load_sample_images().images])
@@ -185,7 +185,7 @@ class _TrainTest:
         )
 
     def _load(self, root: Path, train: bool) -> Labelled:
-        from torchvision import datasets
+        from torchvision import datasets  # takes seconds, and a set that is prepared needs none
 
         kind = getattr(datasets, type(self).__name__)
         try:

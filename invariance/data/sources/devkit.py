@@ -27,7 +27,7 @@ class Devkit:
         Raises:
             UserError: if the list is absent or cannot be read.
         """
-        from scipy.io import loadmat
+        from scipy.io import loadmat  # takes a second, and a set that is prepared needs none
 
         where, data = self._file(META)
         try:

@@ -60,6 +60,6 @@ class LocalLauncher(Launcher):
 
 
 def _count_gpus() -> int:
-    import torch
+    import torch  # takes seconds, and Hydra imports this module for every --help
 
     return torch.cuda.device_count()

@@ -15,12 +15,12 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
-from invariance.cli.heeded import check_heeded
 from invariance.errors import UserError
 from invariance.launch.jobs import options_of, shown
 from invariance.launch.sweeping import jobs_of_sweep
 from invariance.runs.sweep import SWEEP_VARIABLE, begin_sweep, sweep_folder
 from invariance.settings.files import check_keys, page_keys
+from invariance.settings.heeded import check_heeded
 from invariance.settings.numbers import canonical, with_canonical_names
 from invariance.settings.paths import folder as folder_of
 
@@ -114,7 +114,7 @@ class FamilySweeper(BasicSweeper):
         if len(wrong) == len(batch):
             raise wrong[0]
         if wanted <= {"gpu", "cuda"} and not getattr(self.launcher, "elsewhere", False):
-            from invariance.device import choose_device  # Hydra imports this module for every --help
+            from invariance.device import choose_device  # torch: Hydra imports this module for every --help
 
             for accelerator in sorted(wanted):
                 choose_device(accelerator)
@@ -122,7 +122,7 @@ class FamilySweeper(BasicSweeper):
 
 def mistakes(page: str, config: DictConfig) -> list[UserError]:
     """What in a job's configuration is not as its command's schema has it: at most one mistake is told."""
-    from invariance.settings.base import checked  # Hydra imports this module for every --help
+    from invariance.settings.base import checked  # pydantic: Hydra imports this module for every --help
     from invariance.settings.pages import SCHEMAS
 
     own = sorted(page_keys(page) & {str(key) for key in config} - {"hydra"})

@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
 from invariance.errors import UserError
+from invariance.settings.choices import SOLVERS_OF
 
 Condition = Callable[[DictConfig], bool]
 
@@ -113,8 +115,6 @@ def check_heeded(page: str, typed: Sequence[str], config: DictConfig) -> None:
 
 def _keys(override: str) -> Iterator[str]:
     """The keys that an override sets, also where its value is a mapping."""
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-
     [parsed] = OverridesParser.create().parse_overrides([override])
     key = parsed.key_or_group.replace("/", ".")
     if parsed.is_delete() or key.partition(".")[0] == "hydra":
@@ -150,8 +150,6 @@ def _check_solvers(solvers: Sequence[str], page: str, config: DictConfig) -> Non
     Raises:
         UserError: naming it, and what the maps are fitted by.
     """
-    from invariance.maps.settings import SOLVERS_OF  # torch takes seconds to import, and few command lines have solvers
-
     compared = page == "distance"
     maps = (["linear"] if "l2_distance" in (config.get("metrics") or ()) else []) if compared else config.get("map")
     if not isinstance(maps, list | DictConfig):  # its schema says what it is to be
