@@ -15,10 +15,10 @@ from invariance.data.sources.base import data_config, existing_root
 from invariance.data.sources.official import Official
 from invariance.device import choose_device
 from invariance.errors import UserError
+from invariance.launch.heeded import check_heeded
 from invariance.planning.study import Study
 from invariance.planning.templates import PAGES, Templates, checked_job
 from invariance.settings.files import conf_dir
-from invariance.settings.heeded import check_heeded
 
 
 @dataclass(frozen=True)
