@@ -131,7 +131,7 @@ def mistakes(page: str, config: DictConfig) -> list[UserError]:
         check_keys(config, config.hydra, page, None if template == page else template)
         check_heeded(page, config.hydra.overrides.task, config)
         config = with_canonical_names(config)
-        values = {key: config[key] for key in own}
+        values = {key: OmegaConf.select(config, key, throw_on_missing=True) for key in own}
         checked(
             SCHEMAS[page],
             {
