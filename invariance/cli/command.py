@@ -71,6 +71,7 @@ def _command(page: str, job: str | Job, streams: Streams, ignored: list[str]) ->
     statuses, begun = set(), False
 
     def task(config: DictConfig) -> None:
+        """What Hydra runs once the configuration is composed."""
         nonlocal begun
         begun = True
         try:
