@@ -24,6 +24,7 @@ class _Rate(ProgressColumn):
     """Steps per second."""
 
     def render(self, task: Task) -> Text:
+        """The rate of a task: its mean once it is finished."""
         if task.finished and task.total:  # all of it, not the last moments
             speed = task.total / max(task.finished_time or 0.0, 1e-3)
         else:

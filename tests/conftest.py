@@ -68,6 +68,10 @@ def compose():
     return composed
 
 
+TRAINED = ["model=tiny", "recipe=smoke", "recipe.updates=120", "recipe.val_every=60", "recipe.step=100"]
+"""What the networks of `trained` are trained by."""
+
+
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory, compose):
     """A folder with two tiny networks trained for moments on digits, and the arguments that name it."""
@@ -75,10 +79,9 @@ def trained(tmp_path_factory, compose):
 
     folder = tmp_path_factory.mktemp("trained")
     places = [f"runs={folder}/runs", f"prepared={folder}/prepared", "logger=csv", "trainer=cpu", "progress=false"]
-    quick = ["model=tiny", "recipe=smoke", "recipe.updates=120", "recipe.val_every=60", "recipe.step=100"]
-    train(compose("train", *places, *quick))
+    train(compose("train", *places, *TRAINED))
     few = "transform.angles=[-45,-20,-10,-5,5,10,20,45]"  # what measuring its grid takes is the images under them
-    train(compose("train", *places, *quick, "transform=rotation", "range=20", few))
+    train(compose("train", *places, *TRAINED, "transform=rotation", "range=20", few))
     return folder, places
 
 

@@ -361,18 +361,6 @@ def test_a_mistake_in_one_job_of_a_sweep_leaves_the_others(tmp_path):
     assert json.loads((tmp_path / "runs/train/digits/rotation_5/seed0/done.json").read_text())["rows"] == 2
 
 
-@pytest.mark.parametrize("page", ["prepare", "train", "measure", "distance", "report", "dashboard"])
-def test_help_is_for_newcomers_and_loads_no_torch(page, tmp_path):
-    code = (
-        f"import atexit, sys; sys.argv = ['invariance-{page}', '--help']; "
-        "atexit.register(lambda: print('TORCH' if 'torch' in sys.modules else 'LIGHT')); "
-        f"from invariance.{page} import main; main()"
-    )
-    result = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
-    assert f"invariance-{page}" in result.stdout and "-sc install=bash" in result.stdout
-    assert "LIGHT" in result.stdout, result.stdout[-500:]
-
-
 @pytest.mark.parametrize(
     ("line", "offered"),
     [

@@ -15,6 +15,7 @@ from invariance.data.batches import PreparedData
 from invariance.engine.grids import joint_grid
 from invariance.errors import UserError
 from invariance.experiments import finetune as experiment
+from invariance.experiments import finetuning
 from invariance.experiments.finetune import finetune
 from invariance.maps import build_map
 from invariance.models.caffenet import CaffeNet
@@ -357,7 +358,7 @@ def test_interrupted_after_the_last_update(place, done, compose, monkeypatch):
     folder, places = place
     config = compose("finetune", *places, *QUICK, "networks=rotation_20")
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(experiment, "save_network", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(finetuning, "save_network", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         finetune(config)
     finetune(config)
     assert tables(folder) == {name: content for name, content in tables(done[0]).items() if "joint_0/" not in name}

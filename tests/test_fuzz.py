@@ -25,8 +25,8 @@ from omegaconf.errors import OmegaConfBaseException
 from invariance.cli import command as cli
 from invariance.cli import messages
 from invariance.errors import UserError
+from invariance.launch.heeded import UNREAD
 from invariance.settings.files import conf_dir, page_keys
-from invariance.settings.heeded import UNREAD
 from invariance.settings.pages import GROUPS
 
 PAGES = ("prepare", "train", "measure", "distance", "finetune", "report", "status", "plan", "dashboard")

@@ -12,8 +12,8 @@ from omegaconf import OmegaConf
 
 from invariance.cli.command import find_plugins, resolved
 from invariance.errors import UserError
+from invariance.launch.heeded import UNREAD
 from invariance.settings.files import conf_dir
-from invariance.settings.heeded import UNREAD
 
 
 def typed(page, *overrides):

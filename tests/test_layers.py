@@ -173,3 +173,14 @@ def silent(node: ast.Module | ast.ClassDef) -> Iterator[str]:
 def test_what_is_public_says_what_it_is():
     assert not everywhere(lambda path: [] if ast.get_docstring(tree(path)) else ["the module"])
     assert not everywhere(lambda path: silent(tree(path)))
+
+
+def taken_apart(path: Path) -> list[int]:
+    """Lines where something is taken out of what is called `config`."""
+    values = [(node.lineno, node.value) for node in ast.walk(tree(path)) if isinstance(node, ast.Subscript)]
+    return [line for line, value in values if getattr(value, "id", getattr(value, "attr", "")) == "config"]
+
+
+def test_the_configuration_is_taken_apart_in_experiments_and_settings_alone():
+    """All others are given values, or an object of a schema."""
+    assert {name.split("/")[0] for name in everywhere(taken_apart)} <= {"experiments", "settings"}

@@ -16,13 +16,13 @@ from omegaconf import DictConfig, OmegaConf
 
 from invariance.cli.messages import of_hydra, one_line, say_error
 from invariance.errors import Busy, UserError
+from invariance.launch.heeded import check_heeded
 from invariance.launch.jobs import BUSY, shown
 from invariance.runs.mending import Mending, failed_alike, shown_of
 from invariance.runs.processes import signals_interrupt, was_interrupted
 from invariance.runs.surroundings import Streams, require_utf8_names, undisturbed
 from invariance.runs.sweep import JOB_VARIABLE, SWEEP_VARIABLE, Attempt, find_jobs, to_the_end
 from invariance.settings.files import check_choices, check_keys, conf_dir, page_keys
-from invariance.settings.heeded import check_heeded
 from invariance.settings.nested import check_value
 from invariance.settings.numbers import with_canonical_names
 from invariance.settings.paths import folder
@@ -71,6 +71,7 @@ def _command(page: str, experiment: str | Experiment, streams: Streams, ignored:
     statuses, begun = set(), False
 
     def task(config: DictConfig) -> None:
+        """What Hydra runs once the configuration is composed."""
         nonlocal begun
         begun = True
         try:

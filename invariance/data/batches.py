@@ -131,6 +131,7 @@ class PreparedData(pl.LightningDataModule):
         rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
 
         def slice_of(place: int) -> NDArray[np.int64]:
+            """The images of a batch that are this rank's."""
             indices = self.sampler.indices(start + place)
             share = len(indices) // world
             return indices[rank * share : (rank + 1) * share]

@@ -221,6 +221,7 @@ def _still_there(work: _Work, pool: ThreadPoolExecutor) -> Iterator[Outcome]:
     """
 
     def unchanged(entry: Outcome) -> Outcome | None:
+        """The entry as it is kept, if its pixels are still what they were; None if not."""
         if entry.reason is not None:
             return entry
         pixels = work.arrays[entry.split].get(entry.i)
@@ -253,6 +254,7 @@ def _synced(works: Sequence[_Work]) -> Iterator[Callable[[], None]]:
     last = time.monotonic()
 
     def now_and_then() -> None:
+        """Flush what was written, if that is some seconds ago."""
         nonlocal last
         if time.monotonic() - last > _SYNC_EVERY:
             for work in works:
@@ -301,6 +303,7 @@ def _bytes_or_why(read: Callable[[], bytes]) -> bytes | BrokenImage:
 
 def _absent(name: str, archive: Path) -> Listing:
     def read(_: int) -> bytes:
+        """Refuse: there is no such image."""
         raise BrokenImage(f"is not in {archive.name}")
 
     return Listing([name], np.zeros(1, np.int64), read)

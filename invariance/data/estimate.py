@@ -82,6 +82,7 @@ def _rate(found: Splits, sizes: Sequence[int], colour: str, workers: int) -> tup
     """Images decoded a second, and how many this was measured on."""
 
     def one(read: Any) -> None:  # noqa: ANN401
+        """Decode an image at every size; one that is broken takes its time, too."""
         try:
             data: bytes | Pixels = read()
             content_hash(data)

@@ -274,6 +274,7 @@ def _decoded(tree: Tree, files: list[str], size: int, colour: str, progress: boo
     pixels = np.empty((len(files), COLOURS[colour], size, size), np.uint8)
 
     def read(place: int) -> NDArray[np.uint8]:
+        """The pixels of an image."""
         try:
             return decode(tree.read(files[place]), size, colour)
         except BrokenImage as error:

@@ -123,6 +123,7 @@ class _Form:
 
     @classmethod
     def of(cls, page: ImageFileDirectory_v2) -> "_Form":
+        """The form that a page says it has."""
         compression, colour = page.get(259, _RAW), page.get(PHOTOMETRIC)
         if compression == _OLD_JPEG:
             colour = _YCBCR

@@ -302,17 +302,20 @@ class _Bar(Callback):
         )
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Show the bar."""
         if self._own:
             self._display.start()
         total = int(trainer.num_training_batches) * (trainer.max_epochs or 1)
         self._task = self._display.add_task("fitting maps", total=total)
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: object) -> None:
+        """One block more."""
         error = trainer.callback_metrics.get("fit/error")
         told = "" if error is None else f", squared error {float(error):.3g}"
         self._display.update(self._task, advance=1, description=f"fitting maps{told}")
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Take the bar away."""
         if self._own:
             self._display.stop()
         elif hasattr(self, "_task"):

@@ -48,6 +48,7 @@ def batches(
     spans = [slice(start, min(start + size, len(indices))) for start in range(0, len(indices), size)]
 
     def read(span: slice) -> Tensor:
+        """The images of a batch, ready to be moved to the device."""
         batch = torch.from_numpy(np.ascontiguousarray(images[indices[span]]))
         return batch.pin_memory() if device.type == "cuda" else batch
 

@@ -63,6 +63,7 @@ def plan(config: dict[str, Any]) -> None:
     choices = {name: [f"data={name}", *root_of(roots, name), *more] for name in names}
 
     def study_of(name: str, count: bool = config["count"]) -> Study:
+        """A data set's study."""
         on = [trainer, *own["trainer"]]
         return Study(templates, everything, choices[name], on, prepared, config["cross"], args, count)
 

@@ -245,6 +245,7 @@ def start(job: Job, environment: Mapping[str, str], ignore: Sequence[signal.Sign
     tied = die_with(os.getpid())
 
     def first() -> None:
+        """What the child does before it becomes the command."""
         for number in ignore:
             signal.signal(number, signal.SIG_IGN)
         tied()

@@ -5,8 +5,7 @@ from invariance.maps.maps import MAPS, FittedMaps, IdentityMap, LinearMap, MLPMa
 from invariance.maps.minibatch import MinibatchFit, MinibatchSGD
 from invariance.maps.online_sgd import OnlineSGD, OnlineSGDState
 from invariance.maps.ridge import Ridge, RidgeFit
-from invariance.maps.settings import SOLVERS, Solver, begin_fit, require_room, solver_from_config
-from invariance.settings.choices import SOLVERS_OF
+from invariance.maps.settings import SOLVERS, SOLVERS_OF, Solver, begin_fit, require_room, solver_from_config
 
 __all__ = [
     "MAPS",

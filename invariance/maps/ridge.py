@@ -62,6 +62,7 @@ class Moments:
 
     def __init__(self, inputs: int, outputs: int, device: torch.device | str = "cpu") -> None:
         def zeros(*size: int) -> Tensor:
+            """Sums, in float64."""
             return torch.zeros(size, dtype=torch.float64, device=device)
 
         self.count = 0

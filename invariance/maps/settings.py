@@ -13,7 +13,6 @@ from invariance.maps.online_sgd import OnlineSGD, OnlineSGDState
 from invariance.maps.ridge import Ridge, RidgeFit
 from invariance.settings import solvers
 from invariance.settings.base import Settings, checked
-from invariance.settings.choices import SOLVERS_OF
 
 Solver = OnlineSGD | Ridge | MinibatchSGD
 
@@ -29,6 +28,14 @@ _SCHEMAS: dict[str, type[Settings]] = {
     "ridge": solvers.RidgeSettings,
     "minibatch_sgd": solvers.MinibatchSGDSettings,
 }
+
+SOLVERS_OF = {
+    "identity": (),
+    "residual": ("online_sgd", "ridge"),
+    "linear": ("online_sgd", "ridge"),
+    "mlp": ("minibatch_sgd",),
+}
+"""Names of the solvers that can fit each kind of map."""
 
 
 def solver_from_config(name: str, settings: Mapping[str, Any]) -> Solver:

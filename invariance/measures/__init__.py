@@ -183,6 +183,7 @@ def measure_named(name: str) -> Measure:
         raise UserError(f"measure {name!r} is a {type(there).__name__}: give a function of X and Y, or a Measure")
 
     def of_pairing(pairing: Any) -> float:  # noqa: ANN401
+        """The measure of the two representations."""
         return float(there(pairing.x.values, pairing.y.values))
 
     return Measure(name=name, label=name.rsplit(":", 1)[1], better="neither", directed=True, function=of_pairing)

@@ -24,7 +24,7 @@ def build_model(config: Mapping[str, Any], num_classes: int, channels: int) -> n
     """
     if torch.get_default_device().type != "meta":  # where shapes alone are asked for, nothing is allocated
         outline(config, num_classes, channels)
-    return _made(config, num_classes, channels)
+    return _made(*_parts(config), num_classes, channels)
 
 
 def outline(config: Mapping[str, Any], num_classes: int, channels: int) -> nn.Module:
@@ -33,10 +33,17 @@ def outline(config: Mapping[str, Any], num_classes: int, channels: int) -> nn.Mo
     Raises:
         UserError: as `build_model`.
     """
+    target, arguments = _parts(config)
     with torch.random.fork_rng(devices=[]), torch.device("meta"), _NothingDrawn():
-        network = _made(config, num_classes, channels)
-    _require(sum(one.numel() * one.element_size() for one in (*network.parameters(), *network.buffers())), config)
+        network = _made(target, arguments, num_classes, channels)
+    needed = sum(one.numel() * one.element_size() for one in (*network.parameters(), *network.buffers()))
+    _require(needed, target, arguments)
     return network
+
+
+def _parts(config: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The name of the class, and its arguments."""
+    return str(config.get("_target_")), {key: value for key, value in config.items() if key != "_target_"}
 
 
 class _NothingDrawn(TorchFunctionMode):
@@ -52,29 +59,27 @@ class _NothingDrawn(TorchFunctionMode):
         return args[0] if func is torch.Tensor.normal_ else func(*args, **(kwargs or {}))
 
 
-def _require(needed: int, config: Mapping[str, Any]) -> None:
-    name = str(config["_target_"]).rpartition(".")[2]
-    settings = ", ".join(f"model.{key}={value}" for key, value in config.items() if key != "_target_")
+def _require(needed: int, target: str, arguments: Mapping[str, Any]) -> None:
+    name = target.rpartition(".")[2]
+    settings = ", ".join(f"model.{key}={value}" for key, value in arguments.items())
     require(needed, f"model: {name} with {settings}", "make it smaller")
 
 
-def _made(config: Mapping[str, Any], num_classes: int, channels: int) -> nn.Module:
-    factory, arguments = _factory(config)
+def _made(target: str, arguments: Mapping[str, Any], num_classes: int, channels: int) -> nn.Module:
+    factory = _factory(target, arguments)
     try:
         return factory(num_classes=num_classes, channels=channels, **arguments)
     except UserError:
         raise
     except (TypeError, ValueError, RuntimeError, ArithmeticError, LookupError) as error:
         if sizes := re.search(r"overflowed with sizes=\[([\d, ]+)\]", str(error)):  # more bytes than 63 bits count
-            _require(4 * math.prod(map(int, sizes[1].split(","))), config)
+            _require(4 * math.prod(map(int, sizes[1].split(","))), target, arguments)
         why = " ".join(str(error).split())[:200]
-        raise UserError(f"model: {config['_target_']} cannot be made with these settings ({why})") from error
+        raise UserError(f"model: {target} cannot be made with these settings ({why})") from error
 
 
-def _factory(config: Mapping[str, Any]) -> tuple[Callable[..., nn.Module], dict[str, Any]]:
-    """The class that a configuration names, and its arguments, all known to it."""
-    arguments = {key: value for key, value in config.items() if key != "_target_"}
-    target = str(config.get("_target_"))
+def _factory(target: str, arguments: Mapping[str, Any]) -> type[nn.Module]:
+    """The class of that name, to which all arguments are known."""
     if not target.startswith("invariance."):
         raise UserError(f"model._target_={target!r} is outside invariance; only its own classes are built from a file")
     module, _, name = target.rpartition(".")
@@ -94,4 +99,4 @@ def _factory(config: Mapping[str, Any]) -> tuple[Callable[..., nn.Module], dict[
     for key in known:
         if parameters[key].default is inspect.Parameter.empty and key not in arguments:
             raise UserError(f"model.{key} is not set, and {name} needs it; set it on the command line: model.{key}=…")
-    return factory, arguments
+    return factory

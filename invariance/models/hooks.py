@@ -87,6 +87,7 @@ def forward(
     left = set(layers) if stop else set()
 
     def answered(module: nn.Module, _inputs: object, output: Any) -> Any:  # noqa: ANN401
+        """Look at what a module gives, or replace it."""
         counts[module] += 1
         here = [layer for layer in at[module] if (layer.run or 1) == counts[module]]
         seen.order += here

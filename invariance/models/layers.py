@@ -183,6 +183,7 @@ def _call(network: nn.Module, x: Tensor) -> _Called:
     called, names = _Called(), {module: name for name, module in network.named_modules()}
 
     def answered(module: nn.Module, _inputs: object, output: object) -> None:
+        """Note a run of a module."""
         name = names[module]
         run = called.runs[name] = called.runs.get(name, 0) + 1
         called.order.append((name, run))

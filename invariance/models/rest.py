@@ -21,6 +21,7 @@ class _ModuleTracer(fx.Tracer):
         self._leaf = leaf
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        """Whether to look inside a module."""
         return m is self._leaf or super().is_leaf_module(m, module_qualified_name)
 
 

@@ -12,6 +12,7 @@ from invariance.maps.spec import MapSpec
 from invariance.planning.data_set import DataSet
 from invariance.planning.templates import Config
 from invariance.planning.work import Net, Unit, Work, shape_of
+from invariance.settings.training import Trainer
 from invariance.transforms import build
 
 
@@ -26,10 +27,10 @@ class Counts:
     def __init__(self, net: Net, data: DataSet) -> None:
         self.net, self.data = net, data
 
-    def decoded(self, sizes: Collection[int], config: Config | None = None) -> Unit:
+    def decoded(self, sizes: Collection[int], other: Config | None = None) -> Unit:
         """An image of the data set, or of another whose images are made gray or coloured as this one's are."""
-        about = (class_of(config or self.data.config).__name__, self.data.config["colour"], tuple(sorted(sizes)))
-        return Unit("image decoded", about, None if config else self.data.sample)
+        about = (class_of(other or self.data.config).__name__, self.data.common.colour, tuple(sorted(sizes)))
+        return Unit("image decoded", about, None if other else self.data.sample)
 
     def moved(self, kind: str, transform: Config) -> Unit:
         """An image under a family, drawn in training or under g in measuring."""
@@ -40,9 +41,9 @@ class Counts:
         """Images that a finished network is evaluated on."""
         return sum(self.data.images[split] for split in {"val", self.data.report})
 
-    def updates(self, trainer: Config, batch: int, updates: float, images: float) -> Work:
+    def updates(self, trainer: Trainer, batch: int, updates: float, images: float) -> Work:
         """So many updates of training, and the images in them."""
-        how = (batch, json.dumps(trainer, sort_keys=True))
+        how = (batch, trainer_key(trainer))
         return Work({Unit("image trained", (self.net, *how)): images, Unit("update", (self.net, *how)): updates})
 
     def over(self, grid: Grid, fits: Sequence[MapSpec], n_fit: int, n_report: int) -> Work:
@@ -78,6 +79,11 @@ class Counts:
             work.add(Unit(f"index {kind} image", (dim,)), times * n_report)
             work.add(Unit(f"index {kind}", (dim,)), times)
         return work
+
+
+def trainer_key(trainer: Trainer) -> str:
+    """What the cost of training depends on, as JSON of the yaml in `conf/trainer/`."""
+    return json.dumps(trainer.model_dump(), sort_keys=True)
 
 
 def epochs_of(fit: MapSpec) -> int:

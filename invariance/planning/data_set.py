@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from invariance.data.sources.ilsvrc import ILSVRC
 from invariance.data.sources.rvl_cdip import RVLCDIP
 from invariance.errors import UserError
 from invariance.planning.templates import Config
+from invariance.settings.base import checked
+from invariance.settings.data import Data, Fit, common_of
 
 PUBLISHED: dict[type[Source], tuple[dict[str, int], int]] = {
     ILSVRC: ({"train": ILSVRC.TRAINING, "val": ILSVRC.VALIDATION}, 1000),
@@ -41,31 +44,45 @@ class DataSet:
     known_from: str
     sample: Callable[[], bytes | Pixels] | None = None
 
+    @cached_property
+    def common(self) -> Data:
+        """What is in its yaml beside the arguments of its source.
+
+        Raises:
+            UserError: for a value that makes no sense.
+        """
+        return checked(Data, common_of(self.config), "data")
+
     @property
     def name(self) -> str:
         """Its name in runs."""
-        return str(self.config["name"])
+        return str(self.common.name)
 
     @property
     def channels(self) -> int:
         """Channels of its images."""
-        return COLOURS[self.config["colour"]]
+        return COLOURS[self.common.colour]
 
     @property
     def report(self) -> str:
         """The split that results are reported on."""
-        return str(self.config["report"] or ("test" if "test" in self.images else "val"))
+        return str(self.common.report or ("test" if "test" in self.images else "val"))
 
     @property
     def n_report(self) -> int:
         """Images that results are reported on."""
         return self.images[self.report]
 
-    def n_fit(self, other: Mapping[str, Any] | None = None) -> int:
+    def n_fit(self, other: Fit | None = None) -> int:
         """Images that maps are fitted on, with some keys of `fit` set otherwise."""
-        fit = {**(self.config.get("fit") or {}), **(other or {})}
+        fit = {**_given(self.common.fit), **_given(other)}
         split = fit.get("split") or ("val" if self.report == "test" else "train")
         return int(fit.get("images") or self.images[split])
+
+
+def _given(fit: Fit | None) -> dict[str, Any]:
+    """The keys of `fit` that were given."""
+    return {} if fit is None else fit.model_dump(exclude_unset=True)
 
 
 def data_set(config: Config, prepared: Path, *, count: bool = False) -> DataSet:
@@ -79,8 +96,9 @@ def data_set(config: Config, prepared: Path, *, count: bool = False) -> DataSet:
     Raises:
         UserError: if none of these is there.
     """
-    for path in sorted(prepared.glob(f"{config['name']}/*/{MANIFEST}")):
-        there = Prepared(path.parent, config["report"])
+    common = checked(Data, common_of(config), "data")
+    for path in sorted(prepared.glob(f"{common.name}/*/{MANIFEST}")):
+        there = Prepared(path.parent, common.report)
         return DataSet(config, {name: len(there.split(name)) for name in there.splits}, len(there.classes), "prepared")
     kind = class_of(config)
     if kind in PUBLISHED and not count:
@@ -89,18 +107,18 @@ def data_set(config: Config, prepared: Path, *, count: bool = False) -> DataSet:
     try:
         found = data_config(config).source.splits(False)
     except UserError as error:
-        what = config["name"] or kind.__name__
+        what = common.name or kind.__name__
         raise UserError(f"how many images {what} has is not known yet: {error}") from error
     largest = max(found.listings.values(), key=len)
     images = {name: len(listing) for name, listing in found.listings.items()}
     return DataSet(config, images, len(found.classes), "counted", lambda: largest.read(0))
 
 
-def measured_images(config: Config, prepared: Path, images: int | None) -> tuple[int, int]:
+def measured_images(data: Config, prepared: Path, images: int | None) -> tuple[int, int]:
     """Images to fit and to report on of a data set without a training split.
 
     Args:
-        config: its yaml, resolved.
+        data: its yaml, resolved.
         prepared: folder of prepared data.
         images: how many there are, if that is known; None to ask the data set.
 
@@ -108,7 +126,7 @@ def measured_images(config: Config, prepared: Path, images: int | None) -> tuple
         UserError: if it is not known.
     """
     if images is not None:
-        fit = round(images * float(config["val_fraction"]))
+        fit = round(images * float(data["val_fraction"]))
         return fit, images - fit
-    there = data_set(config, prepared)
+    there = data_set(data, prepared)
     return there.n_fit(), there.n_report

@@ -15,10 +15,23 @@ from invariance.data.sources.base import data_config, existing_root
 from invariance.data.sources.official import Official
 from invariance.device import choose_device
 from invariance.errors import UserError
+from invariance.launch.heeded import check_heeded
 from invariance.planning.study import Study
 from invariance.planning.templates import PAGES, Templates, checked_job
 from invariance.settings.files import conf_dir
-from invariance.settings.heeded import check_heeded
+from invariance.settings.pages import Distance, Finetune, Measure, Train
+
+Running = Train | Measure | Distance | Finetune
+"""Configurations of the commands that run networks."""
+
+_KINDS: dict[str, type[Running]] = {
+    "networks": Train,
+    "measure": Measure,
+    "distance": Distance,
+    "finetune": Finetune,
+    "cross": Measure,
+}
+"""The schema of every stage's command."""
 
 
 @dataclass(frozen=True)
@@ -63,14 +76,15 @@ def lacking(wanted: Wanted, study: Callable[[str, bool], Study]) -> list[str]:
                 continue
             found += _configured(config, wanted.launcher)
             if stage in ("networks", "cross"):
-                parts, wrong = _data(config["data"], wanted.folders["prepared"])
+                assert isinstance(config, Train | Measure)
+                parts, wrong = _data(config.data or {}, wanted.folders["prepared"])
                 found += wrong
                 countable = countable and all(path.is_dir() for path in parts)
     found = list(dict.fromkeys(found))
     return found or list(_room(wanted, study, countable))
 
 
-def _composed(wanted: Wanted, stage: str, name: str, choices: Sequence[str]) -> dict[str, Any] | None:
+def _composed(wanted: Wanted, stage: str, name: str, choices: Sequence[str]) -> Running | None:
     """The first job's configuration of a stage; None where the study has no such stage for a data set.
 
     Raises:
@@ -92,14 +106,14 @@ def _composed(wanted: Wanted, stage: str, name: str, choices: Sequence[str]) -> 
     if stage == "cross" and config.get("of", name) != name:
         return None
     check_heeded(PAGES[stage], wanted.args.get(stage, ()), config)
-    return checked_job(stage, config, next(iter(wanted.templates.sweep(config)), {}))
+    return checked_job(_KINDS[stage], config, next(iter(wanted.templates.sweep(config)), {}))
 
 
-def _configured(config: Mapping[str, Any], launcher: str) -> Iterator[str]:
+def _configured(config: Running, launcher: str) -> Iterator[str]:
     """What a stage's configuration asks of this machine and it lacks; on SLURM its nodes are others."""
     if launcher != "slurm":
         try:
-            choose_device(config["trainer"]["accelerator"])
+            choose_device(config.trainer.accelerator)
         except UserError as error:
             yield f"{error}, as ARGS=trainer=auto"
 
@@ -112,16 +126,16 @@ def _launcher(launcher: str) -> Iterator[str]:
         yield "LAUNCHER=slurm: there is no sbatch on this machine; start the study on a login node of the cluster"
 
 
-def _data(config: Mapping[str, Any], prepared: Path) -> tuple[list[Path], list[str]]:
+def _data(data: Mapping[str, Any], prepared: Path) -> tuple[list[Path], list[str]]:
     """The archives and folders of a data set, and what it lacks unless it is prepared already."""
-    name, root = config["name"], config.get("root")
-    if "root" not in config or any(prepared.glob(f"{name}/*/{MANIFEST}")):
+    name, root = data["name"], data.get("root")
+    if "root" not in data or any(prepared.glob(f"{name}/*/{MANIFEST}")):
         return [], []
     variable = str(name).upper()
     if root is None:
         return [], [f"{variable}= is not given, and {name} is not prepared in {prepared}; say where its files are"]
     try:
-        source = data_config(config).source
+        source = data_config(data).source
         parts = source.parts() if isinstance(source, Official) else [existing_root(root, "a folder or an archive")]
     except UserError as error:
         return [], [f"{variable}={root}: {error}"]

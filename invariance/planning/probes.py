@@ -179,6 +179,7 @@ def _trained(unit: Unit, clock: Clock) -> Costs:
     labels = torch.randint(net.classes, (largest,))
 
     def gradients() -> None:
+        """Forward, loss and backward."""
         x, y = (one.to(device, non_blocking=True) for one in (images, labels))
         optimizer.zero_grad()
         with torch.autocast(device.type, kind, enabled=trainer["precision"] != "32-true"):
@@ -204,6 +205,7 @@ def _joint_map(unit: Unit, clock: Clock) -> Costs:
     r = torch.rand(batch, dim, device=clock.device)
 
     def step() -> None:
+        """One update of a map."""
         optimizer.zero_grad()
         (module(r) - r).square().sum().backward()
         optimizer.step()
@@ -220,6 +222,7 @@ def _moved(unit: Unit, clock: Clock) -> Costs:
     params = transform.grid()[-1].params
 
     def move() -> None:
+        """The images under the family, once."""
         for _, x in batches(images, np.arange(n), n, device):
             own = transform.sample(n, torch.Generator()) if unit.kind == "image drawn" else params
             transform.apply(x, own)
@@ -247,6 +250,7 @@ def _scored(unit: Unit, clock: Clock) -> Costs:
         r = torch.rand(_ROWS, dim, device=clock.device)
 
         def score() -> None:
+            """The images mapped, classified and compared."""
             with full_float32(clock.device):
                 back = module(r)
             phi.classify(back).cpu()
@@ -278,6 +282,7 @@ def _fit_line(clock: Clock, settings: Solver, kind: str, dim: int, stacked: int)
     r, t = (torch.rand(1, block, size, device=device) for size in (dim, stacked * dim))
 
     def fit(blocks: int) -> None:
+        """A fit of so many blocks."""
         state = begin_fit(settings, kind, dim, stacked * dim, blocks * block, stacked=stacked, device=device)
         for _ in range(blocks):
             state.step(r, t)
@@ -294,6 +299,7 @@ def _indices(unit: Unit, clock: Clock) -> Costs:
     x, y = (torch.rand(4 * small, small, device=clock.device) for _ in range(2))
 
     def source(n: int) -> None:
+        """What one network takes, of n images."""
         Regression(x[:n])
         centred(x[:n])
 
@@ -303,9 +309,11 @@ def _indices(unit: Unit, clock: Clock) -> Costs:
         held[n] = Regression(a), centred(a), centred(b), cross_product(a, b)
 
     def pair(n: int) -> None:
+        """What an ordered pair takes."""
         held[n][0].r2(held[n][2], cross_product(x[:n], y[:n]))
 
     def half(n: int) -> None:
+        """What a pair takes once, whichever comes first."""
         _, a, b, cross = held[n]
         linear_cka(a, b, cross)
         procrustes_distance(a, b, cross)
@@ -323,6 +331,7 @@ def _decoded(unit: Unit, clock: Clock) -> Costs:
     read: Callable[[], bytes | Pixels] = unit.how or (lambda: made)
 
     def one() -> None:
+        """One image read and decoded."""
         data = read()
         content_hash(data)
         decode_sizes(data, sizes, colour)

@@ -12,20 +12,23 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from omegaconf import DictConfig
 
 from invariance.data.building import BYTES_OF_LISTS
 from invariance.engine.comparing import group_size
-from invariance.engine.grids import grids_for, joint_grid
+from invariance.engine.grids import Grid, grids_for, joint_grid
 from invariance.errors import UserError
 from invariance.maps.spec import JOINT, MapSpec, maps_of
-from invariance.planning.counting import Counts
+from invariance.planning.counting import Counts, trainer_key
 from invariance.planning.data_set import DataSet, data_set, measured_images
-from invariance.planning.templates import Config, Templates, Trained, checked_job, named_of, trained_by
+from invariance.planning.templates import Templates, Trained, checked_job, named_of, trained_by
 from invariance.planning.work import START, Job, Net, Stage, Unit, Work, shape_of
+from invariance.settings.base import Kind
 from invariance.settings.files import conf_dir
+from invariance.settings.pages import Distance, Finetune, Measure, Train
 from invariance.transforms import build
 from invariance.transforms.base import UNTOUCHED
 
@@ -62,14 +65,14 @@ class Study:
         count: bool = False,
     ) -> None:
         self.templates, self.prepared, self.cross, self.more = templates, prepared, cross, more or {}
-        self._made: dict[str, list[Config]] = {}
+        self._made: dict[str, list[Any]] = {}
         self.trainer, (option, *own) = trainer[0], trainer
         self.on = [f"trainer={option}", *own]
         composed = templates.compose("networks", *choices, *self.on, *self.more.get("networks", ()))
-        self.train = checked_job("networks", composed)
+        self.train = checked_job(Train, composed)
         self.recipe = [choice for choice in choices if re.match(r"\+*recipe[.=]", choice)]
-        self.data = data_set(self.train["data"], prepared, count=count)
-        model = json.dumps(self.train["model"], sort_keys=True)
+        self.data = data_set(self.train.data, prepared, count=count)
+        model = json.dumps(self.train.model.model_dump(by_alias=True), sort_keys=True)
         self.net = Net(model, self.data.classes, self.data.channels, "relu7")
         self.counts = Counts(self.net, self.data)
         jobs = templates.sweep(composed)
@@ -82,11 +85,11 @@ class Study:
         found = [self.prepare(), self.networks(), self.measure(), *self.alone(), self.distance(), self.finetune()]
         return [*found, stage] if (stage := self.cross_data()) else found
 
-    def _jobs(self, stage: str) -> list[Config]:
+    def _jobs(self, stage: str, kind: type[Kind]) -> list[Kind]:
         """The configurations of a stage's jobs for this data set; composed once."""
         if stage not in self._made:
             config, jobs = self._composed(stage)
-            self._made[stage] = [checked_job(stage, config, job) for job in jobs or [{}]]
+            self._made[stage] = [checked_job(kind, config, job) for job in jobs or [{}]]
         return self._made[stage]
 
     def _composed(self, stage: str) -> tuple[DictConfig, list[dict[str, str]]]:
@@ -104,7 +107,7 @@ class Study:
 
     def prepare(self) -> Stage:
         """Every size that a network or its grid needs, each image decoded once for all."""
-        sizes = {self.net.size}.union(*(self._sizes(config) for config in self._jobs("measure")))
+        sizes = {self.net.size}.union(*(self._sizes(config) for config in self._jobs("measure", Measure)))
         for one in [*self.trained.values(), *self.others.values()]:
             sizes.add(build(one.transform).source_size(self.net.size))
         total = sum(self.data.images.values())
@@ -119,31 +122,31 @@ class Study:
         return Stage("networks", [self._training(name, one) for name, one in self.trained.items()])
 
     def _training(self, name: str, one: Trained) -> Job:
-        recipe, images = self.train["recipe"], self.data.images
-        trained = recipe["updates"] * recipe["batch"]
-        looks = math.ceil(recipe["updates"] / recipe["val_every"]) * images["val"]
+        recipe, images = self.train.recipe, self.data.images
+        trained = recipe.updates * recipe.batch
+        looks = math.ceil(recipe.updates / recipe.val_every) * images["val"]
         looked = looks + self.counts.evaluated()
         work = Work(
             {START: 1, self.counts.moved("image drawn", one.transform): trained, Unit("image φ", (self.net,)): looked}
         )
-        work.join(self.counts.updates(self.train["trainer"], recipe["batch"], recipe["updates"], trained))
+        work.join(self.counts.updates(self.train.trainer, recipe.batch, recipe.updates, trained))
         return Job(name, work, 3.0 * _FLOAT * shape_of(self.net)[1])  # the best, and the last with its momentum
 
     def measure(self) -> Stage:
         """Invariance and equivariance."""
-        return Stage("measure", [self._measuring(config, self.data) for config in self._jobs("measure")])
+        return Stage("measure", [self._measuring(config, self.data) for config in self._jobs("measure", Measure)])
 
-    def _chosen(self, config: Config) -> list[Trained]:
+    def _chosen(self, config: Measure | Distance | Finetune) -> list[Trained]:
         """The networks that a configuration names."""
         everything = {f"{self.data.name}/{one.label}": one for one in (*self.trained.values(), *self.others.values())}
-        return named_of(config["networks"], everything)
+        return named_of(config.networks, everything)
 
-    def _measuring(self, config: Config, data: DataSet, images: tuple[int, int] | None = None) -> Job:
+    def _measuring(self, config: Measure, data: DataSet, images: tuple[int, int] | None = None) -> Job:
         work, disk, chosen = Work({START: 1}), 0.0, self._chosen(config)
-        fits = maps_of(config["map"], config["solver"])
-        counts = images or (data.n_fit(config["fit"]), data.images[config["report"] or data.report])
+        fits = fits_of(config)
+        counts = images or (data.n_fit(config.fit), data.images[config.report or data.report])
         for one in chosen:
-            for grid in grids_for(one.transform, config["grids"], config.get("grid") or {}):
+            for grid in measured_grids(config, one):
                 work.join(self.counts.over(grid, fits, *counts))
                 disk += _EXAMPLES * data.channels * self.net.size**2 * len(grid.transform.grid())
         return Job(", ".join(one.label for one in chosen), work, disk)
@@ -154,45 +157,45 @@ class Study:
 
     def distance(self) -> Stage:
         """One job for all pairs."""
-        return Stage("distance", [self._comparing(config) for config in self._jobs("distance")])
+        return Stage("distance", [self._comparing(config) for config in self._jobs("distance", Distance)])
 
-    def _comparing(self, config: Config) -> Job:
+    def _comparing(self, config: Distance) -> Job:
         chosen, dim = self._chosen(config), shape_of(self.net)[0]
-        n_fit, n_report = self.data.n_fit(config["fit"]), self.data.images[config["report"] or self.data.report]
+        n_fit, n_report = self.data.n_fit(config.fit), self.data.images[config.report or self.data.report]
         work, n = Work({START: 1}), len(chosen)
         for one in chosen:
             work.add(Unit("image φ", (self.net,)), n_fit + n_report)
             work.add(self.counts.moved("image under g", one.transform), n_fit + n_report)
-        fits = maps_of({"linear": {}}, config["solver"]) if "l2_distance" in config["metrics"] else []
+        fits = fits_of(config) if "l2_distance" in config.metrics else []
         device = torch.device("cuda" if self.trainer == "gpu" and torch.cuda.is_available() else "cpu")
-        memory = float(config["memory_gb"]) * 1e9
+        memory = config.memory_gb * 1e9
         held = group_size(dim, dim, n_fit, n_report, fits=fits, memory=memory, device=device)
         work.join(self.counts.mapped(fits, n, held, n_fit, n_report))
-        if "indices" in config["metrics"]:
+        if "indices" in config.metrics:
             work.join(self.counts.indexed(n, n_report))
         return Job(f"{n} networks, {n * (n - 1) // 2} pairs", work, float(_FLOAT * dim * (n_fit + n_report) * n))
 
     def finetune(self) -> Stage:
         """The joint loss, with what is measured before and after."""
-        return Stage("finetune", [self._finetuning(config) for config in self._jobs("finetune")])
+        return Stage("finetune", [self._finetuning(config) for config in self._jobs("finetune", Finetune)])
 
-    def _finetuning(self, config: Config) -> Job:
-        work, disk, chosen, recipe = Work({START: 1}), 0.0, self._chosen(config), config["recipe"]
+    def _finetuning(self, config: Finetune) -> Job:
+        work, disk, chosen, recipe = Work({START: 1}), 0.0, self._chosen(config), config.recipe
         dim, parameters = shape_of(self.net)
-        fits, n_fit = maps_of(config["map"], config["solver"]), self.data.n_fit(config["fit"])
+        fits, n_fit = fits_of(config), self.data.n_fit(config.fit)
         for one in chosen:
-            grid = joint_grid(one.transform, config["G"] or {})
+            grid = joint_grid(one.transform, config.G or {})
             j = sum(point.label != UNTOUCHED for point in grid.transform.grid())
-            images = recipe["updates"] * recipe["batch"] * (j + 1)
-            work.join(self.counts.updates(config["trainer"], recipe["batch"], recipe["updates"], images))
-            looks = math.ceil(recipe["updates"] / recipe["val_every"]) * self.data.images["val"]
+            images = recipe.updates * recipe.batch * (j + 1)
+            work.join(self.counts.updates(config.trainer, recipe.batch, recipe.updates, images))
+            looks = math.ceil(recipe.updates / recipe.val_every) * self.data.images["val"]
             work.add(self.counts.moved("image under g", grid.settings), images + looks * (j + 1))
             work.add(Unit("image φ", (self.net,)), looks * (j + 1) + self.counts.evaluated())
             work.add(Unit("image scored", (self.net,)), looks * j)
-            about = (dim, recipe["batch"], json.dumps(config["trainer"], sort_keys=True))
-            work.add(Unit("map trained", about), recipe["updates"] * j)
-            own = config["grids"] == "own" and not grid.own
-            for other in (grid, *grids_for(one.transform, grid.family if own else config["grids"], {})):
+            about = (dim, recipe.batch, trainer_key(config.trainer))
+            work.add(Unit("map trained", about), recipe.updates * j)
+            own = config.grids == "own" and not grid.own
+            for other in (grid, *grids_for(one.transform, grid.family if own else config.grids, {})):
                 for learned in ([], [MapSpec("residual", JOINT)] if other is grid else []):  # before, and after
                     work.join(self.counts.over(other, [*fits, *learned], n_fit, self.data.n_report))
             disk += _FLOAT * (3 * parameters + 2 * j * dim * (dim + 1))
@@ -206,28 +209,40 @@ class Study:
             config = self.templates.compose("cross", *self.more.get("cross", ()))
         except UserError as error:
             return Stage("cross", [], gap=str(error))
-        jobs = [checked_job("cross", config, job) for job in self.templates.sweep(config)]
+        jobs = [checked_job(Measure, config, job) for job in self.templates.sweep(config)]
         if config.get("of", self.data.name) != self.data.name:
             return None
         try:
-            fit, report = measured_images(jobs[0]["data"], self.prepared, self.cross)
+            fit, report = measured_images(jobs[0].data or {}, self.prepared, self.cross)
         except UserError:
-            counted = [Job(str(job["networks"]), Work()) for job in jobs]
+            counted = [Job(str(job.networks), Work()) for job in jobs]
             return Stage("cross", counted, gap="how many images are measured on is not known: give cross=")
         made, sizes = [], set[int]()
         for job in jobs:
             one, new = self._measuring(job, self.data, (fit, report)), self._sizes(job) - sizes
             sizes |= new
             for size in new:  # images are prepared by the first job that needs them
-                one.work.add(self.counts.decoded([size], job["data"]), fit + report)
+                one.work.add(self.counts.decoded([size], job.data), fit + report)
             room = sum(self.data.channels * size**2 + BYTES_OF_LISTS for size in new) * (fit + report)
             made.append(replace(one, disk=one.disk + room))
         return Stage("cross", made)
 
-    def _sizes(self, config: Config) -> set[int]:
+    def _sizes(self, config: Measure) -> set[int]:
         """The sizes of image that a measurement needs."""
         return {
             build(grid.settings).source_size(self.net.size)
             for one in self._chosen(config)
-            for grid in grids_for(one.transform, config["grids"], config.get("grid") or {})
+            for grid in measured_grids(config, one)
         }
+
+
+def fits_of(config: Measure | Distance | Finetune) -> list[MapSpec]:
+    """The maps that a command fits, with their solvers."""
+    chosen = config.model_dump(include={"map", "solver"}, exclude_unset=True)
+    return maps_of(chosen.get("map", {"linear": {}}), chosen.get("solver", {}))  # distances are of linear maps
+
+
+def measured_grids(config: Measure, network: Trained) -> list[Grid]:
+    """The grids that a network is measured over."""
+    settings = {family: given or {} for family, given in (config.grid or {}).items()}
+    return grids_for(network.transform, config.grids, settings)

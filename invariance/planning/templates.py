@@ -8,6 +8,7 @@ from copy import deepcopy
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from functools import lru_cache
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from yaml import YAMLError
 from invariance.cli.messages import no_yaml
 from invariance.errors import UserError, nearest
 from invariance.launch.sweeping import jobs_of_sweep
-from invariance.settings.base import checked, keys_of
+from invariance.settings.base import Kind, checked, keys_of
 from invariance.settings.files import check_keys, conf_dir
 from invariance.settings.numbers import with_canonical_names
 from invariance.settings.pages import SCHEMAS
@@ -121,20 +122,24 @@ def _swept(override: str) -> str:
     return f"++hydra.sweeper.params.{key}='{quoted}'"
 
 
-def checked_job(stage: str, config: DictConfig, settings: Mapping[Any, Any] | None = None) -> Config:
-    """The configuration of one job of a template, as `plain`, whose values are as its command's schema has them.
+def checked_job(kind: type[Kind], config: DictConfig, settings: Mapping[Any, Any] | None = None) -> Kind:
+    """The configuration of one job of a template, as `plain` resolves it, checked against its command's schema.
+
+    Args:
+        kind: the schema.
+        config: the template, composed.
+        settings: keys that the job sets otherwise.
 
     Raises:
         UserError: naming the template and the value, or what is not set.
     """
-    page = PAGES[stage]
+    page = next(page for page, schema in SCHEMAS.items() if schema is kind)
     check_keys(config, config.hydra, page, str(config.hydra.job.config_name))
-    found, known = plain(config, settings), keys_of(SCHEMAS[page])  # a sweep over network= chooses a file
+    found, known = plain(config, settings), keys_of(kind)  # a sweep over network= chooses a file
     try:
-        checked(SCHEMAS[page], {key: value for key, value in found.items() if key in known})
+        return checked(kind, {key: value for key, value in found.items() if key in known})
     except UserError as error:
         raise UserError(f"{config.hydra.job.config_name}: {error}") from error
-    return found
 
 
 def plain(config: DictConfig, settings: Mapping[Any, Any] | None = None) -> Config:
@@ -207,8 +212,8 @@ def networks_there(templates: Templates) -> dict[str, Trained]:
             raise UserError(f"{path} overrides {key}; a plan knows networks that differ by their transform alone")
         if family not in families:
             families[family] = templates.compose("networks", f"transform={family}")
-        config = plain(families[family], own)
-        found[path.stem] = Trained(f"{config['name']}/seed{config['seed']}", config["transform"])
+        name, seed, transform = itemgetter("name", "seed", "transform")(plain(families[family], own))
+        found[path.stem] = Trained(f"{name}/seed{seed}", transform)
     return found
 
 

@@ -39,7 +39,7 @@ class Net:
     @property
     def size(self) -> int:
         """Side of its input in pixels."""
-        return int(self.config["input_size"])
+        return int(json.loads(self.model)["input_size"])
 
 
 @cache

@@ -72,15 +72,15 @@ def _by_config(config: Mapping[str, Any], rows: pd.DataFrame) -> Iterator[_Wante
         yield "family", rows["family"], transform.get("name"), CONFIG
         if "range" in transform:
             yield "range", rows["range"], "" if transform["range"] is None else str(transform["range"]), CONFIG
-    elif isinstance(config.get("network"), str):
-        [_, name, seed] = [*config["network"].split("/"), None, None][:3]
+    elif isinstance(network := config.get("network"), str):
+        [_, name, seed] = [*network.split("/"), None, None][:3]
         yield "network", rows["network"], name, CONFIG
         yield "seed", "seed" + rows["seed"].astype(str), seed, CONFIG
-    if isinstance(config.get("networks"), Mapping):
-        yield from _by_pair(set(config["networks"]), rows)
+    if isinstance(networks := config.get("networks"), Mapping):
+        yield from _by_pair(set(networks), rows)
     yield "map", rows["map"], config.get("map"), CONFIG
-    if isinstance(config.get("metrics"), list):
-        yield "metric", rows["metric"], {*map(str, config["metrics"]), *OF_CONTROL}, CONFIG
+    if isinstance(metrics := config.get("metrics"), list):
+        yield "metric", rows["metric"], {*map(str, metrics), *OF_CONTROL}, CONFIG
     fit = _mapping(data.get("fit"))
     if fit.get("split") is not None and data.get("report") is not None:
         yield "split", rows["split"], {str(fit["split"]), str(data["report"])}, CONFIG

@@ -34,6 +34,7 @@ def signals_interrupt() -> Iterator[None]:
     terminals = [descriptor for descriptor in (1, 2) if os.isatty(descriptor)]
 
     def interrupt(number: int, _frame: FrameType | None) -> None:
+        """What a signal does: interrupt, once for several that come together."""
         nonlocal last
         if number == signal.SIGHUP:
             _leave(terminals)
@@ -109,6 +110,7 @@ def die_with(parent: int) -> Callable[[], None]:
     """What a new process does first so that the end of `parent`, however it comes, ends it in order (on Linux)."""
 
     def first() -> None:
+        """What the child does before anything else."""
         if sys.platform == "linux":
             ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
         if os.getppid() != parent:  # it ended before the line above

@@ -83,6 +83,7 @@ class _Lenient(io.FileIO):
     lost: str | None = None
 
     def write(self, data: "bytes | bytearray | memoryview", /) -> int:  # type: ignore[override]
+        """Write, or keep in mind what went wrong."""
         if self.lost is None:
             try:
                 return super().write(data)

@@ -157,6 +157,7 @@ class Tracker:
         global _away
 
         def begin(mode: _Mode) -> Any:  # noqa: ANN401
+            """Begin the run in a mode."""
             return _begun(settings, directory, known, name, about, config_of(about, identity), mode)
 
         assert self._aside is not None

@@ -83,6 +83,7 @@ def unseen_sweeps(runs: Path) -> list[Unseen]:
     unseen: list[Unseen] = []
 
     def inside(folder: Path) -> list[Path]:
+        """What is in a folder that may vanish meanwhile."""
         try:
             return sorted(folder.iterdir())
         except (FileNotFoundError, NotADirectoryError):

@@ -10,10 +10,12 @@ class _Noting(pl.Callback):
         self.run, self.updates = run, updates
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Note where training begins."""
         if trainer.is_global_zero:
             self.run.note(trainer.global_step, self.updates, "updates")
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: object) -> None:
+        """Note an update."""
         self.on_train_start(trainer, module)
 
 

@@ -62,6 +62,7 @@ class _Checkpoints(ModelCheckpoint):
         here = Path(self.dirpath)
 
         def moved(path: str) -> str:
+            """Where a file of the old folder is now."""
             return str(here / Path(path).name) if path else path
 
         paths = {key: moved(state_dict[key]) for key in ("best_model_path", "kth_best_model_path", "last_model_path")}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from operator import itemgetter
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -84,15 +85,16 @@ class Network:
                 "delete the run's folder and train it again"
             )
         try:
-            own, trained_on = made["data"], self.config["data"]["sha256"]
-            self.transform, self.input_size = self.config["transform"], self.config["model"]["input_size"]
+            own = made["data"]
+            data, self.transform, model = itemgetter("data", "transform", "model")(self.config)
+            trained_on, self.input_size = data["sha256"], model["input_size"]
             channels = COLOURS[own["colour"]]
         except (KeyError, TypeError) as error:
             raise UserError(f"{directory} is not a training run of this version ({error}); train it again") from error
         if fit is not None and not isinstance(fit, Mapping):
             raise UserError(f"fit={fit!r}: give keys of data.fit, as fit={{split: train, images: 5000}}")
         if layer:  # one that there is not is refused
-            Representation(outline(self.config["model"], 2, channels), layer)
+            Representation(outline(model, 2, channels), layer)
         chosen = own if data is None else self._foreign(data, own)
         self.settings = {**chosen, "fit": {**chosen["fit"], **(fit or {})}, "report": report or chosen["report"]}
         self._trained_on = None if data is not None else trained_on

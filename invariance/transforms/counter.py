@@ -76,6 +76,7 @@ def _bits_by_numpy(first: Tensor, second: Tensor, count: int) -> Tensor:
     one, other = first.numpy().view(np.uint32), second.numpy().view(np.uint32)
 
     def fill(part: slice) -> None:
+        """Draw some rows."""
         state, spare = np.empty_like(places), np.empty_like(places)
         for field, key, second_key in zip(fields[part], one[part], other[part], strict=True):
             np.add(places, key, out=state)

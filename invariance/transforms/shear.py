@@ -62,6 +62,7 @@ class Shear(Transform):
 
     def _ways(self, angles: Sequence[float], vertical: int) -> list[GridPoint]:
         def params(theta: float) -> Params:
+            """The parameters of an angle."""
             signed = torch.tensor([self.sign * theta], dtype=torch.float64)
             return {"theta": signed, "vertical": torch.tensor([vertical])}
 

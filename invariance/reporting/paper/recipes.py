@@ -84,7 +84,7 @@ def note(collected: Collected, data: str) -> str:
         count += 1
         if said := "; ".join(_differences(collected, run, own)):
             groups.setdefault(said, []).append(network if seed == 0 else f"{network} (seed {seed})")
-            toy += run.config["recipe"]["updates"] < _TOY * _option("recipe", _recipe(run.name, own))["updates"]
+            toy += _trained_by(run)["updates"] < _TOY * _option("recipe", _recipe(run.name, own))["updates"]
     if not groups:
         return ""
     of = " Toy scale, not the paper’s" if toy == count else " Not of the paper’s recipe"
@@ -102,10 +102,15 @@ def _made(collected: Collected) -> list[tuple[RunFacts, str, int, str]]:
     firsts = rows.drop_duplicates("run")[["run", "network", "seed", "data"]]
     for name, network, seed, data in firsts.itertuples(index=False, name=None):
         run = collected.runs[name]
-        recipe = run.config.get("recipe")
-        if isinstance(recipe, dict) and isinstance(recipe.get("updates"), int):
+        if isinstance(_trained_by(run).get("updates"), int):
             found.append((run, str(network), int(seed), str(data)))
     return found
+
+
+def _trained_by(run: RunFacts) -> dict[str, Any]:
+    """The recipe of a run; empty where its configuration has none."""
+    recipe = run.config.get("recipe")
+    return recipe if isinstance(recipe, dict) else {}
 
 
 def _differences(collected: Collected, run: RunFacts, data: str) -> list[str]:
@@ -114,7 +119,7 @@ def _differences(collected: Collected, run: RunFacts, data: str) -> list[str]:
     model, paper = run.config.get("model"), _option("model", MODEL)
     if isinstance(model, dict) and _different("model", model, paper):
         found.append(f"model {_called('model', model, MODEL)} at {model.get('input_size')} pixels, not {MODEL}")
-    recipe, paper = run.config["recipe"], _option("recipe", _recipe(run.name, data))
+    recipe, paper = _trained_by(run), _option("recipe", _recipe(run.name, data))
     for key in _different("recipe", recipe, paper):
         found.append(f"{key} {_told(recipe.get(key))}, not {_told(paper.get(key))}")
     rows = collected.rows[(collected.rows["run"] == run.name) & (collected.rows["g"] == "")]

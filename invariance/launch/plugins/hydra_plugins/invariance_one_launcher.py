@@ -78,6 +78,7 @@ class OneLauncher(Launcher):
         raised: list[tuple[str, bool]] = []
 
         def task(chosen: DictConfig) -> None:
+            """The job, whose error is noted and goes no further."""
             assert self.task is not None
             try:
                 self.task(chosen)

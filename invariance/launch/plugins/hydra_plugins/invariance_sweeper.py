@@ -16,11 +16,11 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from invariance.errors import UserError
+from invariance.launch.heeded import check_heeded
 from invariance.launch.jobs import options_of, shown
 from invariance.launch.sweeping import jobs_of_sweep
 from invariance.runs.sweep import SWEEP_VARIABLE, begin_sweep, sweep_folder
 from invariance.settings.files import check_keys, page_keys
-from invariance.settings.heeded import check_heeded
 from invariance.settings.numbers import canonical, with_canonical_names
 from invariance.settings.paths import folder as folder_of
 
@@ -131,7 +131,7 @@ def mistakes(page: str, config: DictConfig) -> list[UserError]:
         check_keys(config, config.hydra, page, None if template == page else template)
         check_heeded(page, config.hydra.overrides.task, config)
         config = with_canonical_names(config)
-        values = {key: config[key] for key in own}
+        values = {key: OmegaConf.select(config, key, throw_on_missing=True) for key in own}
         checked(
             SCHEMAS[page],
             {

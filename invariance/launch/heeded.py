@@ -13,7 +13,6 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
 from invariance.errors import UserError
-from invariance.settings.choices import SOLVERS_OF
 
 Condition = Callable[[DictConfig], bool]
 
@@ -150,6 +149,8 @@ def _check_solvers(solvers: Sequence[str], page: str, config: DictConfig) -> Non
     Raises:
         UserError: naming it, and what the maps are fitted by.
     """
+    from invariance.maps.settings import SOLVERS_OF  # torch takes seconds to import, and few command lines have solvers
+
     compared = page == "distance"
     maps = (["linear"] if "l2_distance" in (config.get("metrics") or ()) else []) if compared else config.get("map")
     if not isinstance(maps, list | DictConfig):  # its schema says what it is to be
