@@ -17,7 +17,7 @@ from invariance.data.sources.rvl_cdip import RVLCDIP
 from invariance.errors import UserError
 from invariance.planning.templates import Config
 from invariance.settings.base import checked
-from invariance.settings.data import Data, Fit, common_of
+from invariance.settings.data import Data, FitImages, common_of
 
 PUBLISHED: dict[type[Source], tuple[dict[str, int], int]] = {
     ILSVRC: ({"train": ILSVRC.TRAINING, "val": ILSVRC.VALIDATION}, 1000),
@@ -73,14 +73,14 @@ class DataSet:
         """Images that results are reported on."""
         return self.images[self.report]
 
-    def n_fit(self, other: Fit | None = None) -> int:
+    def n_fit(self, other: FitImages | None = None) -> int:
         """Images that maps are fitted on, with some keys of `fit` set otherwise."""
         fit = {**_given(self.common.fit), **_given(other)}
         split = fit.get("split") or ("val" if self.report == "test" else "train")
         return int(fit.get("images") or self.images[split])
 
 
-def _given(fit: Fit | None) -> dict[str, Any]:
+def _given(fit: FitImages | None) -> dict[str, Any]:
     """The keys of `fit` that were given."""
     return {} if fit is None else fit.model_dump(exclude_unset=True)
 

@@ -19,17 +19,17 @@ from invariance.launch.heeded import check_heeded
 from invariance.planning.study import Study
 from invariance.planning.templates import PAGES, Templates, checked_job
 from invariance.settings.files import conf_dir
-from invariance.settings.pages import Distance, Finetune, Measure, Train
+from invariance.settings.pages import DistancePage, FinetunePage, MeasurePage, TrainPage
 
-Running = Train | Measure | Distance | Finetune
+Running = TrainPage | MeasurePage | DistancePage | FinetunePage
 """Configurations of the commands that run networks."""
 
 _KINDS: dict[str, type[Running]] = {
-    "networks": Train,
-    "measure": Measure,
-    "distance": Distance,
-    "finetune": Finetune,
-    "cross": Measure,
+    "networks": TrainPage,
+    "measure": MeasurePage,
+    "distance": DistancePage,
+    "finetune": FinetunePage,
+    "cross": MeasurePage,
 }
 """The schema of every stage's command."""
 
@@ -76,7 +76,7 @@ def lacking(wanted: Wanted, study: Callable[[str, bool], Study]) -> list[str]:
                 continue
             found += _configured(config, wanted.launcher)
             if stage in ("networks", "cross"):
-                assert isinstance(config, Train | Measure)
+                assert isinstance(config, TrainPage | MeasurePage)
                 parts, wrong = _data(config.data or {}, wanted.folders["prepared"])
                 found += wrong
                 countable = countable and all(path.is_dir() for path in parts)

@@ -28,7 +28,7 @@ from invariance.planning.templates import Templates, Trained, checked_job, named
 from invariance.planning.work import START, Job, Net, Stage, Unit, Work, shape_of
 from invariance.settings.base import Kind
 from invariance.settings.files import conf_dir
-from invariance.settings.pages import Distance, Finetune, Measure, Train
+from invariance.settings.pages import DistancePage, FinetunePage, MeasurePage, TrainPage
 from invariance.transforms import build
 from invariance.transforms.base import UNTOUCHED
 
@@ -69,7 +69,7 @@ class Study:
         self.trainer, (option, *own) = trainer[0], trainer
         self.on = [f"trainer={option}", *own]
         composed = templates.compose("networks", *choices, *self.on, *self.more.get("networks", ()))
-        self.train = checked_job(Train, composed)
+        self.train = checked_job(TrainPage, composed)
         self.recipe = [choice for choice in choices if re.match(r"\+*recipe[.=]", choice)]
         self.data = data_set(self.train.data, prepared, count=count)
         model = json.dumps(self.train.model.model_dump(by_alias=True), sort_keys=True)
@@ -107,7 +107,7 @@ class Study:
 
     def prepare(self) -> Stage:
         """Every size that a network or its grid needs, each image decoded once for all."""
-        sizes = {self.net.size}.union(*(self._sizes(config) for config in self._jobs("measure", Measure)))
+        sizes = {self.net.size}.union(*(self._sizes(config) for config in self._jobs("measure", MeasurePage)))
         for one in [*self.trained.values(), *self.others.values()]:
             sizes.add(build(one.transform).source_size(self.net.size))
         total = sum(self.data.images.values())
@@ -134,14 +134,14 @@ class Study:
 
     def measure(self) -> Stage:
         """Invariance and equivariance."""
-        return Stage("measure", [self._measuring(config, self.data) for config in self._jobs("measure", Measure)])
+        return Stage("measure", [self._measuring(config, self.data) for config in self._jobs("measure", MeasurePage)])
 
-    def _chosen(self, config: Measure | Distance | Finetune) -> list[Trained]:
+    def _chosen(self, config: MeasurePage | DistancePage | FinetunePage) -> list[Trained]:
         """The networks that a configuration names."""
         everything = {f"{self.data.name}/{one.label}": one for one in (*self.trained.values(), *self.others.values())}
         return named_of(config.networks, everything)
 
-    def _measuring(self, config: Measure, data: DataSet, images: tuple[int, int] | None = None) -> Job:
+    def _measuring(self, config: MeasurePage, data: DataSet, images: tuple[int, int] | None = None) -> Job:
         work, disk, chosen = Work({START: 1}), 0.0, self._chosen(config)
         fits = fits_of(config)
         counts = images or (data.n_fit(config.fit), data.images[config.report or data.report])
@@ -157,9 +157,9 @@ class Study:
 
     def distance(self) -> Stage:
         """One job for all pairs."""
-        return Stage("distance", [self._comparing(config) for config in self._jobs("distance", Distance)])
+        return Stage("distance", [self._comparing(config) for config in self._jobs("distance", DistancePage)])
 
-    def _comparing(self, config: Distance) -> Job:
+    def _comparing(self, config: DistancePage) -> Job:
         chosen, dim = self._chosen(config), shape_of(self.net)[0]
         n_fit, n_report = self.data.n_fit(config.fit), self.data.images[config.report or self.data.report]
         work, n = Work({START: 1}), len(chosen)
@@ -177,9 +177,9 @@ class Study:
 
     def finetune(self) -> Stage:
         """The joint loss, with what is measured before and after."""
-        return Stage("finetune", [self._finetuning(config) for config in self._jobs("finetune", Finetune)])
+        return Stage("finetune", [self._finetuning(config) for config in self._jobs("finetune", FinetunePage)])
 
-    def _finetuning(self, config: Finetune) -> Job:
+    def _finetuning(self, config: FinetunePage) -> Job:
         work, disk, chosen, recipe = Work({START: 1}), 0.0, self._chosen(config), config.recipe
         dim, parameters = shape_of(self.net)
         fits, n_fit = fits_of(config), self.data.n_fit(config.fit)
@@ -209,7 +209,7 @@ class Study:
             config = self.templates.compose("cross", *self.more.get("cross", ()))
         except UserError as error:
             return Stage("cross", [], gap=str(error))
-        jobs = [checked_job(Measure, config, job) for job in self.templates.sweep(config)]
+        jobs = [checked_job(MeasurePage, config, job) for job in self.templates.sweep(config)]
         if config.get("of", self.data.name) != self.data.name:
             return None
         try:
@@ -227,7 +227,7 @@ class Study:
             made.append(replace(one, disk=one.disk + room))
         return Stage("cross", made)
 
-    def _sizes(self, config: Measure) -> set[int]:
+    def _sizes(self, config: MeasurePage) -> set[int]:
         """The sizes of image that a measurement needs."""
         return {
             build(grid.settings).source_size(self.net.size)
@@ -236,13 +236,13 @@ class Study:
         }
 
 
-def fits_of(config: Measure | Distance | Finetune) -> list[MapSpec]:
+def fits_of(config: MeasurePage | DistancePage | FinetunePage) -> list[MapSpec]:
     """The maps that a command fits, with their solvers."""
     chosen = config.model_dump(include={"map", "solver"}, exclude_unset=True)
     return maps_of(chosen.get("map", {"linear": {}}), chosen.get("solver", {}))  # distances are of linear maps
 
 
-def measured_grids(config: Measure, network: Trained) -> list[Grid]:
+def measured_grids(config: MeasurePage, network: Trained) -> list[Grid]:
     """The grids that a network is measured over."""
     settings = {family: given or {} for family, given in (config.grid or {}).items()}
     return grids_for(network.transform, config.grids, settings)
