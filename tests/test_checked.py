@@ -16,7 +16,7 @@ from invariance.engine.comparing import Held, Unit
 from invariance.engine.store import FACTS, Features, Store
 from invariance.errors import UserError
 from invariance.experiments.pair_features import Stored
-from invariance.experiments.pair_units import Results
+from invariance.experiments.pair_units import UnitResults
 from invariance.runs.checked import DamagedFile, read_facts, read_part, write_facts, write_part
 from invariance.runs.parts import Part, Parts
 from invariance.runs.rows import Row, to_frame
@@ -238,7 +238,7 @@ UNITS = [Unit("ridge", "a", ("b", "c")), Unit("ridge", "b", ("a", "c"))]
 
 
 def test_results_of_units_are_verified(tmp_path, capsys):
-    results = Results(tmp_path / "unfinished-1")
+    results = UnitResults(tmp_path / "unfinished-1")
     assert results.plan() is None and results.read(UNITS[0]) is None
     results.write_plan(UNITS)
     for k, unit in enumerate(UNITS):
@@ -246,7 +246,7 @@ def test_results_of_units_are_verified(tmp_path, capsys):
     assert results.plan() == UNITS and results.read(UNITS[1])["fit"].sum() == 8 and not capsys.readouterr().err
     exchange(results._path(UNITS[0]), results._path(UNITS[1]))
     assert results.read(UNITS[0]) is None is results.read(UNITS[1])
-    other = Results(tmp_path / "unfinished-2")
+    other = UnitResults(tmp_path / "unfinished-2")
     shutil.copytree(tmp_path / "unfinished-1", tmp_path / "unfinished-2")
     exchange(other._path(UNITS[0]), other._path(UNITS[1]))
     assert other.read(UNITS[0]) is None and other.plan() is None

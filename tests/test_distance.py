@@ -16,7 +16,7 @@ from invariance.engine.store import images_of
 from invariance.errors import UserError
 from invariance.experiments import pair_runs
 from invariance.experiments.distance import distance
-from invariance.experiments.pair_units import Results
+from invariance.experiments.pair_units import UnitResults
 from invariance.experiments.train import train
 from invariance.maps import order
 from invariance.measures.bootstrap import bootstrap
@@ -169,7 +169,7 @@ def test_interrupted_at_any_moment_and_repeated_gives_the_same_rows(place, undis
     """Killed before each of its writes in turn, every time going on with what there is."""
     folder, places = place
     config = compose("distance", *places, *QUICK)
-    unit, finish = Results.write, pair_runs.Run.finish
+    unit, finish = UnitResults.write, pair_runs.Run.finish
     left = [0]
 
     def fragile(call):
@@ -181,7 +181,7 @@ def test_interrupted_at_any_moment_and_repeated_gives_the_same_rows(place, undis
 
         return called
 
-    monkeypatch.setattr(Results, "write", fragile(unit))
+    monkeypatch.setattr(UnitResults, "write", fragile(unit))
     monkeypatch.setattr(pair_runs.Run, "finish", fragile(finish))
     for interruptions in range(40):
         left[0] = 1 + interruptions % 3

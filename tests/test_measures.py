@@ -9,7 +9,7 @@ import torch
 
 from invariance.errors import UserError
 from invariance.measures import INDEX_NAMES, MEASURES, Measure, measure_named
-from invariance.measures.moments import Pairing, Side
+from invariance.measures.moments import ComparedSide, Pairing
 from invariance.settings import pages
 
 
@@ -40,18 +40,18 @@ def test_settings_name_measures_of_the_registry():
 def test_indices_of_a_pairing_share_one_product():
     generator = torch.Generator().manual_seed(3)
     x, y = (torch.randn(30, d, generator=generator) for d in (4, 3))
-    pairing = Pairing(Side(x), Side(y))
+    pairing = Pairing(ComparedSide(x), ComparedSide(y))
     found = {name: MEASURES[name].call(pairing) for name in INDEX_NAMES}
     product = pairing.cross
     assert all(MEASURES[name].bounds[0] <= value <= MEASURES[name].bounds[1] for name, value in found.items())
     assert pairing.cross is product
     with pytest.raises(UserError, match="30 and 29 images"):
-        Pairing(Side(x), Side(y[1:]))
+        Pairing(ComparedSide(x), ComparedSide(y[1:]))
 
 
 def test_a_measure_from_outside_is_found_by_its_module_and_name():
     x, y = torch.arange(6.0).reshape(3, 2), torch.ones(3, 2)
-    assert measure_named(f"{__name__}:overlap").call(Pairing(Side(x), Side(y))) == 2.5
+    assert measure_named(f"{__name__}:overlap").call(Pairing(ComparedSide(x), ComparedSide(y))) == 2.5
     assert measure_named(f"{__name__}:overlap").label == "overlap"
     assert measure_named(f"{__name__}:MINE") is MINE and MINE.call(None) == 0.5
     assert measure_named("cka") is MEASURES["cka"]

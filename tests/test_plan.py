@@ -21,7 +21,7 @@ from invariance.planning.data_set import data_set
 from invariance.planning.probes import Clock, made_file, measure_rates, straight
 from invariance.planning.study import Study
 from invariance.planning.templates import Templates, Trained, networks_there, trained_by
-from invariance.planning.work import START, Estimate, Job, Net, Stage, Unit, Work, estimate, shape_of, units_of
+from invariance.planning.work import START, Estimate, Net, PlannedJob, Stage, Unit, Work, estimate, shape_of, units_of
 from invariance.progress import bar
 
 TEMPLATES = Path(__file__).parents[1] / "multirun_templates"
@@ -193,7 +193,11 @@ A, B = Unit("a"), Unit("b", (1,), how="any")
 
 
 def test_a_stage_takes_its_work_shared_out_or_its_longest_job():
-    jobs = [Job("1", Work({A: 10, B: 4}), 100.0), Job("2", Work({A: 1}), 50.0), Job("3", Work({A: 2}))]
+    jobs = [
+        PlannedJob("1", Work({A: 10, B: 4}), 100.0),
+        PlannedJob("2", Work({A: 1}), 50.0),
+        PlannedJob("3", Work({A: 2})),
+    ]
     rates = {A: 2.0, B: 0.5}
     one = estimate(Stage("x", jobs), rates, devices=1, cores=7)
     assert (one.seconds, one.longest, one.wall, one.disk) == (28.0, 22.0, 28.0, 150.0)
@@ -206,7 +210,9 @@ def test_a_stage_takes_its_work_shared_out_or_its_longest_job():
 
 def test_units_are_told_apart_by_what_their_cost_depends_on_alone():
     assert Unit("b", (1,), how="other") == B and Unit("b", (2,)) != B
-    assert units_of([Stage("x", [Job("1", Work({A: 1, B: 1})), Job("2", Work({Unit("b", (1,)): 2}))])]) == [A, B]
+    assert units_of(
+        [Stage("x", [PlannedJob("1", Work({A: 1, B: 1})), PlannedJob("2", Work({Unit("b", (1,)): 2}))])]
+    ) == [A, B]
     work = Work({A: 1})
     work.join(Work({A: 2, B: 3}))
     work.add(B, 0.5)

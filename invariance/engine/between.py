@@ -14,7 +14,7 @@ from invariance.data.given import fit_and_report, load_images
 from invariance.device import machine_bytes, require
 from invariance.engine.comparing import INDICES, SIDES, Result, compare, part_of, units_of
 from invariance.engine.features import InMemory
-from invariance.engine.pair_rows import Named, Pair, PairRows
+from invariance.engine.pair_rows import Pair, PairRows, RowNames
 from invariance.errors import UserError
 from invariance.maps import SOLVERS_OF, Solver, solver_from_config
 from invariance.maps.settings import name_of
@@ -236,7 +236,7 @@ class _Work:
             of_report = _phi(network, layers, reported, self.batch, self.shown)
             of_fit = {} if fitted is None else _phi(network, layers, fitted, self.batch, self.shown)
             for layer in layers:
-                named[f"{side}:{layer}"] = Named(network=name, layer=layer, g=f"network:{name}:{layer}")
+                named[f"{side}:{layer}"] = RowNames(network=name, layer=layer, g=f"network:{name}:{layer}")
                 features[f"{side}:{layer}"] = of_fit.get(layer), of_report[layer]
         make = PairRows(named, SIDES, counts, measures)
         through = self._rows({label: InMemory(*one) for label, one in features.items()}, fits, (), make)

@@ -23,7 +23,7 @@ from invariance.maps import FittedMaps, Ridge
 from invariance.maps.spec import MapSpec
 from invariance.measures import Measure
 from invariance.measures.distance import l2_distance_per_image
-from invariance.measures.moments import Centred, Pairing, Side, centred
+from invariance.measures.moments import Centred, ComparedSide, Pairing, centred
 
 INDICES = "indices"
 """Name of the way of comparing that fits nothing."""
@@ -277,12 +277,12 @@ class Held:
         """The features to fit on."""
         return self.side(label, "fit")
 
-    def compared(self, label: str) -> Side:
+    def compared(self, label: str) -> ComparedSide:
         """The report features, where products run."""
         values = self.side(label, "report").to(self.device)
         if label not in self._centred:  # small, and kept for all labels
             self._centred[label] = centred(values)
-        return Side(values, self._centred[label])
+        return ComparedSide(values, self._centred[label])
 
 
 def _fit(unit: Unit, fit: MapSpec, held: Held, relu: bool | None, progress: bool | Progress) -> Result:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from invariance.engine.groups import Group
 from invariance.engine.rows import about, rows_of
-from invariance.engine.scoring import Scorer, Scores, Side
+from invariance.engine.scoring import MeasuredSplit, Scorer, Scores
 from invariance.maps import FittedMaps, Ridge
 from invariance.maps.spec import MapSpec
 from invariance.maps.unseen import FIT_CLASSES, Deal, deal_classes, fit_by_halves, ridge_by_halves
@@ -34,8 +34,8 @@ class Control:
     """
 
     scorer: Scorer
-    fit: Side
-    report: Side
+    fit: MeasuredSplit
+    report: MeasuredSplit
     deal: Deal
     fit_maps: Callable[[list[Tensor], Tensor, MapSpec], FittedMaps]
     measures: Sequence[str]
@@ -44,7 +44,7 @@ class Control:
     def of(
         cls,
         scorer: Scorer,
-        sides: Sequence[Side],
+        sides: Sequence[MeasuredSplit],
         fit_maps: Callable[[list[Tensor], Tensor, MapSpec], FittedMaps],
         measures: Sequence[str],
     ) -> Self | None:

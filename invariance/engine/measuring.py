@@ -19,7 +19,7 @@ from invariance.engine.control import Control
 from invariance.engine.groups import Ended, Group, Measured
 from invariance.engine.recorder import Recorder
 from invariance.engine.rows import about, rows_of
-from invariance.engine.scoring import Scorer, Scores, Side, mean_of
+from invariance.engine.scoring import MeasuredSplit, Scorer, Scores, mean_of
 from invariance.engine.stream import Sample, batches, features
 from invariance.errors import UserError
 from invariance.maps import FittedMaps, require_room
@@ -204,7 +204,7 @@ class _OfFamily:
 
     def _layer(self, cut: Cut, layer: str, references: list[Tensor]) -> "_OfLayer":
         sides = [
-            Side(sample, reference, _classes(sample))
+            MeasuredSplit(sample, reference, _classes(sample))
             for sample, reference in zip(self.samples, references, strict=True)
         ]
         return _OfLayer(self, cut, layer, sides)
@@ -245,7 +245,7 @@ class _OfFamily:
 class _OfLayer:
     """The measuring of one layer: its maps, and what they come to."""
 
-    def __init__(self, of: _OfFamily, cut: Cut, layer: str, sides: list[Side]) -> None:
+    def __init__(self, of: _OfFamily, cut: Cut, layer: str, sides: list[MeasuredSplit]) -> None:
         self.of, self.sides = of, sides
         answers = "error_rate" in of.measures or cut.apart(layer)
         scale = rms(sides[0].reference)

@@ -20,7 +20,7 @@ Pair = tuple[str, str]
 
 
 @dataclass(frozen=True)
-class Named:
+class RowNames:
     """How rows name one of what is compared.
 
     Attributes:
@@ -55,7 +55,7 @@ class PairRows:
 
     def __init__(
         self,
-        named: Mapping[str, Named],
+        named: Mapping[str, RowNames],
         splits: tuple[str, str],
         counts: tuple[int, int],
         indices: Sequence[Measure] = (),

@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 
 from invariance.engine.groups import Group
-from invariance.engine.scoring import Scores, Side, digest_of, mean_of
+from invariance.engine.scoring import MeasuredSplit, Scores, digest_of, mean_of
 from invariance.measures import measure_named
 from invariance.measures.bootstrap import bootstrap
 from invariance.runs.rows import Row
 from invariance.transforms.base import GridPoint, Transform
 
 
-def about(network: str, group: Group, transform: Transform, point: GridPoint, side: Side) -> dict[str, Any]:
+def about(network: str, group: Group, transform: Transform, point: GridPoint, side: MeasuredSplit) -> dict[str, Any]:
     """What the rows of one g over one split say alike."""
     return {
         "stage": "measure",
@@ -35,7 +35,7 @@ def about(network: str, group: Group, transform: Transform, point: GridPoint, si
 def rows_of(
     scores: Sequence[Scores],
     measures: Sequence[str],
-    side: Side,
+    side: MeasuredSplit,
     common: Sequence[Mapping[str, Any]],
     status: Sequence[str],
     *,

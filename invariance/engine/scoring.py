@@ -51,7 +51,7 @@ def digest_of(scores: Scores) -> str:
 
 
 @dataclass(frozen=True)
-class Side:
+class MeasuredSplit:
     """A split as the measuring of one layer sees it.
 
     Attributes:
@@ -94,7 +94,9 @@ class Scorer:
         self.apart = not answers or cut.apart(layer)
 
     @torch.no_grad()
-    def scores(self, side: Side, r: Tensor, back_to: nn.Module, transform: Transform, point: GridPoint) -> Scores:
+    def scores(
+        self, side: MeasuredSplit, r: Tensor, back_to: nn.Module, transform: Transform, point: GridPoint
+    ) -> Scores:
         """Scores of all images of a side.
 
         Args:
@@ -119,7 +121,7 @@ class Scorer:
 
     @torch.no_grad()
     def half_errors(
-        self, side: Side, r: Tensor, back_to: nn.Module, deal: Deal, transform: Transform, point: GridPoint
+        self, side: MeasuredSplit, r: Tensor, back_to: nn.Module, deal: Deal, transform: Transform, point: GridPoint
     ) -> Scores:
         """Whether the class named among those of an image's own half is wrong, (n,), mean over the deals.
 
@@ -139,7 +141,7 @@ class Scorer:
     @torch.no_grad()
     def by_halves(
         self,
-        side: Side,
+        side: MeasuredSplit,
         r: Tensor,
         maps: FittedMaps,
         deal: Deal,
@@ -176,7 +178,9 @@ class Scorer:
                         total["half_error_rate"][rows] += among / DEALS
         return {name: values.float().numpy() for name, values in total.items()}
 
-    def _spans(self, side: Side, transform: Transform, point: GridPoint) -> Iterator[tuple[slice, Tensor | None]]:
+    def _spans(
+        self, side: MeasuredSplit, transform: Transform, point: GridPoint
+    ) -> Iterator[tuple[slice, Tensor | None]]:
         """Places among the images, and what the network takes of gx where C needs it."""
         count = len(side.sample)
         if self.apart:
@@ -186,7 +190,7 @@ class Scorer:
         for span, x in batches(side.sample.pixels, side.sample.indices, self._batch, self.model.device):
             yield span, self.model.prepare(transform.apply(x, point.params))
 
-    def _distance(self, back: Tensor, side: Side, rows: slice | Tensor) -> Tensor:
+    def _distance(self, back: Tensor, side: MeasuredSplit, rows: slice | Tensor) -> Tensor:
         """‖r̂ − r‖ / ‖r‖ of some images, float32 on the CPU."""
         place = rows.to(side.reference.device) if isinstance(rows, Tensor) else rows
         wanted = side.reference[place].to(self.model.device)

@@ -37,7 +37,7 @@ _HEAD = 1 << 16
 
 
 @dataclass(frozen=True)
-class Images:
+class FeatureImages:
     """Which images a network's features are of.
 
     Attributes:
@@ -71,7 +71,7 @@ class Images:
         }
 
 
-def images_of(network: Network, root: Path, progress: bool) -> Images:
+def images_of(network: Network, root: Path, progress: bool) -> FeatureImages:
     """The images of a network, prepared at the size that its family needs.
 
     Args:
@@ -84,7 +84,7 @@ def images_of(network: Network, root: Path, progress: bool) -> Images:
     """
     size = build(network.transform).source_size(network.input_size)
     prepared, fit = network.data(size, root, progress), network.settings["fit"]
-    return Images(prepared, prepared.fit_split(fit), prepared.fit_indices(fit))
+    return FeatureImages(prepared, prepared.fit_split(fit), prepared.fit_indices(fit))
 
 
 class Features:
@@ -173,7 +173,7 @@ class Store:
     def __init__(self, root: Path, layer: str, batch: int) -> None:
         self.root, self.layer, self.batch = root, layer, batch
 
-    def _made_from(self, network: Network, images: Images) -> str:
+    def _made_from(self, network: Network, images: FeatureImages) -> str:
         """Hash of what a network's features are made from."""
         made_from = {
             "format": FORMAT,
@@ -185,11 +185,11 @@ class Store:
         }
         return hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()
 
-    def directory(self, network: Network, images: Images) -> Path:
+    def directory(self, network: Network, images: FeatureImages) -> Path:
         """Where a network's features are, or will be."""
         return self.root / network.name / f"{self.layer}-{self._made_from(network, images)[:16]}"
 
-    def find(self, network: Network, images: Images) -> Features | None:
+    def find(self, network: Network, images: FeatureImages) -> Features | None:
         """A network's features, if they are there; of those that are damaged it is told that they are made again."""
         directory = self.directory(network, images)
         if not (directory / FACTS).exists():
@@ -200,7 +200,7 @@ class Store:
             made_again(directory, why)
             return None
 
-    def make(self, network: Network, images: Images, progress: Progress, task: TaskID) -> Features:
+    def make(self, network: Network, images: FeatureImages, progress: Progress, task: TaskID) -> Features:
         """Extract a network's features, unless they are there and not damaged; they appear whole or not at all.
 
         Raises:
@@ -229,7 +229,7 @@ class Store:
     def _extract(
         self,
         network: Network,
-        images: Images,
+        images: FeatureImages,
         directory: Path,
         chosen: dict[str, tuple[str, np.ndarray]],
         progress: Progress,

@@ -9,8 +9,8 @@ from rich.progress import Progress
 from torch import Tensor
 
 from invariance.engine.comparing import Renewed
-from invariance.engine.pair_rows import Named
-from invariance.engine.store import Features, Images, Store
+from invariance.engine.pair_rows import RowNames
+from invariance.engine.store import FeatureImages, Features, Store
 from invariance.errors import UserError
 from invariance.maps import require_room
 from invariance.maps.spec import MapSpec
@@ -29,7 +29,7 @@ class Member:
     """
 
     network: Network
-    images: Images
+    images: FeatureImages
 
     @property
     def label(self) -> str:
@@ -42,11 +42,11 @@ class Member:
         return self.label.replace("/", "-")
 
     @property
-    def named(self) -> Named:
+    def named(self) -> RowNames:
         """How rows name it."""
         trained = self.network.config
         reach = trained["transform"].get("range")
-        return Named(
+        return RowNames(
             network=trained["name"],
             layer=self.network.layer,
             g=f"network:{self.label}",

@@ -21,7 +21,7 @@ from invariance.engine.comparing import INDICES, Result, Unit, part_of, units_of
 from invariance.engine.pair_rows import Pair, PairRows, account
 from invariance.errors import UserError
 from invariance.experiments.pair_features import Member, Stored
-from invariance.experiments.pair_units import PLAN, Results
+from invariance.experiments.pair_units import PLAN, UnitResults
 from invariance.maps.spec import MapSpec
 from invariance.measures import Measure
 from invariance.runs.files import DONE, write_text
@@ -167,7 +167,7 @@ class PairRecorder:
         first = next(iter(sources.values()))
         self._device = next(iter(pairs.members.values())).network.device
         self._rows = pairs.makes_rows((first.n_fit, first.n_report))
-        self._results = Results(work.directory)
+        self._results = UnitResults(work.directory)
         self._units: list[Unit] = []
         self._place: dict[tuple[str, str, str], int] = {}
         self._latest: Result | None = None

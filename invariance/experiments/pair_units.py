@@ -17,7 +17,7 @@ from invariance.settings.nested import load_json
 PLAN = "plan.json"
 
 
-class Results:
+class UnitResults:
     """What the units of one piece of work came to, a file each, found again by which unit it is.
 
     Args:

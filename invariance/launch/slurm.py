@@ -16,7 +16,7 @@ from typing import Any
 from invariance.errors import UserError, nearest
 from invariance.launch.jobs import BUSY, Failure, Job, Later, cause, report
 from invariance.launch.slurm_job import SlurmJob
-from invariance.launch.slurm_states import Watch, ended_as, final_state, states
+from invariance.launch.slurm_states import SlurmStates, ended_as, final_state, states
 from invariance.progress import bar, say
 
 Executor = Any
@@ -192,7 +192,7 @@ def run_on_slurm(jobs: Sequence[Job], executor: Executor, patience: float, *, pr
         print(f"{len(waiting)} of {len(jobs)} jobs are on the cluster already, and are not submitted again", flush=True)
     ready = [job for job in jobs if all(job.shown != other.shown for other, _ in waiting.values())]
     failures: list[Failure] = []
-    watch, later = Watch(), Later[Job](AGAIN)
+    watch, later = SlurmStates(), Later[Job](AGAIN)
     with bar(progress) as shown:
         task = shown.add_task("jobs", total=len(jobs))
         try:
@@ -268,7 +268,7 @@ def _submit(jobs: Sequence[Job], executor: Executor, patience: float) -> dict[st
     return submitted
 
 
-def _outcome(number: str, handle: Handle, watch: Watch) -> tuple[int | None, str]:
+def _outcome(number: str, handle: Handle, watch: SlurmStates) -> tuple[int | None, str]:
     """How a job ended: 0, `BUSY`, or 1 and why; None while nothing is known."""
     with suppress(OSError):
         handle.paths.folder.chmod(handle.paths.folder.stat().st_mode)  # makes NFS look again

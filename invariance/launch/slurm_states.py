@@ -24,7 +24,7 @@ _SENSE = {
 }
 
 
-class Watch:
+class SlurmStates:
     """What SLURM says about this user's jobs, asked seldom."""
 
     def __init__(self) -> None:

@@ -67,7 +67,7 @@ def cross_product(x: Tensor, y: Tensor) -> Tensor:
     return product
 
 
-class Side:
+class ComparedSide:
     """One of two representations that are compared, with what is computed of it once for any number of others.
 
     Args:
@@ -103,7 +103,7 @@ class Pairing:
         UserError: if they are not two tables of as many images.
     """
 
-    def __init__(self, x: Side, y: Side) -> None:
+    def __init__(self, x: ComparedSide, y: ComparedSide) -> None:
         check_tables(x.values, y.values)
         self.x, self.y = x, y
 

@@ -25,7 +25,7 @@ from invariance.maps.spec import JOINT, MapSpec, maps_of
 from invariance.planning.counting import Counts, trainer_key
 from invariance.planning.data_set import DataSet, data_set, measured_images
 from invariance.planning.templates import Templates, Trained, checked_job, named_of, trained_by
-from invariance.planning.work import START, Job, Net, Stage, Unit, Work, shape_of
+from invariance.planning.work import START, Net, PlannedJob, Stage, Unit, Work, shape_of
 from invariance.settings.base import Kind
 from invariance.settings.files import conf_dir
 from invariance.settings.pages import DistancePage, FinetunePage, MeasurePage, TrainPage
@@ -114,14 +114,16 @@ class Study:
         room = total * sum(self.data.channels * size**2 + BYTES_OF_LISTS for size in sizes)
         name = f"{', '.join(map(str, sorted(sizes)))} pixels"
         return Stage(
-            "prepare", [Job(name, Work({START: 1, self.counts.decoded(sizes): total}), float(room))], on_cores=True
+            "prepare",
+            [PlannedJob(name, Work({START: 1, self.counts.decoded(sizes): total}), float(room))],
+            on_cores=True,
         )
 
     def networks(self) -> Stage:
         """Training."""
         return Stage("networks", [self._training(name, one) for name, one in self.trained.items()])
 
-    def _training(self, name: str, one: Trained) -> Job:
+    def _training(self, name: str, one: Trained) -> PlannedJob:
         recipe, images = self.train.recipe, self.data.images
         trained = recipe.updates * recipe.batch
         looks = math.ceil(recipe.updates / recipe.val_every) * images["val"]
@@ -130,7 +132,7 @@ class Study:
             {START: 1, self.counts.moved("image drawn", one.transform): trained, Unit("image φ", (self.net,)): looked}
         )
         work.join(self.counts.updates(self.train.trainer, recipe.batch, recipe.updates, trained))
-        return Job(name, work, 3.0 * _FLOAT * shape_of(self.net)[1])  # the best, and the last with its momentum
+        return PlannedJob(name, work, 3.0 * _FLOAT * shape_of(self.net)[1])  # the best, and the last with its momentum
 
     def measure(self) -> Stage:
         """Invariance and equivariance."""
@@ -141,7 +143,7 @@ class Study:
         everything = {f"{self.data.name}/{one.label}": one for one in (*self.trained.values(), *self.others.values())}
         return named_of(config.networks, everything)
 
-    def _measuring(self, config: MeasurePage, data: DataSet, images: tuple[int, int] | None = None) -> Job:
+    def _measuring(self, config: MeasurePage, data: DataSet, images: tuple[int, int] | None = None) -> PlannedJob:
         work, disk, chosen = Work({START: 1}), 0.0, self._chosen(config)
         fits = fits_of(config)
         counts = images or (data.n_fit(config.fit), data.images[config.report or data.report])
@@ -149,7 +151,7 @@ class Study:
             for grid in measured_grids(config, one):
                 work.join(self.counts.over(grid, fits, *counts))
                 disk += _EXAMPLES * data.channels * self.net.size**2 * len(grid.transform.grid())
-        return Job(", ".join(one.label for one in chosen), work, disk)
+        return PlannedJob(", ".join(one.label for one in chosen), work, disk)
 
     def alone(self) -> list[Stage]:
         """The networks that are for the distances alone, which `make paper-distance` trains before it measures them."""
@@ -159,7 +161,7 @@ class Study:
         """One job for all pairs."""
         return Stage("distance", [self._comparing(config) for config in self._jobs("distance", DistancePage)])
 
-    def _comparing(self, config: DistancePage) -> Job:
+    def _comparing(self, config: DistancePage) -> PlannedJob:
         chosen, dim = self._chosen(config), shape_of(self.net)[0]
         n_fit, n_report = self.data.n_fit(config.fit), self.data.images[config.report or self.data.report]
         work, n = Work({START: 1}), len(chosen)
@@ -173,13 +175,13 @@ class Study:
         work.join(self.counts.mapped(fits, n, held, n_fit, n_report))
         if "indices" in config.metrics:
             work.join(self.counts.indexed(n, n_report))
-        return Job(f"{n} networks, {n * (n - 1) // 2} pairs", work, float(_FLOAT * dim * (n_fit + n_report) * n))
+        return PlannedJob(f"{n} networks, {n * (n - 1) // 2} pairs", work, float(_FLOAT * dim * (n_fit + n_report) * n))
 
     def finetune(self) -> Stage:
         """The joint loss, with what is measured before and after."""
         return Stage("finetune", [self._finetuning(config) for config in self._jobs("finetune", FinetunePage)])
 
-    def _finetuning(self, config: FinetunePage) -> Job:
+    def _finetuning(self, config: FinetunePage) -> PlannedJob:
         work, disk, chosen, recipe = Work({START: 1}), 0.0, self._chosen(config), config.recipe
         dim, parameters = shape_of(self.net)
         fits, n_fit = fits_of(config), self.data.n_fit(config.fit)
@@ -199,7 +201,7 @@ class Study:
                 for learned in ([], [MapSpec("residual", JOINT)] if other is grid else []):  # before, and after
                     work.join(self.counts.over(other, [*fits, *learned], n_fit, self.data.n_report))
             disk += _FLOAT * (3 * parameters + 2 * j * dim * (dim + 1))
-        return Job(", ".join(one.label for one in chosen), work, disk)
+        return PlannedJob(", ".join(one.label for one in chosen), work, disk)
 
     def cross_data(self) -> Stage | None:
         """Measuring on another data set, if the study has that for the networks of this one."""
@@ -215,7 +217,7 @@ class Study:
         try:
             fit, report = measured_images(jobs[0].data or {}, self.prepared, self.cross)
         except UserError:
-            counted = [Job(str(job.networks), Work()) for job in jobs]
+            counted = [PlannedJob(str(job.networks), Work()) for job in jobs]
             return Stage("cross", counted, gap="how many images are measured on is not known: give cross=")
         made, sizes = [], set[int]()
         for job in jobs:

@@ -88,7 +88,7 @@ class Work(dict[Unit, float]):
 
 
 @dataclass(frozen=True)
-class Job:
+class PlannedJob:
     """One job of a stage.
 
     Attributes:
@@ -114,7 +114,7 @@ class Stage:
     """
 
     name: str
-    jobs: list[Job]
+    jobs: list[PlannedJob]
     on_cores: bool = False
     gap: str = ""
 

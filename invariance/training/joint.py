@@ -12,7 +12,7 @@ from invariance.maps import ResidualMap
 from invariance.models.representation import Representation
 from invariance.seeds import derive
 from invariance.training.block_dropout import BlockDropout
-from invariance.training.joint_loss import TERMS, JointTerms, JointWeights, Watch
+from invariance.training.joint_loss import TERMS, BrokenTerms, JointTerms, JointWeights
 from invariance.training.joint_passes import JointPasses, full
 from invariance.training.module import RecipeModule, all_finite
 from invariance.transforms.base import UNTOUCHED, Transform
@@ -80,7 +80,7 @@ class JointFinetune(RecipeModule):
         self.dim = r.shape[1]
         self.weights = weights or JointWeights.of(self.dim)
         self.maps = nn.ModuleList(ResidualMap(self.dim) for _ in self.points)
-        self.watch = Watch()
+        self.watch = BrokenTerms()
         self.save_hyperparameters(
             {
                 "layer": layer,

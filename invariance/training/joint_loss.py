@@ -110,7 +110,7 @@ def joint_terms(
     )
 
 
-class Watch(nn.Module):
+class BrokenTerms(nn.Module):
     """Which terms were no longer finite numbers in the first update that had such; looked at without waiting for it."""
 
     found: Tensor
