@@ -130,13 +130,13 @@ class JointFinetune(RecipeModule):
         with BlockDropout(seeds, x.device) as dropout, torch.random.fork_rng(devices=_cuda(x.device)):
             torch.manual_seed(seeds[0])  # of layers that are random in another way than dropout
             passes = JointPasses(
-                self.network, self.cut, self.maps, self.weights, self._copies_of(x), dropout, self.manual_backward
+                self.network, self.cut, self.maps, self.weights, self._blocks_of(x), dropout, self.manual_backward
             )
             if self.weights.equivariance == 0:
                 return passes.plain(y)
             return passes.whole(y) if self.copies == j else passes.in_parts(y, self.copies)
 
-    def _copies_of(self, x: Tensor) -> Callable[[range], Tensor]:
+    def _blocks_of(self, x: Tensor) -> Callable[[range], Tensor]:
         """What gives the images of some blocks, one after another, as the network takes them: 0 is x, k is g_k x."""
         params = [self.untouched, *(point.params for point in self.points)]
         return lambda blocks: self._prepared(torch.cat([self.transform.apply(x, params[k]) for k in blocks]))

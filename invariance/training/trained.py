@@ -86,8 +86,8 @@ class Network:
             )
         try:
             own = made["data"]
-            data, self.transform, model = itemgetter("data", "transform", "model")(self.config)
-            trained_on, self.input_size = data["sha256"], model["input_size"]
+            images, self.transform, model = itemgetter("data", "transform", "model")(self.config)
+            trained_on, self.input_size = images["sha256"], model["input_size"]
             channels = COLOURS[own["colour"]]
         except (KeyError, TypeError) as error:
             raise UserError(f"{directory} is not a training run of this version ({error}); train it again") from error
