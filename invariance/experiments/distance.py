@@ -54,7 +54,7 @@ def distance(config: dict[str, Any]) -> None:
 
 def _fits(config: dict[str, Any]) -> list[MapSpec]:
     """E with every solver that is chosen, where maps are fitted at all."""
-    return maps_of({"linear": {}}, config.get("solver") or {}) if "l2_distance" in config["metrics"] else []
+    return maps_of({"linear": {}} if "l2_distance" in config["metrics"] else {}, config.get("solver") or {})
 
 
 def _members(config: dict[str, Any]) -> list[Member]:

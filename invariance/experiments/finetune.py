@@ -14,9 +14,9 @@ from invariance.cli.messages import say_error
 from invariance.device import check_devices, keep_freed
 from invariance.engine.grids import Grid, check_joint, check_wanted, grids_for, joint_grid
 from invariance.errors import Busy, UserError
-from invariance.experiments.families import tell_unused
+from invariance.experiments.families import tell_unchosen, tell_unused
 from invariance.experiments.recording import measure_grid
-from invariance.maps.spec import JOINT, Learned, MapSpec, maps_of
+from invariance.maps.spec import JOINT, Learned, MapSpec, check_unseen, maps_of
 from invariance.runs.find import find_runs
 from invariance.runs.processes import gently
 from invariance.runs.run import BEST, LAST, PREVIOUS, Run, read_config, read_provenance
@@ -48,6 +48,7 @@ def finetune(config: dict[str, Any]) -> None:
     keep_freed()
     runs = folder(config["runs"], "runs")
     fits = maps_of(config["map"], config.get("solver") or {})
+    tell_unchosen(fits, config.get("solver") or {})
     found, failed, busy = find_runs(runs / "train", config["networks"]), 0, []
     tell_unused("G", config["G"] or {}, found)
     for directory in found:
@@ -85,7 +86,8 @@ def check(config: dict[str, Any]) -> None:
     check_devices(config["trainer"]["accelerator"], config["trainer"]["devices"])
     for key in ("runs", "prepared"):
         folder(config[key], key)
-    maps_of(config["map"], config.get("solver") or {})
+    fits = maps_of(config["map"], config.get("solver") or {})
+    check_unseen(config["unseen_classes"], fits)
     check_wanted(config["grids"])
     check_joint(config["G"] or {})
 

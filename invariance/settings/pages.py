@@ -15,7 +15,6 @@ from invariance.settings.fields import Batch, Folder, Gigabytes, Name, Networks,
 from invariance.settings.files import conf_dir
 from invariance.settings.logger import Logger
 from invariance.settings.parts import Model, Transform
-from invariance.settings.solvers import Maps, Solvers
 from invariance.settings.training import Joint, Recipe, Trainer
 
 GROUPS = ("data", "model", "transform", "recipe", "trainer", "logger", "map", "solver")
@@ -67,6 +66,7 @@ DataName = Annotated[
     Annotated[str, Field(min_length=1)] | None, Field(description="give the name of a data set, or null for all")
 ]
 Settled = dict[str, dict[str, Given] | None]
+Chosen = dict[str, dict[str, Any] | None]
 
 
 class Page(Settings):
@@ -115,7 +115,7 @@ class Train(Page):
 
 
 Unseen = Annotated[
-    list[Literal["online_sgd", "minibatch_sgd"]],
+    list[str],
     AfterValidator(distinct),
     Field(description="name solvers that have the unseen-class control beside ridge: online_sgd, minibatch_sgd"),
 ]
@@ -127,7 +127,7 @@ class _Measuring(Page):
     prepared: Folder
     trainer: Trainer = _of("trainer")
     logger: Logger = _of("logger")
-    solver: Solvers = Field(default=Solvers(), description=chosen("solver"))
+    solver: Chosen = Field(default={}, description=chosen("solver"))
     networks: Networks
     layer: Layer
     fit: Fit | None = Field(description="give keys of data.fit, as fit={split: train, images: 5000}")
@@ -145,7 +145,7 @@ class _Measuring(Page):
 class Measure(_Measuring):
     """`conf/measure.yaml`."""
 
-    map: Maps = _of("map")
+    map: Annotated[Chosen, Field(min_length=1)] = _of("map")
     data: Data | None = Field(default=None, description=chosen("data"))
     grids: Grids
     metrics: Metrics
@@ -165,7 +165,7 @@ class Distance(_Measuring):
 class Finetune(_Measuring):
     """`conf/finetune.yaml`."""
 
-    map: Maps = _of("map")
+    map: Annotated[Chosen, Field(min_length=1)] = _of("map")
     recipe: Recipe = _of("recipe")
     joint: Joint
     G: Annotated[Settled, Field(min_length=1)] | None = Field(

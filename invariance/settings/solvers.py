@@ -50,21 +50,5 @@ class MinibatchSGD(Settings):
     seed: Seed = 0
 
 
-class Solvers(Settings):
-    """The chosen solvers, each with its settings."""
-
-    online_sgd: OnlineSGD = Field(default=OnlineSGD())
-    ridge: Ridge = Field(default=Ridge())
-    minibatch_sgd: MinibatchSGD = Field(default=MinibatchSGD())
-
-
 class NoSettings(Settings):
     """Of a map, which has none."""
-
-
-class Maps(Settings):
-    """The chosen maps."""
-
-    identity: NoSettings = Field(default=NoSettings(), description="give {}: a map has no settings")
-    residual: NoSettings = Field(default=NoSettings(), description="give {}: a map has no settings")
-    mlp: NoSettings = Field(default=NoSettings(), description="give {}: a map has no settings")
