@@ -67,7 +67,8 @@ def measure_model(
         fit: images of their own on which maps are fitted; or a share of `images`, as 0.5, dealt by `seed`. None: no map
             is fitted, and the scale of L_L2 is over the reported images.
         fit_labels: their classes: with them and `labels` ridge has the unseen-class control.
-        transforms: names of families ("rotation"), `Transform`s, or such by names of your own.
+        transforms: names of families ("rotation"; from outside the package "module:Class"), `Transform`s, or such by
+            names of your own.
         layers: names or patterns; "auto", the true cuts at the ends of blocks; "*", all.
         maps: "identity", a solver's name ("ridge") or settings (`Ridge(strengths=(0.1,))`), by which the residual map
             is fitted, or a `MapSpec`. None: the identity, and ridge if there are fit images.
@@ -213,7 +214,7 @@ def _families(given: object) -> list[Family]:
     several = list(given) if isinstance(given, list | tuple) else [given]
     found: list[Family] = []
     for one in several:
-        if isinstance(one, str):
+        if isinstance(one, str):  # a family, or module:Class
             found += grids_for({"name": "baseline"}, [one], {})
         else:
             found.append(Named(type(one).__name__.lower(), _transform(one)))

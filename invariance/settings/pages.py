@@ -37,6 +37,12 @@ def _layer(value: str) -> str:
     return value
 
 
+def _launcher(value: str) -> str:
+    if not (conf_dir() / "hydra" / "launcher" / f"{value}.yaml").is_file():
+        raise ValueError("there is no such launcher")
+    return value
+
+
 def _names(value: str | list[str]) -> str | list[str]:
     if isinstance(value, list) and len(value) > 1 and (alone := {"own", "all"} & set(value)):
         raise ValueError(f"{min(alone)} stands alone")
@@ -198,6 +204,9 @@ class Report(Page):
     logger: Logger = _of("logger")
     out: Folder
     dataset: DataName
+    figures: Annotated[list[str], AfterValidator(distinct)] = Field(
+        default=[], description="give functions that draw figures of all rows, as [mine:figure]"
+    )
 
 
 class Status(Page):
@@ -226,7 +235,7 @@ class Plan(Page):
     args: dict[str, Any] | None = Field(description="give a mapping, as args={networks: network=baseline_1}")
     count: bool
     check: bool
-    launcher: Literal["one", "local", "slurm"]
+    launcher: Annotated[str, AfterValidator(_launcher), _of("hydra/launcher")]
     features: Folder
 
 

@@ -31,7 +31,9 @@ class FileConfigSource(file_config_source.FileConfigSource):
                 with open(path, encoding="utf-8") as file:
                     check_yaml(file.read(), path)
         elif not super().is_config(config_path) and (made := _made(config_path)) is not None:
-            return ConfigResult(self.provider, f"{self.scheme()}://{self.path}", OmegaConf.create(made), {})
+            return ConfigResult(
+                self.provider, f"{self.scheme()}://{self.path}", OmegaConf.create(made), {"package": None}
+            )
         return super().load_config(config_path)
 
     def is_config(self, config_path: str) -> bool:
