@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from invariance.errors import UserError
-from invariance.models.hooks import Seen, evaluating, forward, laid, logits_in
+from invariance.models.hooks import Seen, evaluating, forward, laid, logits_in, original
 from invariance.models.naming import Layer, read_layer, submodules
 from invariance.models.probe import constant, few, passed_by, probe, refuse
 from invariance.models.rest import Inseparable, equal, rest_of
@@ -69,6 +69,7 @@ class Cut:
     """
 
     def __init__(self, network: nn.Module, layers: Sequence[str]) -> None:
+        network = original(network)
         known = submodules(network)
         if isinstance(layers, str) or not layers:
             raise UserError(f"layers={layers!r}: give a list of names of layers")
