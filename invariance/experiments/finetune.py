@@ -24,6 +24,7 @@ from invariance.runs.summary import of_training
 from invariance.runs.wandb import Tracker, check_logger
 from invariance.settings.base import checked
 from invariance.settings.files import family_sweep
+from invariance.settings.numbers import with_names_of
 from invariance.settings.pages import Finetune
 from invariance.settings.paths import folder
 from invariance.training.joint_loss import JointWeights
@@ -44,6 +45,7 @@ def finetune(config: dict[str, Any]) -> None:
     Raises:
         UserError: for anything the user can mend.
     """
+    config = with_names_of("finetune", config)
     check(config)
     keep_freed()
     runs = folder(config["runs"], "runs")
