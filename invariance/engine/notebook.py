@@ -65,7 +65,7 @@ def measure_model(
         images: uint8 (N, C, H, W), floats in [0, 255], a Dataset, a folder, or what `load_images` gives.
         labels: (N,) classes by the network's own numbers; with them there is an error rate.
         fit: images of their own on which maps are fitted; or a share of `images`, as 0.5, dealt by `seed`. None: no map
-            is fitted, and the scale of L_L2 is over the reported images.
+            is fitted, and the scale of L_L2 is over the reported images, which its rows say (status `report_scale`).
         fit_labels: their classes: with them and `labels` ridge has the unseen-class control.
         transforms: names of families ("rotation"; from outside the package "module:Class"), `Transform`s, or such by
             names of your own.
