@@ -18,6 +18,7 @@ from invariance.experiments.families import tell_unchosen, tell_unused
 from invariance.experiments.recording import measure_grid
 from invariance.maps.spec import JOINT, Learned, MapSpec, check_unseen, maps_of
 from invariance.runs.find import find_runs
+from invariance.runs.outputs import require_writable
 from invariance.runs.processes import gently
 from invariance.runs.run import BEST, LAST, PREVIOUS, Run, read_config, read_provenance
 from invariance.runs.summary import of_training
@@ -125,6 +126,8 @@ def finetune_one(runs: Path, directory: Path, fits: list[MapSpec], config: dict[
     own = config["grids"] == "own" and not grid.own
     grids = [grid, *grids_for(original.transform, grid.family if own else config["grids"], {})]
     run = run_of(original, grid, config)  # before anything is measured: it may be another's
+    if not run.done:
+        require_writable(run.directory, "runs")
     for one in grids:
         measure_grid(original, one, fits, config, stage="finetune")
     train_jointly(run, original, grid, config)
