@@ -363,3 +363,14 @@ def test_no_public_function_has_the_name_of_a_module():
     folder = Path(invariance.__file__).parent
     modules = {path.stem for path in folder.glob("*.py")} | {path.name for path in folder.iterdir() if path.is_dir()}
     assert not modules & set(invariance.__all__)
+
+
+def test_a_scale_over_the_report_images_is_told(network, given):
+    rows = measure_model(network, given["images"], given["labels"], transforms=TURNS, layers=["2"])
+    assert set(rows.loc[rows["metric"] == "l2_distance", "status"]) == {"report_scale"}
+    assert set(rows.loc[rows["metric"] == "error_rate", "status"]) == {"ok"}
+    assert rows["score"].notna().all() and rows.plot("l2_distance") is not None
+    fitted = measure_model(
+        network, given["images"], fit=given["fit"], maps=["identity"], transforms=TURNS, layers=["2"]
+    )
+    assert set(fitted["status"]) == {"ok"}

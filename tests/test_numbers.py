@@ -3,7 +3,7 @@
 import pytest
 
 from invariance.engine.grids import joint_grid
-from invariance.settings.numbers import canonical
+from invariance.settings.numbers import canonical, with_names_of
 from tests.test_heeded import typed
 
 
@@ -31,3 +31,41 @@ def test_a_set_G_goes_by_its_numbers():
 def test_canonical_leaves_alone_what_is_no_whole_number():
     given = {"a": [1.5, True, "20.0", None, float("nan"), float("inf")], "b": -0.0}
     assert repr(canonical(given)) == "{'a': [1.5, True, '20.0', None, nan, inf], 'b': 0}"
+
+
+@pytest.mark.parametrize(
+    ("page", "written", "plain", "name"),
+    [
+        ("train", ["transform=rotation", "range=20.0"], ["transform=rotation", "range=20"], "rotation_20"),
+        (
+            "train",
+            ["transform=elastic", "range=5.0", "transform.sigma=2.0"],
+            ["transform=elastic", "range=5", "transform.sigma=2"],
+            "elastic_5_sigma2",
+        ),
+        ("train", ["transform=crop", "range=256.0"], ["transform=crop", "range=256"], "crop_256"),
+        ("train", ["transform=blur", "range=1.5"], ["transform=blur", "range=1.50"], "blur_1.5"),
+        ("train", ["range=20.0", "transform=rotation", "name=mine_20.0"], None, "mine_20.0"),
+        ("train", [], [], "baseline"),
+        ("finetune", ["joint.lambda3=1.0"], ["joint.lambda3=1"], "joint_1"),
+    ],
+)
+def test_a_configuration_composed_in_python_has_the_same_names(compose, page, written, plain, name):
+    made = with_names_of(page, compose(page, *written))
+    assert made["name"] == name
+    if plain is not None:
+        assert repr(made) == repr(with_names_of(page, compose(page, *plain)))
+    if page == "train" and plain:
+        own = typed(page, *written)
+        assert repr(made["transform"]) == repr(own["transform"])
+
+
+def test_a_network_trained_from_python_has_the_command_s_place(compose, tmp_path, capsys):
+    from invariance.experiments.train import train
+
+    options = ["model=tiny", "recipe=smoke", "recipe.updates=2", "recipe.val_every=2", "recipe.step=2", "logger=csv"]
+    places = [f"runs={tmp_path}/runs", f"prepared={tmp_path}/prepared", "trainer=cpu", "progress=false"]
+    for written in ("20.0", "20"):
+        train(compose("train", "transform=rotation", f"range={written}", *options, *places))
+    assert "finished already" in capsys.readouterr().out
+    assert [path.name for path in (tmp_path / "runs/train/digits").iterdir()] == ["rotation_20"]

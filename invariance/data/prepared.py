@@ -23,6 +23,7 @@ from invariance.data.sources.base import SPLITS, DataConfig, check_fit, data_con
 from invariance.data.sources.trees import Stamp
 from invariance.errors import UserError
 from invariance.runs.files import disk_errors, sha256
+from invariance.runs.outputs import require_writable
 from invariance.seeds import derive
 
 _DAMAGE = (OSError, ValueError, KeyError, TypeError, EOFError, AttributeError)
@@ -227,6 +228,8 @@ def prepare_sizes(
     """
     data = data_config(config)
     settings = [prepared_settings(data, size) for size in sizes]
+    if not (root / data.name).is_dir():  # before the source is listed and hashed
+        require_writable(root / data.name, "prepared")
     now, digest, threads = data.source.stamps(), cache(data.source.digest), workers or workers_here()
     found = [find(root / data.name, data, one, now, digest, verify) for one in settings]
     for one in found:
@@ -241,6 +244,7 @@ def prepare_sizes(
         if renew or not one.there or before is not None
     }
     if todo:
+        require_writable(root / data.name, "prepared")
         with disk_errors(found[0].directory), ExitStack() as locks:
             (root / data.name).mkdir(parents=True, exist_ok=True)
             for directory in sorted(todo):  # in one order, so that no two processes wait for each other

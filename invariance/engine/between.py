@@ -16,7 +16,7 @@ from invariance.engine.comparing import INDICES, SIDES, Result, compare, part_of
 from invariance.engine.features import InMemory
 from invariance.engine.pair_rows import Pair, PairRows, RowNames
 from invariance.errors import UserError
-from invariance.maps import SOLVERS_OF, Solver, solver_from_config
+from invariance.maps import Solver, solver_from_config, solvers_of
 from invariance.maps.settings import name_of
 from invariance.maps.spec import MapSpec
 from invariance.measures import INDEX_NAMES, Measure, measure_named
@@ -157,8 +157,8 @@ def _fits(maps: Maps | None, fitted: bool) -> list[MapSpec]:
     for one in [maps] if isinstance(maps, str) or not isinstance(maps, Sequence) else maps:
         solver = solver_from_config(one, {}) if isinstance(one, str) else one
         name = name_of(solver)
-        if name not in SOLVERS_OF["linear"]:
-            raise UserError(f"maps: {name} cannot fit E; choose of {', '.join(SOLVERS_OF['linear'])}")
+        if name not in (able := solvers_of("linear", [name])):
+            raise UserError(f"maps: {name} cannot fit E; choose of {', '.join(able)}")
         if name in [fit.solver for fit in fits]:
             raise UserError(f"maps: {name} is there twice, and rows would not tell one from the other")
         fits.append(MapSpec("linear", name, solver))

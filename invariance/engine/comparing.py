@@ -19,7 +19,7 @@ from torch import Tensor
 from invariance.device import full_float32, require
 from invariance.engine.recorder import Listed, Recorder
 from invariance.errors import UserError
-from invariance.maps import FittedMaps, Ridge
+from invariance.maps import FittedMaps
 from invariance.maps.spec import MapSpec
 from invariance.measures import Measure
 from invariance.measures.distance import l2_distance_per_image
@@ -32,8 +32,8 @@ SIDES = ("fit", "report")
 """The images that maps are fitted on, and those that results are reported on."""
 
 _CHUNK = 4096
-_BYTES_OF_WEIGHT = {"online_sgd": 28, "ridge": 56, INDICES: 16}
-"""Memory that a way of comparing takes for every weight of a map, at its peak."""
+_BYTES_OF_WEIGHT = 16
+"""Memory that the indices take for every weight that a map would have, at its peak."""
 
 _GPU_SHARE = 0.8
 
@@ -226,8 +226,9 @@ def group_size(
         memory: bound in bytes on features and maps in host memory.
         device: where fits run; on a GPU its free memory bounds the group too.
     """
-    weights = largest * dim * max((_BYTES_OF_WEIGHT[fit.solver] for fit in fits), default=_BYTES_OF_WEIGHT[INDICES])
-    held_out = max((fit.settings.held_out for fit in fits if isinstance(fit.settings, Ridge)), default=0.0)
+    solvers = [fit.settings for fit in fits if fit.settings is not None]
+    weights = largest * dim * max((solver.weight_bytes for solver in solvers), default=_BYTES_OF_WEIGHT)
+    held_out = max((getattr(solver, "held_out", 0.0) for solver in solvers), default=0.0)
     of_target = 4 * dim * (n_fit * (1 + 2 * held_out) + n_report) + weights
     of_source = 4 * largest * (n_fit * (1 + 2 * held_out) + n_report) + 40 * largest * largest
     size = (memory - of_source) // of_target

@@ -131,7 +131,7 @@ class Control:
     def _maps(self, r: Tensor, spec: MapSpec) -> FittedMaps:
         """The six maps of one g."""
         target, device = self.fit.reference, self.scorer.model.device
-        if isinstance(spec.settings, Ridge):
+        if isinstance(spec.settings, Ridge) and spec.map == "residual":
             return ridge_by_halves(r, target, self.deal, spec.settings, device)
         return fit_by_halves(r, target, self.deal, lambda one, other: self.fit_maps([one], other, spec))
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from invariance.errors import UserError
-from invariance.maps import SOLVERS, SOLVERS_OF, FittedMaps, RidgeFit, Solver, begin_fit, fit_status, order
+from invariance.maps import FittedMaps, Solver, begin_fit, fit_status, map_named, order, solvers_of
 
 _LOG_EVERY = 20
 _CHUNK = 4096
@@ -163,15 +163,14 @@ def fit_maps(
         parameters: dict[str, Tensor] = {}
         label, strengths = "", []
     elif solver is None:
-        able = " or ".join(SOLVERS_OF.get(map, SOLVERS))
+        able = " or ".join(solvers_of(map))
         raise UserError(f"solver=None cannot fit map={map!r}: give the settings of {able}")
     else:
         module = _fitted(features, each, map, solver, relu, torch.device(device), progress)
         parameters = {
             name: torch.unflatten(value, 1, (stacked, -1)).flatten(0, 1).cpu() for name, value in module.fitted.items()
         }
-        label, fit = solver.label, module.fit
-        strengths = [one for row in fit.strengths for one in row] if isinstance(fit, RidgeFit) else []
+        label, strengths = solver.label, [one for row in module.fit.strengths for one in row]
     maps = FittedMaps(map, label, parameters, (), torch.empty(0), torch.empty(0), strengths, list(relu) * len(features))
     return _judge(features, each, maps, torch.device(device))
 
@@ -216,7 +215,7 @@ def _judge(features: Features, targets: Sequence[Tensor], maps: FittedMaps, devi
     for f in range(count):
         j, k = divmod(f, len(targets))
         module = maps.module(f).to(device)
-        centre = _mean(targets[k]) if maps.kind == "linear" else None
+        centre = None if map_named(maps.kind).residual else _mean(targets[k])
         for start in range(0, images, _CHUNK):
             rows = slice(start, start + _CHUNK)
             r, t = (one[rows].to(device, torch.float32) for one in (features[j], targets[k]))

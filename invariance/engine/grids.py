@@ -14,9 +14,10 @@ from omegaconf.errors import OmegaConfBaseException
 
 from invariance.errors import UserError, nearest
 from invariance.settings.files import families, family_config, family_sweep
+from invariance.settings.named import is_named
 from invariance.settings.numbers import canonical
 from invariance.settings.parts import FAMILY
-from invariance.transforms import FRAME, build
+from invariance.transforms import FRAME, build, transform_named
 from invariance.transforms.base import UNTOUCHED, GridPoint, Transform
 
 
@@ -29,17 +30,19 @@ class Grid:
         family: the family.
         settings: the family's configuration, from which `transform` is built.
         own: whether the network was trained with this family, at the range in `settings`.
+        outside: `module:Class` of a family from outside the package; empty for the others.
     """
 
     name: str
     family: str
     settings: dict[str, Any]
     own: bool = False
+    outside: str = ""
 
     @cached_property
     def transform(self) -> Transform:
         """The transformations."""
-        return build(self.settings)
+        return transform_named(self.outside) if self.outside else build(self.settings)
 
     def covered(self, point: GridPoint) -> bool:
         """Whether the network's training could have drawn this g."""
@@ -146,7 +149,9 @@ def check_wanted(wanted: object) -> None:
     known = sorted({*measured, *(grid.name for family in measured for grid in _grids_of_family(family, {}))})
     ranged = tuple(f"{family}_" for family in measured if "grid" in family_config(family))  # at any trained range
     for name in wanted if isinstance(wanted, list) else [wanted]:
-        if name not in ("own", "all", *known) and not str(name).startswith(ranged):
+        if is_named(name):
+            transform_named(str(name))
+        elif name not in ("own", "all", *known) and not str(name).startswith(ranged):
             there = ", ".join(known)
             raise UserError(f"grids={name}: no such family or grid{nearest(str(name), known)} (there are: {there})")
 
@@ -230,7 +235,8 @@ def grids_for(trained: Mapping[str, Any], wanted: object, settings: Mapping[str,
 
     Args:
         trained: the network's own transform configuration.
-        wanted: "own" (a baseline, which has no grid of its own: all), "all", or names of families or grids.
+        wanted: "own" (a baseline, which has no grid of its own: all), "all", or names of families or grids, among them
+            `module:Class` of families from outside the package.
         settings: per family, keys of its configuration to set otherwise.
 
     Raises:
@@ -253,10 +259,17 @@ def grids_for(trained: Mapping[str, Any], wanted: object, settings: Mapping[str,
         everything.append(own)
     if wanted == "all":
         return everything
-    names = [str(name) for name in wanted] if isinstance(wanted, list) else [str(wanted)]
+    asked = [str(name) for name in wanted] if isinstance(wanted, list) else [str(wanted)]
+    names = [name for name in asked if not is_named(name)]
     known = sorted({grid.name for grid in everything} | {grid.family for grid in everything})
     for name in names:
         if name not in known:
             there = ", ".join(known)
             raise UserError(f"grids={name}: no such family or grid{nearest(name, known)} (there are: {there})")
-    return [grid for grid in everything if grid.name in names or grid.family in names]
+    inside = [grid for grid in everything if grid.name in names or grid.family in names]
+    return inside + [_outside(name) for name in asked if is_named(name)]
+
+
+def _outside(name: str) -> Grid:
+    """The grid of a family from outside the package, which is what its class has without arguments."""
+    return Grid(name.replace(":", "."), name, {"_target_": name}, outside=name)

@@ -7,7 +7,7 @@ recorder, which also knows the groups that need not be measured again.
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -27,7 +27,7 @@ from invariance.maps.spec import MapSpec
 from invariance.measures.distance import rms
 from invariance.models.cut import Cut
 from invariance.models.model import Model
-from invariance.runs.rows import Row
+from invariance.runs.rows import REPORT_SCALE, Row
 from invariance.transforms.base import UNTOUCHED, GridPoint, Transform
 
 _GPU_SHARE = 0.8
@@ -81,7 +81,7 @@ def measure(
         model: the network.
         report: the images that scores are reported on.
         fit: the images that maps are fitted on, and that give the scale of L_L2; None: the scale is over the report
-            images, and no map is fitted.
+            images, which rows say by the status `report_scale`, and no map is fitted.
         families: the transformations.
         layers: names of layers, all taken from one forward pass.
         maps: the identity (invariance) and maps that undo g (equivariance).
@@ -280,6 +280,8 @@ class _OfLayer:
             rows += rows_of(scores, measures, side, common, status)
             for name in scores[0]:
                 stored[f"{side.sample.split}/{name}"] = np.stack([one[name] for one in scores])
+        if len(self.sides) == 1:
+            rows = [_of_report_scale(row) for row in rows]
         if self.control is not None:
             more, theirs = self.control.measure(group, transform, points, r, fitted, group.map.solver in self.of.unseen)
             rows, stored = rows + more, {**stored, **theirs}
@@ -325,6 +327,11 @@ class _OfLayer:
             device=self.of.model.device,
             progress=False if progress is None else progress,
         )
+
+
+def _of_report_scale(row: Row) -> Row:
+    """A row of L_L2 says that its scale is over the images it reports on."""
+    return replace(row, status=REPORT_SCALE) if row.metric == "l2_distance" and row.status == "ok" else row
 
 
 def _classes(sample: Sample) -> Tensor | None:

@@ -20,7 +20,7 @@ from invariance.engine.recorder import Listed
 from invariance.engine.results import Results, joined, load
 from invariance.engine.stream import Sample
 from invariance.errors import UserError, nearest
-from invariance.maps import SOLVERS, MinibatchSGD, OnlineSGD, Ridge
+from invariance.maps import SOLVERS, Solver, solver_named
 from invariance.maps.settings import name_of
 from invariance.maps.spec import MapSpec
 from invariance.models.layers import choose_layers
@@ -65,12 +65,13 @@ def measure_model(
         images: uint8 (N, C, H, W), floats in [0, 255], a Dataset, a folder, or what `load_images` gives.
         labels: (N,) classes by the network's own numbers; with them there is an error rate.
         fit: images of their own on which maps are fitted; or a share of `images`, as 0.5, dealt by `seed`. None: no map
-            is fitted, and the scale of L_L2 is over the reported images.
+            is fitted, and the scale of L_L2 is over the reported images, which its rows say (status `report_scale`).
         fit_labels: their classes: with them and `labels` ridge has the unseen-class control.
-        transforms: names of families ("rotation"), `Transform`s, or such by names of your own.
+        transforms: names of families ("rotation"; from outside the package "module:Class"), `Transform`s, or such by
+            names of your own.
         layers: names or patterns; "auto", the true cuts at the ends of blocks; "*", all.
         maps: "identity", a solver's name ("ridge") or settings (`Ridge(strengths=(0.1,))`), by which the residual map
-            is fitted. None: the identity, and ridge if there are fit images.
+            is fitted, or a `MapSpec`. None: the identity, and ridge if there are fit images.
         device: "cpu", "gpu", "auto"; None: where the network is.
         batch: images a forward pass; None: 256.
         seed: of how `fit=0.5` deals the images.
@@ -213,7 +214,7 @@ def _families(given: object) -> list[Family]:
     several = list(given) if isinstance(given, list | tuple) else [given]
     found: list[Family] = []
     for one in several:
-        if isinstance(one, str):
+        if isinstance(one, str):  # a family, or module:Class
             found += grids_for({"name": "baseline"}, [one], {})
         else:
             found.append(Named(type(one).__name__.lower(), _transform(one)))
@@ -244,11 +245,11 @@ def _specs(given: Sequence[object] | None, fit: bool) -> list[MapSpec]:
         elif isinstance(one, MapSpec):
             specs.append(one)
         elif isinstance(one, str):
-            if one not in SOLVERS:
+            if one not in SOLVERS and ":" not in one:
                 known = ["identity", *SOLVERS]
                 raise UserError(f"maps: {one!r} is none{nearest(one, known)}; there are {', '.join(known)}")
-            specs.append(_spec(SOLVERS[one]()))
-        elif isinstance(one, Ridge | OnlineSGD | MinibatchSGD):
+            specs.append(_spec(solver_named(one)()))
+        elif isinstance(one, Solver) and not isinstance(one, type):
             specs.append(_spec(one))
         else:
             raise UserError(f"maps: a {type(one).__name__} is none; give names of solvers or their settings")
@@ -257,8 +258,9 @@ def _specs(given: Sequence[object] | None, fit: bool) -> list[MapSpec]:
     return specs
 
 
-def _spec(solver: Ridge | OnlineSGD | MinibatchSGD) -> MapSpec:
-    return MapSpec("mlp" if isinstance(solver, MinibatchSGD) else "residual", name_of(solver), solver)
+def _spec(solver: Solver) -> MapSpec:
+    """The map that a solver is taken for."""
+    return MapSpec(solver.fits[0], name_of(solver), solver)
 
 
 def _about(

@@ -16,6 +16,7 @@ from invariance.maps.spec import MapSpec, maps_of
 from invariance.measures import INDEX_NAMES, MEASURES
 from invariance.progress import bar
 from invariance.runs.find import find_runs
+from invariance.runs.outputs import require_writable
 from invariance.runs.summary import of_distances
 from invariance.runs.wandb import Tracker, check_logger
 from invariance.settings.base import checked
@@ -43,6 +44,7 @@ def distance(config: dict[str, Any]) -> None:
     if not new and not pairs.unfinished.exists():
         print(f"finished already: {len(pairs)} pairs of {len(members)} networks in {pairs.folder}")
         return
+    require_writable(pairs.folder, "runs")
     store = Store(Path(config["features"]).expanduser(), config["layer"], int(config["batch"]))
     sources = _compute(pairs, store, config) if new else {}
     _track(pairs, new, config)
@@ -54,7 +56,7 @@ def distance(config: dict[str, Any]) -> None:
 
 def _fits(config: dict[str, Any]) -> list[MapSpec]:
     """E with every solver that is chosen, where maps are fitted at all."""
-    return maps_of({"linear": {}}, config.get("solver") or {}) if "l2_distance" in config["metrics"] else []
+    return maps_of({"linear": {}} if "l2_distance" in config["metrics"] else {}, config.get("solver") or {})
 
 
 def _members(config: dict[str, Any]) -> list[Member]:

@@ -1,11 +1,13 @@
-"""Settings of families that none of the chosen networks has: said, for they change nothing."""
+"""What a configuration leaves unsaid, or says for nothing: told before the work."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+from invariance.maps.spec import MapSpec, unchosen
 from invariance.runs.run import read_config
 from invariance.settings.files import family_sweep
 
@@ -25,3 +27,9 @@ def tell_unused(key: str, wanted: Iterable[str], directories: Sequence[Path]) ->
         return
     for family in sorted(set(wanted) - trained):
         print(f"{key}.{family} changes nothing: no chosen network was trained with {family}", file=sys.stderr)
+
+
+def tell_unchosen(fits: Sequence[MapSpec], solvers: Mapping[str, Any]) -> None:
+    """Say which maps are fitted by a solver that was not chosen."""
+    for line in unchosen(fits, solvers):
+        print(line, file=sys.stderr)

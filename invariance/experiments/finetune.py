@@ -11,14 +11,16 @@ from invariance.cli.messages import say_error
 from invariance.device import check_devices, keep_freed
 from invariance.engine.grids import Grid, check_joint, check_wanted, grids_for, joint_grid
 from invariance.errors import Busy, UserError
-from invariance.experiments.families import tell_unused
+from invariance.experiments.families import tell_unchosen, tell_unused
 from invariance.experiments.recording import measure_grid
-from invariance.maps.spec import JOINT, Learned, MapSpec, maps_of
+from invariance.maps.spec import JOINT, Learned, MapSpec, check_unseen, maps_of
 from invariance.runs.find import find_runs
+from invariance.runs.outputs import require_writable
 from invariance.runs.run import BEST, LAST, Run, read_config
 from invariance.runs.wandb import check_logger
 from invariance.settings.base import checked
 from invariance.settings.files import family_sweep
+from invariance.settings.numbers import with_names_of
 from invariance.settings.pages import FinetunePage
 from invariance.settings.paths import folder
 from invariance.training.checkpoint import read_checkpoint, require_sealed
@@ -35,10 +37,12 @@ def finetune(config: dict[str, Any]) -> None:
     Raises:
         UserError: for anything the user can mend.
     """
+    config = with_names_of("finetune", config)
     check(config)
     keep_freed()
     runs = folder(config["runs"], "runs")
     fits = maps_of(config["map"], config.get("solver") or {})
+    tell_unchosen(fits, config.get("solver") or {})
     found, failed, busy = find_runs(runs / "train", config["networks"]), 0, []
     tell_unused("G", config["G"] or {}, found)
     for directory in found:
@@ -76,7 +80,8 @@ def check(config: dict[str, Any]) -> None:
     check_devices(config["trainer"]["accelerator"], config["trainer"]["devices"])
     for key in ("runs", "prepared"):
         folder(config[key], key)
-    maps_of(config["map"], config.get("solver") or {})
+    fits = maps_of(config["map"], config.get("solver") or {})
+    check_unseen(config["unseen_classes"], fits)
     check_wanted(config["grids"])
     check_joint(config["G"] or {})
 
@@ -101,6 +106,8 @@ def finetune_one(runs: Path, directory: Path, fits: list[MapSpec], config: dict[
     own = config["grids"] == "own" and not grid.own
     grids = [grid, *grids_for(original.transform, grid.family if own else config["grids"], {})]
     run = run_of(original, grid, config)  # before anything is measured: it may be another's
+    if not run.done:
+        require_writable(run.directory, "runs")
     for one in grids:
         measure_grid(original, one, fits, config, stage="finetune")
     train_jointly(run, original, grid, config)

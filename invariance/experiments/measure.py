@@ -10,9 +10,9 @@ from invariance.data.sources.base import data_config
 from invariance.device import choose_device, keep_freed
 from invariance.engine.grids import check_grids, check_wanted, grids_for
 from invariance.errors import Busy, UserError
-from invariance.experiments.families import tell_unused
+from invariance.experiments.families import tell_unchosen, tell_unused
 from invariance.experiments.recording import measure_grid
-from invariance.maps.spec import maps_of
+from invariance.maps.spec import check_unseen, maps_of
 from invariance.runs.find import find_runs
 from invariance.runs.wandb import check_logger
 from invariance.settings.base import checked
@@ -35,6 +35,7 @@ def measure(config: dict[str, Any]) -> None:
     runs = folder(config["runs"], "runs")
     config = {"data": None, "solver": {}, **config, "metrics": metrics_of(config)}
     fits = maps_of(config["map"], config["solver"])
+    tell_unchosen(fits, config["solver"])
     found, failed, busy = find_runs(runs / "train", config["networks"]), 0, []
     if config["grids"] == "own":
         tell_unused("grid", config["grid"] or {}, found)
@@ -76,7 +77,8 @@ def check(config: dict[str, Any]) -> None:
     choose_device(config["trainer"]["accelerator"])
     for key in ("runs", "prepared"):
         folder(config[key], key)
-    maps_of(config["map"], config.get("solver") or {})
+    fits = maps_of(config["map"], config.get("solver") or {})
+    check_unseen(config["unseen_classes"], fits, labels=config.get("data") is None)
     check_wanted(config["grids"])
     check_grids(config["grid"] or {})
     wanted = [config["grids"]] if isinstance(config["grids"], str) else config["grids"]

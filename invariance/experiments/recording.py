@@ -21,6 +21,7 @@ from invariance.maps.spec import MapSpec
 from invariance.progress import bar
 from invariance.runs.checked import write_facts
 from invariance.runs.files import DONE, atomic_path, write_text
+from invariance.runs.outputs import require_writable
 from invariance.runs.parts import Part, Parts
 from invariance.runs.rows import to_frame
 from invariance.runs.run import Run
@@ -60,6 +61,8 @@ def measure_grid(
     """
     folder = network.runs / stage / network.place / grid.name
     size = grid.transform.source_size(network.input_size)
+    if not all((folder / spec.name / DONE).exists() for spec in maps):  # what is finished may lie where nobody writes
+        require_writable(folder, "runs")
     prepared = network.data(size, Path(config["prepared"]).expanduser(), config["progress"])
     runs = {spec: _open(network, grid, spec, prepared, config, stage) for spec in maps}
     new = {spec: run for spec, run in runs.items() if not run.done}

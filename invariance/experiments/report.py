@@ -9,6 +9,7 @@ from invariance.runs.outputs import require_writable
 from invariance.runs.rows import read_rows
 from invariance.runs.wandb import Tracker, check_logger
 from invariance.settings.base import checked
+from invariance.settings.named import named
 from invariance.settings.pages import ReportPage
 from invariance.settings.paths import folder
 
@@ -26,7 +27,12 @@ def report(config: dict[str, Any]) -> None:
     out = folder(config["out"], "out")
     runs = folder(config["runs"], "runs")
     page, collected = report_of(
-        runs, out, data=config["dataset"], progress=config["progress"], wandb=config["logger"]["kind"] == "wandb"
+        runs,
+        out,
+        data=config["dataset"],
+        progress=config["progress"],
+        wandb=config["logger"]["kind"] == "wandb",
+        figures=config["figures"],
     )
     about = {"stage": "report", "data": config["dataset"] or "all"}
     with Tracker(config["logger"], out, name=out.name, about=about, identity={}) as tracker:
@@ -48,5 +54,7 @@ def check(config: dict[str, Any]) -> None:
     """
     checked(ReportPage, config)
     check_logger(config["logger"])
+    for name in config["figures"]:
+        named(name, "figure")
     folder(config["runs"], "runs")
     require_writable(folder(config["out"], "out"), "out")

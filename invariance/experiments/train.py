@@ -15,6 +15,7 @@ from invariance.runs.wandb import check_logger
 from invariance.settings.base import checked
 from invariance.settings.fields import LARGEST_SIZE
 from invariance.settings.files import require_range
+from invariance.settings.numbers import with_names_of
 from invariance.settings.pages import TrainPage
 from invariance.settings.parts import TransformSettings
 from invariance.settings.paths import folder
@@ -30,6 +31,7 @@ def train(config: dict[str, Any]) -> None:
     Raises:
         UserError: for anything the user can mend.
     """
+    config = with_names_of("train", config)
     check(config)
     keep_freed()
     size = build_transform(config["transform"]).source_size(config["model"]["input_size"])

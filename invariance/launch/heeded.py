@@ -149,16 +149,18 @@ def _check_solvers(solvers: Sequence[str], page: str, config: DictConfig) -> Non
     Raises:
         UserError: naming it, and what the maps are fitted by.
     """
-    from invariance.maps.settings import SOLVERS_OF  # torch takes seconds to import, and few command lines have solvers
+    from invariance.maps.maps import MAPS  # torch takes seconds to import, and few command lines have solvers
+    from invariance.maps.settings import SOLVERS, solvers_of
 
     compared = page == "distance"
     maps = (["linear"] if "l2_distance" in (config.get("metrics") or ()) else []) if compared else config.get("map")
     if not isinstance(maps, list | DictConfig):  # its schema says what it is to be
         return
-    chosen = {str(name): SOLVERS_OF.get(str(name), ()) for name in maps}
+    known = [name for name in map(str, maps) if name in MAPS or ":" in name]
+    chosen = {name: solvers_of(name, [one for one in solvers if ":" in one]) for name in known}
     able = {name for names in chosen.values() for name in names}
     for solver in solvers:
-        if solver in able or solver not in {name for names in SOLVERS_OF.values() for name in names}:
+        if solver in able or (solver not in SOLVERS and ":" not in solver):
             continue
         named = f"metrics={config.get('metrics')}" if compared else f"map=[{','.join(chosen)}]"
         by = f"{' and '.join(sorted(able))} fit that" if able else "nothing is fitted there"

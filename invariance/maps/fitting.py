@@ -1,6 +1,8 @@
 """What every solver shares: the order of the images, what a fit in progress offers, and whether it went well."""
 
-from typing import Protocol
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -26,6 +28,67 @@ def hold_checked(settings: object, schema: type[Settings]) -> None:
         object.__setattr__(settings, name, tuple(value) if isinstance(value, list) else value)  # it is frozen
 
 
+@dataclass(frozen=True)
+class Wanted:
+    """J fits of one kind of map that a solver is to begin.
+
+    Attributes:
+        kind: the map, as `MAPS` names it.
+        residual: whether it is a residual of its input.
+        inputs: D_in.
+        outputs: D_out, all stacked targets together.
+        images: how many fit images an epoch has.
+        problems: J, fits with inputs of their own.
+        stacked: targets stacked along the outputs.
+        relu: of linear maps, whether σ of each stacked target is the ReLU; empty where all are.
+        device: where the fits run.
+    """
+
+    kind: str
+    residual: bool
+    inputs: int
+    outputs: int
+    images: int
+    problems: int = 1
+    stacked: int = 1
+    relu: Sequence[bool] = ()
+    device: torch.device | str = "cpu"
+
+
+@runtime_checkable
+class Solver(Protocol):
+    """Settings of a solver, a frozen dataclass, and the fits that they begin.
+
+    Attributes:
+        fits: the maps that it fits, beside those that name it themselves; the first is the one it is taken for.
+        schema: what its settings must fit.
+        weight_bytes: memory that a fit takes for every weight of a map, at its peak.
+        seed: seed of the order of the images.
+        block: images taken in at once.
+    """
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+    fits: ClassVar[tuple[str, ...]]
+    schema: ClassVar[type[Settings]]
+    weight_bytes: ClassVar[int]
+
+    @property
+    def seed(self) -> int: ...  # noqa: D102
+
+    @property
+    def block(self) -> int: ...  # noqa: D102
+
+    @property
+    def label(self) -> str:
+        """Name of the solver in rows."""
+
+    def begin(self, wanted: Wanted) -> "FitState":
+        """Fits with nothing taken in yet."""
+
+    def least_bytes(self, wanted: Wanted) -> int:
+        """Bytes that the states of the fits take at the least."""
+
+
 class FitState(Protocol):
     """J fits in progress that take in the fit images a block at a time.
 
@@ -36,6 +99,10 @@ class FitState(Protocol):
 
     epochs: int
     block: int
+
+    @property
+    def strengths(self) -> Sequence[Sequence[float]]:
+        """The strengths that `finish` chose, [j][stacked target]; empty where there is none to choose."""
 
     def step(self, r: Tensor, t: Tensor) -> None:
         """Take in a block: inputs r (J, B, D_in), targets t (J, B, D_out) or (1, B, D_out)."""

@@ -1,17 +1,38 @@
 """Maps between representations: modules for one fit, and the many fits of a network held together."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-MAPS = ("identity", "residual", "linear", "mlp")
-"""Kinds of map, by the names that conf/map/ and the rows use."""
+from invariance.errors import UserError, nearest
+from invariance.settings.named import named
+
+Parameters = Mapping[str, Tensor]
+"""The parameters of one fit by name."""
 
 
-class IdentityMap(nn.Module):
+class Map(nn.Module):
+    """A map from representations to representations, its parameters as a solver gives them.
+
+    Attributes:
+        residual: whether it starts as the identity, so that a fit must not be worse than that; else than the mean.
+        solvers: solvers that fit it, beside those that name it themselves (`fits`).
+    """
+
+    residual: ClassVar[bool] = True
+    solvers: ClassVar[tuple[str, ...]] = ()
+
+    @classmethod
+    def of(cls, parameters: Parameters, relu: bool) -> Self:
+        """An untrained map of the size of some parameters; `relu`: of a linear map, whether σ is the ReLU."""
+        return cls()
+
+
+class IdentityMap(Map):
     """r as it is: what invariance is measured through (σ does nothing to features that come after a ReLU)."""
 
     def forward(self, r: Tensor) -> Tensor:
@@ -19,7 +40,7 @@ class IdentityMap(nn.Module):
         return r
 
 
-class ResidualMap(nn.Module):
+class ResidualMap(Map):
     """M_g(r) = σ((W + I) r + b), σ the ReLU (Eq. 8). Starts as W = 0, b = 0: the identity on features after a ReLU."""
 
     def __init__(self, features: int) -> None:
@@ -27,12 +48,17 @@ class ResidualMap(nn.Module):
         self.weight = nn.Parameter(torch.zeros(features, features))
         self.bias = nn.Parameter(torch.zeros(features))
 
+    @classmethod
+    def of(cls, parameters: Parameters, relu: bool) -> Self:
+        """See `Map`."""
+        return cls(parameters["weight"].shape[1])
+
     def forward(self, r: Tensor) -> Tensor:
         """(B, D) to (B, D)."""
         return functional.relu(r + functional.linear(r, self.weight, self.bias))
 
 
-class LinearMap(nn.Module):
+class LinearMap(Map):
     """E(r) = σ(W r + b) (Sec. 5.3), between representations that may differ in size. Starts at W = 0, b = 0.
 
     Args:
@@ -41,11 +67,18 @@ class LinearMap(nn.Module):
         relu: whether σ is the ReLU; else it does nothing, as representations with numbers below 0 need it.
     """
 
+    residual = False
+
     def __init__(self, inputs: int, outputs: int, relu: bool = True) -> None:
         super().__init__()
         self.relu = relu
         self.weight = nn.Parameter(torch.zeros(outputs, inputs))
         self.bias = nn.Parameter(torch.zeros(outputs))
+
+    @classmethod
+    def of(cls, parameters: Parameters, relu: bool) -> Self:
+        """See `Map`."""
+        return cls(parameters["weight"].shape[1], parameters["weight"].shape[0], relu)
 
     def forward(self, r: Tensor) -> Tensor:
         """(B, D_in) to (B, D_out)."""
@@ -53,7 +86,7 @@ class LinearMap(nn.Module):
         return functional.relu(z) if self.relu else z
 
 
-class MLPMap(nn.Module):
+class MLPMap(Map):
     """M_g(r) = σ(r + R(r)), R with one hidden layer of ReLU units (Sec. 5.2), D of them unless `hidden` is given.
 
     R's last layer starts at zero, so the map starts as the identity; the first starts as `torch.nn.Linear` does.
@@ -67,32 +100,56 @@ class MLPMap(nn.Module):
         self.weight = nn.Parameter(torch.zeros(features, hidden))
         self.bias = nn.Parameter(torch.zeros(features))
 
+    @classmethod
+    def of(cls, parameters: Parameters, relu: bool) -> Self:
+        """See `Map`."""
+        return cls(parameters["weight"].shape[0], parameters["weight"].shape[1])
+
     def forward(self, r: Tensor) -> Tensor:
         """(B, D) to (B, D)."""
         hidden = functional.relu(functional.linear(r, self.weight_in, self.bias_in))
         return functional.relu(r + functional.linear(hidden, self.weight, self.bias))
 
 
-def build_map(kind: str, parameters: dict[str, Tensor], relu: bool = True) -> nn.Module:
+MAPS: dict[str, str | type[Map]] = {
+    "identity": IdentityMap,
+    "residual": ResidualMap,
+    "linear": LinearMap,
+    "mlp": MLPMap,
+}
+"""Every map by the name that `map=` and the rows give it: its class, or `module:Class` of it. The only list."""
+
+
+def map_named(kind: str) -> type[Map]:
+    """The map of a name, or one from outside the package, as `module:Class`.
+
+    Raises:
+        UserError: for a name that is not there (naming the nearest), and for what is no map.
+    """
+    if kind not in MAPS and ":" not in str(kind):
+        raise UserError(
+            f"map={kind!r}: choose one of {', '.join(MAPS)}, or give module:Class{nearest(str(kind), MAPS)}"
+        )
+    there: Any = MAPS.get(kind, kind)
+    there = named(there, "map") if isinstance(there, str) else there
+    if not (isinstance(there, type) and issubclass(there, Map)):
+        raise UserError(f"map={kind!r} is no map; give a subclass of invariance.maps.Map")
+    return there
+
+
+def build_map(kind: str, parameters: dict[str, Tensor], relu: bool = True) -> Map:
     """The module of one fit around its parameters, which it shares: nothing is copied.
 
     Args:
-        kind: one of `MAPS`.
+        kind: one of `MAPS`, or `module:Class`.
         parameters: the module's parameters by name (none for the identity).
         relu: of a linear map, whether σ is the ReLU.
+
+    Raises:
+        UserError: for a kind of map that there is not.
     """
-    module: nn.Module
     with torch.device("meta"):
-        if kind == "identity":
-            module = IdentityMap()
-        elif kind == "residual":
-            module = ResidualMap(parameters["weight"].shape[1])
-        elif kind == "linear":
-            module = LinearMap(parameters["weight"].shape[1], parameters["weight"].shape[0], relu)
-        elif kind == "mlp":
-            module = MLPMap(parameters["weight"].shape[0], parameters["weight"].shape[1])
-        else:
-            raise ValueError(f"no map {kind!r}; there are {', '.join(MAPS)}")
+        module = map_named(kind).of(parameters, relu)
     module.load_state_dict(parameters, assign=True)
     return module
 
@@ -102,7 +159,7 @@ class FittedMaps:
     """J fitted maps of one kind and how each fit ended.
 
     Attributes:
-        kind: one of `MAPS`.
+        kind: one of `MAPS`, or `module:Class`.
         solver: label of the solver, as rows print it; empty for the identity.
         parameters: the module's parameters by name, each (J, …): `weight` (J, D_out, D_in), `bias` (J, D_out), and
             for an mlp also `weight_in`, `bias_in`.

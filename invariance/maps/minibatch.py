@@ -1,15 +1,17 @@
 """Minibatch SGD for maps with a hidden layer, for which no exact blocking of online SGD exists."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from invariance.device import full_float32
-from invariance.maps.fitting import hold_checked
+from invariance.errors import UserError
+from invariance.maps.fitting import FitState, Wanted, hold_checked
 from invariance.seeds import generator
 from invariance.settings import solvers
+from invariance.settings.base import Settings
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,10 @@ class MinibatchSGD:
         UserError: for a value out of its bounds.
     """
 
+    fits: ClassVar[tuple[str, ...]] = ("mlp",)
+    schema: ClassVar[type[Settings]] = solvers.MinibatchSGDSettings
+    weight_bytes: ClassVar[int] = 24
+
     rate: float = 0.3
     momentum: float = 0.9
     weight_decay: float = 1e-5
@@ -40,7 +46,7 @@ class MinibatchSGD:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        hold_checked(self, solvers.MinibatchSGDSettings)
+        hold_checked(self, self.schema)
 
     @property
     def label(self) -> str:
@@ -51,6 +57,20 @@ class MinibatchSGD:
     def block(self) -> int:
         """Images taken in at once: a batch."""
         return self.batch
+
+    def begin(self, wanted: Wanted) -> FitState:
+        """See `Solver`.
+
+        Raises:
+            UserError: for another number of outputs than inputs.
+        """
+        if wanted.inputs != wanted.outputs:
+            raise UserError(f"an mlp map has as many outputs as inputs, not {wanted.outputs} and {wanted.inputs}")
+        return MinibatchFit(self, wanted.inputs, wanted.problems, wanted.device)
+
+    def least_bytes(self, wanted: Wanted) -> int:
+        """See `Solver`: two layers, their gradients and momentum."""
+        return 24 * wanted.problems * wanted.inputs * (self.hidden or wanted.inputs)
 
 
 class MinibatchFit:
@@ -63,6 +83,8 @@ class MinibatchFit:
         device: where the parameters live.
         dtype: their type.
     """
+
+    strengths = ()
 
     def __init__(
         self,

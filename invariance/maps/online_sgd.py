@@ -16,7 +16,7 @@ The state is carried in one of two forms, both exact to rounding:
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -25,9 +25,10 @@ from torch import Tensor
 from invariance.device import full_float32
 from invariance.maps.carry import Carry, ModesCarry, VelocityCarry
 from invariance.maps.dynamics import Dynamics
-from invariance.maps.fitting import hold_checked
+from invariance.maps.fitting import FitState, Wanted, hold_checked
 from invariance.maps.recurrence import run_block
 from invariance.settings import solvers
+from invariance.settings.base import Settings
 
 Form = Literal["modes", "velocity"]
 
@@ -51,6 +52,10 @@ class OnlineSGD:
         UserError: for a value out of its bounds.
     """
 
+    fits: ClassVar[tuple[str, ...]] = ("residual", "linear")
+    schema: ClassVar[type[Settings]] = solvers.OnlineSGDSettings
+    weight_bytes: ClassVar[int] = 28
+
     rate: float = 0.1
     momentum: float = 0.9
     weight_decay: float = 1e-5
@@ -62,12 +67,29 @@ class OnlineSGD:
     inner: int = 16
 
     def __post_init__(self) -> None:
-        hold_checked(self, solvers.OnlineSGDSettings)
+        hold_checked(self, self.schema)
 
     @property
     def label(self) -> str:
         """Name of the solver in rows."""
         return "online_sgd"
+
+    def begin(self, wanted: Wanted) -> FitState:
+        """See `Solver`."""
+        return OnlineSGDState(
+            self,
+            wanted.inputs,
+            wanted.outputs,
+            wanted.problems,
+            stacked=wanted.stacked,
+            residual=wanted.residual,
+            device=wanted.device,
+        )
+
+    def least_bytes(self, wanted: Wanted) -> int:
+        """See `Solver`: the weights, and the Gram matrix of a block."""
+        block = min(self.block, wanted.images)
+        return 4 * wanted.problems * (wanted.inputs * wanted.outputs + block * block)
 
 
 class OnlineSGDState:
@@ -86,6 +108,8 @@ class OnlineSGDState:
         start: W (J, D_out, D_in) and b (J, D_out) to start from, at rest; zeros unless given.
         form: `modes` or `velocity`; the cheaper one that is exact unless given.
     """
+
+    strengths = ()
 
     def __init__(
         self,

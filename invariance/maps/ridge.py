@@ -3,13 +3,14 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Self
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
 
-from invariance.maps.fitting import hold_checked
+from invariance.maps.fitting import FitState, Wanted, hold_checked
 from invariance.settings import solvers
+from invariance.settings.base import Settings
 
 _CHUNK = 1024
 """Images turned to float64 at a time."""
@@ -37,18 +38,40 @@ class Ridge:
         UserError: for a value out of its bounds.
     """
 
+    fits: ClassVar[tuple[str, ...]] = ("residual", "linear")
+    schema: ClassVar[type[Settings]] = solvers.RidgeSettings
+    weight_bytes: ClassVar[int] = 56
+
     strengths: tuple[float, ...] = field(default_factory=_default_strengths)
     held_out: float = 0.1
     seed: int = 0
     block: int = 1024
 
     def __post_init__(self) -> None:
-        hold_checked(self, solvers.RidgeSettings)
+        hold_checked(self, self.schema)
 
     @property
     def label(self) -> str:
         """Name of the solver in rows."""
         return "ridge"
+
+    def begin(self, wanted: Wanted) -> FitState:
+        """See `Solver`."""
+        return RidgeFit(
+            self,
+            wanted.inputs,
+            wanted.outputs,
+            wanted.problems,
+            wanted.images,
+            stacked=wanted.stacked,
+            residual=wanted.residual,
+            relu=wanted.relu,
+            device=wanted.device,
+        )
+
+    def least_bytes(self, wanted: Wanted) -> int:
+        """See `Solver`: sums over images, in float64."""
+        return 8 * wanted.problems * wanted.inputs * (wanted.inputs + wanted.outputs)
 
 
 class Moments:

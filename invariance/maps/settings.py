@@ -7,35 +7,48 @@ import torch
 
 from invariance.device import require
 from invariance.errors import UserError, nearest
-from invariance.maps.fitting import FitState
-from invariance.maps.minibatch import MinibatchFit, MinibatchSGD
-from invariance.maps.online_sgd import OnlineSGD, OnlineSGDState
-from invariance.maps.ridge import Ridge, RidgeFit
-from invariance.settings import solvers
-from invariance.settings.base import Settings, checked
+from invariance.maps.fitting import FitState, Solver, Wanted
+from invariance.maps.maps import map_named
+from invariance.maps.minibatch import MinibatchSGD
+from invariance.maps.online_sgd import OnlineSGD
+from invariance.maps.ridge import Ridge
+from invariance.settings.base import checked
+from invariance.settings.named import named
 
-Solver = OnlineSGD | Ridge | MinibatchSGD
+SOLVERS: dict[str, str | type[Solver]] = {"online_sgd": OnlineSGD, "ridge": Ridge, "minibatch_sgd": MinibatchSGD}
+"""Every solver by the name that `solver=` and the rows give it: its class, or `module:Class` of it. The only list."""
 
-SOLVERS: dict[str, type[OnlineSGD] | type[Ridge] | type[MinibatchSGD]] = {
-    "online_sgd": OnlineSGD,
-    "ridge": Ridge,
-    "minibatch_sgd": MinibatchSGD,
-}
-"""Settings of each solver, by the names that conf/solver/ uses."""
 
-_SCHEMAS: dict[str, type[Settings]] = {
-    "online_sgd": solvers.OnlineSGDSettings,
-    "ridge": solvers.RidgeSettings,
-    "minibatch_sgd": solvers.MinibatchSGDSettings,
-}
+def solver_named(name: str) -> type[Solver]:
+    """The solver of a name, or one from outside the package, as `module:Class`.
 
-SOLVERS_OF = {
-    "identity": (),
-    "residual": ("online_sgd", "ridge"),
-    "linear": ("online_sgd", "ridge"),
-    "mlp": ("minibatch_sgd",),
-}
-"""Names of the solvers that can fit each kind of map."""
+    Raises:
+        UserError: for a name that is not there (naming the nearest), and for what is no solver.
+    """
+    if name not in SOLVERS and ":" not in str(name):
+        raise UserError(
+            f"unknown solver {name!r}{nearest(name, SOLVERS)}; there are {', '.join(SOLVERS)}, or give module:Class"
+        )
+    there: Any = SOLVERS.get(name, name)
+    there = named(there, "solver") if isinstance(there, str) else there
+    if not (isinstance(there, type) and hasattr(there, "begin") and hasattr(there, "schema")):
+        raise UserError(f"solver={name!r} is no solver; give a class as invariance.maps.Solver tells")
+    return there
+
+
+def solvers_of(kind: str, others: Sequence[str] = ()) -> tuple[str, ...]:
+    """The names of the solvers that can fit a kind of map; none for the identity.
+
+    Args:
+        kind: the map.
+        others: solvers from outside the package that are to be considered, too.
+
+    Raises:
+        UserError: for a map that there is not.
+    """
+    themselves = map_named(kind).solvers
+    names = dict.fromkeys([*SOLVERS, *others])
+    return tuple(name for name in names if name in themselves or kind in solver_named(name).fits)
 
 
 def solver_from_config(name: str, settings: Mapping[str, Any]) -> Solver:
@@ -44,12 +57,11 @@ def solver_from_config(name: str, settings: Mapping[str, Any]) -> Solver:
     Raises:
         UserError: for an unknown solver or key (naming the nearest) and for a value out of its bounds.
     """
-    if name not in SOLVERS:
-        raise UserError(f"unknown solver {name!r}{nearest(name, SOLVERS)}; there are {', '.join(SOLVERS)}")
-    given = checked(_SCHEMAS[name], settings, f"solver.{name}").model_dump(exclude_unset=True)
+    kind = solver_named(name)
+    given = checked(kind.schema, settings, f"solver.{name}").model_dump(exclude_unset=True)
     if "strengths" in given:
         given["strengths"] = tuple(sorted(given["strengths"]))
-    return SOLVERS[name](**given)
+    return kind(**given)
 
 
 def begin_fit(
@@ -68,7 +80,7 @@ def begin_fit(
 
     Args:
         solver: its settings.
-        kind: residual, linear or mlp.
+        kind: the map, as `MAPS` names it.
         inputs: D_in.
         outputs: D_out, all stacked targets together.
         images: how many fit images an epoch has.
@@ -80,36 +92,28 @@ def begin_fit(
     Raises:
         UserError: if the solver cannot fit that kind of map, or does not fit into this machine's memory.
     """
-    if kind not in SOLVERS_OF:
-        raise UserError(f"map={kind!r}: choose one of {', '.join(SOLVERS_OF)}{nearest(str(kind), SOLVERS_OF)}")
-    able = SOLVERS_OF[kind]
-    name = name_of(solver)
+    residual, name = map_named(kind).residual, name_of(solver)
+    able = solvers_of(kind, [name])
     if name not in able:
         raise UserError(f"solver={name} cannot fit map={kind}; use solver={' or solver='.join(able) or 'none'}")
     require_room(solver, inputs, outputs, images, problems=problems, device=device)
-    residual = kind == "residual"
     if residual and outputs != stacked * inputs:
-        raise UserError(f"{outputs} outputs are not {stacked} targets of {inputs} features, as map=residual has them")
-    if isinstance(solver, OnlineSGD):
-        return OnlineSGDState(solver, inputs, outputs, problems, stacked=stacked, residual=residual, device=device)
-    if isinstance(solver, Ridge):
-        counts = (inputs, outputs, problems, images)
-        return RidgeFit(solver, *counts, stacked=stacked, residual=residual, relu=relu, device=device)
-    if inputs != outputs:
-        raise UserError(f"an mlp map has as many outputs as inputs, not {outputs} and {inputs}")
-    return MinibatchFit(solver, inputs, problems, device)
+        raise UserError(f"{outputs} outputs are not {stacked} targets of {inputs} features, as map={kind} has them")
+    return solver.begin(Wanted(kind, residual, inputs, outputs, images, problems, stacked, relu, device))
 
 
 def name_of(solver: Solver) -> str:
-    """The name of a solver in conf/solver/.
+    """The name of a solver: that of the list, or `module:Class`.
 
     Raises:
         UserError: for anything that is no solver's settings, such as None or the class itself.
     """
-    for key, value in SOLVERS.items():
-        if isinstance(solver, value):
+    for key in SOLVERS:
+        if isinstance(solver, solver_named(key)):
             return key
-    known = ", ".join(f"{value.__name__}()" for value in SOLVERS.values())
+    if isinstance(solver, Solver) and not isinstance(solver, type):
+        return f"{type(solver).__module__}:{type(solver).__qualname__}"
+    known = ", ".join(f"{solver_named(key).__name__}()" for key in SOLVERS)
     raise UserError(f"solver={solver!r} is no solver's settings: give one of {known}")
 
 
@@ -122,16 +126,6 @@ def require_room(
         UserError: naming the solver and what it takes.
     """
     if torch.device(device).type == "cpu":
-        needed = least_bytes(solver, inputs, outputs, images, problems)
+        needed = solver.least_bytes(Wanted("", False, inputs, outputs, images, problems))
         what = f"solver={name_of(solver)} for maps of {inputs} to {outputs} features"
         require(needed, what, "choose a smaller layer")
-
-
-def least_bytes(solver: Solver, inputs: int, outputs: int, images: int, problems: int = 1) -> int:
-    """Bytes that the states of J fits take at the least, in the order of `begin_fit`'s arguments."""
-    if isinstance(solver, Ridge):  # sums over images, in float64
-        return 8 * problems * inputs * (inputs + outputs)
-    if isinstance(solver, MinibatchSGD):  # two layers, their gradients and momentum
-        return 24 * problems * inputs * (solver.hidden or inputs)
-    block = min(solver.block, images)
-    return 4 * problems * (inputs * outputs + block * block)

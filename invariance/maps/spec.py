@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from invariance.errors import UserError
-from invariance.maps import SOLVERS_OF, FittedMaps, Solver, solver_from_config
+from invariance.maps import FittedMaps, IdentityMap, Solver, map_named, solver_from_config, solvers_of
+from invariance.settings.base import checked
+from invariance.settings.solvers import NoSettings
 
 JOINT = "joint"
 """The solver, as rows name it, of maps that were learned together with their network."""
@@ -46,8 +48,8 @@ class MapSpec:
     """One way of mapping representations to representations.
 
     Attributes:
-        map: identity, residual, mlp or linear.
-        solver: name of the solver; empty for the identity.
+        map: its name, as `MAPS` has it, or `module:Class`.
+        solver: name of the solver, or `module:Class`; empty for the identity.
         settings: settings of the solver; None where nothing is fitted.
         learned: the maps, where they are there already.
     """
@@ -65,16 +67,17 @@ class MapSpec:
     @property
     def name(self) -> str:
         """Name of its run directory."""
-        return f"{self.map}_{self.solver}" if self.solver else self.map
+        return "_".join(filter(None, (self.map, self.solver))).replace(":", ".")
 
 
 def maps_of(maps: Mapping[str, Any], solvers: Mapping[str, Any]) -> list[MapSpec]:
     """Every map with every solver that fits it.
 
-    A map with one solver only is fitted by it, with its default settings, though the configuration does not choose it.
+    A map with one solver only is fitted by it, with its default settings, though the configuration does not choose it
+    (see `unchosen`).
 
     Args:
-        maps: the `map` part of the configuration, by name.
+        maps: the `map` part of the configuration: name → settings, of which a map has none.
         solvers: the `solver` part: name → settings.
 
     Raises:
@@ -82,15 +85,55 @@ def maps_of(maps: Mapping[str, Any], solvers: Mapping[str, Any]) -> list[MapSpec
     """
     chosen = {name: solver_from_config(name, settings or {}) for name, settings in solvers.items()}
     specs = []
-    for kind in maps:
-        able = SOLVERS_OF[kind]
-        if not able:
+    for kind, none in maps.items():
+        checked(NoSettings, none or {}, f"map.{kind}")
+        if map_named(kind) is IdentityMap:
             specs.append(MapSpec(kind))
             continue
+        able = solvers_of(kind, list(chosen))
         usable = {name: chosen[name] for name in able if name in chosen}
         if not usable and len(able) == 1:
             usable = {able[0]: solver_from_config(able[0], {})}
         if not usable:
-            raise UserError(f"map={kind} needs a solver: choose solver=[{','.join(able)}] or one of them")
+            which = f"choose solver=[{','.join(able)}] or one of them" if able else "there is none that fits it"
+            raise UserError(f"map={kind} needs a solver: {which}")
         specs += [MapSpec(kind, name, solver) for name, solver in usable.items()]
     return specs
+
+
+def unchosen(specs: Sequence[MapSpec], solvers: Mapping[str, Any]) -> list[str]:
+    """What to say of maps that are fitted by a solver which was not chosen: a line for each.
+
+    Args:
+        specs: of `maps_of`.
+        solvers: the `solver` part of the configuration.
+    """
+    chosen = ",".join(solvers)
+    return [
+        f"map={spec.map} is fitted by {spec.solver} with its default settings, for solver=[{chosen}] cannot; "
+        f"solver=[{','.join((*solvers, spec.solver))}] chooses it, and its settings"
+        for spec in specs
+        if spec.settings is not None and spec.solver not in solvers
+    ]
+
+
+def check_unseen(unseen: Sequence[str], specs: Sequence[MapSpec], labels: bool = True) -> None:
+    """Refuse solvers for the unseen-class control that would change nothing.
+
+    Args:
+        unseen: the solvers that are to have it.
+        specs: what is fitted.
+        labels: whether the images have the networks' classes.
+
+    Raises:
+        UserError: for a solver that fits none of the maps, ridge, or where there are no labels.
+    """
+    fitted = list(dict.fromkeys(spec.solver for spec in specs if spec.settings is not None))
+    for name in unseen:
+        if name == "ridge":
+            raise UserError("unseen_classes: ridge has the control always; leave it out")
+        if name not in fitted:
+            there = f"maps are fitted by {', '.join(fitted)}" if fitted else "no map is fitted"
+            raise UserError(f"unseen_classes={name}: {there}; leave it out, or choose it with solver=")
+    if unseen and not labels:
+        raise UserError("unseen_classes: with data= there are no classes of the networks' own; leave it out")

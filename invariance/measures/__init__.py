@@ -4,14 +4,13 @@
 it is asked for, so that knowing the names costs nothing. One from outside the package is named as `module:function`.
 """
 
-import importlib
 import math
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from invariance.errors import UserError, nearest
+from invariance.settings.named import named
 
 Need = Literal["fit", "labels", "features"]
 
@@ -58,13 +57,15 @@ class Measure:
             return self.function
         if not self.function:
             raise UserError(f"{self.name} is made of another measure's numbers; ask for that one")
-        there: Callable[..., Any] = _found(self.function)
+        there: Callable[..., Any] = named(self.function, "measure")
         return there
 
     @property
     def interval(self) -> Callable[..., Any]:
         """How its mean over images gets a 95 % interval: Wilson's for rates, else by resampling images."""
-        how: Callable[..., Any] = _found(f"invariance.measures.bootstrap:{'wilson' if self.rate else 'bootstrap'}")
+        how: Callable[..., Any] = named(
+            f"invariance.measures.bootstrap:{'wilson' if self.rate else 'bootstrap'}", "interval"
+        )
         return how
 
 
@@ -176,7 +177,7 @@ def measure_named(name: str) -> Measure:
         raise UserError(
             f"measure {name!r}: there are {', '.join(MEASURES)}, or give module:function{nearest(name, MEASURES)}"
         )
-    there = _found(name)
+    there = named(name, "measure")
     if isinstance(there, Measure):
         return there
     if not callable(there):
@@ -187,16 +188,3 @@ def measure_named(name: str) -> Measure:
         return float(there(pairing.x.values, pairing.y.values))
 
     return Measure(name=name, label=name.rsplit(":", 1)[1], better="neither", directed=True, function=of_pairing)
-
-
-def _found(name: str) -> Any:  # noqa: ANN401
-    """What `module:name` is."""
-    if not re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", name):
-        raise UserError(f"measure {name!r}: give module:function, as my_measures:rsa")
-    module, _, attribute = name.partition(":")
-    try:
-        return getattr(importlib.import_module(module), attribute)
-    except ImportError as error:
-        raise UserError(f"measure {name!r}: {module} cannot be imported ({error})") from error
-    except AttributeError:
-        raise UserError(f"measure {name!r}: {module} has no {attribute}") from None

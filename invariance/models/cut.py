@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from invariance.errors import UserError
 from invariance.models.answers import read_logits, require_telling
 from invariance.models.behind import Form, Rest, Rests
-from invariance.models.hooks import Seen, evaluating, forward
+from invariance.models.hooks import Seen, evaluating, forward, original
 from invariance.models.naming import Layer, read_layer, submodules
 from invariance.models.probe import few, passed_by, probe, refuse
 
@@ -45,6 +45,7 @@ class Cut:
     """
 
     def __init__(self, network: nn.Module, layers: Sequence[str]) -> None:
+        network = original(network)
         known = submodules(network)
         if isinstance(layers, str) or not layers:
             raise UserError(f"layers={layers!r}: give a list of names of layers")

@@ -41,6 +41,24 @@ class Seen:
     answer: Any = None
 
 
+def original(network: nn.Module) -> nn.Module:
+    """The module that `torch.compile` was given, so that its layers have the names that they have there."""
+    while type(network).__name__ == "OptimizedModule":  # its class would have to be imported with the compiler
+        network = network.get_submodule("_orig_mod")
+    return network
+
+
+@contextmanager
+def uncompiled(network: nn.Module) -> Iterator[None]:
+    """No compiled code while it lasts, be the network compiled or a part of it: hooks would not fire in it."""
+    compiled = (type(one).__name__ == "OptimizedModule" or one._compiled_call_impl for one in network.modules())
+    if not any(compiled):
+        yield
+        return
+    with torch.compiler.set_stance("force_eager"):
+        yield
+
+
 @contextmanager
 def evaluating(network: nn.Module, device: torch.device) -> Iterator[None]:
     """Evaluation mode, without gradients and in full float32, while it lasts; every module's own mode comes back.
@@ -53,7 +71,7 @@ def evaluating(network: nn.Module, device: torch.device) -> Iterator[None]:
     network.eval()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with torch.no_grad(), full_float32(device):
+        with torch.no_grad(), full_float32(device), uncompiled(network):
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fused)
@@ -108,7 +126,8 @@ def forward(
         for module in at:
             hooks.callback(module.register_forward_hook(answered).remove)
         try:
-            seen.answer = network(x)
+            with uncompiled(network):
+                seen.answer = network(x)
         except _Reached:
             pass
     seen.overwritten = {layer for layer, (value, version) in held.items() if value._version != version}

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from invariance.errors import UserError, nearest
-from invariance.models.hooks import Seen, evaluating, forward
+from invariance.models.hooks import Seen, evaluating, forward, original
 from invariance.models.model import Model
 from invariance.models.naming import LOGITS, Layer, bracketed, is_layer, submodules, tensors_in
 from invariance.models.probe import Finding, few, passed_by, probe
@@ -253,7 +253,7 @@ def _input(network: nn.Module | Model, images: Any) -> tuple[nn.Module, Tensor]:
     if x.ndim < 2 or not len(x):
         raise UserError(f"images of shape {tuple(x.shape)} are no batch (B, …); give a row an image")
     x = x[: len(few(x))]
-    return (network.module, network.prepare(x)) if isinstance(network, Model) else (network, x)
+    return (network.module, network.prepare(x)) if isinstance(network, Model) else (original(network), x)
 
 
 def _noise(network: nn.Module | Model) -> Tensor:

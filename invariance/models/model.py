@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from invariance.errors import UserError
 from invariance.models.cut import Cut
+from invariance.models.hooks import original
 from invariance.settings.fields import LARGEST_SIZE, native
 
 Preprocess = Callable[[Tensor], Tensor]
@@ -130,7 +131,7 @@ def wrap(
     """A module of the user's own as a model.
 
     Args:
-        module: from preprocessed images to logits (B, K).
+        module: from preprocessed images to logits (B, K). One of `torch.compile` is measured as it was before that.
         preprocess: mean and std, one number a channel each, of images in [0, 1], as timm and torchvision state them:
             (x / 255 − mean) / std; or a function of float images (B, C, H, W) in [0, 255], on the network's device.
         name: how rows name it; None: its class.
@@ -149,6 +150,7 @@ def wrap(
     """
     if not isinstance(module, nn.Module):
         raise UserError(f"model: a {type(module).__name__} is no torch module; give an nn.Module")
+    module = original(module)  # layers are watched by hooks, and have their own names
     called = type(module).__name__ if name is None else name
     if not isinstance(called, str) or not called.strip():
         raise UserError(f"model: name={name!r} is no name; give a text")

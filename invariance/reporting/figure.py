@@ -1,13 +1,25 @@
 """Figures: one class for all, each a tidy frame and what draws it; their files, and their element on the page."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
 from markupsafe import Markup
 from matplotlib.figure import Figure as Drawing
 
+from invariance.errors import UserError
 from invariance.reporting.style import INK, embedded, png, standalone, style, svg
+from invariance.settings.named import named
+
+FIGURES: dict[str, tuple[str, ...]] = {
+    "family": ("invariance.reporting.forms:against_baseline", "invariance.reporting.forms:ranges_compared"),
+    "distances": ("invariance.reporting.distance_figures:drawings",),
+    "finetuning": ("invariance.reporting.finetuned_figures:drawings",),
+    "rows": (),
+}
+"""What draws the figures of each part of the page, in their order; the only list. Each gives a `Figure`, several, or
+None where there is nothing to draw. Of `family` it takes the family, a metric and a beginning of file names; of
+`distances` and `finetuning` the study and the beginning; of `rows` all rows of the finished runs, as a frame."""
 
 
 @dataclass(frozen=True)
@@ -63,3 +75,25 @@ def rendered(draw: Callable[[], Drawing], name: str, title: str) -> tuple[str, d
     for folder, dark in (("figures", False), ("figures/dark", True)):
         made[f"{folder}/{name}.png"] = png(drawing, dark=dark)
     return text, made
+
+
+def figures_of(part: str, *about: object, more: Sequence[str] = ()) -> list[Figure]:
+    """The figures of a part of the page.
+
+    Args:
+        part: one of `FIGURES`.
+        about: what their functions take.
+        more: functions from outside the package, as `module:function`.
+
+    Raises:
+        UserError: for a function that is not there, or gives no figure.
+    """
+    found: list[Figure] = []
+    for name in (*FIGURES[part], *more):
+        made = named(name, "figure")(*about)
+        figures = made if isinstance(made, Iterable) else () if made is None else (made,)
+        for figure in figures:
+            if not isinstance(figure, Figure):
+                raise UserError(f"figure {name!r} gave a {type(figure).__name__}; let it give a Figure, or several")
+            found.append(figure)
+    return found

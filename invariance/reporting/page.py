@@ -3,7 +3,7 @@
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from importlib.resources import files as package_files
@@ -21,6 +21,7 @@ from invariance.reporting.collect import Collected, RunFacts, collect, run_ancho
 from invariance.reporting.contents import CONTENTS, PAGE, Contents
 from invariance.reporting.curves import counts, families, fit_title, words
 from invariance.reporting.distances import distances
+from invariance.reporting.figure import figures_of
 from invariance.reporting.finetuned import studies
 from invariance.reporting.paper import claims, recipes, tables, verdicts
 from invariance.reporting.paper.figures import index
@@ -76,15 +77,24 @@ def make_report(runs: Path, out: Path, *, data: str | None = None, progress: boo
 
 
 def report_of(
-    runs: Path, out: Path, *, data: str | None = None, progress: bool = False, wandb: bool = True
+    runs: Path,
+    out: Path,
+    *,
+    data: str | None = None,
+    progress: bool = False,
+    wandb: bool = True,
+    figures: Sequence[str] = (),
 ) -> tuple[Path, Collected]:
-    """As `make_report`, with what the report is made from; what is left out is named on standard error."""
+    """As `make_report`, with what the report is made from; what is left out is named on standard error.
+
+    `figures` are functions from outside the package, as `module:function`, that draw figures of all rows.
+    """
     collected = collect(runs, data)
     with _alone(out) as waited:
         collected = collect(runs, data) if waited else collected  # runs may have ended since
         collected = collected if wandb else _without_wandb(collected)
         with bar(progress) as shown:
-            page, contents, made = _made(collected, _beside(runs, out), shown)
+            page, contents, made = _made(collected, _beside(runs, out), shown, figures)
         _write(out, collected.rows[COLUMNS], made, page, contents)
     tell_unseen(collected.unseen)
     for name, why in collected.damaged.items():
@@ -126,7 +136,9 @@ def _alone(out: Path) -> Iterator[bool]:
         os.close(held)
 
 
-def _made(collected: Collected, folder: str, progress: Progress) -> tuple[str, str, dict[str, bytes]]:
+def _made(
+    collected: Collected, folder: str, progress: Progress, figures: Sequence[str]
+) -> tuple[str, str, dict[str, bytes]]:
     """The page, its contents, and all files by their paths in the report; `folder`: where the page finds the runs."""
     made: dict[str, bytes] = {}
     measured, compared, finetuned = families(collected), distances(collected), with_gaps(collected, studies(collected))
@@ -144,6 +156,10 @@ def _made(collected: Collected, folder: str, progress: Progress) -> tuple[str, s
     for one in whole:
         making = Making(notes[one.data])
         overviewed.append(kept(making.figure(one), making.files))
+    for one in figures_of("rows", collected.rows, more=figures):
+        making = Making()
+        overviewed.append(making.figure(replace(one, data="", aside=True)))
+        made.update(making.files)
     sections = [
         kept(*family_section(collected, one, slug, notes[one.data])) for one, slug in zip(measured, slugs, strict=True)
     ]

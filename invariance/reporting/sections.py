@@ -4,13 +4,12 @@ from dataclasses import dataclass, field
 
 from markupsafe import Markup
 
-from invariance.reporting import distance_figures, distance_tables, finetuned_figures, finetuned_tables, gallery, tables
+from invariance.reporting import distance_figures, distance_tables, finetuned_tables, gallery, tables
 from invariance.reporting.collect import Collected, of_control
 from invariance.reporting.curves import BASELINE, IDENTITY, Family, counts, fit_title, gaps, words
 from invariance.reporting.distances import Distances, complete
-from invariance.reporting.figure import Figure
+from invariance.reporting.figure import Figure, figures_of
 from invariance.reporting.finetuned import Study, nothing
-from invariance.reporting.forms import against_baseline, ranges_compared
 from invariance.reporting.paper.figures import Place, distances_command, finetuning_command
 from invariance.reporting.paper.forms import cross, overviews
 from invariance.reporting.paper.printed import finetuned_networks
@@ -146,8 +145,8 @@ def places(
 def family_section(collected: Collected, family: Family, slug: str, note: str = "") -> tuple[Section, dict[str, bytes]]:
     """A family's part of the page, and its files; `note` is what captions say of the networks besides."""
     making = Making(note)
-    drawn = [form(family, metric, slug) for metric in family.metrics() for form in (against_baseline, ranges_compared)]
-    figures = [making.figure(figure) for figure in drawn if figure is not None]
+    drawn = [figure for metric in family.metrics() for figure in figures_of("family", family, metric, slug)]
+    figures = [making.figure(figure) for figure in drawn]
     shown = gallery.gallery(family, slug)
     if shown is not None:
         making.files.update(gallery.files(shown))
@@ -210,7 +209,7 @@ def distance_section(found: Distances, note: str = "") -> tuple[StudySection, di
         making.figure(distance_figures.heat_map(found, solver, slug), distance_figures.telling_map(found, solver))
         for solver in found.mean
     ]
-    shown += [making.figure(one) for one in distance_figures.drawings(found, slug)]
+    shown += [making.figure(one) for one in figures_of("distances", found, slug)]
     numbers = [making.table(table) for table in distance_tables.tables(found, slug)]
     claims = next((table for table in numbers if table.name.endswith("-claims")), None)
     ways = [*(f"linear map, {words(solver)}" for solver in found.mean), *found.indices]
@@ -251,7 +250,7 @@ def finetuned_section(study: Study, note: str = "") -> tuple[StudySection, dict[
     """The part of the page on finetuning with the joint loss, and its files; `note` ends its captions."""
     slug = "-".join(filter(None, [study.data, study.layer.replace("/", "_"), "finetuned"]))
     making = Making(note)
-    shown = [making.figure(one) for one in finetuned_figures.drawings(study, slug)]
+    shown = [making.figure(one) for one in figures_of("finetuning", study, slug)]
     (_, first), *others = [(title, making.table(table)) for title, table in finetuned_tables.tables(study, slug)]
     networks = list(dict.fromkeys(one.network for one in study.all))
     title, lacking = f"{study.data}: finetuned for equivariance", finetuned_tables.gaps(study)

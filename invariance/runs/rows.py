@@ -39,7 +39,8 @@ class Row:
         high: upper end.
         n_images: images the score is a mean over.
         status: "ok", or why the score cannot be trusted ("diverged"); such a row's score is NaN. "few_images" marks a
-            score that stands on fewer than two fit images a dimension.
+            score that stands on fewer than two fit images a dimension, "report_scale" an L_L2 whose dimensions are
+            divided by their RMS over the report images, for there are no fit images.
         run: the run directory that holds config and provenance, relative to the runs folder.
         model: the network's source and name, where it was not trained here.
         readout: how the layer's activation becomes a vector: flatten.
@@ -90,9 +91,12 @@ STAGES = ("train", "measure", "distance", "finetune")
 FEW_IMAGES = "few_images"
 """A score that stands on fewer than two fit images a dimension."""
 
-WITH_SCORE = ("ok", FEW_IMAGES)
+REPORT_SCALE = "report_scale"
+"""An L_L2 scaled over the report images themselves, where there are no fit images."""
+
+WITH_SCORE = ("ok", FEW_IMAGES, REPORT_SCALE)
 STATUSES = (*WITH_SCORE, "diverged", "not_finite", "constant", "undefined")
-"""How a row's score can stand: any but the first two comes without a number."""
+"""How a row's score can stand: any but these comes without a number."""
 
 OF_CONTROL = ("half_error_rate", "fit_images_per_dimension")
 """Metrics that the unseen-class control adds to those that were asked for."""

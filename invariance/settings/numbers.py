@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from invariance.settings.files import conf_dir, families, family_config
 
 WHOLE = 2**53
 """Above every whole number that can be set: beyond it a number is no longer counted exactly."""
@@ -34,3 +38,43 @@ def with_canonical_names(config: DictConfig) -> DictConfig:
     for key, value in changed.items():
         OmegaConf.update(copy, key, value, merge=False)
     return copy
+
+
+def with_names_of(page: str, config: Mapping[str, Any]) -> dict[str, Any]:
+    """A resolved configuration with the names that the command's own has: one composed in Python may say 20.0 for 20.
+
+    Names that the user gave are left as they are.
+
+    Args:
+        page: the command.
+        config: its configuration, plain and resolved.
+    """
+    made = {**config, **{key: canonical(config[key]) for key in NAMING if key in config}}
+    transform = made.get("transform")
+    family = transform.get("name") if isinstance(transform, dict) else None
+    texts = OmegaConf.to_container(family_config(family), resolve=False) if family in families() else {}
+    assert isinstance(texts, dict)
+    for key in ("label", "grid"):
+        if transform is not None:
+            made["transform"] = _named_alike(made["transform"], key, texts.get(key), config, made)
+    file = OmegaConf.to_container(OmegaConf.load(conf_dir() / f"{page}.yaml"), resolve=False)
+    assert isinstance(file, dict)
+    return _named_alike(made, "name", file.get("name"), config, made) or {}
+
+
+def _named_alike(
+    holder: dict[str, Any] | None, key: str, text: object, given: Mapping[str, Any], made: Mapping[str, Any]
+) -> dict[str, Any] | None:
+    """A mapping whose name at a key, where it is what `text` gives of a configuration, is what it gives of another."""
+    if holder is None or not isinstance(text, str) or holder.get(key) != _written(text, given):
+        return holder
+    return {**holder, key: _written(text, made)}
+
+
+def _written(text: str, config: Mapping[str, Any]) -> object:
+    """What a text with interpolations becomes in a configuration."""
+    inside = text.replace("${.", "${transform.")  # it stands in the transform
+    try:
+        return OmegaConf.create({**config, "written": inside}).written
+    except OmegaConfBaseException:
+        return None

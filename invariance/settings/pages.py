@@ -15,7 +15,6 @@ from invariance.settings.fields import Batch, Folder, Gigabytes, Name, Networks,
 from invariance.settings.files import conf_dir
 from invariance.settings.logger import Logger
 from invariance.settings.parts import ModelSettings, TransformSettings
-from invariance.settings.solvers import Maps, Solvers
 from invariance.settings.training import Joint, Recipe, Trainer
 
 GROUPS = ("data", "model", "transform", "recipe", "trainer", "logger", "map", "solver")
@@ -35,6 +34,12 @@ def _of(group: str) -> Any:  # noqa: ANN401
 def _layer(value: str) -> str:
     if not re.fullmatch(r"[\w.]{1,200}", value):
         raise ValueError("no layer has such a name")
+    return value
+
+
+def _launcher(value: str) -> str:
+    if not (conf_dir() / "hydra" / "launcher" / f"{value}.yaml").is_file():
+        raise ValueError("there is no such launcher")
     return value
 
 
@@ -67,6 +72,7 @@ DataName = Annotated[
     Annotated[str, Field(min_length=1)] | None, Field(description="give the name of a data set, or null for all")
 ]
 Settled = dict[str, dict[str, Given] | None]
+Chosen = dict[str, dict[str, Any] | None]
 
 
 class Page(Settings):
@@ -115,7 +121,7 @@ class TrainPage(Page):
 
 
 Unseen = Annotated[
-    list[Literal["online_sgd", "minibatch_sgd"]],
+    list[str],
     AfterValidator(distinct),
     Field(description="name solvers that have the unseen-class control beside ridge: online_sgd, minibatch_sgd"),
 ]
@@ -127,7 +133,7 @@ class _Measuring(Page):
     prepared: Folder
     trainer: Trainer = _of("trainer")
     logger: Logger = _of("logger")
-    solver: Solvers = Field(default=Solvers(), description=chosen("solver"))
+    solver: Chosen = Field(default={}, description=chosen("solver"))
     networks: Networks
     layer: Layer
     fit: FitImages | None = Field(description="give keys of data.fit, as fit={split: train, images: 5000}")
@@ -145,7 +151,7 @@ class _Measuring(Page):
 class MeasurePage(_Measuring):
     """`conf/measure.yaml`."""
 
-    map: Maps = _of("map")
+    map: Annotated[Chosen, Field(min_length=1)] = _of("map")
     data: Data | None = Field(default=None, description=chosen("data"))
     grids: Grids
     metrics: Metrics
@@ -165,7 +171,7 @@ class DistancePage(_Measuring):
 class FinetunePage(_Measuring):
     """`conf/finetune.yaml`."""
 
-    map: Maps = _of("map")
+    map: Annotated[Chosen, Field(min_length=1)] = _of("map")
     recipe: Recipe = _of("recipe")
     joint: Joint
     G: Annotated[Settled, Field(min_length=1)] | None = Field(
@@ -198,6 +204,9 @@ class ReportPage(Page):
     logger: Logger = _of("logger")
     out: Folder
     dataset: DataName
+    figures: Annotated[list[str], AfterValidator(distinct)] = Field(
+        default=[], description="give functions that draw figures of all rows, as [mine:figure]"
+    )
 
 
 class StatusPage(Page):
@@ -226,7 +235,7 @@ class PlanPage(Page):
     args: dict[str, Any] | None = Field(description="give a mapping, as args={networks: network=baseline_1}")
     count: bool
     check: bool
-    launcher: Literal["one", "local", "slurm"]
+    launcher: Annotated[str, AfterValidator(_launcher), _of("hydra/launcher")]
     features: Folder
 
 

@@ -50,21 +50,5 @@ class MinibatchSGDSettings(Settings):
     seed: Seed = 0
 
 
-class Solvers(Settings):
-    """The chosen solvers, each with its settings."""
-
-    online_sgd: OnlineSGDSettings = Field(default=OnlineSGDSettings())
-    ridge: RidgeSettings = Field(default=RidgeSettings())
-    minibatch_sgd: MinibatchSGDSettings = Field(default=MinibatchSGDSettings())
-
-
 class NoSettings(Settings):
     """Of a map, which has none."""
-
-
-class Maps(Settings):
-    """The chosen maps."""
-
-    identity: NoSettings = Field(default=NoSettings(), description="give {}: a map has no settings")
-    residual: NoSettings = Field(default=NoSettings(), description="give {}: a map has no settings")
-    mlp: NoSettings = Field(default=NoSettings(), description="give {}: a map has no settings")

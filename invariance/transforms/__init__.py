@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from invariance.errors import UserError, nearest
+from invariance.settings.named import named
 from invariance.settings.parts import FAMILY, arguments_of
 from invariance.transforms.base import FRAME, UNTOUCHED, GridPoint, Params, Transform
 
-__all__ = ["FRAME", "UNTOUCHED", "GridPoint", "Params", "Transform", "build"]
+__all__ = ["FRAME", "UNTOUCHED", "GridPoint", "Params", "Transform", "build", "transform_named"]
 
 
 def build(config: Mapping[str, Any]) -> Transform:
@@ -53,3 +54,24 @@ def _family(target: str) -> type[Transform]:
     if not (inspect.isclass(family) and issubclass(family, Transform)) or inspect.isabstract(family):
         raise UserError(f"transform._target_={target!r} is no family of transforms; it takes a subclass of Transform")
     return family
+
+
+def transform_named(name: str) -> Transform:
+    """A family from outside the package.
+
+    Args:
+        name: `module:name` of a subclass of `Transform` or a function, either without arguments, or of a `Transform`.
+
+    Raises:
+        UserError: if it is not there, or gives something else.
+    """
+    there = named(name, "transform")
+    try:
+        made = there() if callable(there) else there
+    except UserError:
+        raise
+    except Exception as error:  # whatever the user's code does
+        raise UserError(f"transform {name!r} failed with {type(error).__name__} ({str(error)[:200]})") from error
+    if not isinstance(made, Transform):
+        raise UserError(f"transform {name!r} gave a {type(made).__name__}; let it give a Transform")
+    return made

@@ -6,12 +6,13 @@ from typing import Any
 from invariance.errors import UserError, nearest
 from invariance.models.model import Model
 from invariance.models.sources import function
+from invariance.settings.named import named
 
 Source = Callable[..., Model]
 """A source: from what stands behind its name, and the settings of `wrap`, to a model."""
 
-SOURCES: dict[str, Source] = {"function": function.load}
-"""Sources by the name that stands before the slash, as "function/mine:network"."""
+SOURCES: dict[str, str] = {"function": "invariance.models.sources.function:load"}
+"""Sources by the name that stands before the slash, as "function/mine:network", each as `module:function`."""
 
 TAKES = "module:function, which gives a module or a model; or the folder of a training run"
 """What a model's name can be, beside `<source>/<name>`."""
@@ -29,7 +30,8 @@ def from_source(name: str, **settings: Any) -> Model:  # noqa: ANN401
     """
     source, slash, rest = name.partition("/")
     if source in SOURCES and slash:
-        return SOURCES[source](rest, **settings)
+        load: Source = named(SOURCES[source], "source")
+        return load(rest, **settings)
     if ":" in source and not slash:
         return function.load(name, **settings)
     if ":" in source:

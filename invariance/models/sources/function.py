@@ -1,13 +1,13 @@
 """Models from a function that the user names as `module:function`: it is code, and is run."""
 
-import importlib
 from collections.abc import Callable
 from typing import Any
 
 from torch import nn
 
-from invariance.errors import UserError, nearest
+from invariance.errors import UserError
 from invariance.models.model import Model, wrap
+from invariance.settings.named import is_named, named
 
 
 def load(name: str, **settings: Any) -> Model:  # noqa: ANN401
@@ -46,20 +46,9 @@ def imported(name: str) -> Callable[..., Any]:
     Raises:
         UserError: if it is not of this form, or is not there.
     """
-    module, _, attribute = name.partition(":")
-    if not module or not attribute:
+    if not is_named(name):
         raise UserError(f"{name!r} names no function; give it as module:function")
-    try:
-        there = importlib.import_module(module)
-    except Exception as error:  # whatever the user's module does when it is imported
-        why = next(iter(str(error).splitlines()), "")
-        raise UserError(
-            f"{name}: the module {module} cannot be imported ({type(error).__name__}: {why[:200]}); install it, or put "
-            "its folder into PYTHONPATH"
-        ) from error
-    function = getattr(there, attribute, None)
+    function: Callable[..., Any] = named(name, "function")
     if not callable(function):
-        known = [key for key, value in vars(there).items() if callable(value) and not key.startswith("_")]
-        raise UserError(f"{name}: {module} has no function {attribute!r}{nearest(attribute, known)}")
-    made: Callable[..., Any] = function
-    return made
+        raise UserError(f"{name} is a {type(function).__name__}; give a function")
+    return function

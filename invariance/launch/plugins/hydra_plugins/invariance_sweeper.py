@@ -131,16 +131,18 @@ def mistakes(page: str, config: DictConfig) -> list[UserError]:
         check_keys(config, config.hydra, page, None if template == page else template)
         check_heeded(page, config.hydra.overrides.task, config)
         config = with_canonical_names(config)
-        values = {key: OmegaConf.select(config, key, throw_on_missing=True) for key in own}
-        checked(
-            SCHEMAS[page],
-            {
-                key: OmegaConf.to_container(value, resolve=True, throw_on_missing=True)
-                if OmegaConf.is_config(value)
-                else value
-                for key, value in values.items()
-            },
-        )
+        chosen = {key: OmegaConf.select(config, key, throw_on_missing=True) for key in own}
+        values = {
+            key: OmegaConf.to_container(value, resolve=True, throw_on_missing=True)
+            if OmegaConf.is_config(value)
+            else value
+            for key, value in chosen.items()
+        }
+        checked(SCHEMAS[page], values)
+        if isinstance(solvers := values.get("solver"), dict):
+            from invariance.maps.spec import maps_of  # torch, which few sweeps need
+
+            maps_of({}, {str(name): settings for name, settings in solvers.items()})
     except UserError as error:
         return [error]
     except OmegaConfBaseException:  # what only the running job knows, or lacks: it says so itself

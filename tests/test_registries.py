@@ -1,0 +1,349 @@
+"""A contributor adds one of each: two files at most, and what is added serves like what was there.
+
+The same code is tried inside a copy of the package, with the files that CONTRIBUTING.md names, and from outside it, as
+`module:name`.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+FAMILY = '''
+from invariance.transforms.base import Transform, line_grid
+
+
+class Flicker(Transform):
+    """Every pixel brighter by a number."""
+
+    unit = "intensity"
+    uniforms = 1
+
+    def __init__(self, range=None, by=(10.0,)):
+        self.range, self.by = range, by
+
+    def params_of(self, uniforms):
+        return {"by": self.range * uniforms[:, 0]}
+
+    def grid(self):
+        return line_grid(self.by, lambda by: {"by": torch.tensor([by])}, lambda by: False)
+
+    def apply(self, x, params):
+        return (x + params["by"].to(x).reshape(-1, 1, 1, 1)).clamp(0, 255)
+'''
+MEASURE = '''
+def overlap(x, y=None):
+    """The share of X (N, D) in the sizes of X and Y: of a pairing inside the package, of two tensors outside."""
+    a, b = (x.x.values, x.y.values) if y is None else (x, y)
+    return float(a.norm() / (a.norm() + b.norm()))
+'''
+MAP = '''
+import torch
+from torch import nn
+
+from invariance.maps.maps import Map
+
+
+class Plain(Map):
+    """(W + I) r + b: Eq. 8 without the ReLU."""
+
+    solvers = ("ridge",)
+
+    def __init__(self, features):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(features, features))
+        self.bias = nn.Parameter(torch.zeros(features))
+
+    @classmethod
+    def of(cls, parameters, relu):
+        return cls(parameters["weight"].shape[1])
+
+    def forward(self, r):
+        return r + r @ self.weight.T + self.bias
+'''
+SOLVER = '''
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from invariance.maps.fitting import hold_checked
+from invariance.settings.base import Settings
+
+
+class MeansSettings(Settings):
+    share: float = 1.0
+
+
+@dataclass(frozen=True)
+class Means:
+    """Moves the mean of the features to that of the targets."""
+
+    share: float = 1.0
+    fits: ClassVar = ("residual",)
+    schema: ClassVar = MeansSettings
+    weight_bytes: ClassVar = 8
+    seed: ClassVar = 0
+    block: ClassVar = 64
+    label: ClassVar = "means"
+
+    def __post_init__(self):
+        hold_checked(self, self.schema)
+
+    def begin(self, wanted):
+        return Moving(self, wanted)
+
+    def least_bytes(self, wanted):
+        return 4 * wanted.problems * wanted.inputs * wanted.outputs
+
+
+class Moving:
+    epochs, strengths = 1, ()
+
+    def __init__(self, settings, wanted):
+        self.share, self.block, self.n = settings.share, settings.block, 0
+        self.sum = torch.zeros(wanted.problems, wanted.outputs)
+
+    def step(self, r, t):
+        self.sum += (t - r).sum(1)
+        self.n += r.shape[1]
+
+    def block_error(self):
+        return None
+
+    def finish(self):
+        bias = self.share * self.sum / self.n
+        return {"weight": torch.zeros(len(bias), bias.shape[1], bias.shape[1]), "bias": bias}
+'''
+FIGURE = '''
+import pandas as pd
+from matplotlib.figure import Figure as Drawing
+
+from invariance.reporting.figure import Figure
+
+
+def census(rows):
+    """How many rows there are of every stage."""
+    frame = rows.groupby("stage").size().reset_index(name="rows")
+
+    def draw(frame):
+        drawing = Drawing()
+        drawing.subplots().bar(frame["stage"], frame["rows"])
+        return drawing
+
+    return Figure("census", "Census", "Rows by stage.", "Bars of counts.", frame, draw)
+'''
+LAUNCHER = '''
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.plugins.launcher import Launcher
+
+
+class ShyLauncher(Launcher):
+    """Tells the jobs and runs none."""
+
+    dry = elsewhere = True
+
+    def setup(self, *, hydra_context, task_function, config):
+        pass
+
+    def launch(self, job_overrides, initial_job_idx):
+        for overrides in job_overrides:
+            print("shy of", *overrides)
+        return [JobReturn(overrides=list(one), status=JobStatus.COMPLETED, _return_value=None) for one in job_overrides]
+'''
+SOURCE = '''
+from torch import nn
+
+from invariance.models.model import wrap
+
+
+def load(name, **settings):
+    """A network of one hidden layer, as wide as its name says."""
+    layers = nn.Flatten(), nn.Linear(64, int(name)), nn.ReLU(), nn.Linear(int(name), 4)
+    return wrap(nn.Sequential(*layers), **{**settings, "preprocess": lambda x: x / 255, "name": f"toy{name}"})
+'''
+
+INSIDE = {
+    "family": {
+        "invariance/transforms/flicker.py": "import torch\n" + FAMILY,
+        "conf/transform/flicker.yaml": "name: flicker\nlabel: flicker_${range}\nsweep: {range: [5, 10]}\n"
+        "_target_: invariance.transforms.flicker.Flicker\nrange: ${range}\nby: [10.0]\n",
+    },
+    "measure": {
+        "invariance/measures/overlap.py": MEASURE,
+        "invariance/measures/__init__.py": (
+            "    for measure in (\n",
+            '        Measure(name="overlap", label="overlap", better="higher", bounds=(0.0, 1.0),\n'
+            '                function="invariance.measures.overlap:overlap"),\n',
+        ),
+    },
+    "map": {
+        "invariance/maps/plain.py": MAP,
+        "invariance/maps/maps.py": (
+            "MAPS: dict[str, str | type[Map]] = {",
+            '    "plain": "invariance.maps.plain:Plain",\n',
+        ),
+    },
+    "solver": {
+        "invariance/maps/means.py": SOLVER,
+        "invariance/maps/settings.py": (
+            "SOLVERS: dict[str, str | type[Solver]] = {",
+            '    "means": "invariance.maps.means:Means",\n',
+        ),
+    },
+    "figure": {
+        "invariance/reporting/census.py": FIGURE,
+        "invariance/reporting/figure.py": ('    "rows": (', '"invariance.reporting.census:census",'),
+    },
+    "launcher": {
+        "invariance/launch/plugins/hydra_plugins/invariance_shy_launcher.py": LAUNCHER,
+        "conf/hydra/launcher/shy.yaml": "_target_: hydra_plugins.invariance_shy_launcher.ShyLauncher\n",
+    },
+    "source": {
+        "invariance/models/sources/toys.py": SOURCE,
+        "invariance/models/sources/__init__.py": (
+            "SOURCES: dict[str, str] = {",
+            '    "toys": "invariance.models.sources.toys:load",\n',
+        ),
+    },
+}
+"""What a contributor writes: files, and lines of a list behind the line that begins it."""
+
+USED = """
+import sys
+import torch
+from invariance import Ridge, compare_models, load_model, measure_model
+from invariance.maps.spec import MapSpec
+
+family, measure, plain, means, source = sys.argv[1:]
+a, b = load_model(f"{source}/8"), load_model(f"{source}/6")
+x = torch.randint(0, 256, (60, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+maps = ["identity", means, MapSpec(plain, "ridge", Ridge(strengths=(1e-3,)))]
+found = measure_model(a, x, fit=0.5, transforms=[family], layers=["2"], maps=maps)
+moved = found[(found["split"] == "report") & found["g"].str.endswith(":10")]
+print(sorted(set(zip(moved["map"], moved["solver"]))), bool((moved["score"] > 0).all()))
+table = compare_models(a, b, x, layers="2", indices=[measure])
+print(table["metric"].unique().tolist(), bool((table["score"] > 0).all()))
+"""
+
+COMPOSED = """
+import sys
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+from invariance.cli.command import find_plugins
+from invariance.settings.files import conf_dir
+from invariance.maps.spec import maps_of
+
+find_plugins()
+with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+    config = OmegaConf.to_container(compose("measure", sys.argv[1:]))
+specs = maps_of(config["map"], config["solver"])
+print([(spec.map, spec.label, getattr(spec.settings, "share", None)) for spec in specs])
+"""
+
+
+def run(house, *arguments, **variables):
+    """A Python process that finds the package in a folder."""
+    paths = os.pathsep.join([str(house), *variables.pop("more", [])])
+    done = subprocess.run(
+        [sys.executable, *arguments],
+        env={**os.environ, "PYTHONPATH": paths, **variables},
+        cwd=house,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def house(tmp_path_factory):
+    """A copy of the package and its configurations with one more of each."""
+    folder = tmp_path_factory.mktemp("house")
+    for name in ("invariance", "conf"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for files in INSIDE.values():
+        for name, what in files.items():
+            path = folder / name
+            if isinstance(what, str):
+                assert not path.exists()
+                path.write_text(what)
+            else:
+                line, added = what
+                text = path.read_text()
+                assert text.count(line) == 1, f"{name} has no list that begins with {line!r}"
+                path.write_text(text.replace(line, line + added))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def outside(tmp_path_factory):
+    """A folder with a module of a user's own."""
+    folder = tmp_path_factory.mktemp("outside")
+    parts = (MAP, FAMILY, MEASURE, SOLVER, FIGURE, LAUNCHER, SOURCE)
+    (folder / "mine.py").write_text("\n\n".join(parts))
+    return folder
+
+
+@pytest.mark.parametrize("kind", INSIDE)
+def test_one_more_touches_two_files_at_most(kind):
+    assert len(INSIDE[kind]) <= 2
+
+
+def test_what_is_added_inside_is_measured_and_compared(house):
+    told = run(house, "-c", USED, "flicker", "overlap", "plain", "means", "toys").splitlines()
+    assert told[-2:] == ["[('identity', ''), ('plain', 'ridge'), ('residual', 'means')] True", "['overlap'] True"]
+
+
+def test_what_is_outside_is_measured_and_compared_by_its_name(outside):
+    names = "mine:Flicker", "mine:overlap", "mine:Plain", "mine:Means", "mine:load"
+    told = run(ROOT, "-c", USED, *names, more=[str(outside)]).splitlines()
+    assert told[-2:] == [
+        "[('identity', ''), ('mine:Plain', 'ridge'), ('residual', 'means')] True",
+        "['mine:overlap'] True",
+    ]
+
+
+def test_maps_and_solvers_are_chosen_on_the_command_line(house, outside):
+    told = run(house, "-c", COMPOSED, "map=[plain,residual]", "solver=[ridge,means]", "solver.means.share=0.5")
+    assert "('plain', 'ridge', None), ('residual', 'means', 0.5), ('residual', 'ridge', None)" in told
+    named = run(ROOT, "-c", COMPOSED, "map=[mine:Plain,residual]", "solver=[ridge,mine:Means]", more=[str(outside)])
+    assert "('mine:Plain', 'ridge', None), ('residual', 'ridge', None), ('residual', 'means', 1.0)" in named
+
+
+def test_launchers_are_chosen_on_the_command_line(house, outside):
+    for launcher, where, more in (("shy", house, []), ("mine:ShyLauncher", ROOT, [str(outside)])):
+        sweep = ["-m", f"hydra/launcher={launcher}", "seed=3,4", "logger=csv", f"runs={outside}/runs"]
+        told = run(where, "-m", "invariance.train", *sweep, f"hydra.sweep.dir={outside}/sweep", more=more)
+        assert [line for line in told.splitlines() if line.startswith("shy")] == [
+            f"shy of seed={seed} logger=csv runs={outside}/runs" for seed in (3, 4)
+        ]
+
+
+def test_figures_of_all_rows_are_drawn(house, outside, trained, tmp_path):
+    for name, where, more in (("inside", house, []), ("outside", ROOT, [str(outside)])):
+        figures = ["figures=[mine:census]"] if more else []
+        out = tmp_path / name
+        arguments = [f"runs={trained[0]}/runs", f"out={out}", "logger=csv", "progress=false", *figures]
+        run(where, "-m", "invariance.report", *arguments, f"hydra.run.dir={tmp_path}/hydra", more=more)
+        assert (out / "figures/census.csv").read_text().startswith("stage,rows\ntrain,")
+        assert "Rows by stage." in (out / "index.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("page", "argument", "said"),
+    [
+        ("measure", "map=nowhere_at_all:Map", "map 'nowhere_at_all:Map': the module nowhere_at_all cannot be imported"),
+        ("measure", "solver=json:dumps", "solver='json:dumps' is no solver"),
+        ("measure", "grids=[json:dump]", "json:dump"),
+        ("report", "figures=[json:dmps]", "json has no dmps; did you mean 'dumps'"),
+    ],
+)
+def test_a_name_of_nothing_is_one_line(mistake, page, argument, said):
+    assert said in mistake(page, argument)
