@@ -12,7 +12,7 @@ import torch
 from rich.progress import Progress
 
 import invariance.engine.store
-from invariance.engine.comparing import Held, Unit
+from invariance.engine.comparing import Held, PairUnit
 from invariance.engine.store import FACTS, Features, Store
 from invariance.errors import UserError
 from invariance.experiments.pair_features import Stored
@@ -234,7 +234,7 @@ def test_features_that_are_not_finite_say_so_themselves(kept):
     assert isinstance(kept.again("broken"), Features)
 
 
-UNITS = [Unit("ridge", "a", ("b", "c")), Unit("ridge", "b", ("a", "c"))]
+UNITS = [PairUnit("ridge", "a", ("b", "c")), PairUnit("ridge", "b", ("a", "c"))]
 
 
 def test_results_of_units_are_verified(tmp_path, capsys):

@@ -13,7 +13,7 @@ from sklearn.linear_model import Ridge as Reference
 from torch import nn
 
 from invariance.engine.between import compare_models
-from invariance.engine.comparing import INDICES, Held, Renewed, Unit, compare, units_of
+from invariance.engine.comparing import INDICES, Held, PairUnit, Renewed, compare, units_of
 from invariance.engine.features import InMemory
 from invariance.engine.recorder import Listed
 from invariance.errors import UserError
@@ -418,7 +418,7 @@ def test_the_relu_stands_where_the_target_is_never_negative():
     r = torch.randn(200, 4, generator=generator)
     below = r @ torch.randn(4, 3, generator=generator)
     found = {"r": InMemory(r[:150], r[150:]), "t": InMemory(below[:150], below[150:])}
-    unit = [Unit("linear_ridge", "r", ("t",))]
+    unit = [PairUnit("linear_ridge", "r", ("t",))]
     results = [
         next(compare(found, FITS, units=unit, memory=GIGABYTE, device=CPU, relu=relu))[1]
         for relu in (None, False, True)

@@ -45,7 +45,7 @@ Of a fit: `status`, `error` (mean squared error over the fit images), `reference
 """
 
 
-class Source(Protocol):
+class FeatureSource(Protocol):
     """Features of one network or layer, of the same fit and report images in the same order as all others."""
 
     @property
@@ -81,7 +81,7 @@ class Renewed(Exception):  # noqa: N818
 
 
 @dataclass(frozen=True)
-class Unit:
+class PairUnit:
     """What is computed at once.
 
     Attributes:
@@ -95,24 +95,24 @@ class Unit:
     targets: tuple[str, ...]
 
 
-def part_of(result: Result, unit: Unit, target: str) -> Result:
+def part_of(result: Result, unit: PairUnit, target: str) -> Result:
     """One target's part of what a unit came to."""
     k = unit.targets.index(target)
     return {name: values[k].copy() for name, values in result.items()}  # a view would keep all targets' in memory
 
 
 def compare(
-    sources: Mapping[str, Source],
+    sources: Mapping[str, FeatureSource],
     fits: Sequence[MapSpec] = (),
     indices: Sequence[Measure] = (),
     *,
-    units: Sequence[Unit] | None = None,
-    keep: Recorder[Unit, Result] | None = None,
+    units: Sequence[PairUnit] | None = None,
+    keep: Recorder[PairUnit, Result] | None = None,
     memory: float,
     device: torch.device,
     relu: bool | None = None,
     progress: bool | Progress = False,
-) -> Iterator[tuple[Unit, Result | None]]:
+) -> Iterator[tuple[PairUnit, Result | None]]:
     """Compare sources of features, unit by unit.
 
     Args:
@@ -139,7 +139,7 @@ def compare(
         require(16 * dim**2, f"comparing {dim} features without a map", "choose a smaller layer")
     if units is None:
         units = units_of(sources, fits, bool(indices), memory=memory, device=device)
-    recorder: Recorder[Unit, Result] = Listed() if keep is None else keep
+    recorder: Recorder[PairUnit, Result] = Listed() if keep is None else keep
     chosen, held = {fit.name: fit for fit in fits}, Held(sources, device)
     for k, unit in enumerate(units):
         result = None
@@ -154,7 +154,7 @@ def compare(
         yield unit, result
 
 
-def _same_images(sources: Mapping[str, Source], fitted: bool) -> None:
+def _same_images(sources: Mapping[str, FeatureSource], fitted: bool) -> None:
     """Refuse sources of which one has more images than another, and maps that have none to be fitted on."""
     counts = {label: (source.n_fit, source.n_report) for label, source in sources.items()}
     first = next(iter(counts), "")
@@ -169,14 +169,14 @@ def _same_images(sources: Mapping[str, Source], fitted: bool) -> None:
 
 
 def units_of(
-    sources: Mapping[str, Source],
+    sources: Mapping[str, FeatureSource],
     fits: Sequence[MapSpec],
     indices: bool,
     *,
     memory: float,
     device: torch.device,
     wanted: Callable[[str, str, str], bool] = lambda _kind, _source, _target: True,
-) -> list[Unit]:
+) -> list[PairUnit]:
     """What there is to compute, in order.
 
     Args:
@@ -189,7 +189,7 @@ def units_of(
     """
     ways = [fit.name for fit in fits] + ([INDICES] if indices else [])
     return [
-        Unit(way, source, targets)
+        PairUnit(way, source, targets)
         for group in _groups(sources, fits, memory, device)
         for source in sources
         if not sources[source].flaw
@@ -199,7 +199,7 @@ def units_of(
 
 
 def _groups(
-    sources: Mapping[str, Source], fits: Sequence[MapSpec], memory: float, device: torch.device
+    sources: Mapping[str, FeatureSource], fits: Sequence[MapSpec], memory: float, device: torch.device
 ) -> Iterator[list[str]]:
     """Targets that are held in memory together: all of one D, as many as the bound allows, and at least one."""
     by_dim: dict[int, list[str]] = {}
@@ -249,7 +249,7 @@ class Held:
         order: the place of every label; of two, the earlier one comes first in a pair.
     """
 
-    def __init__(self, sources: Mapping[str, Source], device: torch.device) -> None:
+    def __init__(self, sources: Mapping[str, FeatureSource], device: torch.device) -> None:
         self.sources, self.device = sources, device
         self.order = {label: place for place, label in enumerate(sources)}
         self._sides: dict[tuple[str, str], Tensor] = {}
@@ -286,7 +286,7 @@ class Held:
         return ComparedSide(values, self._centred[label])
 
 
-def _fit(unit: Unit, fit: MapSpec, held: Held, relu: bool | None, progress: bool | Progress) -> Result:
+def _fit(unit: PairUnit, fit: MapSpec, held: Held, relu: bool | None, progress: bool | Progress) -> Result:
     """E of one source to all targets of a unit in one stacked fit, and L_L2 of every image."""
     from invariance.engine.fit import fit_maps  # Lightning, which what fits nothing need not wait for
 
@@ -326,7 +326,7 @@ def _distances(fitted: FittedMaps, k: int, held: Held, side: str, source: str, t
     return torch.cat(parts).numpy()
 
 
-def _indices(unit: Unit, indices: Sequence[Measure], held: Held) -> Result:
+def _indices(unit: PairUnit, indices: Sequence[Measure], held: Held) -> Result:
     """The indices of one source with every target over the report images; symmetric ones of the first of two alone."""
     result: Result = {measure.name: np.full(len(unit.targets), math.nan) for measure in indices}
     x = held.compared(unit.source)

@@ -33,7 +33,7 @@ MEASURES = ("error_rate", "l2_distance")
 
 
 @dataclass(frozen=True)
-class Named:
+class NamedTransform:
     """Transformations under a name."""
 
     name: str
@@ -210,14 +210,14 @@ def _same_size(model: Model, families: Sequence[Family], report: Sample) -> None
 def _families(given: object) -> list[Family]:
     """Transformations by name, as objects, or by names of the user's."""
     if isinstance(given, Mapping):
-        return [Named(str(name), _transform(one)) for name, one in given.items()]
+        return [NamedTransform(str(name), _transform(one)) for name, one in given.items()]
     several = list(given) if isinstance(given, list | tuple) else [given]
     found: list[Family] = []
     for one in several:
         if isinstance(one, str):  # a family, or module:Class
             found += grids_for({"name": "baseline"}, [one], {})
         else:
-            found.append(Named(type(one).__name__.lower(), _transform(one)))
+            found.append(NamedTransform(type(one).__name__.lower(), _transform(one)))
     if not found:
         raise UserError("transforms: give at least one, as ['rotation']")
     names = [one.name for one in found]

@@ -17,7 +17,7 @@ from typing import Any
 import pandas as pd
 from rich.progress import Progress
 
-from invariance.engine.comparing import INDICES, Result, Unit, part_of, units_of
+from invariance.engine.comparing import INDICES, PairUnit, Result, part_of, units_of
 from invariance.engine.pair_rows import Pair, PairRows, account
 from invariance.errors import UserError
 from invariance.experiments.pair_features import Member, Stored
@@ -168,11 +168,11 @@ class PairRecorder:
         self._device = next(iter(pairs.members.values())).network.device
         self._rows = pairs.makes_rows((first.n_fit, first.n_report))
         self._results = UnitResults(work.directory)
-        self._units: list[Unit] = []
+        self._units: list[PairUnit] = []
         self._place: dict[tuple[str, str, str], int] = {}
         self._latest: Result | None = None
 
-    def plan(self) -> list[Unit]:
+    def plan(self) -> list[PairUnit]:
         """What is to be computed, in order; what was planned before an interruption is what is done after it."""
         planned = self._results.plan()
         if planned is None:
@@ -191,12 +191,12 @@ class PairRecorder:
         self._task = self._progress.add_task("pairs", total=len(self._place))
         return planned
 
-    def has(self, group: Unit) -> bool:
+    def has(self, group: PairUnit) -> bool:
         """Whether a file holds what a unit came to; it then is at hand."""
         self._latest = self._results.read(group)
         return self._latest is not None
 
-    def add(self, group: Unit, result: Result) -> None:
+    def add(self, group: PairUnit, result: Result) -> None:
         """Write what a unit came to."""
         self._work.require_here()
         self._results.write(group, result)
@@ -207,7 +207,7 @@ class PairRecorder:
         self._progress.advance(self._task, len(self._units[done - 1].targets))
         self._work.note(done, of, "units")
 
-    def finish(self, unit: Unit) -> None:
+    def finish(self, unit: PairUnit) -> None:
         """Write the rows of every pair of which this unit, the latest, was the second direction.
 
         All of them are resampled together, those too that were written before an interruption.
@@ -232,7 +232,7 @@ class PairRecorder:
             if not self._pairs.of(unit.kind, *pair).done:
                 self._write(pair, unit.kind, of_pair, "" if fit is None else account(pair, computed[pair]))
 
-    def _part(self, result: Result | None, unit: Unit, target: str) -> Result:
+    def _part(self, result: Result | None, unit: PairUnit, target: str) -> Result:
         """One target's part of what a unit came to, which may have been damaged since."""
         if result is None:
             raise UserError(f"what was computed of {unit.source} is damaged; repeat the command")

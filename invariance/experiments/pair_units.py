@@ -10,7 +10,7 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from invariance.engine.comparing import Result, Unit
+from invariance.engine.comparing import PairUnit, Result
 from invariance.runs.checked import DamagedFile, digest, made_again, read_part, write_part
 from invariance.settings.nested import load_json
 
@@ -27,24 +27,24 @@ class UnitResults:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    def plan(self) -> list[Unit] | None:
+    def plan(self) -> list[PairUnit] | None:
         """What was planned; None if nothing was, or what was is damaged and is planned again."""
         path = self._folder / PLAN
         try:
             content = read_part(path, self._about("plan"))
             if content is None:
                 return None
-            return [Unit(kind, source, tuple(targets)) for kind, source, targets in load_json(content)]
+            return [PairUnit(kind, source, tuple(targets)) for kind, source, targets in load_json(content)]
         except (DamagedFile, ValueError, TypeError) as why:
             made_again(path, why if isinstance(why, DamagedFile) else "it is no plan")
             return None
 
-    def write_plan(self, units: Sequence[Unit]) -> None:
+    def write_plan(self, units: Sequence[PairUnit]) -> None:
         """Keep a plan."""
         content = json.dumps([[unit.kind, unit.source, unit.targets] for unit in units])
         write_part(self._folder / PLAN, self._about("plan"), content.encode())
 
-    def read(self, unit: Unit) -> Result | None:
+    def read(self, unit: PairUnit) -> Result | None:
         """What a unit came to; None if it is yet to be computed, or what is there is damaged and is computed again."""
         path = self._path(unit)
         try:
@@ -59,16 +59,16 @@ class UnitResults:
             made_again(path, "it holds no arrays")
         return None
 
-    def write(self, unit: Unit, result: Result) -> None:
+    def write(self, unit: PairUnit, result: Result) -> None:
         """Keep what a unit came to."""
         content = io.BytesIO()
         np.savez(content, **result)
         write_part(self._path(unit), self._about(unit), content.getvalue())
 
-    def _path(self, unit: Unit) -> Path:
+    def _path(self, unit: PairUnit) -> Path:
         told = json.dumps([unit.kind, unit.source, unit.targets])
         return self._folder / "units" / f"{digest(told.encode())}.npz"
 
-    def _about(self, what: Unit | str) -> dict[str, Any]:
+    def _about(self, what: PairUnit | str) -> dict[str, Any]:
         told = what if isinstance(what, str) else [what.kind, what.source, list(what.targets)]
         return {"work": self._folder.name, "what": told}
