@@ -12,10 +12,10 @@ import pytest
 from scipy.stats import rankdata
 
 from invariance.reporting import distance_tables
-from invariance.reporting.collect import collect
 from invariance.reporting.distance_figures import drawings, telling_map
 from invariance.reporting.distances import complete, distances, embedding, family_means, group_rank, neighbours, tree
 from invariance.reporting.page import make_report
+from invariance.reporting.rows import collect
 from invariance.runs.rows import Row
 from tests.reporting_runs import finish, trained
 

@@ -6,10 +6,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from invariance.reporting.collect import collect
 from invariance.reporting.curves import families
 from invariance.reporting.paper.figures import FIGURES, TABLES, Place, called, index, number
 from invariance.reporting.paper.forms import cross, overviews
+from invariance.reporting.rows import collect
 from invariance.reporting.sections import places
 from invariance.reporting.style import INK, style
 from invariance.runs.rows import read_rows, write_rows

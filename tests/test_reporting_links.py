@@ -9,11 +9,11 @@ import pandas as pd
 import pytest
 
 from invariance.reporting import finetuned_tables, tables
-from invariance.reporting.collect import collect, run_anchor
 from invariance.reporting.curves import families
 from invariance.reporting.finetuned import LEARNED, NO_MAP, Finetuning, Study
 from invariance.reporting.page import make_report
 from invariance.reporting.paper.tables import accuracy
+from invariance.reporting.rows import collect, run_anchor
 from invariance.reporting.table import GAP, Table
 from invariance.runs.rows import read_rows
 from tests.reporting_runs import measured, trained

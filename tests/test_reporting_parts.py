@@ -17,7 +17,6 @@ from PIL import Image
 
 from invariance.errors import UserError
 from invariance.reporting import gallery, tables
-from invariance.reporting.collect import collect, refuse_twice
 from invariance.reporting.curves import IDENTITY, curve, families, gaps, natural
 from invariance.reporting.distances import Node, sizes
 from invariance.reporting.finetuned import studies
@@ -26,6 +25,7 @@ from invariance.reporting.gallery import examples
 from invariance.reporting.lines import FEW, Axis, Lines
 from invariance.reporting.page import LOCK, PAGE, make_report, overview
 from invariance.reporting.paper.tables import accuracy
+from invariance.reporting.rows import collect, refuse_twice
 from invariance.reporting.style import DARK, INK, LIGHT, canvas, embedded, png, standalone, style, svg
 from invariance.runs import files
 from invariance.runs.locks import lock

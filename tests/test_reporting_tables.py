@@ -11,11 +11,11 @@ import pandas as pd
 import pytest
 
 from invariance.reporting import finetuned_tables
-from invariance.reporting.collect import collect
 from invariance.reporting.finetuned import NO_MAP, Finetuning, Study, nothing
 from invariance.reporting.page import make_report
 from invariance.reporting.paper import printed
 from invariance.reporting.paper.tables import accuracy, transformations
+from invariance.reporting.rows import collect
 from invariance.reporting.table import GAP, Table, latex_text
 from tests.reporting_runs import trained
 from tests.test_reporting_links import Cells

@@ -11,9 +11,9 @@ from scipy.cluster.hierarchy import linkage
 from scipy.spatial.distance import squareform
 from sklearn.manifold import TSNE
 
-from invariance.reporting.collect import Collected, grid_label
 from invariance.reporting.curves import BASELINE, Floats, extent, words
 from invariance.reporting.paper import printed
+from invariance.reporting.rows import Collected, grid_label
 
 INDICES = ("cka", "procrustes", "r2")
 ONE_WAY = ("l2_distance", "r2")

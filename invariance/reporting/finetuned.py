@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 
 from invariance.errors import UserError
-from invariance.reporting.collect import Collected, GridFacts, GridKey, grid_label, grid_name, shortened, unfit
 from invariance.reporting.curves import Fit, fit_title, natural
+from invariance.reporting.rows import Collected, GridFacts, GridKey, grid_label, grid_name, shortened, unfit
 from invariance.runs.run import PROVENANCE
 from invariance.transforms.base import UNTOUCHED
 

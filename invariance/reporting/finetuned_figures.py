@@ -7,12 +7,12 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure as Drawing
 
-from invariance.reporting.collect import GridFacts
 from invariance.reporting.curves import Fit, words
 from invariance.reporting.figure import Figure
 from invariance.reporting.finetuned import LEARNED, NO_MAP, Finetuning, Study, way
 from invariance.reporting.lines import INVARIANCE, Axis, Lines
 from invariance.reporting.paper.printed import LAMBDA_3
+from invariance.reporting.rows import GridFacts
 from invariance.reporting.style import BLUE, GRAY, GREEN, RED
 from invariance.reporting.tidy import way as through
 

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from invariance.errors import UserError
-from invariance.reporting.collect import GridFacts
 from invariance.reporting.curves import Family, words
 from invariance.reporting.figure import rendered
 from invariance.reporting.paper.figures import called, number
+from invariance.reporting.rows import GridFacts
 
 EXAMPLES = "examples.npz"
 _COLUMNS = 9

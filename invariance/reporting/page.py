@@ -17,13 +17,13 @@ from markupsafe import Markup
 from rich.progress import Progress
 
 from invariance.progress import bar
-from invariance.reporting.collect import Collected, RunFacts, collect, run_anchor
 from invariance.reporting.contents import CONTENTS, PAGE, Contents
 from invariance.reporting.curves import counts, families, fit_title, words
 from invariance.reporting.distances import distances
 from invariance.reporting.finetuned import studies
 from invariance.reporting.paper import claims, recipes, tables, verdicts
 from invariance.reporting.paper.figures import index
+from invariance.reporting.rows import Collected, RunFacts, collect, run_anchor
 from invariance.reporting.sections import (
     Making,
     Section,

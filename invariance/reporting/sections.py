@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 from markupsafe import Markup
 
 from invariance.reporting import distance_figures, distance_tables, finetuned_figures, finetuned_tables, gallery, tables
-from invariance.reporting.collect import Collected, of_control
 from invariance.reporting.curves import BASELINE, IDENTITY, Family, counts, fit_title, gaps, words
 from invariance.reporting.distances import Distances, complete
 from invariance.reporting.figure import Figure
@@ -16,6 +15,7 @@ from invariance.reporting.paper.forms import cross, overviews
 from invariance.reporting.paper.printed import finetuned_networks
 from invariance.reporting.paper.recipes import noted
 from invariance.reporting.paper.tables import accuracy_places
+from invariance.reporting.rows import Collected, of_control
 from invariance.reporting.table import Table
 
 

@@ -5,7 +5,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from invariance.reporting.collect import HALF_ERROR, SAME, UNSEEN
 from invariance.reporting.curves import (
     BASELINE,
     IDENTITY,
@@ -19,6 +18,7 @@ from invariance.reporting.curves import (
     words,
 )
 from invariance.reporting.lines import FEW, MISSING
+from invariance.reporting.rows import HALF_ERROR, SAME, UNSEEN
 from invariance.reporting.table import GAP, Table, percent, plain
 from invariance.runs.rows import FEW_IMAGES
 

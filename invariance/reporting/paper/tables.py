@@ -7,10 +7,10 @@ import numpy as np
 import pandas as pd
 
 from invariance.engine.grids import grids_for
-from invariance.reporting.collect import Collected
 from invariance.reporting.curves import BASELINE, counts, natural, words
 from invariance.reporting.paper import printed
 from invariance.reporting.paper.figures import Place
+from invariance.reporting.rows import Collected
 from invariance.reporting.table import GAP, Table, percent
 from invariance.settings.files import conf_dir, families, family_sweep
 from invariance.transforms.base import UNTOUCHED
