@@ -1,7 +1,7 @@
 """Drawing distances between networks: Fig. 3, 11 and 12, a dendrogram, and a heat map that tells its numbers."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from html import escape
 
 import numpy as np
@@ -25,9 +25,7 @@ from invariance.reporting.distances import (
 )
 from invariance.reporting.figure import Figure
 from invariance.reporting.lines import Axis, Lines, taken
-from invariance.reporting.paper import printed
-from invariance.reporting.paper.figures import called, number
-from invariance.reporting.style import BLUE, GRAY, GREEN, INK, canvas
+from invariance.reporting.style import BLUE, GRAY, INK, canvas
 from invariance.reporting.table import GAP, styled
 
 _SEEDS = (0, 1, 2, 3)
@@ -44,19 +42,7 @@ def drawings(found: Distances, slug: str) -> list[Figure]:
         slug: beginning of the files' names.
     """
     made = [_neighbours(found, slug), _families(found, slug), *_embeddings(found, slug), _differences(found, slug)]
-    lacking = f" Of the paper’s networks not compared: {', '.join(found.absent)}." if found.absent else ""
-    drawn = [
-        replace(
-            one,
-            name=f"fig{number(one.form, found.data)}-{one.name}",
-            title=f"{called(one.form, found.data)}: {one.title}",
-            caption=one.caption + lacking,
-        )
-        for one in made
-        if one is not None
-    ]
-    whole = _tree(found, slug)
-    return [*drawn, *([whole] if whole else [])]
+    return [one for one in (*made, _tree(found, slug)) if one is not None]
 
 
 def _pairs(labels: list[str], solver: str, **numbers: Floats) -> list[dict[str, object]]:
@@ -92,7 +78,7 @@ def _neighbours(found: Distances, slug: str) -> Figure | None:
     ways = {way: one for way, matrix in found.matrices().items() if (one := neighbours(matrix, families)) is not None}
     if not ways:
         return None
-    frame = pd.DataFrame(row for way, one in ways.items() for row in _shares(found.data, way, one))
+    frame = pd.DataFrame(row for way, one in ways.items() for row in _shares(way, one))
     most = max(one.pairs for one in ways.values())
     caption = (
         f"Of the ordered pairs (i, j) of networks trained with one family (up to {most}), the share in which j is one "
@@ -101,38 +87,29 @@ def _neighbours(found: Distances, slug: str) -> Figure | None:
         "mean over all K is then as large. Two networks of one family are of different ranges, baselines of "
         f"different seeds; {_over(found)}."
     )
-    caption += " Green: the paper’s networks." if (frame["who"] == "the paper’s").any() else ""
     alt = "Share of same-family pairs among the K nearest: " + "; ".join(
         f"{way} {one.share[one.near - 1]:.2f} at K = {one.near}, by chance {one.chance[one.near - 1]:.2f}"
         for way, one in ways.items()
     )
-    colours = {"same family": BLUE, "random": GRAY, "the paper’s": GREEN}
+    colours = {"same family": BLUE, "random": GRAY}
     axes = {"": Axis("K", tuple(range(1, max(one.networks for one in ways.values()))))}
     draw = Lines(colours, axes, "share of same-family pairs", "pairs", (0, 1.03))
     title = "Networks of one family among nearest neighbours"
     return Figure(f"{slug}-neighbours", title, caption, alt, frame, draw, "neighbours", found.data)
 
 
-def _shares(data: str, way: str, one: Neighbours) -> list[dict[str, object]]:
+def _shares(way: str, one: Neighbours) -> list[dict[str, object]]:
     """The points of one panel of Fig. 3a."""
-    panel = f"{way}, {one.networks} networks: p = {one.p:.2g}"
-    of = {
-        "row": "",
-        "panel": panel,
-        "family": "",
-        "way": "",
-        "through": way,
-        "p": one.p,
-        "pairs": one.pairs,
-        "networks": one.networks,
-    }
-    points: list[tuple[str, int, float, float, float]] = []
-    for k in range(one.networks - 1):
-        points.append(("same family", k + 1, one.share[k], np.nan, np.nan))
-        points.append(("random", k + 1, one.chance[k], one.low[k], one.high[k]))
-    points += [("the paper’s", k, share, np.nan, np.nan) for k, share in printed.neighbours(data, one.networks)]
+    of = {"row": "", "panel": f"{way}, {one.networks} networks: p = {one.p:.2g}", "family": "", "way": ""}
+    numbers = {"through": way, "p": one.p, "pairs": one.pairs, "networks": one.networks}
+    none = np.full(one.networks - 1, np.nan)
+    points = [
+        (who, k + 1, y[k], low[k], high[k])
+        for k in range(one.networks - 1)
+        for who, y, low, high in (("same family", one.share, none, none), ("random", one.chance, one.low, one.high))
+    ]
     names = ("who", "x", "y", "low", "high")
-    return [{**of, **dict(zip(names, point, strict=True)), "status": "ok"} for point in points]
+    return [{**of, **numbers, **dict(zip(names, point, strict=True)), "status": "ok"} for point in points]
 
 
 @dataclass(frozen=True)
@@ -197,7 +174,7 @@ def _families(found: Distances, slug: str) -> Figure | None:
         return None
     caption = (
         "Mean distance (Eq. 4) between the networks of two families; dark is near. The diagonal, pairs within a "
-        f"family, is left blank as in the paper and stands in the table; {_over(found)}."
+        f"family, is left blank and stands in the table; {_over(found)}."
     )
     near = "; ".join(f"{words(solver)}: nearest {_extreme(*table)}" for solver, table in tables.items())
     frame = pd.DataFrame(row for s, (names, means) in tables.items() for row in _pairs(names, s, mean=means))

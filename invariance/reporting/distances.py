@@ -12,7 +12,6 @@ from scipy.spatial.distance import squareform
 from sklearn.manifold import TSNE
 
 from invariance.reporting.curves import BASELINE, Floats, extent, words
-from invariance.reporting.paper import printed
 from invariance.reporting.rows import Collected, grid_label
 
 INDICES = ("cka", "procrustes", "r2")
@@ -84,16 +83,6 @@ class Distances:
     indices: dict[str, Numbers]
     statuses: dict[str, dict[str, int]]
     runs: dict[tuple[str, str, int, int], str]
-
-    @property
-    def absent(self) -> list[str]:
-        """The paper's networks that were not compared; none where the data are not the paper's."""
-        there = {(node.network, node.seed) for node in self.nodes}
-        return [
-            f"{network}, seed {seed}" if network == BASELINE else network
-            for network, seed in printed.networks(self.data)
-            if (network, seed) not in there
-        ]
 
     @property
     def families(self) -> list[str]:

@@ -10,6 +10,7 @@ from invariance.reporting.distances import Distances, complete
 from invariance.reporting.figure import Figure
 from invariance.reporting.finetuned import Study, nothing
 from invariance.reporting.forms import against_baseline, ranges_compared
+from invariance.reporting.paper.distances import absent, as_printed, claims
 from invariance.reporting.paper.figures import Place, distances_command, finetuning_command
 from invariance.reporting.paper.forms import cross, overviews
 from invariance.reporting.paper.printed import finetuned_networks
@@ -210,9 +211,10 @@ def distance_section(found: Distances, note: str = "") -> tuple[StudySection, di
         making.figure(distance_figures.heat_map(found, solver, slug), distance_figures.telling_map(found, solver))
         for solver in found.mean
     ]
-    shown += [making.figure(one) for one in distance_figures.drawings(found, slug)]
-    numbers = [making.table(table) for table in distance_tables.tables(found, slug)]
-    claims = next((table for table in numbers if table.name.endswith("-claims")), None)
+    shown += [making.figure(as_printed(one, found)) for one in distance_figures.drawings(found, slug)]
+    said, without = claims(found, slug), absent(found)
+    first = making.table(said) if said else None
+    numbers = [(title, making.table(table)) for title, table in distance_tables.tables(found, slug)]
     ways = [*(f"linear map, {words(solver)}" for solver in found.mean), *found.indices]
     pairs = len(found.nodes) * (len(found.nodes) - 1)  # ordered
     about = (
@@ -220,31 +222,23 @@ def distance_section(found: Distances, note: str = "") -> tuple[StudySection, di
         "the mean of two one-way distances L_L2, each left by a map E fitted from the one's features to the other's "
         f"(Eq. 4). Compared through: {'; '.join(words(way) for way in ways)}."
     )
-    lacking = (
-        [f"of the paper’s networks not compared: {', '.join(found.absent)} ({distances_command(found.data)})"]
-        if found.absent
-        else []
-    )
+    named = f"of the paper’s networks not compared: {', '.join(without)} ({distances_command(found.data)})"
+    lacking = [named] if without else []
     lacking += [
         f"{words(way)}: {count} numbers withheld ({words(status)})"
         for way, reasons in found.statuses.items()
         for status, count in reasons.items()
     ]
     for solver, one_way in found.one_way.items():
-        absent = pairs - int((one_way.score == one_way.score).sum()) - sum(found.statuses.get(solver, {}).values())
-        if absent:
-            lacking.append(f"{words(solver)}: {absent} one-way distances are not there yet")
+        gone = pairs - int((one_way.score == one_way.score).sum()) - sum(found.statuses.get(solver, {}).values())
+        if gone:
+            lacking.append(f"{words(solver)}: {gone} one-way distances are not there yet")
         kept = complete(found.mean[solver].score)
         left = [node.label for k, node in enumerate(found.nodes) if k not in kept]
         if left:
             lacking.append(f"{words(solver)}: neighbours, t-SNE and dendrogram are without {', '.join(left)}")
-    others = [
-        ("Every pair" if table.name.endswith("-pairs") else f"Families, {words(table.name.rpartition('-')[2])}", table)
-        for table in numbers
-        if table is not claims
-    ]
     title = f"{found.data}: distances between networks"
-    return StudySection(f"{slug}-distances", found.data, title, about, shown, claims, others, lacking), making.files
+    return StudySection(f"{slug}-distances", found.data, title, about, shown, first, numbers, lacking), making.files
 
 
 def finetuned_section(study: Study, note: str = "") -> tuple[StudySection, dict[str, bytes]]:
