@@ -23,6 +23,7 @@ from invariance.reporting.distances import distances
 from invariance.reporting.finetuned import studies
 from invariance.reporting.paper import claims, recipes, tables, verdicts
 from invariance.reporting.paper.figures import index
+from invariance.reporting.paper.finetuned import with_gaps
 from invariance.reporting.rows import Collected, RunFacts, collect, run_anchor
 from invariance.reporting.sections import (
     Making,
@@ -35,7 +36,6 @@ from invariance.reporting.sections import (
     overviews_of,
     places,
     slugs_of,
-    with_gaps,
 )
 from invariance.reporting.table import Table
 from invariance.runs.files import atomic_path, disk_errors, remove_temporaries, write_text

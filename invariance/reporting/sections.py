@@ -4,16 +4,16 @@ from dataclasses import dataclass, field
 
 from markupsafe import Markup
 
-from invariance.reporting import distance_figures, distance_tables, finetuned_figures, finetuned_tables, gallery, tables
+from invariance.reporting import distance_figures, distance_tables, finetuned_figures, gallery, tables
 from invariance.reporting.curves import BASELINE, IDENTITY, Family, counts, fit_title, gaps, words
 from invariance.reporting.distances import Distances, complete
 from invariance.reporting.figure import Figure
-from invariance.reporting.finetuned import Study, nothing
+from invariance.reporting.finetuned import Study
 from invariance.reporting.forms import against_baseline, ranges_compared
+from invariance.reporting.paper import finetuned, printed
 from invariance.reporting.paper.distances import absent, as_printed, claims
 from invariance.reporting.paper.figures import Place, distances_command, finetuning_command
 from invariance.reporting.paper.forms import cross, overviews
-from invariance.reporting.paper.printed import finetuned_networks
 from invariance.reporting.paper.recipes import noted
 from invariance.reporting.paper.tables import accuracy_places
 from invariance.reporting.rows import Collected, of_control
@@ -245,10 +245,10 @@ def finetuned_section(study: Study, note: str = "") -> tuple[StudySection, dict[
     """The part of the page on finetuning with the joint loss, and its files; `note` ends its captions."""
     slug = "-".join(filter(None, [study.data, study.layer.replace("/", "_"), "finetuned"]))
     making = Making(note)
-    shown = [making.figure(one) for one in finetuned_figures.drawings(study, slug)]
-    (_, first), *others = [(title, making.table(table)) for title, table in finetuned_tables.tables(study, slug)]
+    shown = [making.figure(one) for one in finetuned_figures.drawings(study, slug, printed.LAMBDA_3, "the paper's")]
+    (_, first), *others = [(title, making.table(table)) for title, table in finetuned.tables(study, slug)]
     networks = list(dict.fromkeys(one.network for one in study.all))
-    title, lacking = f"{study.data}: finetuned for equivariance", finetuned_tables.gaps(study)
+    title, lacking = f"{study.data}: finetuned for equivariance", finetuned.gaps(study)
     if not networks:
         about = f"No network of {study.data} was finetuned with the joint loss: {finetuning_command(study.data)}."
         return StudySection(slug, study.data, title, about, shown, first, others, lacking), making.files
@@ -256,20 +256,5 @@ def finetuned_section(study: Study, note: str = "") -> tuple[StudySection, dict[
         f"{len(study.all)} finetunings of {', '.join(networks)} with the joint loss (Eq. 7), each network together "
         f"with one map M_g for every g of a set G; φ ends at {study.layer}. Measured before and after alike."
     )
-    place = _table_2(study, slug)
+    place = finetuned.place_of(study, slug)
     return StudySection(slug, study.data, title, about, shown, first, others, lacking, place), making.files
-
-
-def with_gaps(collected: Collected, found: list[Study]) -> list[Study]:
-    """Studies of finetuning, and empty ones for the paper's data sets without: Tables 2 and 4 are gaps there."""
-    lacking = set(collected.rows["data"]) - {study.data for study in found}
-    return [*found, *(nothing(data) for data in sorted(lacking) if finetuned_networks(data))]
-
-
-def _table_2(study: Study, slug: str) -> Place | None:
-    """Where the page has Table 2 or 4, or its form; how much of it there is, where the data are the paper's."""
-    if not study.scores:
-        return None
-    wanted, (_, lacking) = finetuned_networks(study.data), finetuned_tables.absent(study)
-    there = f"{len(wanted) - len(lacking)} of its {len(wanted)} networks" if wanted else ""
-    return Place("finetuned", study.data, slug, there, whole=not lacking)
