@@ -227,7 +227,7 @@ def test_the_title_and_the_index_agree_on_which_is_figure_10(runs):
     for families_of, itself in ((foreign, True), (photos, False)):
         overview = cross(families_of, [], families_of[0].data)
         assert overview.title.startswith("Figure 10:" if itself else "Form of Figure 10:")
-        entries = index(places([overview], [], [], None))
+        entries = index(places([overview], [], None))
         entry = next(entry for entry in entries if entry.name == "Figure 10")
         assert (len(entry.here), len(entry.alike), entry.command == "") == (itself, not itself, itself)
 

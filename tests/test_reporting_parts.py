@@ -225,7 +225,7 @@ def test_the_gallery_shows_every_image_under_every_g(tmp_path, side, kind, chann
     images = np.random.default_rng(0).integers(0, 256, (4, 3, channels, side, 2 * side), dtype=np.uint8)
     np.savez_compressed(path, images=images)
     shown = gallery.gallery(only(tmp_path), "x")
-    columns = gallery.columns(shown)
+    columns = shown.columns
     assert [label for _, label in columns] == ["untouched", "horizontal", "vertical", "both"]
     assert f"3 images of made_up at {2 * side} × {side} pixels" in shown.caption
     picture = Image.open(io.BytesIO(base64.b64decode(columns[2][0][1].partition(",")[2])))

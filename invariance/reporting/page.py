@@ -29,7 +29,6 @@ from invariance.reporting.sections import (
     Making,
     Section,
     Shown,
-    StudySection,
     distance_section,
     family_section,
     finetuned_section,
@@ -150,7 +149,7 @@ def _made(collected: Collected, folder: str, progress: Progress) -> tuple[str, s
     apart = [kept(*distance_section(one, notes[one.data])) for one in compared]
     tuned = [kept(*finetuned_section(one, notes.get(one.data, ""))) for one in finetuned]
     said = claims.claims(
-        [(section.family, section.anchor) for section in sections],
+        [(one, section.anchor) for one, section in zip(measured, sections, strict=True)],
         [(one, shown.anchor) for one, shown in zip(compared, apart, strict=True)],
         [(one, shown.anchor) for one, shown in zip(finetuned, tuned, strict=True)],
     )
@@ -200,7 +199,7 @@ def _page(
     collected: Collected,
     whole: tuple[Table | None, Table, Table, Table | None, Table | None],
     sections: list[Section],
-    apart: list[StudySection],
+    apart: list[Section],
     overviewed: list[Shown],
     folder: str,
 ) -> tuple[str, str]:
@@ -215,7 +214,7 @@ def _page(
     contents = Contents()
     by_data: dict[str, list[Section]] = {}
     for section in sections:
-        by_data.setdefault(section.family.data, []).append(section)
+        by_data.setdefault(section.data, []).append(section)
     page = (
         environment.from_string(source).render(
             overview=overview(collected),
@@ -226,7 +225,7 @@ def _page(
             transformations=ranges,
             by_data=by_data,
             overview_of=overview_of,
-            entries=index(places([shown.figure for shown in overviewed], sections, apart, accuracy)),
+            entries=index(places([shown.figure for shown in overviewed], [*sections, *apart], accuracy)),
             apart=apart,
             notes=_notes(collected),
             unfinished=collected.unfinished,

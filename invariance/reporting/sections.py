@@ -4,15 +4,16 @@ from dataclasses import dataclass, field
 
 from markupsafe import Markup
 
-from invariance.reporting import distance_figures, distance_tables, finetuned_figures, gallery, tables
+from invariance.reporting import distance_figures, distance_tables, finetuned_figures, tables
 from invariance.reporting.curves import BASELINE, IDENTITY, Family, counts, fit_title, gaps, words
 from invariance.reporting.distances import Distances, complete
 from invariance.reporting.figure import Figure
 from invariance.reporting.finetuned import Study
 from invariance.reporting.forms import against_baseline, ranges_compared
+from invariance.reporting.gallery import Gallery, gallery
 from invariance.reporting.paper import finetuned, printed
 from invariance.reporting.paper.distances import absent, as_printed, claims
-from invariance.reporting.paper.figures import Place, distances_command, finetuning_command
+from invariance.reporting.paper.figures import Place, called, distances_command, finetuning_command, gallery_in_paper
 from invariance.reporting.paper.forms import cross, overviews
 from invariance.reporting.paper.recipes import noted
 from invariance.reporting.paper.tables import accuracy_places
@@ -56,33 +57,21 @@ class Making:
 
 
 @dataclass(frozen=True)
-class ShownGallery:
-    """A gallery as the page shows it: for every g its images, and its label."""
-
-    name: str
-    caption: str
-    columns: list[tuple[list[str], str]]
-
-
-@dataclass(frozen=True)
 class Section:
-    """One family on one data set; its tables each with what they hold."""
+    """A part of the page: a family on one data set, how far apart its networks are, or what finetuning did to them.
 
-    anchor: str
-    family: Family
-    about: str
-    figures: list[Shown]
-    gallery: ShownGallery | None
-    summary: Table | None
-    tables: list[tuple[str, Table]]
-    gaps: list[str]
-
-
-@dataclass(frozen=True)
-class StudySection:
-    """A study of several networks of one data set: how far apart they are, or what finetuning did to them.
-
-    Its place is that of the paper's table which it is, or is the form of.
+    Attributes:
+        anchor: where on the page it is.
+        data: the data set.
+        title: its heading.
+        about: a paragraph.
+        figures: its figures.
+        first: the table that is not folded away.
+        tables: the others, each with what it holds.
+        gaps: what it lacks, in words.
+        place: the paper's table which it is, or is the form of.
+        family: the family, where it is of one.
+        gallery: what the family does to example images.
     """
 
     anchor: str
@@ -90,10 +79,12 @@ class StudySection:
     title: str
     about: str
     figures: list[Shown]
-    claims: Table | None
+    first: Table | None
     tables: list[tuple[str, Table]]
     gaps: list[str]
     place: Place | None = None
+    family: Family | None = None
+    gallery: Gallery | None = None
 
 
 def slugs_of(measured: list[Family]) -> list[str]:
@@ -123,35 +114,33 @@ def overviews_of(measured: list[Family], slugs: list[str]) -> list[Figure]:
     return found
 
 
-def places(
-    overviewed: list[Figure], sections: list[Section], apart: list[StudySection], accuracy: Table | None
-) -> list[Place]:
+def places(overviewed: list[Figure], sections: list[Section], accuracy: Table | None) -> list[Place]:
     """Where the page has what the paper's figures and tables show."""
     found = [Place("transformations", "every family", "transformations", "")]
     found += accuracy_places(accuracy) if accuracy else []
     found += [Place(one.form, one.data, one.name, one.about) for one in overviewed if not one.aside]
     for section in sections:
-        family = section.family
-        for shown in section.figures:
-            if shown.figure.name.endswith("-ranges-accuracy"):
-                found.append(Place("ranges", family.data, shown.figure.name, words(family.name)))
-        if section.gallery:
-            found.append(Place(family.name, family.data, section.gallery.name, ""))
-    for study in apart:
-        found += [study.place] if study.place else []
-        drawn = (shown.figure for shown in study.figures)
-        found += [Place(one.form, study.data, one.name, one.title) for one in drawn if one.form]
+        found += [section.place] if section.place else []
+        drawn, family = [shown.figure for shown in section.figures], section.family
+        found += [Place(one.form, section.data, one.name, one.title) for one in drawn if one.form]
+        if family is not None:
+            ranges = (one for one in drawn if one.name.endswith("-ranges-accuracy"))
+            found += [Place("ranges", family.data, one.name, words(family.name)) for one in ranges]
+            found += [Place(family.name, family.data, section.gallery.name, "")] if section.gallery else []
     return found
 
 
 def family_section(collected: Collected, family: Family, slug: str, note: str = "") -> tuple[Section, dict[str, bytes]]:
     """A family's part of the page, and its files; `note` is what captions say of the networks besides."""
     making = Making(note)
-    drawn = [form(family, metric, slug) for metric in family.metrics() for form in (against_baseline, ranges_compared)]
+    known, drawn = called("ranges", family.data), list[Figure | None]()
+    for metric in family.metrics():
+        drawn += [against_baseline(family, metric, slug), ranges_compared(family, metric, slug, known)]
     figures = [making.figure(figure) for figure in drawn if figure is not None]
-    shown = gallery.gallery(family, slug)
+    shown = gallery(family, slug)
     if shown is not None:
-        making.files.update(gallery.files(shown))
+        shown = gallery_in_paper(shown, family.name, family.data)
+        making.files.update(shown.files())
     whole, control = tables.summary(family, slug), tables.unseen(family, slug)
     summary = making.table(whole) if whole else None
     numbers = [("Unseen classes: does M_g undo g, or does it know the classes?", control)] if control else []
@@ -163,13 +152,15 @@ def family_section(collected: Collected, family: Family, slug: str, note: str = 
         lacking.append(f"no example images were kept of {words(family.name)}")
     section = Section(
         anchor=slug,
-        family=family,
+        data=family.data,
+        title=family.title,
         about=_about(collected, family),
         figures=figures,
-        gallery=ShownGallery(shown.name, shown.caption, gallery.columns(shown)) if shown else None,
-        summary=summary,
+        first=summary,
         tables=[(title, making.table(table)) for title, table in numbers],
         gaps=lacking,
+        family=family,
+        gallery=shown,
     )
     return section, making.files
 
@@ -203,7 +194,7 @@ def _about(collected: Collected, family: Family) -> str:
     return " ".join(said)
 
 
-def distance_section(found: Distances, note: str = "") -> tuple[StudySection, dict[str, bytes]]:
+def distance_section(found: Distances, note: str = "") -> tuple[Section, dict[str, bytes]]:
     """The part of the page on distances between networks, and its files; `note` ends its captions."""
     slug = f"{found.data}-{found.layer.replace('/', '_')}"
     making = Making(note)
@@ -238,10 +229,10 @@ def distance_section(found: Distances, note: str = "") -> tuple[StudySection, di
         if left:
             lacking.append(f"{words(solver)}: neighbours, t-SNE and dendrogram are without {', '.join(left)}")
     title = f"{found.data}: distances between networks"
-    return StudySection(f"{slug}-distances", found.data, title, about, shown, first, numbers, lacking), making.files
+    return Section(f"{slug}-distances", found.data, title, about, shown, first, numbers, lacking), making.files
 
 
-def finetuned_section(study: Study, note: str = "") -> tuple[StudySection, dict[str, bytes]]:
+def finetuned_section(study: Study, note: str = "") -> tuple[Section, dict[str, bytes]]:
     """The part of the page on finetuning with the joint loss, and its files; `note` ends its captions."""
     slug = "-".join(filter(None, [study.data, study.layer.replace("/", "_"), "finetuned"]))
     making = Making(note)
@@ -251,10 +242,10 @@ def finetuned_section(study: Study, note: str = "") -> tuple[StudySection, dict[
     title, lacking = f"{study.data}: finetuned for equivariance", finetuned.gaps(study)
     if not networks:
         about = f"No network of {study.data} was finetuned with the joint loss: {finetuning_command(study.data)}."
-        return StudySection(slug, study.data, title, about, shown, first, others, lacking), making.files
+        return Section(slug, study.data, title, about, shown, first, others, lacking), making.files
     about = (
         f"{len(study.all)} finetunings of {', '.join(networks)} with the joint loss (Eq. 7), each network together "
         f"with one map M_g for every g of a set G; φ ends at {study.layer}. Measured before and after alike."
     )
     place = finetuned.place_of(study, slug)
-    return StudySection(slug, study.data, title, about, shown, first, others, lacking, place), making.files
+    return Section(slug, study.data, title, about, shown, first, others, lacking, place), making.files
