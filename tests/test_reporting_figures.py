@@ -2,10 +2,12 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from invariance import reporting
 from invariance.reporting.curves import families
 from invariance.reporting.paper.figures import FIGURES, TABLES, Place, called, index, number
 from invariance.reporting.paper.forms import cross, overviews
@@ -287,3 +289,11 @@ def test_the_untouched_image_is_the_same_whatever_its_parameters(tmp_path):
     held["points"][3]["params"] = "another"
     path.write_text(json.dumps(held))
     assert families(collect(tmp_path))[0].apart == ("baseline",)
+
+
+def test_what_is_about_the_paper_is_brought_in_by_the_page_and_its_sections_alone():
+    folder = Path(reporting.__file__).parent
+    knowing = {
+        path.stem for path in folder.glob("*.py") if "invariance.reporting.paper" in path.read_text(encoding="utf-8")
+    }
+    assert knowing == {"page", "sections"}

@@ -136,20 +136,9 @@ class _Heat:
         for axes, (solver, part) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
             table = part.pivot(index="row", columns="column", values=self.value)
             table = table.reindex(index=self.labels, columns=self.labels)
-            note = {"fontsize": 6}
-            sns.heatmap(
-                table,
-                cmap=_colours(),
-                vmin=self.least,
-                square=True,
-                annot=self.annotate,
-                fmt=".2f",
-                annot_kws=note,
-                xticklabels=True,
-                yticklabels=True,
-                cbar_kws={"shrink": 0.75},
-                ax=axes,
-            )
+            written = {"annot": self.annotate, "fmt": ".2f", "annot_kws": {"fontsize": 6}}
+            look = {"cmap": _colours(), "vmin": self.least, "square": True, "cbar_kws": {"shrink": 0.75}, **written}
+            sns.heatmap(table, xticklabels=True, yticklabels=True, ax=axes, **look)
             axes.tick_params(length=0, labelsize=5.5 if large else 7.5)
             axes.tick_params(axis="x", rotation=90)
             axes.tick_params(axis="y", rotation=0)
@@ -230,11 +219,8 @@ def _embeddings(found: Distances, slug: str) -> list[Figure]:
             for seed, (kept, at) in maps
             for k, (x, y) in zip(kept, at, strict=True)
         )
-        title, alt = (
-            f"t-SNE of distances, {words(solver)}",
-            f"t-SNE of {len(maps[0][1][0])} networks, {len(maps)} seeds",
-        )
-        name = f"{slug}-tsne-{solver}"
+        title, name = f"t-SNE of distances, {words(solver)}", f"{slug}-tsne-{solver}"
+        alt = f"t-SNE of {len(maps[0][1][0])} networks, {len(maps)} seeds"
         made.append(Figure(name, title, caption, alt, frame, _points(found.families), "tsne", found.data))
     return made
 
@@ -249,24 +235,12 @@ def _points(families: list[str]) -> Callable[[pd.DataFrame], Drawing]:
     def draw(frame: pd.DataFrame) -> Drawing:
         figure, panels = canvas((10.4, 2.5)), list(frame.groupby("seed"))
         for k, (axes, (seed, part)) in enumerate(zip(figure.subplots(1, len(panels)), panels, strict=True)):
-            sns.scatterplot(
-                part,
-                x="x",
-                y="y",
-                hue="family",
-                style="family",
-                size="size",
-                sizes=(14, 80),
-                size_norm=(0, 1),
-                hue_order=list(looks),
-                style_order=list(looks),
-                palette={name: of[0] for name, of in looks.items()},
-                markers={name: of[1] for name, of in looks.items()},
-                linewidth=0,
-                alpha=0.85,
-                ax=axes,
-                legend="full" if k == 0 else False,
-            )
+            colours, markers = ({name: of[which] for name, of in looks.items()} for which in (0, 1))
+            hue = {"hue": "family", "hue_order": list(looks), "palette": colours}
+            style = {"style": "family", "style_order": list(looks), "markers": markers}
+            size = {"size": "size", "sizes": (14, 80), "size_norm": (0, 1), "linewidth": 0, "alpha": 0.85}
+            legend = "full" if k == 0 else False
+            sns.scatterplot(part, x="x", y="y", ax=axes, legend=legend, **hue, **style, **size)
             axes.set(title=f"seed {seed}", xticks=[], yticks=[], xlabel="", ylabel="")
             axes.margins(0.12)
         handles, labels = taken(figure.axes[0])
@@ -309,17 +283,9 @@ def _joins(found: Distances, trees: dict[str, tuple[NDArray[np.intp], Floats]]) 
     for solver, (kept, links) in trees.items():
         names = [found.nodes[k].label for k in kept] + [f"join {k + 1}" for k in range(len(links))]
         rows += [
-            {
-                "solver": solver,
-                "join": k + 1,
-                "one": names[int(a)],
-                "other": names[int(b)],
-                "distance": at,
-                "networks": int(size),
-            }
-            for k, (a, b, at, size) in enumerate(links)
+            (solver, k + 1, names[int(a)], names[int(b)], at, int(size)) for k, (a, b, at, size) in enumerate(links)
         ]
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=["solver", "join", "one", "other", "distance", "networks"])
 
 
 def heat_map(found: Distances, solver: str, slug: str) -> Figure:

@@ -333,13 +333,8 @@ def embedding(matrix: Floats, seed: int) -> tuple[NDArray[np.intp], Floats] | No
         return None
     d = np.clip(matrix[np.ix_(kept, kept)], 0, None)
     np.fill_diagonal(d, 0)
-    tsne = TSNE(
-        metric="precomputed",
-        init="random",
-        random_state=seed,
-        method="exact",
-        perplexity=min(_PERPLEXITY, (len(kept) - 1) / 3),
-    )
+    near = min(_PERPLEXITY, (len(kept) - 1) / 3)
+    tsne = TSNE(metric="precomputed", init="random", random_state=seed, method="exact", perplexity=near)
     return kept, np.asarray(tsne.fit_transform(d), dtype=np.float64)
 
 

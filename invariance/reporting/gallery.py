@@ -44,10 +44,8 @@ class Gallery:
     @property
     def columns(self) -> list[tuple[list[str], str]]:
         """For a page: for every g its images as data URIs, and its label."""
-        return [
-            ([_data_uri(image) for image in stack], label)
-            for stack, label in zip(self.images, self.labels, strict=True)
-        ]
+        pairs = zip(self.images, self.labels, strict=True)
+        return [([_data_uri(image) for image in stack], label) for stack, label in pairs]
 
     def files(self) -> dict[str, bytes]:
         """Its files, by path in the report."""

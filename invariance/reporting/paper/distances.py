@@ -86,16 +86,9 @@ def claims(found: Distances, slug: str) -> Table | None:
         cells.append(row)
     if not cells:
         return None
-    header = [
-        "way of comparing",
-        "pairs with a distance",
-        "same family, mean",
-        "different families, mean",
-        "same-family pairs within K neighbours",
-        "by chance",
-        "p",
-        *(", ".join(words(name) for name in group) for group in GROUPS),
-    ]
+    header = ["way of comparing", "pairs with a distance", "same family, mean", "different families, mean"]
+    header += ["same-family pairs within K neighbours", "by chance", "p"]
+    header += [", ".join(words(name) for name in group) for group in GROUPS]
     caption = (
         "Whether networks of one family are nearer to each other than chance, and the two groups of families that the "
         "paper finds mutually near: the mean of the group's family-by-family distances, and its place among all groups "
