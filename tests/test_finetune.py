@@ -19,10 +19,10 @@ from invariance.experiments import finetuning
 from invariance.experiments.finetune import finetune
 from invariance.maps import build_map
 from invariance.models.caffenet import CaffeNet
-from invariance.reporting.collect import collect
 from invariance.reporting.finetuned import studies
-from invariance.reporting.finetuned_tables import gaps
 from invariance.reporting.page import make_report
+from invariance.reporting.paper.finetuned import gaps
+from invariance.reporting.rows import collect
 from invariance.runs.rows import read_rows, write_rows
 from invariance.runs.seal import write_marker
 from invariance.settings.files import families, family_config, family_sweep

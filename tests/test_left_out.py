@@ -8,8 +8,8 @@ import pytest
 from invariance.errors import UserError
 from invariance.experiments.report import report
 from invariance.experiments.status import status
-from invariance.reporting.collect import collect
 from invariance.reporting.page import make_report
+from invariance.reporting.rows import collect
 from invariance.runs.rows import Row, read_rows, to_frame, write_rows
 from invariance.runs.run import Run
 from invariance.runs.seal import check

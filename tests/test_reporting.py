@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 from invariance.errors import UserError
-from invariance.reporting.collect import collect
 from invariance.reporting.curves import IDENTITY, curve, families
 from invariance.reporting.page import make_report
+from invariance.reporting.rows import collect
 from invariance.runs.rows import COLUMNS, read_rows, write_rows
 from tests.reporting_runs import measured, trained
 

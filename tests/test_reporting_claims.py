@@ -5,11 +5,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from invariance.reporting.collect import collect
 from invariance.reporting.curves import curve, families
 from invariance.reporting.finetuned import LEARNED, NO_MAP, Finetuning, Study
 from invariance.reporting.paper.claims import claims
 from invariance.reporting.paper.verdicts import CLAIMS, details, summary, verdict
+from invariance.reporting.rows import collect
 from invariance.runs.rows import read_rows, write_rows
 from tests.reporting_runs import measured
 

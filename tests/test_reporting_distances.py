@@ -12,10 +12,11 @@ import pytest
 from scipy.stats import rankdata
 
 from invariance.reporting import distance_tables
-from invariance.reporting.collect import collect
 from invariance.reporting.distance_figures import drawings, telling_map
 from invariance.reporting.distances import complete, distances, embedding, family_means, group_rank, neighbours, tree
 from invariance.reporting.page import make_report
+from invariance.reporting.paper.distances import absent, as_printed
+from invariance.reporting.rows import collect
 from invariance.runs.rows import Row
 from tests.reporting_runs import finish, trained
 
@@ -194,14 +195,14 @@ def test_an_embedding_and_a_tree_are_the_same_again_and_keep_clusters():
 
 def test_the_paper_s_networks_that_were_not_compared_are_named(runs):
     (found,) = distances(collect(runs))
-    assert found.absent == []
+    assert absent(found) == []
     papers = replace(found, data="rvl_cdip")
-    assert len(papers.absent) == 36 - 6 and "baseline, seed 2" in papers.absent
-    assert "rotation_10" in papers.absent and "rotation_20" not in papers.absent
+    assert len(absent(papers)) == 36 - 6 and "baseline, seed 2" in absent(papers)
+    assert "rotation_10" in absent(papers) and "rotation_20" not in absent(papers)
     said = "Of the paper’s networks not compared: color_jitter_5"
-    forms = {one.form for one in drawings(papers, "x") if said in one.caption}
+    forms = {one.form for one in drawings(papers, "x") if said in as_printed(one, papers).caption}
     assert forms == {"neighbours", "families", "tsne", "differences"}
-    assert not any("not compared" in one.caption for one in drawings(found, "x"))
+    assert not any("not compared" in as_printed(one, found).caption for one in drawings(found, "x"))
 
 
 def test_every_cell_of_the_heat_map_tells_its_pair(runs):
@@ -291,7 +292,7 @@ def test_a_network_compared_by_cka_alone_is_known_by_its_own_rows(tmp_path, undr
 
 def test_every_number_of_a_pair_leads_to_its_run_from_either_side(runs):
     (found,) = distances(collect(runs))
-    table = next(table for table in distance_tables.tables(found, "x") if table.name == "x-pairs")
+    table = next(table for _, table in distance_tables.tables(found, "x") if table.name == "x-pairs")
     row = next(k for k, cells in enumerate(table.cells) if cells[0] == "rotation_20 – shear_20")
     turned = next(k for k, cells in enumerate(table.cells) if cells[0] == "baseline, seed 1 – perspective_4")
     for k, folder in ((row, "rotation_20-seed0+shear_20-seed0"), (turned, "baseline-seed1+perspective_4-seed0")):

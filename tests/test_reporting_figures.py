@@ -2,14 +2,16 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from invariance.reporting.collect import collect
+from invariance import reporting
 from invariance.reporting.curves import families
 from invariance.reporting.paper.figures import FIGURES, TABLES, Place, called, index, number
 from invariance.reporting.paper.forms import cross, overviews
+from invariance.reporting.rows import collect
 from invariance.reporting.sections import places
 from invariance.reporting.style import INK, style
 from invariance.runs.rows import read_rows, write_rows
@@ -227,7 +229,7 @@ def test_the_title_and_the_index_agree_on_which_is_figure_10(runs):
     for families_of, itself in ((foreign, True), (photos, False)):
         overview = cross(families_of, [], families_of[0].data)
         assert overview.title.startswith("Figure 10:" if itself else "Form of Figure 10:")
-        entries = index(places([overview], [], [], None))
+        entries = index(places([overview], [], None))
         entry = next(entry for entry in entries if entry.name == "Figure 10")
         assert (len(entry.here), len(entry.alike), entry.command == "") == (itself, not itself, itself)
 
@@ -287,3 +289,11 @@ def test_the_untouched_image_is_the_same_whatever_its_parameters(tmp_path):
     held["points"][3]["params"] = "another"
     path.write_text(json.dumps(held))
     assert families(collect(tmp_path))[0].apart == ("baseline",)
+
+
+def test_what_is_about_the_paper_is_brought_in_by_the_page_and_its_sections_alone():
+    folder = Path(reporting.__file__).parent
+    knowing = {
+        path.stem for path in folder.glob("*.py") if "invariance.reporting.paper" in path.read_text(encoding="utf-8")
+    }
+    assert knowing == {"page", "sections"}

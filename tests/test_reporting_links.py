@@ -8,12 +8,13 @@ from urllib.parse import unquote
 import pandas as pd
 import pytest
 
-from invariance.reporting import finetuned_tables, tables
-from invariance.reporting.collect import collect, run_anchor
+from invariance.reporting import tables
 from invariance.reporting.curves import families
 from invariance.reporting.finetuned import LEARNED, NO_MAP, Finetuning, Study
 from invariance.reporting.page import make_report
+from invariance.reporting.paper import finetuned as tables_2_and_4
 from invariance.reporting.paper.tables import accuracy
+from invariance.reporting.rows import collect, run_anchor
 from invariance.reporting.table import GAP, Table
 from invariance.runs.rows import read_rows
 from tests.reporting_runs import measured, trained
@@ -141,7 +142,7 @@ def test_numbers_of_finetuning_lead_to_the_run_of_every_seed():
     asked = frozenset(("blur_3+j", seed, fit) for seed in (0, 1) for fit in (NO_MAP, LEARNED))
     numbers = dict.fromkeys(places, 50.0)
     study = Study("digits", "fc7", 9, "test", ones, (NO_MAP,), {}, numbers, numbers, asked, runs)
-    changes, accuracies, distances = (table for _, table in finetuned_tables.tables(study, "x"))
+    changes, accuracies, distances = (table for _, table in tables_2_and_4.tables(study, "x"))
     assert changes.runs[0, 2] == accuracies.runs[0, 1] == ("finetune/seed0", "finetune/seed1")
     assert [accuracies.runs[1, k] for k in (2, 3, 4)] == [
         ("blur_3/0/", "blur_3/1/"),

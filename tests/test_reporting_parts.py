@@ -17,7 +17,6 @@ from PIL import Image
 
 from invariance.errors import UserError
 from invariance.reporting import gallery, tables
-from invariance.reporting.collect import collect, refuse_twice
 from invariance.reporting.curves import IDENTITY, curve, families, gaps, natural
 from invariance.reporting.distances import Node, sizes
 from invariance.reporting.finetuned import studies
@@ -26,6 +25,7 @@ from invariance.reporting.gallery import examples
 from invariance.reporting.lines import FEW, Axis, Lines
 from invariance.reporting.page import LOCK, PAGE, make_report, overview
 from invariance.reporting.paper.tables import accuracy
+from invariance.reporting.rows import collect, refuse_twice
 from invariance.reporting.style import DARK, INK, LIGHT, canvas, embedded, png, standalone, style, svg
 from invariance.runs import files
 from invariance.runs.locks import lock
@@ -225,7 +225,7 @@ def test_the_gallery_shows_every_image_under_every_g(tmp_path, side, kind, chann
     images = np.random.default_rng(0).integers(0, 256, (4, 3, channels, side, 2 * side), dtype=np.uint8)
     np.savez_compressed(path, images=images)
     shown = gallery.gallery(only(tmp_path), "x")
-    columns = gallery.columns(shown)
+    columns = shown.columns
     assert [label for _, label in columns] == ["untouched", "horizontal", "vertical", "both"]
     assert f"3 images of made_up at {2 * side} × {side} pixels" in shown.caption
     picture = Image.open(io.BytesIO(base64.b64decode(columns[2][0][1].partition(",")[2])))

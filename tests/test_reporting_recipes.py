@@ -4,9 +4,9 @@ import pandas as pd
 import pytest
 import yaml
 
-from invariance.reporting.collect import Collected, RunFacts, collect
 from invariance.reporting.page import make_report
 from invariance.reporting.paper.recipes import networks, note
+from invariance.reporting.rows import Collected, RunFacts, collect
 from invariance.settings.files import conf_dir
 from tests.reporting_runs import measured, trained
 

@@ -10,12 +10,12 @@ import matplotlib
 import pandas as pd
 import pytest
 
-from invariance.reporting import finetuned_tables
-from invariance.reporting.collect import collect
 from invariance.reporting.finetuned import NO_MAP, Finetuning, Study, nothing
 from invariance.reporting.page import make_report
+from invariance.reporting.paper import finetuned as tables_2_and_4
 from invariance.reporting.paper import printed
 from invariance.reporting.paper.tables import accuracy, transformations
+from invariance.reporting.rows import collect
 from invariance.reporting.table import GAP, Table, latex_text
 from tests.reporting_runs import trained
 from tests.test_reporting_links import Cells
@@ -94,7 +94,7 @@ def finetuned(*names, lambda3=0.3, data="rvl_cdip"):
 
 
 def accuracies_of(study):
-    [table] = [table for _, table in finetuned_tables.tables(study, "x") if "-accuracies-" in table.name]
+    [table] = [table for _, table in tables_2_and_4.tables(study, "x") if "-accuracies-" in table.name]
     return table, {row[0]: row[1:] for row in table.cells}
 
 
@@ -107,14 +107,14 @@ def test_table_2_has_the_lines_of_all_its_networks_and_gaps_beside_what_is_print
     assert lines["rotation_20: 15"][1:3] == ["88.59", "88.70"]
     assert (lines["rotation_20: 15"][3:5] == ["50.00", "60.00"]) == bool(study.all)
     assert set(table.numbers["network"]) == set(NINE)
-    [gap] = [gap for gap in finetuned_tables.gaps(study) if gap.startswith("Table 2")]
+    [gap] = [gap for gap in tables_2_and_4.gaps(study) if gap.startswith("Table 2")]
     assert "blur_3" in gap and "make paper-networks paper-finetune DATA=rvl_cdip" in gap
     assert ("shear_20" in gap) == (not study.all)
 
 
 def test_a_finetuning_of_another_weight_is_not_table_2_and_other_data_have_none():
     study = finetuned("rotation_20", lambda3=0.1)
-    tables = [table for _, table in finetuned_tables.tables(study, "x") if "-accuracies-" in table.name]
+    tables = [table for _, table in tables_2_and_4.tables(study, "x") if "-accuracies-" in table.name]
     assert [table.caption.partition(":")[0] for table in tables] == ["Form of Tables 2 and 4", "Table 2"]
     assert len({row[0].split(":")[0] for row in tables[0].cells}) == 1
     table, lines = accuracies_of(finetuned("rotation_20", data="digits"))

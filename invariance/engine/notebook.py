@@ -86,12 +86,7 @@ def measure_model(
     Raises:
         UserError: for images, labels, layers, transformations or maps that do not serve, naming what would.
     """
-    networks: list[Any] = list(network) if isinstance(network, list | tuple) else [network]
-    for one in networks:
-        require_model(one, "network")
-    names = [one.name for one in networks]
-    if len(set(names)) < len(names):
-        raise UserError(f"network: several are called {names[0]}; give each another name, as wrap(…, name='a')")
+    networks = _networks(network)
     asked = _Asked(
         images, labels, fit, fit_labels, transforms, layers, maps, batch, seed, measures, memory_gb, progress
     )
@@ -101,6 +96,17 @@ def measure_model(
         place = None if keep is None else Path(keep).expanduser() / (model.name if len(networks) > 1 else "")
         found.append(asked.of(model, place))
     return joined(found) if len(found) > 1 else found[0]
+
+
+def _networks(network: Model | Sequence[Model]) -> list[Model]:
+    """The networks that are to be measured, each of a name of its own."""
+    networks: list[Any] = list(network) if isinstance(network, list | tuple) else [network]
+    for one in networks:
+        require_model(one, "network")
+    names = [one.name for one in networks]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise UserError(f"network: several are called {twice[0]}; give each another name, as wrap(…, name='a')")
+    return networks
 
 
 @dataclass(frozen=True)

@@ -73,10 +73,12 @@ class Solver(Protocol):
     weight_bytes: ClassVar[int]
 
     @property
-    def seed(self) -> int: ...  # noqa: D102
+    def seed(self) -> int:
+        """Seed of the order of the images."""
 
     @property
-    def block(self) -> int: ...  # noqa: D102
+    def block(self) -> int:
+        """Images taken in at once."""
 
     @property
     def label(self) -> str:

@@ -189,16 +189,16 @@ class Cut:
             UserError: for fewer than two images, or logits that are constant or not finite.
         """
         self.look(x)
-        self._known(layer)
+        own = self._known(layer)
         self._require_logits()
-        own = self._layer[layer]
         return passed_by(self.network, x, [own])[own]
 
-    def _known(self, layer: str) -> None:
+    def _known(self, layer: str) -> Layer:
         if layer not in self._layer:
             raise UserError(f"layer={layer!r} is not one of this cut; it has: {', '.join(self.layers)}")
         if self._few is None:
             raise UserError(f"layer={layer!r} is not known yet: call phi on a batch of images first")
+        return self._layer[layer]
 
     def _check_rows(self, layer: str, r: Tensor) -> None:
         self._known(layer)

@@ -1,7 +1,7 @@
 """Drawing distances between networks: Fig. 3, 11 and 12, a dendrogram, and a heat map that tells its numbers."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from html import escape
 
 import numpy as np
@@ -25,9 +25,7 @@ from invariance.reporting.distances import (
 )
 from invariance.reporting.figure import Figure
 from invariance.reporting.lines import Axis, Lines, taken
-from invariance.reporting.paper import printed
-from invariance.reporting.paper.figures import called, number
-from invariance.reporting.style import BLUE, GRAY, GREEN, INK, canvas
+from invariance.reporting.style import BLUE, GRAY, INK, canvas
 from invariance.reporting.table import GAP, styled
 
 _SEEDS = (0, 1, 2, 3)
@@ -44,19 +42,7 @@ def drawings(found: Distances, slug: str) -> list[Figure]:
         slug: beginning of the files' names.
     """
     made = [_neighbours(found, slug), _families(found, slug), *_embeddings(found, slug), _differences(found, slug)]
-    lacking = f" Of the paper’s networks not compared: {', '.join(found.absent)}." if found.absent else ""
-    drawn = [
-        replace(
-            one,
-            name=f"fig{number(one.form, found.data)}-{one.name}",
-            title=f"{called(one.form, found.data)}: {one.title}",
-            caption=one.caption + lacking,
-        )
-        for one in made
-        if one is not None
-    ]
-    whole = _tree(found, slug)
-    return [*drawn, *([whole] if whole else [])]
+    return [one for one in (*made, _tree(found, slug)) if one is not None]
 
 
 def _pairs(labels: list[str], solver: str, **numbers: Floats) -> list[dict[str, object]]:
@@ -92,7 +78,7 @@ def _neighbours(found: Distances, slug: str) -> Figure | None:
     ways = {way: one for way, matrix in found.matrices().items() if (one := neighbours(matrix, families)) is not None}
     if not ways:
         return None
-    frame = pd.DataFrame(row for way, one in ways.items() for row in _shares(found.data, way, one))
+    frame = pd.DataFrame(row for way, one in ways.items() for row in _shares(way, one))
     most = max(one.pairs for one in ways.values())
     caption = (
         f"Of the ordered pairs (i, j) of networks trained with one family (up to {most}), the share in which j is one "
@@ -101,38 +87,29 @@ def _neighbours(found: Distances, slug: str) -> Figure | None:
         "mean over all K is then as large. Two networks of one family are of different ranges, baselines of "
         f"different seeds; {_over(found)}."
     )
-    caption += " Green: the paper’s networks." if (frame["who"] == "the paper’s").any() else ""
     alt = "Share of same-family pairs among the K nearest: " + "; ".join(
         f"{way} {one.share[one.near - 1]:.2f} at K = {one.near}, by chance {one.chance[one.near - 1]:.2f}"
         for way, one in ways.items()
     )
-    colours = {"same family": BLUE, "random": GRAY, "the paper’s": GREEN}
+    colours = {"same family": BLUE, "random": GRAY}
     axes = {"": Axis("K", tuple(range(1, max(one.networks for one in ways.values()))))}
     draw = Lines(colours, axes, "share of same-family pairs", "pairs", (0, 1.03))
     title = "Networks of one family among nearest neighbours"
     return Figure(f"{slug}-neighbours", title, caption, alt, frame, draw, "neighbours", found.data)
 
 
-def _shares(data: str, way: str, one: Neighbours) -> list[dict[str, object]]:
+def _shares(way: str, one: Neighbours) -> list[dict[str, object]]:
     """The points of one panel of Fig. 3a."""
-    panel = f"{way}, {one.networks} networks: p = {one.p:.2g}"
-    of = {
-        "row": "",
-        "panel": panel,
-        "family": "",
-        "way": "",
-        "through": way,
-        "p": one.p,
-        "pairs": one.pairs,
-        "networks": one.networks,
-    }
-    points: list[tuple[str, int, float, float, float]] = []
-    for k in range(one.networks - 1):
-        points.append(("same family", k + 1, one.share[k], np.nan, np.nan))
-        points.append(("random", k + 1, one.chance[k], one.low[k], one.high[k]))
-    points += [("the paper’s", k, share, np.nan, np.nan) for k, share in printed.neighbours(data, one.networks)]
+    of = {"row": "", "panel": f"{way}, {one.networks} networks: p = {one.p:.2g}", "family": "", "way": ""}
+    numbers = {"through": way, "p": one.p, "pairs": one.pairs, "networks": one.networks}
+    none = np.full(one.networks - 1, np.nan)
+    points = [
+        (who, k + 1, y[k], low[k], high[k])
+        for k in range(one.networks - 1)
+        for who, y, low, high in (("same family", one.share, none, none), ("random", one.chance, one.low, one.high))
+    ]
     names = ("who", "x", "y", "low", "high")
-    return [{**of, **dict(zip(names, point, strict=True)), "status": "ok"} for point in points]
+    return [{**of, **numbers, **dict(zip(names, point, strict=True)), "status": "ok"} for point in points]
 
 
 @dataclass(frozen=True)
@@ -159,20 +136,9 @@ class _Heat:
         for axes, (solver, part) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
             table = part.pivot(index="row", columns="column", values=self.value)
             table = table.reindex(index=self.labels, columns=self.labels)
-            note = {"fontsize": 6}
-            sns.heatmap(
-                table,
-                cmap=_colours(),
-                vmin=self.least,
-                square=True,
-                annot=self.annotate,
-                fmt=".2f",
-                annot_kws=note,
-                xticklabels=True,
-                yticklabels=True,
-                cbar_kws={"shrink": 0.75},
-                ax=axes,
-            )
+            written = {"annot": self.annotate, "fmt": ".2f", "annot_kws": {"fontsize": 6}}
+            look = {"cmap": _colours(), "vmin": self.least, "square": True, "cbar_kws": {"shrink": 0.75}, **written}
+            sns.heatmap(table, xticklabels=True, yticklabels=True, ax=axes, **look)
             axes.tick_params(length=0, labelsize=5.5 if large else 7.5)
             axes.tick_params(axis="x", rotation=90)
             axes.tick_params(axis="y", rotation=0)
@@ -197,7 +163,7 @@ def _families(found: Distances, slug: str) -> Figure | None:
         return None
     caption = (
         "Mean distance (Eq. 4) between the networks of two families; dark is near. The diagonal, pairs within a "
-        f"family, is left blank as in the paper and stands in the table; {_over(found)}."
+        f"family, is left blank and stands in the table; {_over(found)}."
     )
     near = "; ".join(f"{words(solver)}: nearest {_extreme(*table)}" for solver, table in tables.items())
     frame = pd.DataFrame(row for s, (names, means) in tables.items() for row in _pairs(names, s, mean=means))
@@ -253,11 +219,8 @@ def _embeddings(found: Distances, slug: str) -> list[Figure]:
             for seed, (kept, at) in maps
             for k, (x, y) in zip(kept, at, strict=True)
         )
-        title, alt = (
-            f"t-SNE of distances, {words(solver)}",
-            f"t-SNE of {len(maps[0][1][0])} networks, {len(maps)} seeds",
-        )
-        name = f"{slug}-tsne-{solver}"
+        title, name = f"t-SNE of distances, {words(solver)}", f"{slug}-tsne-{solver}"
+        alt = f"t-SNE of {len(maps[0][1][0])} networks, {len(maps)} seeds"
         made.append(Figure(name, title, caption, alt, frame, _points(found.families), "tsne", found.data))
     return made
 
@@ -272,24 +235,12 @@ def _points(families: list[str]) -> Callable[[pd.DataFrame], Drawing]:
     def draw(frame: pd.DataFrame) -> Drawing:
         figure, panels = canvas((10.4, 2.5)), list(frame.groupby("seed"))
         for k, (axes, (seed, part)) in enumerate(zip(figure.subplots(1, len(panels)), panels, strict=True)):
-            sns.scatterplot(
-                part,
-                x="x",
-                y="y",
-                hue="family",
-                style="family",
-                size="size",
-                sizes=(14, 80),
-                size_norm=(0, 1),
-                hue_order=list(looks),
-                style_order=list(looks),
-                palette={name: of[0] for name, of in looks.items()},
-                markers={name: of[1] for name, of in looks.items()},
-                linewidth=0,
-                alpha=0.85,
-                ax=axes,
-                legend="full" if k == 0 else False,
-            )
+            colours, markers = ({name: of[which] for name, of in looks.items()} for which in (0, 1))
+            hue = {"hue": "family", "hue_order": list(looks), "palette": colours}
+            style = {"style": "family", "style_order": list(looks), "markers": markers}
+            size = {"size": "size", "sizes": (14, 80), "size_norm": (0, 1), "linewidth": 0, "alpha": 0.85}
+            legend = "full" if k == 0 else False
+            sns.scatterplot(part, x="x", y="y", ax=axes, legend=legend, **hue, **style, **size)
             axes.set(title=f"seed {seed}", xticks=[], yticks=[], xlabel="", ylabel="")
             axes.margins(0.12)
         handles, labels = taken(figure.axes[0])
@@ -332,17 +283,9 @@ def _joins(found: Distances, trees: dict[str, tuple[NDArray[np.intp], Floats]]) 
     for solver, (kept, links) in trees.items():
         names = [found.nodes[k].label for k in kept] + [f"join {k + 1}" for k in range(len(links))]
         rows += [
-            {
-                "solver": solver,
-                "join": k + 1,
-                "one": names[int(a)],
-                "other": names[int(b)],
-                "distance": at,
-                "networks": int(size),
-            }
-            for k, (a, b, at, size) in enumerate(links)
+            (solver, k + 1, names[int(a)], names[int(b)], at, int(size)) for k, (a, b, at, size) in enumerate(links)
         ]
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=["solver", "join", "one", "other", "distance", "networks"])
 
 
 def heat_map(found: Distances, solver: str, slug: str) -> Figure:

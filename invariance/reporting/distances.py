@@ -11,9 +11,8 @@ from scipy.cluster.hierarchy import linkage
 from scipy.spatial.distance import squareform
 from sklearn.manifold import TSNE
 
-from invariance.reporting.collect import Collected, grid_label
 from invariance.reporting.curves import BASELINE, Floats, extent, words
-from invariance.reporting.paper import printed
+from invariance.reporting.rows import Collected, grid_label
 
 INDICES = ("cka", "procrustes", "r2")
 ONE_WAY = ("l2_distance", "r2")
@@ -84,16 +83,6 @@ class Distances:
     indices: dict[str, Numbers]
     statuses: dict[str, dict[str, int]]
     runs: dict[tuple[str, str, int, int], str]
-
-    @property
-    def absent(self) -> list[str]:
-        """The paper's networks that were not compared; none where the data are not the paper's."""
-        there = {(node.network, node.seed) for node in self.nodes}
-        return [
-            f"{network}, seed {seed}" if network == BASELINE else network
-            for network, seed in printed.networks(self.data)
-            if (network, seed) not in there
-        ]
 
     @property
     def families(self) -> list[str]:
@@ -344,13 +333,8 @@ def embedding(matrix: Floats, seed: int) -> tuple[NDArray[np.intp], Floats] | No
         return None
     d = np.clip(matrix[np.ix_(kept, kept)], 0, None)
     np.fill_diagonal(d, 0)
-    tsne = TSNE(
-        metric="precomputed",
-        init="random",
-        random_state=seed,
-        method="exact",
-        perplexity=min(_PERPLEXITY, (len(kept) - 1) / 3),
-    )
+    near = min(_PERPLEXITY, (len(kept) - 1) / 3)
+    tsne = TSNE(metric="precomputed", init="random", random_state=seed, method="exact", perplexity=near)
     return kept, np.asarray(tsne.fit_transform(d), dtype=np.float64)
 
 

@@ -12,9 +12,9 @@ from invariance.reporting.style import INK, embedded, png, standalone, style, sv
 from invariance.settings.named import named
 
 FIGURES: dict[str, tuple[str, ...]] = {
-    "family": ("invariance.reporting.forms:against_baseline", "invariance.reporting.forms:ranges_compared"),
-    "distances": ("invariance.reporting.distance_figures:drawings",),
-    "finetuning": ("invariance.reporting.finetuned_figures:drawings",),
+    "family": ("invariance.reporting.forms:against_baseline", "invariance.reporting.paper.forms:ranges_compared"),
+    "distances": ("invariance.reporting.paper.distances:drawings",),
+    "finetuning": ("invariance.reporting.paper.finetuned:drawings",),
     "rows": (),
 }
 """What draws the figures of each part of the page, in their order; the only list. Each gives a `Figure`, several, or

@@ -1,6 +1,6 @@
 """From rows to what finetuning did (Sec. 6.3, B.4): accuracies before and after, over G and over the family's grid."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -8,13 +8,18 @@ import numpy as np
 import pandas as pd
 
 from invariance.errors import UserError
-from invariance.reporting.collect import Collected, GridFacts, GridKey, grid_label, grid_name, shortened, unfit
 from invariance.reporting.curves import Fit, fit_title, natural
+from invariance.reporting.rows import Collected, GridFacts, GridKey, grid_label, grid_name, shortened, unfit
+from invariance.reporting.table import GAP
 from invariance.runs.run import PROVENANCE
 from invariance.transforms.base import UNTOUCHED
 
 NO_MAP: Fit = ("identity", "")
 LEARNED: Fit = ("residual", "joint")
+
+
+Place = tuple[str, int, str, str, Fit]
+"""Network, seed, grid, g and map."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +52,10 @@ class Finetuning:
     setting: str
     run: str
 
+    def place(self, after: bool, grid: str, label: str, fit: Fit) -> Place:
+        """What a number before or after is of."""
+        return (self.finetuned if after else self.network, self.seed, grid, label, fit)
+
 
 @dataclass(frozen=True)
 class Spread:
@@ -69,9 +78,17 @@ class Spread:
         sd = float(held.std(ddof=1)) if len(held) > 1 else float("nan")
         return cls(float(held.mean()) if len(held) else float("nan"), sd, len(held))
 
+    def told(self, *, signed: bool = False, digits: int = 2) -> str:
+        """Mean ± standard deviation; a gap where there is no mean."""
+        if np.isnan(self.mean):
+            return GAP
+        mean = f"{self.mean:+.{digits}f}" if signed else f"{self.mean:.{digits}f}"
+        return mean if np.isnan(self.sd) else f"{mean} ± {self.sd:.{digits}f}"
 
-Place = tuple[str, int, str, str, Fit]
-"""Network, seed, grid, g and map."""
+    def columns(self, after: bool, fit: Fit) -> dict[str, object]:
+        """The two columns of a table's numbers, as of before or after through a map."""
+        key = f"{'finetuned' if after else 'original'}_{'_'.join(filter(None, fit))}"
+        return {key: self.mean, f"{key}_sd": self.sd}
 
 
 @dataclass(frozen=True)
@@ -123,20 +140,15 @@ class Study:
 
     def accuracy(self, one: Finetuning, after: bool, grid: str, label: str, fit: Fit) -> float:
         """Accuracy in percent of a network before or after; NaN where it is missing or not to be trusted."""
-        network = one.finetuned if after else one.network
-        return self.scores.get((network, one.seed, grid, label, fit), float("nan"))
+        return self.scores.get(one.place(after, grid, label, fit), float("nan"))
 
     def far_over_g(self, one: Finetuning, after: bool, fit: Fit) -> float:
         """Mean L_L2 over G; NaN where any g has none."""
-        network = one.finetuned if after else one.network
-        return float(
-            np.mean([self.far.get((network, one.seed, one.grid, label, fit), float("nan")) for label in one.labels])
-        )
+        return _mean(self.far, one, after, fit)
 
     def has_number(self, one: Finetuning, after: bool, label: str, fit: Fit) -> bool:
         """Whether a g of G has its number: an accuracy, or where none was measured at all, an L_L2."""
-        place = (one.finetuned if after else one.network, one.seed, one.grid, label, fit)
-        return place in (self.scores or self.far)
+        return one.place(after, one.grid, label, fit) in (self.scores or self.far)
 
     def was_asked(self, one: Finetuning, fit: Fit) -> bool:
         """Whether a finetuned network was to be measured through a map."""
@@ -144,7 +156,7 @@ class Study:
 
     def run(self, one: Finetuning, after: bool, grid: str, label: str, fit: Fit) -> tuple[str, ...]:
         """The run of a number; empty where there is none."""
-        run = self.runs.get((one.finetuned if after else one.network, one.seed, grid, label, fit))
+        run = self.runs.get(one.place(after, grid, label, fit))
         return (run,) if run else ()
 
     def untouched(self, one: Finetuning, after: bool) -> float:
@@ -153,7 +165,7 @@ class Study:
 
     def over_g(self, one: Finetuning, after: bool, fit: Fit) -> float:
         """Mean accuracy over G through a map, in percent; NaN where any g has none."""
-        return float(np.mean([self.accuracy(one, after, one.grid, label, fit) for label in one.labels]))
+        return _mean(self.scores, one, after, fit)
 
     def best_fit_before(self, one: Finetuning) -> Fit:
         """The fitted map of the best mean accuracy over G that the network had before (no map where none is fitted)."""
@@ -167,9 +179,7 @@ class Study:
 
     def half_over_g(self, one: Finetuning, after: bool, fit: Fit) -> float:
         """Half-width of `over_g`'s interval over images, the g taken as wholly dependent; NaN where any g has none."""
-        network = one.finetuned if after else one.network
-        places = [(network, one.seed, one.grid, label, fit) for label in one.labels]
-        return float(np.mean([self.halves.get(place, float("nan")) for place in places]))
+        return _mean(self.halves, one, after, fit)
 
     def whole_grid(self, one: Finetuning) -> GridFacts | None:
         """The family's grid, if it was measured before and after."""
@@ -184,45 +194,43 @@ class Study:
         return {point.params for point in facts.points if point.label in one.labels} if facts else set()
 
 
+def _mean(numbers: Mapping[Place, float], one: Finetuning, after: bool, fit: Fit) -> float:
+    """The mean of a number over G; NaN where any g has none."""
+    return float(np.mean([numbers.get(one.place(after, one.grid, g, fit), float("nan")) for g in one.labels]))
+
+
 def studies(collected: Collected) -> list[Study]:
     """What was finetuned, one entry a data set and layer."""
-    rows = collected.reported("finetune")
     found = []
-    for (data, layer), group in rows.groupby(["data", "layer"], sort=True):
+    for (data, layer), group in collected.reported("finetune").groupby(["data", "layer"], sort=True):
         trained = group[(group["g"] == "") & (group["metric"] == "error_rate")]
         over = group[group["g"] != ""]
         asked = over[["network", "seed", "map", "solver"]].drop_duplicates().itertuples(index=False, name=None)
         measured = over[(over["status"] == "ok") & over["score"].notna()]
-        everything = tuple(
+        everything = [
             _finetuning(str(network), int(seed), str(run), held)
             for network, seed, run in trained[["network", "seed", "run"]].itertuples(index=False, name=None)
             if isinstance(held := collected.runs[run].provenance.get("joint"), dict)
-        )
+        ]
         if not everything or measured.empty:
             continue
-        scores = {place: 100 * (1 - score) for place, score in _by_place(measured, "error_rate")}
-        far = dict(_by_place(measured, "l2_distance"))
-        fits = {key[-1] for key in (*scores, *far)} - {LEARNED}
-        grids = {key: facts for key, facts in collected.finetuned.items() if key.data == data}
+        errors, far = (measured[measured["metric"] == name] for name in ("error_rate", "l2_distance"))
+        scores, distances = _by_place(errors, 100 * (1 - errors["score"])), _by_place(far, far["score"])
+        fits = {fit for *_, fit in (*scores, *distances)}
         found.append(
             Study(
-                str(data),
-                str(layer),
-                int(measured["n_images"].max()),
-                str(measured["split"].iloc[0]),
-                tuple(sorted(everything, key=lambda one: (one.family, natural(one.finetuned), one.seed))),
-                tuple(sorted(fits, key=lambda fit: (fit != NO_MAP, fit))),
-                grids,
-                scores,
-                far,
-                frozenset((str(network), int(seed), (str(kind), str(solver))) for network, seed, kind, solver in asked),
-                _runs(measured),
-                {
-                    place: 50 * width
-                    for place, width in _by_place(
-                        measured.assign(score=measured["high"] - measured["low"]), "error_rate"
-                    )
-                },
+                data=str(data),
+                layer=str(layer),
+                images=int(measured["n_images"].max()),
+                split=str(measured["split"].iloc[0]),
+                all=tuple(sorted(everything, key=lambda one: (one.family, natural(one.finetuned), one.seed))),
+                fits=tuple(sorted(fits - {LEARNED}, key=lambda fit: (fit != NO_MAP, fit))),
+                grids={key: facts for key, facts in collected.finetuned.items() if key.data == data},
+                scores=scores,
+                far=distances,
+                asked=frozenset((str(n), int(seed), (str(kind), str(solver))) for n, seed, kind, solver in asked),
+                runs=_by_place(measured, measured["run"]),
+                halves=_by_place(errors, 50 * (errors["high"] - errors["low"])),
             )
         )
     return found
@@ -257,27 +265,14 @@ def nothing(data: str) -> Study:
     return Study(data, "", 0, "", (), (NO_MAP,), {}, {}, {}, frozenset(), {})
 
 
-def _runs(measured: pd.DataFrame) -> dict[Place, str]:
-    """The run of every number: of all metrics, as one run measures them together."""
-    columns = [measured[name] for name in ("network", "seed", "map", "solver", "run")]
+def _by_place(measured: pd.DataFrame, values: pd.Series) -> dict[Place, Any]:
+    """A value of every row, by what the row is of; runs are of all metrics, as one run measures them together."""
+    columns = [measured[name] for name in ("network", "seed", "map", "solver")]
+    g = grid_name(measured["g"]), grid_label(measured["g"])
     return {
-        (str(network), int(seed), str(grid), str(label), (str(kind), str(solver))): str(run)
-        for network, seed, kind, solver, run, grid, label in zip(
-            *columns, grid_name(measured["g"]), grid_label(measured["g"]), strict=True
-        )
+        (str(network), int(seed), str(grid), str(label), (str(kind), str(solver))): value
+        for network, seed, kind, solver, grid, label, value in zip(*columns, *g, values.tolist(), strict=True)
     }
-
-
-def _by_place(measured: pd.DataFrame, metric: str) -> list[tuple[Place, float]]:
-    """The scores of a metric, each with what it is of."""
-    rows = measured[measured["metric"] == metric]
-    columns = [rows[name] for name in ("network", "seed", "map", "solver", "score")]
-    return [
-        ((str(network), int(seed), str(grid), str(label), (str(kind), str(solver))), float(score))
-        for network, seed, kind, solver, score, grid, label in zip(
-            *columns, grid_name(rows["g"]), grid_label(rows["g"]), strict=True
-        )
-    ]
 
 
 def way(fit: Fit) -> str:

@@ -7,12 +7,11 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure as Drawing
 
-from invariance.reporting.collect import GridFacts
 from invariance.reporting.curves import Fit, words
 from invariance.reporting.figure import Figure
 from invariance.reporting.finetuned import LEARNED, NO_MAP, Finetuning, Study, way
 from invariance.reporting.lines import INVARIANCE, Axis, Lines
-from invariance.reporting.paper.printed import LAMBDA_3
+from invariance.reporting.rows import GridFacts
 from invariance.reporting.style import BLUE, GRAY, GREEN, RED
 from invariance.reporting.tidy import way as through
 
@@ -20,11 +19,18 @@ _COLOURS = (GREEN, BLUE, RED, "#b0479a", "#d8921f")
 _SIZE = (3.7, 2.9)
 
 
-def drawings(study: Study, slug: str) -> list[Figure]:
-    """Every figure that there are numbers for; all are of accuracies."""
+def drawings(study: Study, slug: str, lambda3: float, whose: str) -> list[Figure]:
+    """Every figure that there are numbers for; all are of accuracies.
+
+    Args:
+        study: what was finetuned.
+        slug: beginning of the files' names.
+        lambda3: of several, the λ3 whose nearest is drawn along the family's grid.
+        whose: whose λ3 it is, in words.
+    """
     if not study.scores:
         return []
-    return [one for one in (_trade_off(study, slug), _grids(study, slug)) if one is not None]
+    return [one for one in (_trade_off(study, slug), _grids(study, slug, lambda3, whose)) if one is not None]
 
 
 def _over(study: Study) -> str:
@@ -85,26 +91,19 @@ def _curves(study: Study, ones: list[Finetuning]) -> tuple[list[int], Points, di
     points: Points = {}
     start = {}
     for fit in (*study.fits, LEARNED):
-        found = {}
-        for value in lambdas:
-            held = [by_seed[seed][value] for seed in seeds]
-            place = (
-                float(np.mean([study.untouched(one, True) for one in held])),
-                float(np.mean([study.over_g(one, True, fit) for one in held])),
-            )
-            if np.isfinite(place).all():
-                found[value] = place
-        if found:
+        along = {value: _place(study, [by_seed[seed][value] for seed in seeds], True, fit) for value in lambdas}
+        if found := {value: place for value, place in along.items() if np.isfinite(place).all()}:
             points[fit] = found
-        if fit != LEARNED:
-            held = [by_seed[seed][lambdas[0]] for seed in seeds]
-            place = (
-                float(np.mean([study.untouched(one, False) for one in held])),
-                float(np.mean([study.over_g(one, False, fit) for one in held])),
-            )
-            if np.isfinite(place).all():
-                start[fit] = place
+        before = _place(study, [by_seed[seed][lambdas[0]] for seed in seeds], False, fit)
+        if fit != LEARNED and np.isfinite(before).all():
+            start[fit] = before
     return (seeds, points, start) if points else None
+
+
+def _place(study: Study, ones: list[Finetuning], after: bool, fit: Fit) -> tuple[float, float]:
+    """Accuracies untouched and over G, each the mean of some finetunings."""
+    untouched = np.mean([study.untouched(one, after) for one in ones])
+    return float(untouched), float(np.mean([study.over_g(one, after, fit) for one in ones]))
 
 
 def _along(colours: dict[str, str]) -> Callable[[pd.DataFrame], Drawing]:
@@ -137,12 +136,12 @@ def _along(colours: dict[str, str]) -> Callable[[pd.DataFrame], Drawing]:
     return draw
 
 
-def _grids(study: Study, slug: str) -> Figure | None:
+def _grids(study: Study, slug: str, lambda3: float, whose: str) -> Figure | None:
     """Accuracy along the family's whole grid before and after, one panel a network."""
     names, rows = [], list[dict[str, object]]()
     drawn: set[tuple[str, str]] = set()
     axes: dict[str, Axis] = {}
-    for name, network, ones in sorted(study.groups(), key=lambda group: abs(group[2][0].lambda3 - LAMBDA_3)):
+    for name, network, ones in sorted(study.groups(), key=lambda group: abs(group[2][0].lambda3 - lambda3)):
         facts = [one for one in (study.whole_grid(one) for one in ones) if one is not None]
         if len(facts) == len(ones) and (network, ones[0].family) not in drawn:
             drawn.add((network, ones[0].family))
@@ -155,8 +154,8 @@ def _grids(study: Study, slug: str) -> Figure | None:
     dashed = f" and dashed through {way(_chosen(study))}" if _chosen(study) != NO_MAP else ""
     caption = (
         f"Accuracy along the family's grid before (gray) and after finetuning (blue): solid without a map{dashed}. "
-        "Mean over seeds, the band from the lowest to the highest; dotted: G. Of several λ3 the one nearest to the "
-        f"paper's {LAMBDA_3:g}. {_over(study)}"
+        "Mean over seeds, the band from the lowest to the highest; dotted: G. Of several λ3 the one nearest to "
+        f"{whose} {lambda3:g}. {_over(study)}"
     )
     alt = f"Accuracy along the grid before and after finetuning of {', '.join(names)}"
     frame = pd.DataFrame(rows).assign(row="", family="")

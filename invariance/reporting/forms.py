@@ -7,7 +7,6 @@ import pandas as pd
 from invariance.reporting.curves import BASELINE, IDENTITY, METRICS, Family, Subject, counts, fit_title, words
 from invariance.reporting.figure import Figure
 from invariance.reporting.lines import DOTTED, MISSING, Lines
-from invariance.reporting.paper.figures import called
 from invariance.reporting.style import BLUE, GRAY, INK, growing
 from invariance.reporting.tidy import BOUNDS, axis_of, curves_of, said, tidy
 
@@ -58,13 +57,14 @@ def against_baseline(family: Family, metric: str, slug: str) -> Figure | None:
     return _figure(family, metric, f"{slug}-baseline-{SHORT[metric]}", form, caption, colours_of(family), bands=True)
 
 
-def ranges_compared(family: Family, metric: str, slug: str) -> Figure | None:
+def ranges_compared(family: Family, metric: str, slug: str, known: str = "") -> Figure | None:
     """The form of Fig. 2: all networks of a family, from the smallest range to the largest, and the baseline.
 
     Args:
         family: what was measured.
         metric: error_rate or l2_distance.
         slug: beginning of the file's name.
+        known: what it is elsewhere, as `Form of Figure 2`.
 
     Returns:
         The figure, or None where there is no number to draw or fewer than two networks of the family.
@@ -78,7 +78,7 @@ def ranges_compared(family: Family, metric: str, slug: str) -> Figure | None:
     caption = (
         f"{what_of(metric)} of all networks trained with {words(family.name)}, from the smallest range to the largest"
         f"{', and of the baseline' if family.baseline else ''}, over {source([family], metric)}. {HOW[metric]}{own} "
-        f"The intervals are in the tables. {_untouched(family)} ({called('ranges', family.data)}.)"
+        f"The intervals are in the tables. {_untouched(family)}{f' ({known}.)' if known else ''}"
     )
     return _figure(family, metric, f"{slug}-ranges-{SHORT[metric]}", "ranges compared", caption, colours, bands=False)
 

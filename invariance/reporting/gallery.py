@@ -13,10 +13,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from invariance.errors import UserError
-from invariance.reporting.collect import GridFacts
 from invariance.reporting.curves import Family, words
 from invariance.reporting.figure import rendered
-from invariance.reporting.paper.figures import called, number
+from invariance.reporting.rows import GridFacts
 
 EXAMPLES = "examples.npz"
 _COLUMNS = 9
@@ -42,6 +41,16 @@ class Gallery:
     labels: tuple[str, ...]
     images: NDArray[np.uint8]
 
+    @property
+    def columns(self) -> list[tuple[list[str], str]]:
+        """For a page: for every g its images as data URIs, and its label."""
+        pairs = zip(self.images, self.labels, strict=True)
+        return [([_data_uri(image) for image in stack], label) for stack, label in pairs]
+
+    def files(self) -> dict[str, bytes]:
+        """Its files, by path in the report."""
+        return rendered(lambda: _draw(self), self.name, self.title)[1]
+
 
 def gallery(family: Family, slug: str) -> Gallery | None:
     """The gallery of a family, or None where no examples were kept.
@@ -59,10 +68,7 @@ def gallery(family: Family, slug: str) -> Gallery | None:
             f"{held.shape[4]} × {held.shape[3]} pixels: a row an image, under each column its g{_unit(subject.facts)}."
         )
         labels = tuple(point.label for point in subject.facts.points)
-        paper = called(family.name, family.data)
-        caption = f"{paper}. {caption}" if paper else caption
-        name = f"fig{number(family.name, family.data)}-{slug}-gallery" if paper else f"{slug}-gallery"
-        return Gallery(name, f"{family.title}, every g on example images", caption, labels, images)
+        return Gallery(f"{slug}-gallery", f"{family.title}, every g on example images", caption, labels, images)
     return None
 
 
@@ -86,18 +92,6 @@ def examples(facts: GridFacts) -> NDArray[np.uint8] | None:
             f"delete {facts.folder} and measure it again"
         )
     return images
-
-
-def files(shown: Gallery) -> dict[str, bytes]:
-    """The gallery's files, by path in the report."""
-    return rendered(lambda: _draw(shown), shown.name, shown.title)[1]
-
-
-def columns(shown: Gallery) -> list[tuple[list[str], str]]:
-    """The gallery for a page: for every g its images as data URIs, and its label."""
-    return [
-        ([_data_uri(image) for image in stack], label) for stack, label in zip(shown.images, shown.labels, strict=True)
-    ]
 
 
 def _unit(facts: GridFacts) -> str:

@@ -17,7 +17,6 @@ from markupsafe import Markup
 from rich.progress import Progress
 
 from invariance.progress import bar
-from invariance.reporting.collect import Collected, RunFacts, collect, run_anchor
 from invariance.reporting.contents import CONTENTS, PAGE, Contents
 from invariance.reporting.curves import counts, families, fit_title, words
 from invariance.reporting.distances import distances
@@ -25,18 +24,18 @@ from invariance.reporting.figure import figures_of
 from invariance.reporting.finetuned import studies
 from invariance.reporting.paper import claims, recipes, tables, verdicts
 from invariance.reporting.paper.figures import index
+from invariance.reporting.paper.finetuned import with_gaps
+from invariance.reporting.rows import Collected, RunFacts, collect, run_anchor
 from invariance.reporting.sections import (
     Making,
     Section,
     Shown,
-    StudySection,
     distance_section,
     family_section,
     finetuned_section,
     overviews_of,
     places,
     slugs_of,
-    with_gaps,
 )
 from invariance.reporting.table import Table
 from invariance.runs.files import atomic_path, disk_errors, remove_temporaries, write_text
@@ -166,7 +165,7 @@ def _made(
     apart = [kept(*distance_section(one, notes[one.data])) for one in compared]
     tuned = [kept(*finetuned_section(one, notes.get(one.data, ""))) for one in finetuned]
     said = claims.claims(
-        [(section.family, section.anchor) for section in sections],
+        [(one, section.anchor) for one, section in zip(measured, sections, strict=True)],
         [(one, shown.anchor) for one, shown in zip(compared, apart, strict=True)],
         [(one, shown.anchor) for one, shown in zip(finetuned, tuned, strict=True)],
     )
@@ -216,7 +215,7 @@ def _page(
     collected: Collected,
     whole: tuple[Table | None, Table, Table, Table | None, Table | None],
     sections: list[Section],
-    apart: list[StudySection],
+    apart: list[Section],
     overviewed: list[Shown],
     folder: str,
 ) -> tuple[str, str]:
@@ -231,7 +230,7 @@ def _page(
     contents = Contents()
     by_data: dict[str, list[Section]] = {}
     for section in sections:
-        by_data.setdefault(section.family.data, []).append(section)
+        by_data.setdefault(section.data, []).append(section)
     page = (
         environment.from_string(source).render(
             overview=overview(collected),
@@ -242,7 +241,7 @@ def _page(
             transformations=ranges,
             by_data=by_data,
             overview_of=overview_of,
-            entries=index(places([shown.figure for shown in overviewed], sections, apart, accuracy)),
+            entries=index(places([shown.figure for shown in overviewed], [*sections, *apart], accuracy)),
             apart=apart,
             notes=_notes(collected),
             unfinished=collected.unfinished,

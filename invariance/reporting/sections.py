@@ -4,17 +4,19 @@ from dataclasses import dataclass, field
 
 from markupsafe import Markup
 
-from invariance.reporting import distance_figures, distance_tables, finetuned_tables, gallery, tables
-from invariance.reporting.collect import Collected, of_control
+from invariance.reporting import distance_figures, distance_tables, tables
 from invariance.reporting.curves import BASELINE, IDENTITY, Family, counts, fit_title, gaps, words
 from invariance.reporting.distances import Distances, complete
 from invariance.reporting.figure import Figure, figures_of
-from invariance.reporting.finetuned import Study, nothing
-from invariance.reporting.paper.figures import Place, distances_command, finetuning_command
+from invariance.reporting.finetuned import Study
+from invariance.reporting.gallery import Gallery, gallery
+from invariance.reporting.paper import finetuned
+from invariance.reporting.paper.distances import absent, claims
+from invariance.reporting.paper.figures import Place, distances_command, finetuning_command, gallery_in_paper
 from invariance.reporting.paper.forms import cross, overviews
-from invariance.reporting.paper.printed import finetuned_networks
 from invariance.reporting.paper.recipes import noted
 from invariance.reporting.paper.tables import accuracy_places
+from invariance.reporting.rows import Collected, of_control
 from invariance.reporting.table import Table
 
 
@@ -54,33 +56,21 @@ class Making:
 
 
 @dataclass(frozen=True)
-class ShownGallery:
-    """A gallery as the page shows it: for every g its images, and its label."""
-
-    name: str
-    caption: str
-    columns: list[tuple[list[str], str]]
-
-
-@dataclass(frozen=True)
 class Section:
-    """One family on one data set; its tables each with what they hold."""
+    """A part of the page: a family on one data set, how far apart its networks are, or what finetuning did to them.
 
-    anchor: str
-    family: Family
-    about: str
-    figures: list[Shown]
-    gallery: ShownGallery | None
-    summary: Table | None
-    tables: list[tuple[str, Table]]
-    gaps: list[str]
-
-
-@dataclass(frozen=True)
-class StudySection:
-    """A study of several networks of one data set: how far apart they are, or what finetuning did to them.
-
-    Its place is that of the paper's table which it is, or is the form of.
+    Attributes:
+        anchor: where on the page it is.
+        data: the data set.
+        title: its heading.
+        about: a paragraph.
+        figures: its figures.
+        first: the table that is not folded away.
+        tables: the others, each with what it holds.
+        gaps: what it lacks, in words.
+        place: the paper's table which it is, or is the form of.
+        family: the family, where it is of one.
+        gallery: what the family does to example images.
     """
 
     anchor: str
@@ -88,10 +78,12 @@ class StudySection:
     title: str
     about: str
     figures: list[Shown]
-    claims: Table | None
+    first: Table | None
     tables: list[tuple[str, Table]]
     gaps: list[str]
     place: Place | None = None
+    family: Family | None = None
+    gallery: Gallery | None = None
 
 
 def slugs_of(measured: list[Family]) -> list[str]:
@@ -121,24 +113,19 @@ def overviews_of(measured: list[Family], slugs: list[str]) -> list[Figure]:
     return found
 
 
-def places(
-    overviewed: list[Figure], sections: list[Section], apart: list[StudySection], accuracy: Table | None
-) -> list[Place]:
+def places(overviewed: list[Figure], sections: list[Section], accuracy: Table | None) -> list[Place]:
     """Where the page has what the paper's figures and tables show."""
     found = [Place("transformations", "every family", "transformations", "")]
     found += accuracy_places(accuracy) if accuracy else []
     found += [Place(one.form, one.data, one.name, one.about) for one in overviewed if not one.aside]
     for section in sections:
-        family = section.family
-        for shown in section.figures:
-            if shown.figure.name.endswith("-ranges-accuracy"):
-                found.append(Place("ranges", family.data, shown.figure.name, words(family.name)))
-        if section.gallery:
-            found.append(Place(family.name, family.data, section.gallery.name, ""))
-    for study in apart:
-        found += [study.place] if study.place else []
-        drawn = (shown.figure for shown in study.figures)
-        found += [Place(one.form, study.data, one.name, one.title) for one in drawn if one.form]
+        found += [section.place] if section.place else []
+        drawn, family = [shown.figure for shown in section.figures], section.family
+        found += [Place(one.form, section.data, one.name, one.title) for one in drawn if one.form]
+        if family is not None:
+            ranges = (one for one in drawn if one.name.endswith("-ranges-accuracy"))
+            found += [Place("ranges", family.data, one.name, words(family.name)) for one in ranges]
+            found += [Place(family.name, family.data, section.gallery.name, "")] if section.gallery else []
     return found
 
 
@@ -147,9 +134,10 @@ def family_section(collected: Collected, family: Family, slug: str, note: str = 
     making = Making(note)
     drawn = [figure for metric in family.metrics() for figure in figures_of("family", family, metric, slug)]
     figures = [making.figure(figure) for figure in drawn]
-    shown = gallery.gallery(family, slug)
+    shown = gallery(family, slug)
     if shown is not None:
-        making.files.update(gallery.files(shown))
+        shown = gallery_in_paper(shown, family.name, family.data)
+        making.files.update(shown.files())
     whole, control = tables.summary(family, slug), tables.unseen(family, slug)
     summary = making.table(whole) if whole else None
     numbers = [("Unseen classes: does M_g undo g, or does it know the classes?", control)] if control else []
@@ -161,13 +149,15 @@ def family_section(collected: Collected, family: Family, slug: str, note: str = 
         lacking.append(f"no example images were kept of {words(family.name)}")
     section = Section(
         anchor=slug,
-        family=family,
+        data=family.data,
+        title=family.title,
         about=_about(collected, family),
         figures=figures,
-        gallery=ShownGallery(shown.name, shown.caption, gallery.columns(shown)) if shown else None,
-        summary=summary,
+        first=summary,
         tables=[(title, making.table(table)) for title, table in numbers],
         gaps=lacking,
+        family=family,
+        gallery=shown,
     )
     return section, making.files
 
@@ -201,7 +191,7 @@ def _about(collected: Collected, family: Family) -> str:
     return " ".join(said)
 
 
-def distance_section(found: Distances, note: str = "") -> tuple[StudySection, dict[str, bytes]]:
+def distance_section(found: Distances, note: str = "") -> tuple[Section, dict[str, bytes]]:
     """The part of the page on distances between networks, and its files; `note` ends its captions."""
     slug = f"{found.data}-{found.layer.replace('/', '_')}"
     making = Making(note)
@@ -210,8 +200,9 @@ def distance_section(found: Distances, note: str = "") -> tuple[StudySection, di
         for solver in found.mean
     ]
     shown += [making.figure(one) for one in figures_of("distances", found, slug)]
-    numbers = [making.table(table) for table in distance_tables.tables(found, slug)]
-    claims = next((table for table in numbers if table.name.endswith("-claims")), None)
+    said, without = claims(found, slug), absent(found)
+    first = making.table(said) if said else None
+    numbers = [(title, making.table(table)) for title, table in distance_tables.tables(found, slug)]
     ways = [*(f"linear map, {words(solver)}" for solver in found.mean), *found.indices]
     pairs = len(found.nodes) * (len(found.nodes) - 1)  # ordered
     about = (
@@ -219,62 +210,39 @@ def distance_section(found: Distances, note: str = "") -> tuple[StudySection, di
         "the mean of two one-way distances L_L2, each left by a map E fitted from the one's features to the other's "
         f"(Eq. 4). Compared through: {'; '.join(words(way) for way in ways)}."
     )
-    lacking = (
-        [f"of the paper’s networks not compared: {', '.join(found.absent)} ({distances_command(found.data)})"]
-        if found.absent
-        else []
-    )
+    named = f"of the paper’s networks not compared: {', '.join(without)} ({distances_command(found.data)})"
+    lacking = [named] if without else []
     lacking += [
         f"{words(way)}: {count} numbers withheld ({words(status)})"
         for way, reasons in found.statuses.items()
         for status, count in reasons.items()
     ]
     for solver, one_way in found.one_way.items():
-        absent = pairs - int((one_way.score == one_way.score).sum()) - sum(found.statuses.get(solver, {}).values())
-        if absent:
-            lacking.append(f"{words(solver)}: {absent} one-way distances are not there yet")
+        gone = pairs - int((one_way.score == one_way.score).sum()) - sum(found.statuses.get(solver, {}).values())
+        if gone:
+            lacking.append(f"{words(solver)}: {gone} one-way distances are not there yet")
         kept = complete(found.mean[solver].score)
         left = [node.label for k, node in enumerate(found.nodes) if k not in kept]
         if left:
             lacking.append(f"{words(solver)}: neighbours, t-SNE and dendrogram are without {', '.join(left)}")
-    others = [
-        ("Every pair" if table.name.endswith("-pairs") else f"Families, {words(table.name.rpartition('-')[2])}", table)
-        for table in numbers
-        if table is not claims
-    ]
     title = f"{found.data}: distances between networks"
-    return StudySection(f"{slug}-distances", found.data, title, about, shown, claims, others, lacking), making.files
+    return Section(f"{slug}-distances", found.data, title, about, shown, first, numbers, lacking), making.files
 
 
-def finetuned_section(study: Study, note: str = "") -> tuple[StudySection, dict[str, bytes]]:
+def finetuned_section(study: Study, note: str = "") -> tuple[Section, dict[str, bytes]]:
     """The part of the page on finetuning with the joint loss, and its files; `note` ends its captions."""
     slug = "-".join(filter(None, [study.data, study.layer.replace("/", "_"), "finetuned"]))
     making = Making(note)
     shown = [making.figure(one) for one in figures_of("finetuning", study, slug)]
-    (_, first), *others = [(title, making.table(table)) for title, table in finetuned_tables.tables(study, slug)]
+    (_, first), *others = [(title, making.table(table)) for title, table in finetuned.tables(study, slug)]
     networks = list(dict.fromkeys(one.network for one in study.all))
-    title, lacking = f"{study.data}: finetuned for equivariance", finetuned_tables.gaps(study)
+    title, lacking = f"{study.data}: finetuned for equivariance", finetuned.gaps(study)
     if not networks:
         about = f"No network of {study.data} was finetuned with the joint loss: {finetuning_command(study.data)}."
-        return StudySection(slug, study.data, title, about, shown, first, others, lacking), making.files
+        return Section(slug, study.data, title, about, shown, first, others, lacking), making.files
     about = (
         f"{len(study.all)} finetunings of {', '.join(networks)} with the joint loss (Eq. 7), each network together "
         f"with one map M_g for every g of a set G; φ ends at {study.layer}. Measured before and after alike."
     )
-    place = _table_2(study, slug)
-    return StudySection(slug, study.data, title, about, shown, first, others, lacking, place), making.files
-
-
-def with_gaps(collected: Collected, found: list[Study]) -> list[Study]:
-    """Studies of finetuning, and empty ones for the paper's data sets without: Tables 2 and 4 are gaps there."""
-    lacking = set(collected.rows["data"]) - {study.data for study in found}
-    return [*found, *(nothing(data) for data in sorted(lacking) if finetuned_networks(data))]
-
-
-def _table_2(study: Study, slug: str) -> Place | None:
-    """Where the page has Table 2 or 4, or its form; how much of it there is, where the data are the paper's."""
-    if not study.scores:
-        return None
-    wanted, (_, lacking) = finetuned_networks(study.data), finetuned_tables.absent(study)
-    there = f"{len(wanted) - len(lacking)} of its {len(wanted)} networks" if wanted else ""
-    return Place("finetuned", study.data, slug, there, whole=not lacking)
+    place = finetuned.place_of(study, slug)
+    return Section(slug, study.data, title, about, shown, first, others, lacking, place), making.files

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from pandas.io.formats.style import Styler
 
-from invariance.reporting.collect import run_anchor
+from invariance.reporting.rows import run_anchor
 
 GAP = "–"
 """A number that is not there."""

@@ -5,7 +5,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from invariance.reporting.collect import HALF_ERROR, SAME, UNSEEN
 from invariance.reporting.curves import (
     BASELINE,
     IDENTITY,
@@ -19,6 +18,7 @@ from invariance.reporting.curves import (
     words,
 )
 from invariance.reporting.lines import FEW, MISSING
+from invariance.reporting.rows import HALF_ERROR, SAME, UNSEEN
 from invariance.reporting.table import GAP, Table, percent, plain
 from invariance.runs.rows import FEW_IMAGES
 
@@ -29,17 +29,13 @@ def measurements(family: Family, metric: str, slug: str) -> Table:
     rank = {subject.network: k for k, subject in enumerate(family.trained, 1)}
     fits = [fit for fit in (IDENTITY, *family.fits)]
     keys = rows[["network", "seed", "grid", "map", "solver", "family"]].drop_duplicates()
-    order = sorted(
-        keys.itertuples(index=False, name=None),
-        key=lambda k: (
-            k[5] != BASELINE,
-            rank.get(k[0], len(rank) + 1),
-            natural(k[0]),
-            k[1],
-            natural(k[2]),
-            fits.index((k[3], k[4])),
-        ),
-    )
+
+    def place(key: tuple[str, int, str, str, str, str]) -> tuple[Any, ...]:
+        network, seed, grid, kind, solver, trained_with = key
+        ranked = trained_with != BASELINE, rank.get(network, len(rank) + 1), natural(network)
+        return *ranked, seed, natural(grid), fits.index((kind, solver))
+
+    order = sorted(keys.itertuples(index=False, name=None), key=place)
     many_seeds = keys.groupby("network")["seed"].nunique().max() > 1
     many_grids = keys["grid"].nunique() > 1
     places = rows[["value", "label"]].drop_duplicates().sort_values("value", kind="stable")

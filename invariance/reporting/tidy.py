@@ -5,9 +5,9 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import pandas as pd
 
-from invariance.reporting.collect import HALF_ERROR, UNSEEN
 from invariance.reporting.curves import IDENTITY, METRICS, Family, Fit, Subject, curve, words
 from invariance.reporting.lines import DOTTED, INVARIANCE, Axis
+from invariance.reporting.rows import HALF_ERROR, UNSEEN
 
 COLUMNS = [
     *("family", "row", "panel", "who", "way", "data", "layer", "grid", "network", "seed", "map", "solver"),

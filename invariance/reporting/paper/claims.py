@@ -95,6 +95,11 @@ class _Difference:
     each: str = "g"
 
     @property
+    def over(self) -> tuple[float, float, int, int]:
+        """Mean and margin, and over how many of how many, as a comparison has them."""
+        return self.mean, self.margin, self.counted, self.of
+
+    @property
     def says(self) -> str:
         """Whether it is above 0 beyond its margin, below, or neither, which it is too where too little was counted."""
         if not enough(self.counted, self.of):
@@ -105,11 +110,8 @@ class _Difference:
         unit = " points" if metric == "error_rate" else " of −L_L2"
         digits = 1 if metric == "error_rate" else 3
         mean = round(self.mean, digits) + 0.0  # no −0.0
-        return ", ".join(
-            filter(
-                None, [f"{mean:+.{digits}f} ± {self.margin:.{digits}f}{unit}", some(self.counted, self.of, self.each)]
-            )
-        )
+        told = f"{mean:+.{digits}f} ± {self.margin:.{digits}f}{unit}"
+        return ", ".join(filter(None, [told, some(self.counted, self.of, self.each)]))
 
 
 def claims(
@@ -176,19 +178,7 @@ def _masks(subject: Subject) -> dict[str, NDArray[np.bool_]]:
 def _of(
     family: Family, claim: str, anchor: str, way: str, what: str, metric: str, d: _Difference, says: str = ""
 ) -> Comparison:
-    return Comparison(
-        claim,
-        family.data,
-        way,
-        what,
-        says or d.says,
-        d.mean,
-        d.margin,
-        d.counted,
-        d.of,
-        f"{what} {d.told(metric)}",
-        anchor,
-    )
+    return Comparison(claim, family.data, way, what, says or d.says, *d.over, f"{what} {d.told(metric)}", anchor)
 
 
 def _more_invariant(family: Family, metric: str, anchor: str) -> list[Comparison]:
@@ -197,11 +187,8 @@ def _more_invariant(family: Family, metric: str, anchor: str) -> list[Comparison
         return []
     ours, plain = (curve(family, one, IDENTITY, metric) for one in (family.trained[-1], family.baseline))
     found = {part: _difference(ours, plain, mask, metric) for part, mask in _masks(family.trained[-1]).items()}
-    return [
-        _of(family, "a", anchor, "invariance", f"{words(family.name)} {part}", metric, d)
-        for part, d in found.items()
-        if d is not None
-    ]
+    named = {f"{words(family.name)} {part}": d for part, d in found.items() if d is not None}
+    return [_of(family, "a", anchor, "invariance", what, metric, d) for what, d in named.items()]
 
 
 def _baseline_equivariant(family: Family, metric: str, anchor: str) -> list[Comparison]:
@@ -212,11 +199,8 @@ def _baseline_equivariant(family: Family, metric: str, anchor: str) -> list[Comp
     touched = np.array([point.label != UNTOUCHED for point in family.baseline.facts.points])
     drawn = {fit: curve(family, family.baseline, fit, metric) for fit in family.fits}
     found = {fit: _difference(one, plain, touched, metric) for fit, one in drawn.items()}
-    return [
-        _of(family, "b", anchor, fit_title(fit), words(family.name), metric, d)
-        for fit, d in found.items()
-        if d is not None
-    ]
+    what = words(family.name)
+    return [_of(family, "b", anchor, fit_title(fit), what, metric, d) for fit, d in found.items() if d is not None]
 
 
 def _nothing_added(family: Family, metric: str, anchor: str) -> list[Comparison]:
@@ -361,20 +345,6 @@ def _raised(study: Study, anchor: str) -> list[Comparison]:
         d = _Difference(float(there.mean()), float(np.mean(margins)), len(there), len(ones), "seeds")
         says = d.says if (there > 0).all() or (there < 0).all() else OPEN
         told = f"{network} {d.told('error_rate')} ({int((there > 0).sum())} of {len(there)} seeds up, {name})"
-        made.append(
-            Comparison(
-                "g",
-                study.data,
-                f"learned maps, {name}",
-                f"{network}, {name}",
-                says,
-                d.mean,
-                d.margin,
-                d.counted,
-                d.of,
-                told,
-                anchor,
-                d.each,
-            )
-        )
+        way, what = f"learned maps, {name}", f"{network}, {name}"
+        made.append(Comparison("g", study.data, way, what, says, *d.over, told, anchor, d.each))
     return made

@@ -1,6 +1,8 @@
 """The paper's figures and tables by number: what each shows, which of ours are in its form, the index of the page."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+from invariance.reporting.gallery import Gallery
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,13 @@ def called(form: str, data: str) -> str:
         return f"Figure {same[0]}"
     numbers = [figure.number for figure in found]
     return f"Form of Figure{'s' if len(numbers) > 1 else ''} {' and '.join(numbers)}" if numbers else ""
+
+
+def gallery_in_paper(shown: Gallery, family: str, data: str) -> Gallery:
+    """A gallery of a family by the number that the paper's has (Figs. 5 and 6); others as they are."""
+    if not (paper := called(family, data)):
+        return shown
+    return replace(shown, name=f"fig{number(family, data)}-{shown.name}", caption=f"{paper}. {shown.caption}")
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pandas as pd
 
+from invariance.reporting import forms
 from invariance.reporting.curves import IDENTITY, METRICS, Family, Fit, Subject, fit_title, words
 from invariance.reporting.figure import Figure
 from invariance.reporting.forms import HOW, SHORT, ranges_of, remarks, source, what_of
@@ -22,6 +23,11 @@ _PAGES = {
 
 PAPER_FIT: Fit = ("residual", "online_sgd")
 _LARGEST = "largest range"
+
+
+def ranges_compared(family: Family, metric: str, slug: str) -> Figure | None:
+    """The form of Fig. 2 by the paper's number for it; see `invariance.reporting.forms.ranges_compared`."""
+    return forms.ranges_compared(family, metric, slug, called("ranges", family.data))
 
 
 def overviews(families: Sequence[Family], slug: str) -> list[Figure]:

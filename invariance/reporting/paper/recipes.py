@@ -13,8 +13,8 @@ import yaml
 
 from invariance.data.sources.ilsvrc import ILSVRC
 from invariance.data.sources.rvl_cdip import RVLCDIP
-from invariance.reporting.collect import Collected, RunFacts
 from invariance.reporting.figure import Figure
+from invariance.reporting.rows import Collected, RunFacts
 from invariance.reporting.table import GAP, Table
 from invariance.settings.files import conf_dir
 

@@ -7,10 +7,10 @@ import numpy as np
 import pandas as pd
 
 from invariance.engine.grids import grids_for
-from invariance.reporting.collect import Collected
 from invariance.reporting.curves import BASELINE, counts, natural, words
 from invariance.reporting.paper import printed
 from invariance.reporting.paper.figures import Place
+from invariance.reporting.rows import Collected
 from invariance.reporting.table import GAP, Table, percent
 from invariance.settings.files import conf_dir, families, family_sweep
 from invariance.transforms.base import UNTOUCHED
@@ -26,19 +26,11 @@ def accuracy(collected: Collected) -> Table | None:
     if rows.empty:
         return None
     numbers = rows[["data", "network", "family", "range", "seed", "split"]].assign(
-        accuracy=1 - rows["score"],
-        low=1 - rows["high"],
-        high=1 - rows["low"],
-        n_images=rows["n_images"],
-        status=rows["status"],
-        run=rows["run"],
+        **{"accuracy": 1 - rows["score"], "low": 1 - rows["high"], "high": 1 - rows["low"]},
+        **{name: rows[name] for name in ("n_images", "status", "run")},
     )
-    numbers = numbers.assign(
-        paper=[
-            printed.accuracy(data, network, seed)
-            for data, network, seed in numbers[["data", "network", "seed"]].itertuples(index=False, name=None)
-        ]
-    )
+    keyed = numbers[["data", "network", "seed"]].itertuples(index=False, name=None)
+    numbers = numbers.assign(paper=[printed.accuracy(*of) for of in keyed])
     keys = set(numbers[["family", "range", "network", "seed"]].itertuples(index=False, name=None))
     there = {(network, seed) for *_, network, seed in keys}
     paper = [data for data in sorted(set(numbers["data"])) if printed.networks(data)]

@@ -67,17 +67,8 @@ def summary(found: Sequence[Comparison], data: Sequence[str]) -> Table:
                 ended = verdict(one.says for one in part)
                 links[len(cells), 2] = f"#{part[0].anchor}" if part else ""
                 cells.append([f"({letter}) {said}", name, way or GAP, ended, told])
-                records.append(
-                    {
-                        "claim": letter,
-                        "data": name,
-                        "way": way,
-                        "verdict": ended,
-                        **counts,
-                        "comparisons": len(part),
-                        "evidence": told,
-                    }
-                )
+                record = {"claim": letter, "data": name, "way": way, "verdict": ended, **counts}
+                records.append({**record, "comparisons": len(part), "evidence": told})
     caption = (
         "What the paper claims, (h) aside, which it could not see. Holds: every comparison says yes; for most: more "
         "than half; contradicted: more than half say no; not shown: neither. (a), (b), (d), (h): yes if the mean "
@@ -100,21 +91,8 @@ def details(found: Sequence[Comparison]) -> Table | None:
     if not order:
         return None
     cells = [[f"({one.claim})", one.data, one.way, one.what, one.says, one.told] for one in order]
-    records = [
-        {
-            "claim": one.claim,
-            "data": one.data,
-            "way": one.way,
-            "what": one.what,
-            "says": one.says,
-            "difference": one.difference,
-            "margin": one.margin,
-            "counted": one.counted,
-            "of": one.of,
-            "evidence": one.told,
-        }
-        for one in order
-    ]
+    columns = ("claim", "data", "way", "what", "says", "difference", "margin", "counted", "of")
+    records = [{**{name: getattr(one, name) for name in columns}, "evidence": one.told} for one in order]
     caption = (
         "Every comparison behind the verdicts. Differences are in percentage points of accuracy, or of −L_L2 where "
         "there is no accuracy, ± their margin over images."

@@ -1,0 +1,104 @@
+"""What the paper says of distances (Sec. 6.2): its networks, its printed shares, claims (e) and (f) in numbers."""
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+
+from invariance.reporting import distance_figures
+from invariance.reporting.curves import BASELINE, words
+from invariance.reporting.distances import Distances, group_rank, neighbours
+from invariance.reporting.figure import Figure
+from invariance.reporting.lines import Lines
+from invariance.reporting.paper import printed
+from invariance.reporting.paper.figures import called, number
+from invariance.reporting.paper.printed import GROUPS
+from invariance.reporting.style import GREEN
+from invariance.reporting.table import GAP, Table
+
+_PRINTED = "the paper’s"
+
+
+def absent(found: Distances) -> list[str]:
+    """The paper's networks that were not compared; none where the data are not the paper's."""
+    there = {(node.network, node.seed) for node in found.nodes}
+    return [
+        f"{network}, seed {seed}" if network == BASELINE else network
+        for network, seed in printed.networks(found.data)
+        if (network, seed) not in there
+    ]
+
+
+def drawings(found: Distances, slug: str) -> list[Figure]:
+    """Every figure of distances by the paper's number for its form; see `distance_figures.drawings`."""
+    return [as_printed(one, found) for one in distance_figures.drawings(found, slug)]
+
+
+def as_printed(figure: Figure, found: Distances) -> Figure:
+    """A figure by the paper's number for its form, with what is printed beside it and the networks it is without."""
+    if not figure.form:
+        return figure
+    figure = _beside_printed(figure)
+    lacking = f" Of the paper’s networks not compared: {', '.join(absent(found))}." if absent(found) else ""
+    return replace(
+        figure,
+        name=f"fig{number(figure.form, found.data)}-{figure.name}",
+        title=f"{called(figure.form, found.data)}: {figure.title}",
+        caption=figure.caption + lacking,
+    )
+
+
+def _beside_printed(figure: Figure) -> Figure:
+    """Fig. 3a with the points that the authors' code shows; any other figure as it is."""
+    if figure.form != "neighbours" or not isinstance(figure.draw, Lines):
+        return figure
+    known = pd.DataFrame(
+        {**panel, "who": _PRINTED, "x": k, "y": share, "low": np.nan, "high": np.nan}
+        for panel in figure.frame.drop_duplicates("panel").to_dict("records")
+        for k, share in printed.neighbours(figure.data, panel["networks"])
+    )
+    if known.empty:
+        return figure
+    draw = replace(figure.draw, colours={**figure.draw.colours, _PRINTED: GREEN})
+    caption = f"{figure.caption} Green: the paper’s networks."
+    return replace(figure, frame=pd.concat([figure.frame, known], ignore_index=True), draw=draw, caption=caption)
+
+
+def claims(found: Distances, slug: str) -> Table | None:
+    """Claims (e) and (f): same-family networks are nearer than chance; two groups of families are mutually near."""
+    families = [node.family for node in found.nodes]
+    records, cells = [], []
+    for way, matrix in found.matrices().items():
+        near = neighbours(matrix, families)
+        same = np.array(families)[:, None] == np.array(families)[None, :]
+        upper = np.triu(np.ones_like(matrix, dtype=bool), 1) & np.isfinite(matrix)
+        means = [float(matrix[upper & mask].mean()) if (upper & mask).any() else np.nan for mask in (same, ~same)]
+        known = f"{int(upper.sum())} of {len(families) * (len(families) - 1) // 2}"
+        record: dict[str, object] = {"way": way, "pairs": int(upper.sum())}
+        record |= {"same_family": means[0], "other_families": means[1]}
+        row = [way, known, *(f"{value:.3f}" if np.isfinite(value) else GAP for value in means)]
+        if near is None:
+            row += [GAP, GAP, GAP]
+        else:
+            k = near.near
+            record |= {"k": k, "share": near.share[k - 1], "chance": near.chance[k - 1], "p": near.p}
+            row += [f"{near.share[k - 1]:.2f} (K = {k})", f"{near.chance[k - 1]:.2f}", f"{near.p:.2g}"]
+        for group in GROUPS:
+            rank = group_rank(matrix, families, group)
+            name = "_".join(group)
+            record |= {f"{name}_mean": rank.mean if rank else np.nan, f"{name}_rank": rank.rank if rank else np.nan}
+            row.append(f"{rank.mean:.3f}, {rank.rank} of {rank.groups}" if rank else GAP)
+        records.append(record)
+        cells.append(row)
+    if not cells:
+        return None
+    header = ["way of comparing", "pairs with a distance", "same family, mean", "different families, mean"]
+    header += ["same-family pairs within K neighbours", "by chance", "p"]
+    header += [", ".join(words(name) for name in group) for group in GROUPS]
+    caption = (
+        "Whether networks of one family are nearer to each other than chance, and the two groups of families that the "
+        "paper finds mutually near: the mean of the group's family-by-family distances, and its place among all groups "
+        f"of three families, 1 being the nearest. p as in the figure of neighbours. {found.images} images of "
+        f"{found.data} ({found.split})."
+    )
+    return Table(f"{slug}-distance-claims", caption, header, cells, pd.DataFrame(records))
