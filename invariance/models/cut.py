@@ -159,9 +159,7 @@ class Cut:
         return read_logits(forward(self.network, x, put={self._layer[layer]: r}).answer, len(r))
 
     def apart(self, layer: str) -> bool:
-        """Whether C behind the layer runs without images: everything goes through it, and the rest can be traced.
-
-        The traced rest has to give what replacing gives on the first images, to the bit.
+        """Whether C runs without images: all goes through the layer, and the rest, traced, gives the first images' bits.
 
         Raises:
             UserError: if `phi` was never called.
