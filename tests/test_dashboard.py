@@ -21,7 +21,7 @@ pytest.importorskip("wandb_workspaces.workspaces")
 from invariance.errors import UserError
 from invariance.experiments.dashboard import dashboard
 from invariance.maps.spec import MapSpec
-from invariance.reporting.contents import Figure, Heading, Paragraph, TableText, read_contents
+from invariance.reporting.contents import FigureFiles, Heading, Paragraph, TableText, read_contents
 from invariance.reporting.workspace import build, send
 from invariance.runs.rows import read_rows
 from invariance.runs.run import read_provenance
@@ -254,7 +254,7 @@ def test_the_report_shows_the_local_one_in_its_order_then_live_panels(logged, co
     assert [one["content"] for one in blocks if one["type"] == "markdown-block"] == tables
     assert any("| rotation_20 | 0 |" in table for table in tables)  # Table 3
     shown = [key for one in blocks for panel in panels(one) for key in panel["config"].get("mediaKeys", ())]
-    figures = [item for item in contents if isinstance(item, Figure)]
+    figures = [item for item in contents if isinstance(item, FigureFiles)]
     assert shown == [item.key for item in figures]
     text = json.dumps(blocks, ensure_ascii=False)
     assert all(json.dumps(item.caption, ensure_ascii=False) in text for item in figures)
@@ -269,7 +269,7 @@ def test_the_report_shows_the_local_one_in_its_order_then_live_panels(logged, co
 
 def test_contents_are_those_of_the_page_and_folded_tables_stay_there(logged):
     contents = read_contents(logged / "report")
-    names = [item.name for item in contents if isinstance(item, Figure)]
+    names = [item.name for item in contents if isinstance(item, FigureFiles)]
     page = (logged / "report/index.html").read_text()
     unfolded = re.sub(r"<details>.*?</details>", "", page, flags=re.DOTALL)
     assert set(names) == set(re.findall(r'href="figures/([^"/]+)\.png"', unfolded)) and len(names) > 8

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from invariance.reporting.curves import curve, families
-from invariance.reporting.finetuned import LEARNED, NO_MAP, Finetuning, Study
+from invariance.reporting.finetuned import LEARNED, NO_MAP, FinetunedNetworks, Finetuning
 from invariance.reporting.paper.claims import claims
 from invariance.reporting.paper.verdicts import CLAIMS, details, summary, verdict
 from invariance.reporting.rows import collect
@@ -202,7 +202,7 @@ def test_the_joint_loss_raised_what_images_could_not_explain(gains, half, says):
         for g in ("2", "3")
         for network, fit in (("a_1", NO_MAP), ("a_1", ridge), ("a_1+j", LEARNED))
     }
-    study = Study(
+    study = FinetunedNetworks(
         "digits", "fc7", 9, "test", ones, (NO_MAP, ridge), {}, scores, {}, frozenset(), {}, dict.fromkeys(scores, half)
     )
     [one] = claims([], [], [(study, "here")])
@@ -220,7 +220,7 @@ def test_finetunings_of_another_name_have_verdicts_of_their_own_and_the_control_
             name = f"joint_{value:g}"
             ones.append(Finetuning(network, after, name, network[0], "G", 0, value, (1, 1), ("2",), "", ""))
             scores[after, 0, "G", "2", LEARNED] = 50.0 + gain
-    study = Study(
+    study = FinetunedNetworks(
         "digits",
         "fc7",
         9,

@@ -10,7 +10,7 @@ import pytest
 
 from invariance.reporting import tables
 from invariance.reporting.curves import families
-from invariance.reporting.finetuned import LEARNED, NO_MAP, Finetuning, Study
+from invariance.reporting.finetuned import LEARNED, NO_MAP, FinetunedNetworks, Finetuning
 from invariance.reporting.page import make_report
 from invariance.reporting.paper import finetuned as tables_2_and_4
 from invariance.reporting.paper.tables import accuracy
@@ -141,7 +141,7 @@ def test_numbers_of_finetuning_lead_to_the_run_of_every_seed():
     runs = {place: f"{place[0]}/{place[1]}/{place[4][1]}" for place in places}
     asked = frozenset(("blur_3+j", seed, fit) for seed in (0, 1) for fit in (NO_MAP, LEARNED))
     numbers = dict.fromkeys(places, 50.0)
-    study = Study("digits", "fc7", 9, "test", ones, (NO_MAP,), {}, numbers, numbers, asked, runs)
+    study = FinetunedNetworks("digits", "fc7", 9, "test", ones, (NO_MAP,), {}, numbers, numbers, asked, runs)
     changes, accuracies, distances = (table for _, table in tables_2_and_4.tables(study, "x"))
     assert changes.runs[0, 2] == accuracies.runs[0, 1] == ("finetune/seed0", "finetune/seed1")
     assert [accuracies.runs[1, k] for k in (2, 3, 4)] == [

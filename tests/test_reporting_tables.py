@@ -10,7 +10,7 @@ import matplotlib
 import pandas as pd
 import pytest
 
-from invariance.reporting.finetuned import NO_MAP, Finetuning, Study, nothing
+from invariance.reporting.finetuned import NO_MAP, FinetunedNetworks, Finetuning, nothing
 from invariance.reporting.page import make_report
 from invariance.reporting.paper import finetuned as tables_2_and_4
 from invariance.reporting.paper import printed
@@ -90,7 +90,7 @@ def finetuned(*names, lambda3=0.3, data="rvl_cdip"):
         for g in ("untouched", "15")
         for after in (False, True)
     }
-    return Study(data, "fc7", 9, "test", ones, (NO_MAP,), {}, scores, {}, frozenset(), {})
+    return FinetunedNetworks(data, "fc7", 9, "test", ones, (NO_MAP,), {}, scores, {}, frozenset(), {})
 
 
 def accuracies_of(study):

@@ -19,7 +19,7 @@ from rich.table import Table
 from invariance.cli.messages import say_error
 from invariance.device import choose_device, keep_freed
 from invariance.errors import UserError, nearest
-from invariance.planning.needs import Wanted, lacking
+from invariance.planning.needs import StudyWanted, lacking
 from invariance.planning.probes import measure_rates
 from invariance.planning.study import Study
 from invariance.planning.templates import Templates, networks_there
@@ -72,7 +72,7 @@ def plan(config: dict[str, Any]) -> None:
         places = {key: folder(config[key], key) for key in ("runs", "prepared", "features")}
         tell_lacking(
             lacking(
-                Wanted(templates, choices, [*typed, *recipe], typed, args, places, config["launcher"]),
+                StudyWanted(templates, choices, [*typed, *recipe], typed, args, places, config["launcher"]),
                 lambda name, count: study_of(name, count or config["count"]),
             )
         )

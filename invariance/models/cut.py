@@ -159,7 +159,7 @@ class Cut:
         return read_logits(forward(self.network, x, put={self._layer[layer]: r}).answer, len(r))
 
     def apart(self, layer: str) -> bool:
-        """Whether C runs without images: all goes through the layer, and the rest, traced, gives the first images' bits.
+        """Whether C runs without images: all goes through the layer, and its traced rest gives the first images' bits.
 
         Raises:
             UserError: if `phi` was never called.

@@ -35,7 +35,7 @@ _KINDS: dict[str, type[Running]] = {
 
 
 @dataclass(frozen=True)
-class Wanted:
+class StudyWanted:
     """A study as it is to be run.
 
     Attributes:
@@ -57,7 +57,7 @@ class Wanted:
     launcher: str
 
 
-def lacking(wanted: Wanted, study: Callable[[str, bool], Study]) -> list[str]:
+def lacking(wanted: StudyWanted, study: Callable[[str, bool], Study]) -> list[str]:
     """What a study lacks, a line each; nothing where it can begin.
 
     Args:
@@ -84,7 +84,7 @@ def lacking(wanted: Wanted, study: Callable[[str, bool], Study]) -> list[str]:
     return found or list(_room(wanted, study, countable))
 
 
-def _composed(wanted: Wanted, stage: str, name: str, choices: Sequence[str]) -> Running | None:
+def _composed(wanted: StudyWanted, stage: str, name: str, choices: Sequence[str]) -> Running | None:
     """The first job's configuration of a stage; None where the study has no such stage for a data set.
 
     Raises:
@@ -143,7 +143,7 @@ def _data(data: Mapping[str, Any], prepared: Path) -> tuple[list[Path], list[str
     return parts, [f"{variable}={root}: {path} may not be read by this user" for path in closed]
 
 
-def _room(wanted: Wanted, study: Callable[[str, bool], Study], countable: bool) -> Iterator[str]:
+def _room(wanted: StudyWanted, study: Callable[[str, bool], Study], countable: bool) -> Iterator[str]:
     """Folders that cannot be written, and disks with less room than the study leaves on them."""
     for key, path in wanted.folders.items():
         above = _above(path)
@@ -157,7 +157,7 @@ def _room(wanted: Wanted, study: Callable[[str, bool], Study], countable: bool) 
         yield str(error)
 
 
-def _needed(wanted: Wanted, study: Callable[[str, bool], Study], count: bool) -> dict[str, float]:
+def _needed(wanted: StudyWanted, study: Callable[[str, bool], Study], count: bool) -> dict[str, float]:
     """Bytes that the study leaves in each of its folders."""
     needed = dict.fromkeys(wanted.folders, 0.0)
     for name in wanted.choices:

@@ -30,7 +30,7 @@ class Paragraph:
 
 
 @dataclass(frozen=True)
-class Figure:
+class FigureFiles:
     """A figure of the page.
 
     Attributes:
@@ -57,11 +57,11 @@ class TableText:
     markdown: str
 
 
-Item = Heading | Paragraph | Figure | TableText
+Item = Heading | Paragraph | FigureFiles | TableText
 
 
 @dataclass(frozen=True)
-class Kept:
+class ContentsItem:
     """One item as the list of contents has it: its kind, and what its kind needs of the rest."""
 
     kind: str
@@ -74,32 +74,32 @@ class Kept:
 class Contents:
     """The contents of a page, kept while its template writes them: every method gives the HTML of what it keeps."""
 
-    items: list[Kept] = field(default_factory=list)
+    items: list[ContentsItem] = field(default_factory=list)
 
     def heading(self, level: int, text: str, anchor: str = "") -> Markup:
         """A heading, with its anchor where it has one."""
-        self.items.append(Kept("heading", text, level))
+        self.items.append(ContentsItem("heading", text, level))
         place = f' id="{escape(anchor)}"' if anchor else ""
         return Markup(f"<h{level}{place}>{escape(text)}</h{level}>")
 
     def paragraph(self, text: str, tag: str = "p", code: str = "") -> Markup:
         """A paragraph, or as `li` one entry of a list; it ends on what is to be set as code."""
-        self.items.append(Kept("paragraph", " ".join(f"{text}{code}".split())))
+        self.items.append(ContentsItem("paragraph", " ".join(f"{text}{code}".split())))
         return Markup(f"<{tag}>{escape(text)}{f'<code>{escape(code)}</code>' if code else ''}</{tag}>")
 
     def figure(self, name: str, caption: str) -> str:
         """A figure; its caption."""
-        self.items.append(Kept("figure", " ".join(caption.split()), name=name))
+        self.items.append(ContentsItem("figure", " ".join(caption.split()), name=name))
         return caption
 
     def table(self, table: Table) -> Markup:
         """A table."""
-        self.items.append(Kept("table", name=table.name))
+        self.items.append(ContentsItem("table", name=table.name))
         return Markup(table.html())
 
     def text(self) -> str:
         """The contents as JSON, without headings that nothing stands under."""
-        kept: list[Kept] = []
+        kept: list[ContentsItem] = []
         for item in reversed(self.items):
             following = kept[-1] if kept else None
             ends = following is None or (following.kind == "heading" and following.level <= item.level)
@@ -121,13 +121,13 @@ def read_contents(folder: Path) -> list[Item]:
         raise UserError(f"there is no report in {folder}: run invariance-report first, or give its folder as report=…")
     path = folder / CONTENTS
     try:
-        kept = [Kept(**item) for item in load_json(path.read_text(encoding="utf-8"))]
+        kept = [ContentsItem(**item) for item in load_json(path.read_text(encoding="utf-8"))]
     except (OSError, ValueError, TypeError) as error:
         raise UserError(f"{path} cannot be read ({error}); run invariance-report again") from error
     return [_item(folder, item) for item in kept]
 
 
-def _item(folder: Path, item: Kept) -> Item:
+def _item(folder: Path, item: ContentsItem) -> Item:
     """An item with the file that it names."""
     if item.kind == "heading":
         return Heading(item.level, item.text)
@@ -137,10 +137,10 @@ def _item(folder: Path, item: Kept) -> Item:
     if ".." in Path(item.name).parts or not file.is_file():
         raise UserError(f"{file} is missing, which the report shows: run invariance-report again")
     if item.kind == "figure":
-        return Figure(item.name, file, item.text)
+        return FigureFiles(item.name, file, item.text)
     return TableText(item.name, file.read_text(encoding="utf-8"))
 
 
 def figures_of(contents: Sequence[Item]) -> dict[str, tuple[Path, str]]:
     """The figures among the contents: key → file and caption."""
-    return {item.key: (item.path, item.caption) for item in contents if isinstance(item, Figure)}
+    return {item.key: (item.path, item.caption) for item in contents if isinstance(item, FigureFiles)}

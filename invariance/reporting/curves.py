@@ -47,7 +47,7 @@ class Subject:
 
 
 @dataclass(frozen=True)
-class Family:
+class MeasuredFamily:
     """All that was measured over a family's grids on one data set at one layer.
 
     Attributes:
@@ -115,7 +115,7 @@ def extent(reach: str, network: str) -> tuple[list[tuple[int, float, str]], list
     return natural(reach), [(kind, -number, part) for kind, number, part in natural(network)]
 
 
-def families(collected: Collected) -> list[Family]:
+def families(collected: Collected) -> list[MeasuredFamily]:
     """What was measured, one entry a data set, layer and family, in that order."""
     rows, control = (_placed(collected, collected.reported("measure", control=which)) for which in (False, True))
     apart = {key: group for key, group in control.groupby(_FAMILY)} if len(control) else {}
@@ -133,7 +133,7 @@ def _placed(collected: Collected, rows: pd.DataFrame) -> pd.DataFrame:
     return rows.assign(grid_family=[collected.grids[GridKey(*values)].family for values in keys])
 
 
-def _family(collected: Collected, data: str, layer: str, name: str, rows: pd.DataFrame) -> Family:
+def _family(collected: Collected, data: str, layer: str, name: str, rows: pd.DataFrame) -> MeasuredFamily:
     columns = ["network", "family", "range", "seed", "grid"]
     held = rows[columns].drop_duplicates().itertuples(index=False, name=None)
     measured = [
@@ -165,10 +165,10 @@ def _family(collected: Collected, data: str, layer: str, name: str, rows: pd.Dat
     order = sorted(
         fits.itertuples(index=False, name=None), key=lambda fit: (fit[0] != "residual", fit[0] == "mlp", fit)
     )
-    return Family(data, layer, name, trained, plain[-1][1] if plain else None, tuple(order), rows, apart)
+    return MeasuredFamily(data, layer, name, trained, plain[-1][1] if plain else None, tuple(order), rows, apart)
 
 
-def curve(family: Family, subject: Subject, fit: Fit, metric: str, classes: str = "") -> pd.DataFrame | None:
+def curve(family: MeasuredFamily, subject: Subject, fit: Fit, metric: str, classes: str = "") -> pd.DataFrame | None:
     """A metric of a network along its grid, or None where that map was never measured: a row a g, in the axis' order.
 
     Its columns are those of `of` (data, layer, grid, network, seed, map, solver, fit_classes, metric), then `g`, `x`,
@@ -217,7 +217,7 @@ def counts(values: Iterable[int]) -> str:
     return f"{least:,}" if least == most else f"{least:,} to {most:,}"
 
 
-def gaps(collected: Collected, family: Family) -> list[str]:
+def gaps(collected: Collected, family: MeasuredFamily) -> list[str]:
     """What the figures of a family lack, in words: points that diverged, were not measured or count no image."""
     found = []
     everything = family.rows["metric"].unique()

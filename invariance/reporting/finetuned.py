@@ -92,7 +92,7 @@ class Spread:
 
 
 @dataclass(frozen=True)
-class Study:
+class FinetunedNetworks:
     """Every network of a data set that was finetuned at one layer.
 
     Attributes:
@@ -199,7 +199,7 @@ def _mean(numbers: Mapping[Place, float], one: Finetuning, after: bool, fit: Fit
     return float(np.mean([numbers.get(one.place(after, one.grid, g, fit), float("nan")) for g in one.labels]))
 
 
-def studies(collected: Collected) -> list[Study]:
+def studies(collected: Collected) -> list[FinetunedNetworks]:
     """What was finetuned, one entry a data set and layer."""
     found = []
     for (data, layer), group in collected.reported("finetune").groupby(["data", "layer"], sort=True):
@@ -218,7 +218,7 @@ def studies(collected: Collected) -> list[Study]:
         scores, distances = _by_place(errors, 100 * (1 - errors["score"])), _by_place(far, far["score"])
         fits = {fit for *_, fit in (*scores, *distances)}
         found.append(
-            Study(
+            FinetunedNetworks(
                 data=str(data),
                 layer=str(layer),
                 images=int(measured["n_images"].max()),
@@ -260,9 +260,9 @@ def _finetuning(network: str, seed: int, run: str, held: dict[str, Any]) -> Fine
         ) from error
 
 
-def nothing(data: str) -> Study:
+def nothing(data: str) -> FinetunedNetworks:
     """The study of a data set of which no network was finetuned."""
-    return Study(data, "", 0, "", (), (NO_MAP,), {}, {}, {}, frozenset(), {})
+    return FinetunedNetworks(data, "", 0, "", (), (NO_MAP,), {}, {}, {}, frozenset(), {})
 
 
 def _by_place(measured: pd.DataFrame, values: pd.Series) -> dict[Place, Any]:

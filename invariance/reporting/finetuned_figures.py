@@ -9,7 +9,7 @@ from matplotlib.figure import Figure as Drawing
 
 from invariance.reporting.curves import Fit, words
 from invariance.reporting.figure import Figure
-from invariance.reporting.finetuned import LEARNED, NO_MAP, Finetuning, Study, way
+from invariance.reporting.finetuned import LEARNED, NO_MAP, FinetunedNetworks, Finetuning, way
 from invariance.reporting.lines import INVARIANCE, Axis, Lines
 from invariance.reporting.rows import GridFacts
 from invariance.reporting.style import BLUE, GRAY, GREEN, RED
@@ -19,7 +19,7 @@ _COLOURS = (GREEN, BLUE, RED, "#b0479a", "#d8921f")
 _SIZE = (3.7, 2.9)
 
 
-def drawings(study: Study, slug: str, lambda3: float, whose: str) -> list[Figure]:
+def drawings(study: FinetunedNetworks, slug: str, lambda3: float, whose: str) -> list[Figure]:
     """Every figure that there are numbers for; all are of accuracies.
 
     Args:
@@ -33,11 +33,11 @@ def drawings(study: Study, slug: str, lambda3: float, whose: str) -> list[Figure
     return [one for one in (_trade_off(study, slug), _grids(study, slug, lambda3, whose)) if one is not None]
 
 
-def _over(study: Study) -> str:
+def _over(study: FinetunedNetworks) -> str:
     return f"Over {study.images:,} images of {study.data} ({study.split}), φ at {study.layer}."
 
 
-def _trade_off(study: Study, slug: str) -> Figure | None:
+def _trade_off(study: FinetunedNetworks, slug: str) -> Figure | None:
     """Accuracy untouched against accuracy over G, along λ3, one panel a network; over the seeds that have every λ3."""
     told, rows = [], list[dict[str, object]]()
     for ones in study.sweeps():
@@ -79,7 +79,9 @@ def _trade_off(study: Study, slug: str) -> Figure | None:
 Points = dict[Fit, dict[float, tuple[float, float]]]
 
 
-def _curves(study: Study, ones: list[Finetuning]) -> tuple[list[int], Points, dict[Fit, tuple[float, float]]] | None:
+def _curves(
+    study: FinetunedNetworks, ones: list[Finetuning]
+) -> tuple[list[int], Points, dict[Fit, tuple[float, float]]] | None:
     """Seeds, (untouched, over G) by map and λ3, and the same before; None for fewer than two λ3."""
     lambdas = sorted({one.lambda3 for one in ones})
     by_seed = {seed: {one.lambda3: one for one in ones if one.seed == seed} for seed in {one.seed for one in ones}}
@@ -100,7 +102,7 @@ def _curves(study: Study, ones: list[Finetuning]) -> tuple[list[int], Points, di
     return (seeds, points, start) if points else None
 
 
-def _place(study: Study, ones: list[Finetuning], after: bool, fit: Fit) -> tuple[float, float]:
+def _place(study: FinetunedNetworks, ones: list[Finetuning], after: bool, fit: Fit) -> tuple[float, float]:
     """Accuracies untouched and over G, each the mean of some finetunings."""
     untouched = np.mean([study.untouched(one, after) for one in ones])
     return float(untouched), float(np.mean([study.over_g(one, after, fit) for one in ones]))
@@ -136,7 +138,7 @@ def _along(colours: dict[str, str]) -> Callable[[pd.DataFrame], Drawing]:
     return draw
 
 
-def _grids(study: Study, slug: str, lambda3: float, whose: str) -> Figure | None:
+def _grids(study: FinetunedNetworks, slug: str, lambda3: float, whose: str) -> Figure | None:
     """Accuracy along the family's whole grid before and after, one panel a network."""
     names, rows = [], list[dict[str, object]]()
     drawn: set[tuple[str, str]] = set()
@@ -163,7 +165,7 @@ def _grids(study: Study, slug: str, lambda3: float, whose: str) -> Figure | None
     return Figure(f"{slug}-grids", "The family's grid, before and after", caption, alt, frame, draw)
 
 
-def _axis(study: Study, one: Finetuning, facts: GridFacts) -> Axis:
+def _axis(study: FinetunedNetworks, one: Finetuning, facts: GridFacts) -> Axis:
     """The axis of a family's grid, with G marked on it."""
     points = sorted(facts.points, key=lambda point: point.value)
     labels = tuple(point.label for point in points) if facts.ordinal else None
@@ -172,13 +174,13 @@ def _axis(study: Study, one: Finetuning, facts: GridFacts) -> Axis:
     return Axis(label, tuple(point.value for point in points), labels, marked=marked)
 
 
-def _chosen(study: Study) -> Fit:
+def _chosen(study: FinetunedNetworks) -> Fit:
     """The map that is drawn: ridge where there is one."""
     fitted = [fit for fit in study.fits if fit != NO_MAP]
     return next((fit for fit in fitted if fit[1] == "ridge"), fitted[0] if fitted else NO_MAP)
 
 
-def _before_after(study: Study, ones: list[Finetuning], facts: GridFacts) -> list[dict[str, object]]:
+def _before_after(study: FinetunedNetworks, ones: list[Finetuning], facts: GridFacts) -> list[dict[str, object]]:
     """The points of one panel: means over seeds along a grid, before and after, without a map and through one."""
     rows: list[dict[str, object]] = []
     for fit in dict.fromkeys((NO_MAP, _chosen(study))):

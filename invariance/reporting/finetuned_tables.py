@@ -3,11 +3,11 @@
 import numpy as np
 import pandas as pd
 
-from invariance.reporting.finetuned import LEARNED, Finetuning, Spread, Study, way
+from invariance.reporting.finetuned import LEARNED, FinetunedNetworks, Finetuning, Spread, way
 from invariance.reporting.table import GAP, Table
 
 
-def changes(study: Study, slug: str) -> Table:
+def changes(study: FinetunedNetworks, slug: str) -> Table:
     """What finetuning changed over G, paired by seed: claim (g)."""
     header = ["finetuning", "λ3", "seeds", "untouched"]
     header += [f"over G, {way(fit)}" for fit in study.fits] + [f"over G, {way(LEARNED)} against the best M_g before"]
@@ -46,7 +46,7 @@ def _line(name: str, network: str, ones: list[Finetuning]) -> tuple[list[str], d
     return [f"{network}, {name}", f"{one.lambda3:g}", str(len(ones))], record
 
 
-def distances(study: Study, slug: str) -> Table:
+def distances(study: FinetunedNetworks, slug: str) -> Table:
     """Mean L_L2 over G before and after, through every map."""
     ways = [(fit, after) for fit in study.fits for after in (False, True)] + [(LEARNED, True)]
     header = ["finetuning", "λ3", "seeds"]
@@ -73,7 +73,7 @@ def distances(study: Study, slug: str) -> Table:
     return Table(f"{slug}-distances", caption, header, cells, pd.DataFrame(records), runs=runs)
 
 
-def gaps(study: Study) -> list[str]:
+def gaps(study: FinetunedNetworks) -> list[str]:
     """What the tables lack, in words."""
     found = list[str]()
     for name, network, ones in study.groups():

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from invariance.reporting.curves import BASELINE, IDENTITY, METRICS, Family, Subject, counts, fit_title, words
+from invariance.reporting.curves import BASELINE, IDENTITY, METRICS, MeasuredFamily, Subject, counts, fit_title, words
 from invariance.reporting.figure import Figure
 from invariance.reporting.lines import DOTTED, MISSING, Lines
 from invariance.reporting.style import BLUE, GRAY, INK, growing
@@ -33,7 +33,7 @@ _CONTROL = {
 }
 
 
-def against_baseline(family: Family, metric: str, slug: str) -> Figure | None:
+def against_baseline(family: MeasuredFamily, metric: str, slug: str) -> Figure | None:
     """The form of Fig. 1: the network of the largest range against the baseline.
 
     Args:
@@ -57,7 +57,7 @@ def against_baseline(family: Family, metric: str, slug: str) -> Figure | None:
     return _figure(family, metric, f"{slug}-baseline-{SHORT[metric]}", form, caption, colours_of(family), bands=True)
 
 
-def ranges_compared(family: Family, metric: str, slug: str, known: str = "") -> Figure | None:
+def ranges_compared(family: MeasuredFamily, metric: str, slug: str, known: str = "") -> Figure | None:
     """The form of Fig. 2: all networks of a family, from the smallest range to the largest, and the baseline.
 
     Args:
@@ -83,19 +83,19 @@ def ranges_compared(family: Family, metric: str, slug: str, known: str = "") -> 
     return _figure(family, metric, f"{slug}-ranges-{SHORT[metric]}", "ranges compared", caption, colours, bands=False)
 
 
-def colours_of(family: Family) -> dict[Subject, str]:
+def colours_of(family: MeasuredFamily) -> dict[Subject, str]:
     """The baseline and the network of the largest range, each with its colour."""
     return {subject: INK if subject == family.baseline else BLUE for subject in reversed(family.compared)}
 
 
-def ranges_of(family: Family) -> dict[Subject, str]:
+def ranges_of(family: MeasuredFamily) -> dict[Subject, str]:
     """The baseline and every network of a family, coloured by range."""
     baseline = {family.baseline: GRAY} if family.baseline else {}
     return {**baseline, **dict(zip(family.trained, growing(len(family.trained)), strict=True))}
 
 
 def _figure(
-    family: Family, metric: str, name: str, form: str, caption: str, colours: dict[Subject, str], *, bands: bool
+    family: MeasuredFamily, metric: str, name: str, form: str, caption: str, colours: dict[Subject, str], *, bands: bool
 ) -> Figure | None:
     """A panel a fitted map: no map and this one, of every network."""
     subjects = [(subject.network, subject) for subject in colours]
@@ -131,7 +131,7 @@ def what_of(metric: str, *, short: bool = False) -> str:
     return "Accuracy" if metric == "error_rate" else "Distance to the untouched representation"
 
 
-def source(families: Sequence[Family], metric: str) -> str:
+def source(families: Sequence[MeasuredFamily], metric: str) -> str:
     """The images that the numbers of a metric are over, in words."""
     numbers, splits = list[int](), set[str]()
     for family in families:
@@ -141,7 +141,7 @@ def source(families: Sequence[Family], metric: str) -> str:
     return f"{counts(numbers)} images of {families[0].data.rpartition('@')[2]} ({', '.join(sorted(splits))})"
 
 
-def _untouched(family: Family) -> str:
+def _untouched(family: MeasuredFamily) -> str:
     """Which point of the axis is the untouched image."""
     facts = family.compared[-1].facts
     point = next((point for point in facts.points if point.label == "untouched"), None)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from invariance.errors import UserError
-from invariance.reporting.curves import Family, words
+from invariance.reporting.curves import MeasuredFamily, words
 from invariance.reporting.figure import rendered
 from invariance.reporting.rows import GridFacts
 
@@ -52,7 +52,7 @@ class Gallery:
         return rendered(lambda: _draw(self), self.name, self.title)[1]
 
 
-def gallery(family: Family, slug: str) -> Gallery | None:
+def gallery(family: MeasuredFamily, slug: str) -> Gallery | None:
     """The gallery of a family, or None where no examples were kept.
 
     Raises:

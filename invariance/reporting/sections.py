@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 from markupsafe import Markup
 
 from invariance.reporting import distance_figures, distance_tables, tables
-from invariance.reporting.curves import BASELINE, IDENTITY, Family, counts, fit_title, gaps, words
+from invariance.reporting.curves import BASELINE, IDENTITY, MeasuredFamily, counts, fit_title, gaps, words
 from invariance.reporting.distances import Distances, complete
 from invariance.reporting.figure import Figure, figures_of
-from invariance.reporting.finetuned import Study
+from invariance.reporting.finetuned import FinetunedNetworks
 from invariance.reporting.gallery import Gallery, gallery
 from invariance.reporting.paper import finetuned
 from invariance.reporting.paper.distances import absent, claims
@@ -82,11 +82,11 @@ class Section:
     tables: list[tuple[str, Table]]
     gaps: list[str]
     place: Place | None = None
-    family: Family | None = None
+    family: MeasuredFamily | None = None
     gallery: Gallery | None = None
 
 
-def slugs_of(measured: list[Family]) -> list[str]:
+def slugs_of(measured: list[MeasuredFamily]) -> list[str]:
     """A beginning of file names for every family; the layer is in it only where a data set was measured at several."""
     layers: dict[str, set[str]] = {}
     for family in measured:
@@ -96,9 +96,9 @@ def slugs_of(measured: list[Family]) -> list[str]:
     ]
 
 
-def overviews_of(measured: list[Family], slugs: list[str]) -> list[Figure]:
+def overviews_of(measured: list[MeasuredFamily], slugs: list[str]) -> list[Figure]:
     """The figures of all families of a data set and layer."""
-    groups: dict[tuple[str, str], tuple[str, list[Family]]] = {}
+    groups: dict[tuple[str, str], tuple[str, list[MeasuredFamily]]] = {}
     for family, slug in zip(measured, slugs, strict=True):
         name = slug.removesuffix(f"-{family.name}")
         groups.setdefault((family.data, family.layer), (name, []))[1].append(family)
@@ -129,7 +129,9 @@ def places(overviewed: list[Figure], sections: list[Section], accuracy: Table | 
     return found
 
 
-def family_section(collected: Collected, family: Family, slug: str, note: str = "") -> tuple[Section, dict[str, bytes]]:
+def family_section(
+    collected: Collected, family: MeasuredFamily, slug: str, note: str = ""
+) -> tuple[Section, dict[str, bytes]]:
     """A family's part of the page, and its files; `note` is what captions say of the networks besides."""
     making = Making(note)
     drawn = [figure for metric in family.metrics() for figure in figures_of("family", family, metric, slug)]
@@ -162,7 +164,7 @@ def family_section(collected: Collected, family: Family, slug: str, note: str = 
     return section, making.files
 
 
-def _about(collected: Collected, family: Family) -> str:
+def _about(collected: Collected, family: MeasuredFamily) -> str:
     """Which networks were measured, and how their maps were fitted, in a sentence or two."""
     names = [subject.network for subject in family.trained]
     said = [f"Trained with it: {', '.join(names)}." if names else "No network trained with it was measured."]
@@ -229,7 +231,7 @@ def distance_section(found: Distances, note: str = "") -> tuple[Section, dict[st
     return Section(f"{slug}-distances", found.data, title, about, shown, first, numbers, lacking), making.files
 
 
-def finetuned_section(study: Study, note: str = "") -> tuple[Section, dict[str, bytes]]:
+def finetuned_section(study: FinetunedNetworks, note: str = "") -> tuple[Section, dict[str, bytes]]:
     """The part of the page on finetuning with the joint loss, and its files; `note` ends its captions."""
     slug = "-".join(filter(None, [study.data, study.layer.replace("/", "_"), "finetuned"]))
     making = Making(note)

@@ -8,8 +8,8 @@ import pandas as pd
 from invariance.reporting.curves import (
     BASELINE,
     IDENTITY,
-    Family,
     Fit,
+    MeasuredFamily,
     Subject,
     counts,
     curve,
@@ -23,7 +23,7 @@ from invariance.reporting.table import GAP, Table, percent, plain
 from invariance.runs.rows import FEW_IMAGES
 
 
-def measurements(family: Family, metric: str, slug: str) -> Table:
+def measurements(family: MeasuredFamily, metric: str, slug: str) -> Table:
     """Every number of a metric over a family's grids on the reported split: a row a g, a column a network and a map."""
     rows = family.rows[family.rows["metric"] == metric]
     rank = {subject.network: k for k, subject in enumerate(family.trained, 1)}
@@ -68,7 +68,7 @@ def _cell(row: pd.Series, metric: str) -> str:
     return percent(1 - score, 1 - high, 1 - low) if metric == "error_rate" else plain(score, low, high)
 
 
-def summary(family: Family, slug: str) -> Table | None:
+def summary(family: MeasuredFamily, slug: str) -> Table | None:
     """Mean accuracy untouched, inside and beyond the largest trained range, or None without a network of the family."""
     if not family.trained or "error_rate" not in family.metrics():
         return None
@@ -109,7 +109,7 @@ def summary(family: Family, slug: str) -> Table | None:
 
 
 def _means(
-    family: Family, subject: Subject, fit: Fit, labels: list[str], parts: dict[str, list[bool]]
+    family: MeasuredFamily, subject: Subject, fit: Fit, labels: list[str], parts: dict[str, list[bool]]
 ) -> dict[str, object]:
     """One row of the summary, accuracies as shares; NaN where any g is missing or the part has none."""
     drawn = curve(family, subject, fit, "error_rate")
@@ -121,7 +121,7 @@ def _means(
     return {**names, "map": fit[0], "solver": fit[1], **means, "run": "; ".join(runs)}
 
 
-def unseen(family: Family, slug: str) -> Table | None:
+def unseen(family: MeasuredFamily, slug: str) -> Table | None:
     """Whether M_g undoes g or knows the classes: no map, maps of the same and of unseen classes; None without any.
 
     A line a network and g. All three are over the same images, by the argmax among the classes of the reported half.
@@ -160,9 +160,9 @@ def unseen(family: Family, slug: str) -> Table | None:
     return Table(f"{slug}-unseen", caption, header, cells, numbers, runs=runs)
 
 
-def _networks(family: Family) -> list[Subject]:
+def _networks(family: MeasuredFamily) -> list[Subject]:
     return [*([family.baseline] if family.baseline else []), *family.trained]
 
 
-def _control(family: Family, subject: Subject, fit: Fit) -> bool:
+def _control(family: MeasuredFamily, subject: Subject, fit: Fit) -> bool:
     return curve(family, subject, fit, HALF_ERROR, UNSEEN) is not None

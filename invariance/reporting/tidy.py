@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import pandas as pd
 
-from invariance.reporting.curves import IDENTITY, METRICS, Family, Fit, Subject, curve, words
+from invariance.reporting.curves import IDENTITY, METRICS, Fit, MeasuredFamily, Subject, curve, words
 from invariance.reporting.lines import DOTTED, INVARIANCE, Axis
 from invariance.reporting.rows import HALF_ERROR, UNSEEN
 
@@ -27,7 +27,7 @@ def way(fit: Fit, classes: str = "") -> str:
 
 
 def curves_of(
-    family: Family, subjects: Iterable[tuple[str, Subject]], fits: Sequence[Fit], metric: str, **place: str
+    family: MeasuredFamily, subjects: Iterable[tuple[str, Subject]], fits: Sequence[Fit], metric: str, **place: str
 ) -> list[pd.DataFrame]:
     """The curves of some networks through some maps, each map that has it followed by its control.
 
@@ -75,7 +75,7 @@ def said(frame: pd.DataFrame) -> str:
     return ". ".join(told)
 
 
-def axis_of(family: Family, subjects: Sequence[Subject], *, shade: bool) -> Axis:
+def axis_of(family: MeasuredFamily, subjects: Sequence[Subject], *, shade: bool) -> Axis:
     """The x axis of networks of a family: all their g, and what the network of the largest range was trained with."""
     points = {point.value: point for subject in subjects for point in subject.facts.points}
     values, facts = tuple(sorted(points)), subjects[0].facts

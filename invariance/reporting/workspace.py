@@ -12,7 +12,7 @@ import pandas as pd
 from PIL import Image
 
 from invariance.errors import UserError
-from invariance.reporting.contents import Figure, Heading, Item, Paragraph, TableText
+from invariance.reporting.contents import FigureFiles, Heading, Item, Paragraph, TableText
 from invariance.runs.files import write_text
 from invariance.runs.summary import PARTS, REPORTED
 
@@ -32,7 +32,7 @@ _PINNED = (
 
 
 @dataclass(frozen=True)
-class Section:
+class WorkspaceSection:
     """Live panels of one stage, shown in the workspace and in the report alike."""
 
     title: str
@@ -122,14 +122,14 @@ def build(
     return Board(workspace, report)
 
 
-def sections() -> list[Section]:
+def sections() -> list[WorkspaceSection]:
     """The live panels, in the order of the paper."""
     return [
         _training(),
-        Section("Accuracy on untouched images (Table 3)", "train", _accuracy()),
-        Section("Invariance and equivariance (Figs. 1, 2, 7 to 9)", "measure", _measured()),
-        Section("Distances between networks (Fig. 3)", "distance", _distances()),
-        Section("Finetuning with the joint loss (Tables 2, 4)", "finetune", _finetuned()),
+        WorkspaceSection("Accuracy on untouched images (Table 3)", "train", _accuracy()),
+        WorkspaceSection("Invariance and equivariance (Figs. 1, 2, 7 to 9)", "measure", _measured()),
+        WorkspaceSection("Distances between networks (Fig. 3)", "distance", _distances()),
+        WorkspaceSection("Finetuning with the joint loss (Tables 2, 4)", "finetune", _finetuned()),
     ]
 
 
@@ -162,9 +162,11 @@ def _points(title: str, x: str, y: str, *, config: bool = False) -> Any:  # noqa
     return wr.ScatterPlot(title=title, x=wr.Config(x) if config else wr.SummaryMetric(x), y=wr.SummaryMetric(y))
 
 
-def _training() -> Section:
+def _training() -> WorkspaceSection:
     curves = {"Training loss": "train/loss", "Validation accuracy": "val/accuracy", "Validation loss": "val/loss"}
-    return Section("Training curves by family", "train", [_lines(title, [key]) for title, key in curves.items()])
+    return WorkspaceSection(
+        "Training curves by family", "train", [_lines(title, [key]) for title, key in curves.items()]
+    )
 
 
 def _accuracy() -> list[Any]:
@@ -235,7 +237,7 @@ def _shown(contents: Sequence[Item], pictures: str) -> Iterator[Any]:
             yield wr.P(item.text)
         elif isinstance(item, TableText):
             yield wr.MarkdownBlock(item.markdown)
-        elif isinstance(item, Figure):
+        elif isinstance(item, FigureFiles):
             layout = wr.Layout(w=_COLUMNS, h=_height(item.path))
             panel = wr.MediaBrowser(title=item.name, media_keys=[item.key], num_columns=1, layout=layout)
             runs = wr.Runset(name="report", filters=pictures)

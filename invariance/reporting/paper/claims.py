@@ -21,9 +21,9 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
-from invariance.reporting.curves import BASELINE, IDENTITY, Family, Floats, Subject, curve, fit_title, words
+from invariance.reporting.curves import BASELINE, IDENTITY, Floats, MeasuredFamily, Subject, curve, fit_title, words
 from invariance.reporting.distances import Distances, group_rank, neighbours
-from invariance.reporting.finetuned import LEARNED, Study
+from invariance.reporting.finetuned import LEARNED, FinetunedNetworks
 from invariance.reporting.paper.printed import GROUPS
 from invariance.transforms.base import UNTOUCHED
 
@@ -37,7 +37,7 @@ is far; a group of families in the farther half of all is not near."""
 
 
 @dataclass(frozen=True)
-class Comparison:
+class Evidence:
     """One comparison of a claim.
 
     Attributes:
@@ -115,10 +115,10 @@ class _Difference:
 
 
 def claims(
-    measured: Sequence[tuple[Family, str]],
+    measured: Sequence[tuple[MeasuredFamily, str]],
     apart: Sequence[tuple[Distances, str]],
-    finetuned: Sequence[tuple[Study, str]],
-) -> list[Comparison]:
+    finetuned: Sequence[tuple[FinetunedNetworks, str]],
+) -> list[Evidence]:
     """Every comparison that the rows allow.
 
     Args:
@@ -126,7 +126,7 @@ def claims(
         apart: the sets of networks whose distances were measured, with theirs.
         finetuned: the studies of finetuning, with theirs.
     """
-    found: list[tuple[str, Comparison]] = []
+    found: list[tuple[str, Evidence]] = []
     for family, anchor in measured:
         if family.metrics():
             metric = "error_rate" if "error_rate" in family.metrics() else "l2_distance"
@@ -139,7 +139,7 @@ def claims(
     return _layers_apart(found)
 
 
-def _layers_apart(found: Sequence[tuple[str, Comparison]]) -> list[Comparison]:
+def _layers_apart(found: Sequence[tuple[str, Evidence]]) -> list[Evidence]:
     """Comparisons, each with its layer: where a data set has several, the way names it."""
     layers: dict[str, set[str]] = {}
     for layer, one in found:
@@ -176,12 +176,12 @@ def _masks(subject: Subject) -> dict[str, NDArray[np.bool_]]:
 
 
 def _of(
-    family: Family, claim: str, anchor: str, way: str, what: str, metric: str, d: _Difference, says: str = ""
-) -> Comparison:
-    return Comparison(claim, family.data, way, what, says or d.says, *d.over, f"{what} {d.told(metric)}", anchor)
+    family: MeasuredFamily, claim: str, anchor: str, way: str, what: str, metric: str, d: _Difference, says: str = ""
+) -> Evidence:
+    return Evidence(claim, family.data, way, what, says or d.says, *d.over, f"{what} {d.told(metric)}", anchor)
 
 
-def _more_invariant(family: Family, metric: str, anchor: str) -> list[Comparison]:
+def _more_invariant(family: MeasuredFamily, metric: str, anchor: str) -> list[Evidence]:
     """(a): the family's most extreme network against the baseline, without a map."""
     if not family.trained or family.baseline is None:
         return []
@@ -191,7 +191,7 @@ def _more_invariant(family: Family, metric: str, anchor: str) -> list[Comparison
     return [_of(family, "a", anchor, "invariance", what, metric, d) for what, d in named.items()]
 
 
-def _baseline_equivariant(family: Family, metric: str, anchor: str) -> list[Comparison]:
+def _baseline_equivariant(family: MeasuredFamily, metric: str, anchor: str) -> list[Evidence]:
     """(b): the baseline with maps against itself without."""
     if family.baseline is None:
         return []
@@ -203,7 +203,7 @@ def _baseline_equivariant(family: Family, metric: str, anchor: str) -> list[Comp
     return [_of(family, "b", anchor, fit_title(fit), what, metric, d) for fit, d in found.items() if d is not None]
 
 
-def _nothing_added(family: Family, metric: str, anchor: str) -> list[Comparison]:
+def _nothing_added(family: MeasuredFamily, metric: str, anchor: str) -> list[Evidence]:
     """(c): the family's most extreme network inside its range, with maps against without."""
     if not family.trained:
         return []
@@ -219,7 +219,7 @@ def _nothing_added(family: Family, metric: str, anchor: str) -> list[Comparison]
     return made
 
 
-def _wider(family: Family, metric: str, anchor: str) -> list[Comparison]:
+def _wider(family: MeasuredFamily, metric: str, anchor: str) -> list[Evidence]:
     """(d): the network of the largest range against that of the smallest, where the latter's training did not reach.
 
     Networks of one σ are compared where the family has several (Elastic). Left out are families whose ranges are no
@@ -233,7 +233,7 @@ def _wider(family: Family, metric: str, anchor: str) -> list[Comparison]:
     return made
 
 
-def _of_growing_range(family: Family) -> dict[str, list[Subject]]:
+def _of_growing_range(family: MeasuredFamily) -> dict[str, list[Subject]]:
     """A family's networks by growing range, apart by what their names say beside it, as `sigma2`."""
     found: dict[str, list[tuple[float, Subject]]] = {}
     for subject in family.trained:
@@ -247,7 +247,9 @@ def _of_growing_range(family: Family) -> dict[str, list[Subject]]:
     return {rest: [one for _, one in sorted(found[rest], key=lambda pair: pair[0])] for rest in sorted(found)}
 
 
-def _wider_of(family: Family, subjects: Sequence[Subject], named: str, metric: str, anchor: str) -> list[Comparison]:
+def _wider_of(
+    family: MeasuredFamily, subjects: Sequence[Subject], named: str, metric: str, anchor: str
+) -> list[Evidence]:
     """Yes if the largest is better beyond the margin and ranks by range and by that mean agree (Spearman's ρ > 0).
 
     The ranks are over the g where all of the networks have a number.
@@ -267,7 +269,7 @@ def _wider_of(family: Family, subjects: Sequence[Subject], named: str, metric: s
     return [_of(family, "d", anchor, "invariance", f"{named} ({over})", metric, d, says)]
 
 
-def _closed_form(family: Family, metric: str, anchor: str) -> list[Comparison]:
+def _closed_form(family: MeasuredFamily, metric: str, anchor: str) -> list[Evidence]:
     """(h): ridge against online SGD, the same maps of the same networks."""
     ridge, online = (("residual", solver) for solver in ("ridge", "online_sgd"))
     made = []
@@ -281,7 +283,7 @@ def _closed_form(family: Family, metric: str, anchor: str) -> list[Comparison]:
     return made
 
 
-def _near(found: Distances, anchor: str) -> list[Comparison]:
+def _near(found: Distances, anchor: str) -> list[Evidence]:
     """(e) and (f), through every way of comparing."""
     made, names = [], [node.family for node in found.nodes]
     for way, matrix in found.matrices().items():
@@ -308,12 +310,12 @@ def _near(found: Distances, anchor: str) -> list[Comparison]:
 
 def _apart(
     claim: str, found: Distances, way: str, what: str, says: str, told: str, counted: tuple[int, int, str], anchor: str
-) -> Comparison:
+) -> Evidence:
     """A comparison of distances, open where too few of them have a number."""
     said = ", ".join(filter(None, [f"{way}: {told}", some(*counted)]))
     number, of, each = counted
     says = says if enough(number, of) else OPEN
-    return Comparison(claim, found.data, way, what, says, np.nan, np.nan, number, of, said, anchor, each)
+    return Evidence(claim, found.data, way, what, says, np.nan, np.nan, number, of, said, anchor, each)
 
 
 def _pairs_with_numbers(matrix: Floats, names: list[str], group: tuple[str, ...]) -> tuple[int, int]:
@@ -323,7 +325,7 @@ def _pairs_with_numbers(matrix: Floats, names: list[str], group: tuple[str, ...]
     return sum(bool(np.isfinite(matrix[pair])) for pair in pairs), len(pairs)
 
 
-def _raised(study: Study, anchor: str) -> list[Comparison]:
+def _raised(study: FinetunedNetworks, anchor: str) -> list[Evidence]:
     """(g): through the learned maps after, against the best fitted maps before.
 
     Yes if it rose for every seed, and on average by more than images could explain; no likewise. Finetunings of one
@@ -346,5 +348,5 @@ def _raised(study: Study, anchor: str) -> list[Comparison]:
         says = d.says if (there > 0).all() or (there < 0).all() else OPEN
         told = f"{network} {d.told('error_rate')} ({int((there > 0).sum())} of {len(there)} seeds up, {name})"
         way, what = f"learned maps, {name}", f"{network}, {name}"
-        made.append(Comparison("g", study.data, way, what, says, *d.over, told, anchor, d.each))
+        made.append(Evidence("g", study.data, way, what, says, *d.over, told, anchor, d.each))
     return made

@@ -7,7 +7,7 @@ import pandas as pd
 
 from invariance.reporting import finetuned_figures, finetuned_tables
 from invariance.reporting.figure import Figure
-from invariance.reporting.finetuned import LEARNED, Finetuning, Spread, Study, nothing, way
+from invariance.reporting.finetuned import LEARNED, FinetunedNetworks, Finetuning, Spread, nothing, way
 from invariance.reporting.paper import printed
 from invariance.reporting.paper.figures import Place, finetuning_command
 from invariance.reporting.paper.printed import PrintedAccuracy
@@ -16,7 +16,7 @@ from invariance.reporting.table import GAP, Table
 from invariance.transforms.base import UNTOUCHED
 
 
-def tables(study: Study, slug: str) -> list[tuple[str, Table]]:
+def tables(study: FinetunedNetworks, slug: str) -> list[tuple[str, Table]]:
     """What there are numbers for, with their names: the change over G, the accuracies of every finetuning, L_L2.
 
     On the paper's data one table of accuracies, of its λ3, has all the networks of its Table 2 or 4.
@@ -34,12 +34,12 @@ def tables(study: Study, slug: str) -> list[tuple[str, Table]]:
     return made + ([("Distances L_L2 before and after", finetuned_tables.distances(study, slug))] if study.far else [])
 
 
-def drawings(study: Study, slug: str) -> list[Figure]:
+def drawings(study: FinetunedNetworks, slug: str) -> list[Figure]:
     """Every figure of finetunings, with the paper's λ3 along the grid; see `finetuned_figures.drawings`."""
     return finetuned_figures.drawings(study, slug, printed.LAMBDA_3, "the paper's")
 
 
-def accuracies(study: Study, name: str, slug: str, lacking: Sequence[str] = ()) -> Table:
+def accuracies(study: FinetunedNetworks, name: str, slug: str, lacking: Sequence[str] = ()) -> Table:
     """Accuracy untouched and under every g of G, before and after, as in Tables 2 and 4, for one name of finetuning.
 
     Args:
@@ -68,7 +68,7 @@ _Line = tuple[list[str], dict[str, object], dict[int, tuple[str, ...]]]
 """Cells from the left, the numbers of a line, and the runs that they are from, by column."""
 
 
-def _lines(study: Study, network: str, ones: list[Finetuning], paper: bool) -> list[_Line]:
+def _lines(study: FinetunedNetworks, network: str, ones: list[Finetuning], paper: bool) -> list[_Line]:
     """The lines of a network: untouched, every g of G, and what the paper prints without its parameters."""
     printed_at = {one.label: one for one in printed.finetuned(study.data, network) if one.label}
     lines = []
@@ -95,7 +95,7 @@ def _unmeasured(network: str, one: PrintedAccuracy) -> _Line:
     return [f"{network}: {one.label or one.what}", GAP, *_printed(one, True, record)], record, {}
 
 
-def _caption(study: Study, name: str) -> str:
+def _caption(study: FinetunedNetworks, name: str) -> str:
     if not name:
         return (
             f"accuracy in percent on {study.data} before and after finetuning with the joint loss, as it is printed. "
@@ -118,7 +118,7 @@ def _printed(one: PrintedAccuracy | None, shown: bool, record: dict[str, object]
     return [f"{one.original:.2f}", f"{one.finetuned:.2f}"] if one else [GAP, GAP]
 
 
-def absent(study: Study) -> tuple[str, list[str]]:
+def absent(study: FinetunedNetworks) -> tuple[str, list[str]]:
     """The finetuning that is the paper's Table 2 or 4 or nearest to it, and that table's networks that it lacks.
 
     It is the one of the paper's λ3 that has the most of its networks; `printed`, and all of them, where none has any.
@@ -134,20 +134,20 @@ def absent(study: Study) -> tuple[str, list[str]]:
     return name, [network for network in wanted if network not in held[name]]
 
 
-def gaps(study: Study) -> list[str]:
+def gaps(study: FinetunedNetworks) -> list[str]:
     """What the tables lack, in words."""
     of, (_, lacking) = printed.finetuned_table(study.data), absent(study)
     named = f"{of}: not finetuned: {', '.join(lacking)} ({finetuning_command(study.data)})"
     return [*([named] if lacking else []), *finetuned_tables.gaps(study)]
 
 
-def with_gaps(collected: Collected, found: list[Study]) -> list[Study]:
+def with_gaps(collected: Collected, found: list[FinetunedNetworks]) -> list[FinetunedNetworks]:
     """Studies of finetuning, and empty ones for the paper's data sets without: Tables 2 and 4 are gaps there."""
     lacking = set(collected.rows["data"]) - {study.data for study in found}
     return [*found, *(nothing(data) for data in sorted(lacking) if printed.finetuned_networks(data))]
 
 
-def place_of(study: Study, slug: str) -> Place | None:
+def place_of(study: FinetunedNetworks, slug: str) -> Place | None:
     """Where the page has Table 2 or 4, or its form; how much of it there is, where the data are the paper's."""
     if not study.scores:
         return None

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pandas as pd
 
 from invariance.reporting import forms
-from invariance.reporting.curves import IDENTITY, METRICS, Family, Fit, Subject, fit_title, words
+from invariance.reporting.curves import IDENTITY, METRICS, Fit, MeasuredFamily, Subject, fit_title, words
 from invariance.reporting.figure import Figure
 from invariance.reporting.forms import HOW, SHORT, ranges_of, remarks, source, what_of
 from invariance.reporting.lines import Axis, Lines
@@ -25,12 +25,12 @@ PAPER_FIT: Fit = ("residual", "online_sgd")
 _LARGEST = "largest range"
 
 
-def ranges_compared(family: Family, metric: str, slug: str) -> Figure | None:
+def ranges_compared(family: MeasuredFamily, metric: str, slug: str) -> Figure | None:
     """The form of Fig. 2 by the paper's number for it; see `invariance.reporting.forms.ranges_compared`."""
     return forms.ranges_compared(family, metric, slug, called("ranges", family.data))
 
 
-def overviews(families: Sequence[Family], slug: str) -> list[Figure]:
+def overviews(families: Sequence[MeasuredFamily], slug: str) -> list[Figure]:
     """Every figure of all families of one data set and layer that there are numbers for.
 
     Args:
@@ -48,14 +48,14 @@ def overviews(families: Sequence[Family], slug: str) -> list[Figure]:
     return [one for one in made if one is not None]
 
 
-def _fits(families: Sequence[Family]) -> list[Fit]:
+def _fits(families: Sequence[MeasuredFamily]) -> list[Fit]:
     """The fitted maps, the paper's first; no map where none was fitted."""
     fits = dict.fromkeys(fit for family in families for fit in family.fits)
     return sorted(fits, key=lambda fit: (fit != PAPER_FIT, fit[0] != "residual", fit)) or [IDENTITY]
 
 
 def _extremes(
-    families: Sequence[Family], metric: str, fit: Fit, slug: str, *, first: bool, aside: bool
+    families: Sequence[MeasuredFamily], metric: str, fit: Fit, slug: str, *, first: bool, aside: bool
 ) -> Figure | None:
     """The form of Figs. 1 and 7: a panel a family, its network of the largest range against the baseline."""
     frame = tidy(
@@ -83,7 +83,9 @@ def _extremes(
     return replace(made, caption=made.caption + remarks(frame, metric), aside=aside)
 
 
-def _all_networks(families: Sequence[Family], form: str, metric: str, slug: str, *, aside: bool) -> Figure | None:
+def _all_networks(
+    families: Sequence[MeasuredFamily], form: str, metric: str, slug: str, *, aside: bool
+) -> Figure | None:
     """The form of Figs. 8 and 9: a row a family, columns no map and each solver, a curve for every trained range."""
     rest = {name for names in _PAGES.values() for name in names}
     held = [f for f in families if f.trained and (f.name in _PAGES[form] or (form == "all-2" and f.name not in rest))]
@@ -110,7 +112,7 @@ def _all_networks(families: Sequence[Family], form: str, metric: str, slug: str,
     return replace(made, caption=made.caption + remarks(frame, metric), aside=aside)
 
 
-def cross(foreign: Sequence[Family], own: Sequence[Family], slug: str) -> Figure | None:
+def cross(foreign: Sequence[MeasuredFamily], own: Sequence[MeasuredFamily], slug: str) -> Figure | None:
     """The form of Fig. 10: 1 − L_L2 of networks on data they were not trained on, beside the data they were.
 
     Args:
@@ -158,7 +160,7 @@ def cross(foreign: Sequence[Family], own: Sequence[Family], slug: str) -> Figure
     return replace(made, lacking=tuple(lacking))
 
 
-def _nearness(family: Family, subject: Subject, fits: Sequence[Fit], who: str, row: str) -> list[pd.DataFrame]:
+def _nearness(family: MeasuredFamily, subject: Subject, fits: Sequence[Fit], who: str, row: str) -> list[pd.DataFrame]:
     """1 − L_L2 of a network, a panel no map and each fitted one."""
     return [
         drawn.assign(y=1 - drawn["y"], low=1 - drawn["high"], high=1 - drawn["low"], shown="1 − L_L2")
@@ -168,7 +170,7 @@ def _nearness(family: Family, subject: Subject, fits: Sequence[Fit], who: str, r
     ]
 
 
-def _same(mine: Family | None, subject: Subject) -> Subject | None:
+def _same(mine: MeasuredFamily | None, subject: Subject) -> Subject | None:
     """The same network on its own data, over the same transformations."""
     held = [] if mine is None else [*mine.trained, *([mine.baseline] if mine.baseline else [])]
     wanted = subject.network, subject.seed, subject.facts.grid
@@ -178,7 +180,7 @@ def _same(mine: Family | None, subject: Subject) -> Subject | None:
 
 def _figure(
     form: str,
-    families: Sequence[Family],
+    families: Sequence[MeasuredFamily],
     slug: str,
     end: str,
     about: str,
@@ -194,12 +196,12 @@ def _figure(
     return Figure(name, title, caption, f"{title}. {said(frame)}", frame, draw, form, data, layer)
 
 
-def _pair(family: Family, trained: str = _LARGEST) -> list[tuple[str, Subject]]:
+def _pair(family: MeasuredFamily, trained: str = _LARGEST) -> list[tuple[str, Subject]]:
     """The baseline and the network of the largest range, whichever there is, by those names."""
     return [("baseline" if one == family.baseline else trained, one) for one in reversed(family.compared)]
 
 
-def _named(family: Family) -> list[tuple[str, Subject]]:
+def _named(family: MeasuredFamily) -> list[tuple[str, Subject]]:
     return [(subject.network, subject) for subject in ranges_of(family)]
 
 
@@ -207,15 +209,15 @@ def _upper(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def _extreme(family: Family) -> str:
+def _extreme(family: MeasuredFamily) -> str:
     return family.trained[-1].network if family.trained else f"{words(family.name)}: baseline alone"
 
 
-def _row(family: Family) -> str:
+def _row(family: MeasuredFamily) -> str:
     return f"{family.title}: {family.trained[-1].network if family.trained else 'baseline alone'}"
 
 
-def _shown(families: Iterable[Family], frame: pd.DataFrame) -> list[Family]:
+def _shown(families: Iterable[MeasuredFamily], frame: pd.DataFrame) -> list[MeasuredFamily]:
     """The families that a frame has numbers of."""
     there = set(frame["family"])
     return [family for family in families if family.name in there]
@@ -232,11 +234,11 @@ def _short(fit: Fit) -> str:
     return "no map" if fit == IDENTITY else fit_title(fit).replace("residual map, ", "")
 
 
-def _names(families: Sequence[Family]) -> str:
+def _names(families: Sequence[MeasuredFamily]) -> str:
     return ", ".join(words(family.name) for family in families)
 
 
-def _without(shown: Sequence[Family]) -> str:
+def _without(shown: Sequence[MeasuredFamily]) -> str:
     """Which of the paper's families a figure is without."""
     there = {family.name for family in shown}
     lacking = [name for names in _PAGES.values() for name in names if name not in there]
@@ -247,7 +249,7 @@ def _without(shown: Sequence[Family]) -> str:
     return told + (f" No baseline was measured: {_names(bare)}." if bare else "")
 
 
-def _networks_without(held: Sequence[Family], form: str) -> str:
+def _networks_without(held: Sequence[MeasuredFamily], form: str) -> str:
     """Which of the paper's networks (Table 3) a figure is without."""
     there = {subject.network for family in held for subject in family.trained}
     expected = sorted(path.stem for path in (conf_dir() / "network").glob("*.yaml"))

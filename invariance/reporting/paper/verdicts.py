@@ -15,7 +15,7 @@ from itertools import groupby
 import numpy as np
 import pandas as pd
 
-from invariance.reporting.paper.claims import NEAR, NO, NOTHING, OPEN, YES, Comparison
+from invariance.reporting.paper.claims import NEAR, NO, NOTHING, OPEN, YES, Evidence
 from invariance.reporting.table import GAP, Table
 
 CLAIMS = {
@@ -51,7 +51,7 @@ def verdict(says: Iterable[str]) -> str:
     return "holds for most" if yes > len(said) / 2 else "contradicted" if no > len(said) / 2 else "not shown"
 
 
-def summary(found: Sequence[Comparison], data: Sequence[str]) -> Table:
+def summary(found: Sequence[Evidence], data: Sequence[str]) -> Table:
     """A line for every claim, data set and way: its verdict, and what it rests on."""
     cells: list[list[str]] = []
     records: list[dict[str, object]] = []
@@ -85,7 +85,7 @@ def summary(found: Sequence[Comparison], data: Sequence[str]) -> Table:
     return Table("claims", caption, header, cells, pd.DataFrame(records), links, worded=(2, 4))
 
 
-def details(found: Sequence[Comparison]) -> Table | None:
+def details(found: Sequence[Evidence]) -> Table | None:
     """Every comparison of every claim; None where there is none."""
     order = sorted(found, key=lambda one: (one.claim, one.data, one.way, one.what))
     if not order:
@@ -101,7 +101,7 @@ def details(found: Sequence[Comparison]) -> Table | None:
     return Table("claims-details", caption, header, cells, pd.DataFrame(records), worded=(2, 3, 5))
 
 
-def _evidence(part: Sequence[Comparison]) -> str:
+def _evidence(part: Sequence[Evidence]) -> str:
     """A verdict's evidence in a line: how many say what, the typical difference, and who does not say yes."""
     counts = ", ".join(f"{what} {n}" for what in (YES, OPEN, NO) if (n := sum(one.says == what for one in part)))
     differences = np.array([one.difference for one in part])
