@@ -348,3 +348,16 @@ def test_figures_of_all_rows_are_drawn(house, outside, trained, tmp_path):
 )
 def test_a_name_of_nothing_is_one_line(mistake, page, argument, said):
     assert said in mistake(page, argument)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["unseen_classes=[ridge]", "solver=ridge"], "unseen_classes: ridge has the control always; leave it out"),
+        (["unseen_classes=[online_sgd]", "solver=ridge"], "unseen_classes=online_sgd: maps are fitted by ridge"),
+        (["unseen_classes=[online_sgd]", "map=identity"], "unseen_classes=online_sgd: no map is fitted"),
+        (["unseen_classes=[online_sgd]", "data=photos", "metrics=[l2_distance]"], "no classes of the networks' own"),
+    ],
+)
+def test_a_control_that_would_change_nothing_is_refused(mistake, arguments, said):
+    assert said in mistake("measure", *arguments)
