@@ -45,7 +45,14 @@ def sealed(root, network="baseline", error=0.1):
 
 
 def config(root, out):
-    return {"runs": str(root), "out": str(out), "dataset": None, "progress": False, "logger": {"kind": "csv"}}
+    return {
+        "runs": str(root),
+        "out": str(out),
+        "dataset": None,
+        "progress": False,
+        "figures": [],
+        "logger": {"kind": "csv"},
+    }
 
 
 def change(path, old, new):

@@ -381,7 +381,7 @@ def test_full_and_read_only_disks(pets, tmp_path, options, match):
 
 def test_a_file_where_the_folder_must_be(pets, tmp_path):
     (tmp_path / "prepared").write_text("")
-    refused("a file stands where a folder is needed", pets, tmp_path / "prepared")
+    refused("prepared is no folder; choose another place", pets, tmp_path / "prepared")
 
 
 def test_a_full_disk_while_writing_leaves_nothing(pets, store, monkeypatch):

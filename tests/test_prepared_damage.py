@@ -200,7 +200,7 @@ def test_data_that_another_process_begins_to_mend_while_they_are_looked_for_are_
 ):
     """They are renamed meanwhile; here they are back once the lock is held."""
     there, away = directory(store), store / "away"
-    real_difference, real_locked = finding._difference, prepared_module._locked
+    real_difference, real_locked = finding._difference, prepared_module.locked
 
     def gone(*arguments):
         there.rename(away)
@@ -213,7 +213,7 @@ def test_data_that_another_process_begins_to_mend_while_they_are_looked_for_are_
             yield
 
     monkeypatch.setattr(finding, "_difference", gone)
-    monkeypatch.setattr(prepared_module, "_locked", waited)
+    monkeypatch.setattr(prepared_module, "locked", waited)
     for verify in (False, True):
         same(made(source, store, verify=verify), whole)
     assert not decoded

@@ -207,7 +207,7 @@ INSIDE = {
     "source": {
         "invariance/models/sources/toys.py": SOURCE,
         "invariance/models/sources/__init__.py": (
-            "SOURCES: dict[str, str] = {",
+            "SOURCES: dict[str, str | ModelSource] = {",
             '    "toys": "invariance.models.sources.toys:load",\n',
         ),
     },

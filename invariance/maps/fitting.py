@@ -24,7 +24,7 @@ def hold_checked(settings: object, schema: type[Settings]) -> None:
     """
     given = {name: native(getattr(settings, name)) for name in schema.model_fields}
     plain = {name: list(value) if isinstance(value, tuple) else value for name, value in given.items()}
-    for name, value in checked(schema, plain, schema.__name__).model_dump().items():
+    for name, value in checked(schema, plain, type(settings).__name__).model_dump().items():
         object.__setattr__(settings, name, tuple(value) if isinstance(value, list) else value)  # it is frozen
 
 

@@ -240,8 +240,7 @@ class Study:
 
 def fits_of(config: MeasurePage | DistancePage | FinetunePage) -> list[MapSpec]:
     """The maps that a command fits, with their solvers."""
-    chosen = config.model_dump(include={"map", "solver"}, exclude_unset=True)
-    return maps_of(chosen.get("map", {"linear": {}}), chosen.get("solver", {}))  # distances are of linear maps
+    return maps_of({"linear": {}} if isinstance(config, DistancePage) else config.map, config.solver)
 
 
 def measured_grids(config: MeasurePage, network: Trained) -> list[Grid]:

@@ -23,6 +23,7 @@ from yaml import YAMLError
 from invariance.cli.messages import no_yaml
 from invariance.errors import UserError, nearest
 from invariance.launch.sweeping import jobs_of_sweep
+from invariance.maps.spec import maps_of
 from invariance.settings.base import Kind, checked, keys_of
 from invariance.settings.files import check_keys, conf_dir
 from invariance.settings.numbers import with_canonical_names
@@ -137,7 +138,9 @@ def checked_job(kind: type[Kind], config: DictConfig, settings: Mapping[Any, Any
     check_keys(config, config.hydra, page, str(config.hydra.job.config_name))
     found, known = plain(config, settings), keys_of(kind)  # a sweep over network= chooses a file
     try:
-        return checked(kind, {key: value for key, value in found.items() if key in known})
+        made = checked(kind, {key: value for key, value in found.items() if key in known})
+        maps_of({}, getattr(made, "solver", {}))  # settings of solvers are checked by these alone
+        return made
     except UserError as error:
         raise UserError(f"{config.hydra.job.config_name}: {error}") from error
 

@@ -27,6 +27,8 @@ def require_writable(path: Path, key: str, *, is_file: bool = False) -> None:
             raise UserError(f"{key}={path}: {there} is no folder; choose another place")
     except OSError as error:  # a link to itself
         raise UserError(f"{key}={path}: {error.strerror}; choose another place") from error
+    if os.statvfs(there).f_flag & os.ST_RDONLY:
+        raise UserError(f"{key}={path}: the disk of {there} is read-only; choose another place")
     if not os.access(there, os.W_OK | os.X_OK):
         raise UserError(f"{key}={path}: this user may not write in {there}; choose another place, or get the right to")
 

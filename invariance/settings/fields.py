@@ -10,8 +10,8 @@ from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
 
 from invariance.errors import UserError
-from invariance.settings.numbers import WHOLE
 from invariance.settings.paths import path_of
+from invariance.settings.whole import WHOLE
 
 SEEDS = 2**63
 """Above every seed."""

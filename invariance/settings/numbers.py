@@ -9,9 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from invariance.settings.files import conf_dir, families, family_config
-
-WHOLE = 2**53
-"""Above every whole number that can be set: beyond it a number is no longer counted exactly."""
+from invariance.settings.whole import WHOLE
 
 NAMING = ("range", "transform", "joint")
 """Keys at the top of a configuration whose numbers stand in names: of networks, grids and finetunings."""

@@ -8,11 +8,11 @@ from invariance.models.model import Model
 from invariance.models.sources import function
 from invariance.settings.named import named
 
-Source = Callable[..., Model]
+ModelSource = Callable[..., Model]
 """A source: from what stands behind its name, and the settings of `wrap`, to a model."""
 
-SOURCES: dict[str, str] = {"function": "invariance.models.sources.function:load"}
-"""Sources by the name that stands before the slash, as "function/mine:network", each as `module:function`."""
+SOURCES: dict[str, str | ModelSource] = {"function": "invariance.models.sources.function:load"}
+"""Sources by the name that stands before the slash, as "function/mine:network": `module:function`, or the function."""
 
 TAKES = "module:function, which gives a module or a model; or the folder of a training run"
 """What a model's name can be, beside `<source>/<name>`."""
@@ -30,7 +30,8 @@ def from_source(name: str, **settings: Any) -> Model:  # noqa: ANN401
     """
     source, slash, rest = name.partition("/")
     if source in SOURCES and slash:
-        load: Source = named(SOURCES[source], "source")
+        found = SOURCES[source]
+        load: ModelSource = named(found, "source") if isinstance(found, str) else found
         return load(rest, **settings)
     if ":" in source and not slash:
         return function.load(name, **settings)

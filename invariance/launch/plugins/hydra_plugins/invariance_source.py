@@ -8,6 +8,7 @@ from hydra._internal.sources_registry import SourcesRegistry
 from hydra.plugins.config_source import ConfigResult
 from omegaconf import OmegaConf
 
+from invariance.settings.files import conf_dir
 from invariance.settings.named import is_named
 from invariance.settings.nested import check_yaml
 
@@ -30,7 +31,7 @@ class FileConfigSource(file_config_source.FileConfigSource):
             if os.path.isfile(path):
                 with open(path, encoding="utf-8") as file:
                     check_yaml(file.read(), path)
-        elif not super().is_config(config_path) and (made := _made(config_path)) is not None:
+        if self._is_own() and not super().is_config(config_path) and (made := _made(config_path)) is not None:
             return ConfigResult(
                 self.provider, f"{self.scheme()}://{self.path}", OmegaConf.create(made), {"package": None}
             )
@@ -39,7 +40,11 @@ class FileConfigSource(file_config_source.FileConfigSource):
     def is_config(self, config_path: str) -> bool:
         """Whether there is such a configuration."""
         there: bool = super().is_config(config_path)
-        return there or (self.provider == "main" and _made(config_path) is not None)
+        return there or (self._is_own() and _made(config_path) is not None)
+
+    def _is_own(self) -> bool:
+        """Whether this is `conf/`, which is not the first place where templates are looked at."""
+        return os.path.realpath(self.path) == os.path.realpath(conf_dir())
 
 
 def _made(config_path: str) -> dict[str, Any] | None:
