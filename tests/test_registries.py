@@ -12,6 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from invariance.errors import UserError
+from invariance.reporting.page import report_of
+
 ROOT = Path(__file__).parents[1]
 
 FAMILY = '''
@@ -360,4 +363,91 @@ def test_a_name_of_nothing_is_one_line(mistake, page, argument, said):
     ],
 )
 def test_a_control_that_would_change_nothing_is_refused(mistake, arguments, said):
+    assert said in mistake("measure", *arguments)
+
+
+ODD = """
+import pandas as pd
+from hydra.plugins.launcher import Launcher
+from matplotlib.figure import Figure as Drawing
+
+from invariance.reporting.figure import Figure
+
+
+def named(name, draw=lambda frame: Drawing()):
+    return Figure(name, "Odd", "Odd.", "Odd.", pd.DataFrame({"x": [1]}), draw)
+
+
+def outside(rows):
+    return named("../outside")
+
+
+def taken(rows):
+    return [named("x"), named("x")]
+
+
+def raises(rows):
+    raise ValueError("no such column")
+
+
+def undrawn(rows):
+    return named("undrawn", lambda frame: frame["y"])
+
+
+number = 3
+
+
+class Plain:
+    schema = None
+
+    def begin(self, wanted): ...
+
+
+class Sulks(Launcher):
+    def __init__(self):
+        raise RuntimeError("no cluster here")
+
+    def setup(self, *, hydra_context, task_function, config): ...
+
+    def launch(self, job_overrides, initial_job_idx): ...
+"""
+
+
+@pytest.fixture
+def odd(tmp_path_factory, monkeypatch):
+    folder = tmp_path_factory.mktemp("odd")
+    (folder / "odd_one.py").write_text(ODD)
+    (folder / "odd_exit.py").write_text("raise SystemExit(3)")
+    monkeypatch.syspath_prepend(folder)
+    yield
+    for name in ("odd_one", "odd_exit"):
+        sys.modules.pop(name, None)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("outside", "name='../outside' is that of its files"),
+        ("taken", "two figures are called x"),
+        ("raises", "failed with ValueError \\(no such column\\)"),
+        ("undrawn", "failed with KeyError"),
+        ("number", "is a int; give a function"),
+    ],
+)
+def test_what_goes_wrong_in_a_figure_of_yours_is_one_line(odd, trained, tmp_path, name, said):
+    with pytest.raises(UserError, match=said):
+        report_of(trained[0] / "runs", tmp_path / "out", figures=[f"odd_one:{name}"])
+    assert not list(tmp_path.glob("**/*.png")) and not (tmp_path / "out/index.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["solver=odd_one:Plain"], "with a schema that has a default for every setting"),
+        (["solver=odd_exit:Solver"], "the module odd_exit cannot be imported (SystemExit: 3)"),
+        (["-m", "grids=mirror", "hydra/launcher=odd_one:Plain"], "hydra/launcher=odd_one:Plain is no launcher"),
+        (["-m", "grids=mirror", "hydra/launcher=odd_one:Sulks"], "(RuntimeError: no cluster here)"),
+    ],
+)
+def test_classes_from_outside_that_do_not_serve_are_one_line(odd, mistake, arguments, said):
     assert said in mistake("measure", *arguments)

@@ -29,6 +29,8 @@ def one_line(error: Exception, page: str) -> str | None:
 def _said(error: Exception, page: str) -> str | None:
     if isinstance(error, UserError):
         return str(error)
+    if isinstance(error, HydraException) and isinstance(error.__cause__, UserError):  # of a class that Hydra makes
+        return str(error.__cause__)
     if isinstance(error, YAMLError):
         return no_yaml(error)
     if isinstance(error, ValueError) and str(error).startswith("Config group override must be"):

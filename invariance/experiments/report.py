@@ -4,12 +4,12 @@ from typing import Any
 
 from invariance.errors import UserError
 from invariance.reporting.contents import figures_of, read_contents
+from invariance.reporting.figure import figure_named
 from invariance.reporting.page import report_of
 from invariance.runs.outputs import require_writable
 from invariance.runs.rows import read_rows
 from invariance.runs.wandb import Tracker, check_logger
 from invariance.settings.base import checked
-from invariance.settings.named import named
 from invariance.settings.pages import ReportPage
 from invariance.settings.paths import folder
 
@@ -55,6 +55,6 @@ def check(config: dict[str, Any]) -> None:
     checked(ReportPage, config)
     check_logger(config["logger"])
     for name in config["figures"]:
-        named(name, "figure")
+        figure_named(name)
     folder(config["runs"], "runs")
     require_writable(folder(config["out"], "out"), "out")

@@ -148,9 +148,16 @@ def build_map(kind: str, parameters: dict[str, Tensor], relu: bool = True) -> Ma
     Raises:
         UserError: for a kind of map that there is not.
     """
-    with torch.device("meta"):
-        module = map_named(kind).of(parameters, relu)
-    module.load_state_dict(parameters, assign=True)
+    made = map_named(kind)
+    try:
+        with torch.device("meta"):
+            module = made.of(parameters, relu)
+        module.load_state_dict(parameters, assign=True)
+    except (TypeError, ValueError, LookupError, RuntimeError) as error:
+        if kind in MAPS:
+            raise
+        why, names = next(iter(str(error).splitlines()), ""), ", ".join(parameters)
+        raise UserError(f"map={kind}: its of() makes no module of the parameters {names} ({why[:200]})") from error
     return module
 
 

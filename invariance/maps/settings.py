@@ -12,7 +12,7 @@ from invariance.maps.maps import map_named
 from invariance.maps.minibatch import MinibatchSGD
 from invariance.maps.online_sgd import OnlineSGD
 from invariance.maps.ridge import Ridge
-from invariance.settings.base import checked
+from invariance.settings.base import Settings, checked
 from invariance.settings.named import named
 
 SOLVERS: dict[str, str | type[Solver]] = {"online_sgd": OnlineSGD, "ridge": Ridge, "minibatch_sgd": MinibatchSGD}
@@ -31,9 +31,20 @@ def solver_named(name: str) -> type[Solver]:
         )
     there: Any = SOLVERS.get(name, name)
     there = named(there, "solver") if isinstance(there, str) else there
-    if not (isinstance(there, type) and hasattr(there, "begin") and hasattr(there, "schema")):
-        raise UserError(f"solver={name!r} is no solver; give a class as invariance.maps.Solver tells")
+    schema = getattr(there, "schema", None)
+    if not (isinstance(there, type) and hasattr(there, "begin") and _is_schema(schema)):
+        raise UserError(
+            f"solver={name!r} is no solver; give a class as invariance.maps.Solver tells, with a schema that has a "
+            "default for every setting"
+        )
     return there
+
+
+def _is_schema(schema: object) -> bool:
+    """Whether something is the schema of a solver's settings, each of which has a default."""
+    if not (isinstance(schema, type) and issubclass(schema, Settings)):
+        return False
+    return not any(field.is_required() for field in schema.model_fields.values())
 
 
 def solvers_of(kind: str, others: Sequence[str] = ()) -> tuple[str, ...]:

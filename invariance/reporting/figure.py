@@ -1,7 +1,11 @@
 """Figures: one class for all, each a tidy frame and what draws it; their files, and their element on the page."""
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
 
 import pandas as pd
 from markupsafe import Markup
@@ -88,12 +92,56 @@ def figures_of(part: str, *about: object, more: Sequence[str] = ()) -> list[Figu
     Raises:
         UserError: for a function that is not there, or gives no figure.
     """
-    found: list[Figure] = []
-    for name in (*FIGURES[part], *more):
-        made = named(name, "figure")(*about)
-        figures = made if isinstance(made, Iterable) else () if made is None else (made,)
+    found = [figure for name in FIGURES[part] for figure in _given(named(name, "figure")(*about))]
+    for name in more:
+        with telling(name):
+            figures = list(_given(figure_named(name)(*about)))
         for figure in figures:
             if not isinstance(figure, Figure):
                 raise UserError(f"figure {name!r} gave a {type(figure).__name__}; let it give a Figure, or several")
-            found.append(figure)
+            if not re.fullmatch(r"[\w+-][\w.+-]*", figure.name):
+                raise UserError(
+                    f"figure {name!r}: name={figure.name!r} is that of its files; give letters, digits, . _ -"
+                )
+        found += [replace(figure, draw=partial(_told, name, figure.draw)) for figure in figures]
     return found
+
+
+def figure_named(name: str) -> Callable[..., object]:
+    """A function from outside the package that draws figures.
+
+    Raises:
+        UserError: for a name of nothing, or of no function.
+    """
+    there = named(name, "figure")
+    if not callable(there):
+        raise UserError(f"figure {name!r} is a {type(there).__name__}; give a function of the rows that draws a Figure")
+    function: Callable[..., object] = there
+    return function
+
+
+@contextmanager
+def telling(name: str) -> Iterator[None]:
+    """Make one line of whatever goes wrong in a figure from outside the package.
+
+    Raises:
+        UserError: naming the figure and what its code raised.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        why = next(iter(str(error).splitlines()), "")
+        raise UserError(f"figure {name!r} failed with {type(error).__name__} ({why[:200]}); mend its code") from error
+
+
+def _told(name: str, draw: Callable[[pd.DataFrame], Drawing], frame: pd.DataFrame) -> Drawing:
+    """What a figure from outside draws."""
+    with telling(name):
+        return draw(frame)
+
+
+def _given(made: Any) -> Iterable[Any]:  # noqa: ANN401
+    """What a function of figures gave, one by one."""
+    return made if isinstance(made, Iterable) else () if made is None else (made,)

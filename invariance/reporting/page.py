@@ -16,6 +16,7 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 from rich.progress import Progress
 
+from invariance.errors import UserError
 from invariance.progress import bar
 from invariance.reporting.contents import CONTENTS, PAGE, Contents
 from invariance.reporting.curves import counts, families, fit_title, words
@@ -155,10 +156,6 @@ def _made(
     for one in whole:
         making = Making(notes[one.data])
         overviewed.append(kept(making.figure(one), making.files))
-    for one in figures_of("rows", collected.rows, more=figures):
-        making = Making()
-        overviewed.append(making.figure(replace(one, data="", aside=True)))
-        made.update(making.files)
     sections = [
         kept(*family_section(collected, one, slug, notes[one.data])) for one, slug in zip(measured, slugs, strict=True)
     ]
@@ -176,6 +173,12 @@ def _made(
     everything = accuracy, tables.transformations(), told, verdicts.details(said), recipes.networks(collected)
     for table in everything:
         made.update(table.files() if table else {})
+    for one in figures_of("rows", collected.rows, more=figures):
+        making = Making()
+        overviewed.append(making.figure(replace(one, data="", aside=True)))
+        if making.files.keys() & made.keys():
+            raise UserError(f"figures: two figures are called {one.name}; give each another name")
+        made.update(making.files)
     return *_page(collected, everything, sections, [*apart, *tuned], overviewed, folder), made
 
 

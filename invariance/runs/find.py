@@ -162,7 +162,6 @@ def find_runs(root: Path, patterns: str | Sequence[str]) -> list[Path]:
     """
     found = walk(root)
     runs = {path.relative_to(root).as_posix(): path for path in found.runs}
-    tell_unseen(found.unseen)
     chosen: dict[str, Path] = {}
     for pattern in [patterns] if isinstance(patterns, str) else [str(pattern) for pattern in patterns]:
         text = pattern.rstrip("/")
@@ -182,6 +181,7 @@ def find_runs(root: Path, patterns: str | Sequence[str]) -> list[Path]:
         for name in sorted(set(named) - set(finished)):
             print(f"left out, not finished: {root / name}", file=sys.stderr)
         chosen.update(finished)
+    tell_unseen(found.unseen)
     return [chosen[name] for name in sorted(chosen)]
 
 

@@ -31,7 +31,7 @@ def named(name: str, what: str) -> Any:  # noqa: ANN401
     module, _, attribute = name.partition(":")
     try:
         there = importlib.import_module(module)
-    except Exception as error:  # whatever the user's module does when it is imported
+    except (Exception, SystemExit) as error:  # whatever the user's module does when it is imported
         why = next(iter(str(error).splitlines()), "")
         raise UserError(
             f"{what} {name!r}: the module {module} cannot be imported ({type(error).__name__}: {why[:200]}); install "

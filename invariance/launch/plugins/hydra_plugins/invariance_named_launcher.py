@@ -26,8 +26,9 @@ class NamedLauncher(Launcher):
             raise UserError(f"hydra/launcher={launcher} is no launcher; give a subclass of hydra's Launcher")
         try:
             self.launcher = kind(**settings)
-        except TypeError as error:
-            raise UserError(f"hydra/launcher={launcher} cannot be made with these settings ({error})") from error
+        except Exception as error:  # whatever its code raises
+            why = f"{type(error).__name__}: {error}".splitlines()[0]
+            raise UserError(f"hydra/launcher={launcher} cannot be made with these settings ({why})") from error
 
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401
         """Whatever else the sweeper asks of a launcher: `dry`, `elsewhere`, `check`."""
