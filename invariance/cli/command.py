@@ -1,10 +1,11 @@
 """The edge to the command line: Hydra composes, a page runs, a mistake becomes one line."""
 
+import gc
 import os
 import sys
 import traceback
-from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -129,8 +130,21 @@ def function_of(experiment: str | Experiment) -> Experiment:
     if not isinstance(experiment, str):
         return experiment
     module, _, name = experiment.partition(":")
-    function: Experiment = getattr(import_module(module), name)
+    with _uncollected():
+        function: Experiment = getattr(import_module(module), name)
     return function
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Collect no garbage while modules are imported: they leave hardly any, and looking for it takes time."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()
 
 
 def tell_ignored(names: list[str]) -> None:
