@@ -32,6 +32,13 @@ def test_a_wrong_setting_is_refused_and_nothing_is_written(arguments, said, tmp_
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("typed", ["hydra/launcher=dry", "hydra/launcher=local", "+hydra.launcher.launcher=mine:Own"])
+def test_a_launcher_without_a_sweep_is_refused(mistake, typed):
+    assert mistake("train", "logger=csv", typed) == (
+        f"error: {typed}: it runs the jobs of a sweep, and this is one command; add -m, or leave it out"
+    )
+
+
 def test_a_launcher_s_settings_are_those_of_its_file():
     assert launcher_keys("one") == launcher_keys("dry") == []
     assert launcher_keys("local") == ["cores", "gpus", "slots"]

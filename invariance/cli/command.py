@@ -147,6 +147,21 @@ def _uncollected() -> Iterator[None]:
             gc.enable()
 
 
+def require_sweep(hydra: DictConfig) -> None:
+    """Refuse a launcher that is typed where there is no sweep, whose jobs alone it runs: `dry` would be no dry run.
+
+    Args:
+        hydra: Hydra's own part of the configuration.
+
+    Raises:
+        UserError: naming what was typed.
+    """
+    launching = ("hydra/launcher=", "hydra.launcher.")
+    typed = [one for one in hydra.overrides.hydra if one.lstrip("+").startswith(launching)]
+    if typed and hydra.mode == RunMode.RUN:
+        raise UserError(f"{typed[0]}: it runs the jobs of a sweep, and this is one command; add -m, or leave it out")
+
+
 def tell_ignored(names: list[str]) -> None:
     """Say, once, which variables of the environment were not heeded; the list is empty then."""
     if names:
@@ -158,10 +173,11 @@ def plain_of(page: str, config: DictConfig) -> dict[str, Any]:
     """A command's configuration as plain data, without keys that are there only to be referred to.
 
     Raises:
-        UserError: for a key that the command does not have, and that nothing refers to.
+        UserError: for a key that the command does not have, and that nothing refers to; for a launcher without a sweep.
         OmegaConfBaseException: for what cannot be resolved, or is not set.
     """
     hydra = HydraConfig.get()
+    require_sweep(hydra)  # type: ignore[arg-type]
     template = None if hydra.job.config_name == page else hydra.job.config_name
     return resolved(page, config, hydra, template)  # type: ignore[arg-type]
 
