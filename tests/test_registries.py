@@ -299,11 +299,13 @@ def test_one_more_touches_two_files_at_most(kind):
     assert len(INSIDE[kind]) <= 2
 
 
+@pytest.mark.long
 def test_what_is_added_inside_is_measured_and_compared(house):
     told = run(house, "-c", USED, "flicker", "overlap", "plain", "means", "toys").splitlines()
     assert told[-2:] == ["[('identity', ''), ('plain', 'ridge'), ('residual', 'means')] True", "['overlap'] True"]
 
 
+@pytest.mark.long
 def test_what_is_outside_is_measured_and_compared_by_its_name(outside):
     names = "mine:Flicker", "mine:overlap", "mine:Plain", "mine:Means", "mine:load"
     told = run(ROOT, "-c", USED, *names, more=[str(outside)]).splitlines()
@@ -313,6 +315,7 @@ def test_what_is_outside_is_measured_and_compared_by_its_name(outside):
     ]
 
 
+@pytest.mark.long
 def test_maps_and_solvers_are_chosen_on_the_command_line(house, outside):
     told = run(house, "-c", COMPOSED, "map=[plain,residual]", "solver=[ridge,means]", "solver.means.share=0.5")
     assert "('plain', 'ridge', None), ('residual', 'means', 0.5), ('residual', 'ridge', None)" in told
@@ -320,6 +323,7 @@ def test_maps_and_solvers_are_chosen_on_the_command_line(house, outside):
     assert "('mine:Plain', 'ridge', None), ('residual', 'ridge', None), ('residual', 'means', 1.0)" in named
 
 
+@pytest.mark.long
 def test_launchers_are_chosen_on_the_command_line(house, outside):
     for launcher, where, more in (("shy", house, []), ("mine:ShyLauncher", ROOT, [str(outside)])):
         sweep = ["-m", f"hydra/launcher={launcher}", "seed=3,4", "logger=csv", f"runs={outside}/runs"]
@@ -329,6 +333,7 @@ def test_launchers_are_chosen_on_the_command_line(house, outside):
         ]
 
 
+@pytest.mark.long
 def test_figures_of_all_rows_are_drawn(house, outside, trained, tmp_path):
     for name, where, more in (("inside", house, []), ("outside", ROOT, [str(outside)])):
         figures = ["figures=[mine:census]"] if more else []
