@@ -34,8 +34,9 @@ def measure(config: dict[str, Any]) -> None:
     keep_freed()
     runs = folder(config["runs"], "runs")
     config = {"data": None, "solver": {}, **config, "metrics": metrics_of(config)}
-    fits = maps_of(config["map"], config["solver"])
-    tell_unchosen(fits, config["solver"])
+    solvers = config.get("solver") or {}
+    fits = maps_of(config["map"], solvers)
+    tell_unchosen(fits, solvers)
     found, failed, busy = find_runs(runs / "train", config["networks"]), 0, []
     if config["grids"] == "own":
         tell_unused("grid", config["grid"] or {}, found)

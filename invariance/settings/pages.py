@@ -155,7 +155,7 @@ class MeasurePage(_Measuring):
     data: Data | None = Field(default=None, description=chosen("data"))
     grids: Grids
     metrics: Metrics
-    unseen_classes: Unseen = []
+    unseen_classes: Unseen
     grid: Settled | None = Field(description="give a family's grid settings, as grid={rotation: {angles: [-90, 90]}}")
 
 
@@ -185,7 +185,7 @@ class FinetunePage(_Measuring):
         Field(description="give own, all, [] for G alone, or names of different families, as [rotation, shear]"),
     ]
     metrics: Metrics
-    unseen_classes: Unseen = []
+    unseen_classes: Unseen
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -205,7 +205,7 @@ class ReportPage(Page):
     out: Folder
     dataset: DataName
     figures: Annotated[list[str], AfterValidator(distinct)] = Field(
-        default=[], description="give functions that draw figures of all rows, as [mine:figure]"
+        description="give functions that draw figures of all rows, as [mine:figure]"
     )
 
 
