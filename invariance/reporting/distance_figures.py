@@ -233,6 +233,7 @@ def _points(families: list[str]) -> Callable[[pd.DataFrame], Drawing]:
     looks = {BASELINE: (GRAY, "H"), **looks} if BASELINE in families else looks
 
     def draw(frame: pd.DataFrame) -> Drawing:
+        """Draw a panel a seed."""
         figure, panels = canvas((10.4, 2.5)), list(frame.groupby("seed"))
         for k, (axes, (seed, part)) in enumerate(zip(figure.subplots(1, len(panels)), panels, strict=True)):
             colours, markers = ({name: of[which] for name, of in looks.items()} for which in (0, 1))
@@ -259,6 +260,7 @@ def _tree(found: Distances, slug: str) -> Figure | None:
     large = len(found.nodes) > _LARGE
 
     def draw(_: pd.DataFrame) -> Drawing:
+        """Draw a tree a solver."""
         figure = canvas((4.6 * len(trees), 0.9 + (0.15 if large else 0.2) * len(found.nodes)))
         for axes, (solver, (kept, links)) in zip(
             figure.subplots(1, len(trees), squeeze=False)[0], trees.items(), strict=True

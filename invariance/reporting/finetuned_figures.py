@@ -121,6 +121,7 @@ def _along(colours: dict[str, str]) -> Callable[[pd.DataFrame], Drawing]:
     )
 
     def draw(frame: pd.DataFrame) -> Drawing:
+        """Draw the accuracies after, and before."""
         after = frame[frame["when"] == "after"]
         figure = lines(after)
         for axes, panel in zip(figure.axes, dict.fromkeys(after["panel"]), strict=True):
