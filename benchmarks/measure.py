@@ -11,10 +11,11 @@ in the same rounds:
 
 - forward: φ on batches that lie ready and normalised, as many images as there are g, with the untouched one;
 - solver: of online SGD the two products of every block, with the shapes and layouts that the fit has; of ridge the
-  Gram and cross products in float64, one decomposition, the products that choose a strength, one solution.
+  Gram and cross products in float64, one decomposition, the products that choose a strength, one solution;
+- control: of ridge the unseen-class control, six maps of half the classes beside each, timed within the whole.
 
 Every time is the least of its rounds, in which all take their turn after a round of warming up, so that whatever else
-the machine does counts least. `share_forward` and `share_solver` are parts of the whole; `share_other` is the rest:
+the machine does counts least. `share_forward`, `share_solver` and `share_control` are parts of the whole; `share_other` is the rest:
 reading, transforms, copies, the solver beside its products, scores, bootstrap, writing.
 
 All but a constant part grows with g × images, for ridge with g × D³ too, so that shares at 2 g and 256 images are near
@@ -41,6 +42,7 @@ from rich.table import Table
 from invariance.cli.command import find_plugins
 from invariance.data.prepared import prepare
 from invariance.device import full_float32, keep_freed
+from invariance.engine.control import Control
 from invariance.engine.grids import Grid, grids_for
 from invariance.experiments.recording import measure_grid
 from invariance.maps import OnlineSGD, Ridge
@@ -203,6 +205,21 @@ def seconds(work: Callable[[], object], device: torch.device) -> float:
     return time.perf_counter() - start
 
 
+def timed_control(device: torch.device) -> list[float]:
+    """A list to which every call of the unseen-class control from now on adds its seconds."""
+    taken: list[float] = []
+    measure = Control.measure
+
+    def timed(*arguments: Any) -> Any:  # noqa: ANN401
+        """Measure, and take the time."""
+        made = []
+        taken.append(seconds(lambda: made.append(measure(*arguments)), device))
+        return made[0]
+
+    Control.measure = timed  # type: ignore[method-assign]
+    return taken
+
+
 def measured(network: Network, grid: Grid, fits: list[Any], config: dict[str, Any]) -> None:
     """The whole measurement, from nothing.
 
@@ -267,15 +284,18 @@ def compare(where: Path, given: argparse.Namespace) -> dict[str, Any]:
     }
     measured(network, grid_of(network, 1), fits, config)  # imports and first allocations, seconds of what takes hours
     network.phi.phi(parts.ready[0])
-    taken: dict[str, list[float]] = {name: [] for name in ways}
+    taken: dict[str, list[float]] = {name: [] for name in (*ways, "control")}
+    controls = timed_control(network.device)
     for _ in range(given.rounds):
         for name, work in ways.items():
             taken[name].append(seconds(work, network.device))
+        taken["control"].append(sum(controls))
+        controls.clear()
     s = {name: min(times) for name, times in taken.items()}
-    shares = {f"share_{name}": s[name] / s["total"] for name in ("forward", "solver")}
+    shares = {f"share_{name}": s[name] / s["total"] for name in ("forward", "solver", "control")}
     shares["share_other"] = 1 - sum(shares.values())
     table = Table("", "seconds", "share", title=f"{given.g} g, {given.images} + {given.images} images, D = {given.dim}")
-    for name in ("forward", "solver"):
+    for name in ("forward", "solver", "control"):
         table.add_row(name, f"{s[name]:.2f}", f"{shares[f'share_{name}']:.1%}")
     table.add_row("other", f"{s['total'] * shares['share_other']:.2f}", f"{shares['share_other']:.1%}")
     table.add_row("measuring", f"{s['total']:.2f}", "")

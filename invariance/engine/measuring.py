@@ -27,12 +27,13 @@ from invariance.maps.spec import MapSpec
 from invariance.measures.distance import rms
 from invariance.models.cut import Cut
 from invariance.models.model import Model
+from invariance.models.probe import PROBED
 from invariance.runs.rows import REPORT_SCALE, Row
 from invariance.transforms.base import UNTOUCHED, GridPoint, Transform
 
 _GPU_SHARE = 0.8
-_PROBED = 32
-"""Images on which it is tried what a layer is."""
+_BYPASSED = 16
+"""Images on which it is tried how much goes past a layer; three passes, however many are measured."""
 
 
 class Family(Protocol):
@@ -123,7 +124,7 @@ def check(
     if "error_rate" in measures and report.labels is None:
         raise UserError("error_rate needs labels: give labels=…, or leave it out")
     untouched = next(point for point in family.transform.grid() if point.label == UNTOUCHED)
-    few = Sample(report.split, report.pixels, report.indices[:_PROBED], None)
+    few = Sample(report.split, report.pixels, report.indices[:PROBED], None)
     r = features(model, model.cut(layers), few, family.transform, untouched.params)
     dims = {layer: of_layer.shape[1] for layer, of_layer in r.items()}
     for spec in fitted:
@@ -300,7 +301,7 @@ class _OfLayer:
     def _bypass(self, cut: Cut, layer: str) -> float:
         """How much of the logits goes past the layer, on some of the report images; NaN where they tell nothing."""
         sample, family = self.sides[-1].sample, self.of.family
-        _, x = next(iter(batches(sample.pixels, sample.indices[:_PROBED], _PROBED, self.of.model.device)))
+        _, x = next(iter(batches(sample.pixels, sample.indices[:_BYPASSED], _BYPASSED, self.of.model.device)))
         try:
             return cut.bypass(layer, self.of.model.prepare(family.transform.apply(x, self.of.untouched.params)))
         except UserError:  # one image, or the same logits for all: rows say so themselves
