@@ -26,7 +26,7 @@ from invariance.cli.command import command
 from invariance.launch.known import launcher_keys
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 COMMANDS = ("prepare", "train", "measure", "distance", "finetune", "report", "status", "plan", "dashboard")
 OTHERS = ("pip", "wandb", "docker", "sbatch", "find")
 """What shell blocks call beside the project's own commands: it is taken as it is."""
