@@ -15,8 +15,8 @@ in the same rounds:
 - control: of ridge the unseen-class control, six maps of half the classes beside each, timed within the whole.
 
 Every time is the least of its rounds, in which all take their turn after a round of warming up, so that whatever else
-the machine does counts least. `share_forward`, `share_solver` and `share_control` are parts of the whole; `share_other` is what is
-left: reading, transforms, copies, the solver beside its products, scores, bootstrap, writing.
+the machine does counts least. `share_forward`, `share_solver` and `share_control` are parts of the whole, and
+`share_other` is the rest: reading, transforms, copies, the solver beside its products, scores, bootstrap, writing.
 
 All but a constant part grows with g × images, for ridge with g × D³ too, so that shares at 2 g and 256 images are near
 those at 16 g and 50,000, where forward passes and products are 17 / 3 × 195 times as many; --g 16 --images 50000
