@@ -18,10 +18,10 @@ from invariance.data.names import split_named
 from invariance.data.reading import read_ahead
 from invariance.data.sources.trees import Tree
 from invariance.device import require
-from invariance.errors import UserError
+from invariance.errors import UserError, shown
 from invariance.progress import bar
 from invariance.seeds import generator
-from invariance.settings.fields import LARGEST_SIZE
+from invariance.settings.fields import LARGEST_SIZE, native
 
 _THREADS = 4
 _FORM = "(N, C, H, W) with 1 or 3 channels"
@@ -74,6 +74,7 @@ def load_images(
     """
     if isinstance(images, Images):
         return images
+    size = native(size)
     if size is not None and (isinstance(size, bool) or not isinstance(size, int) or not 1 <= size <= LARGEST_SIZE):
         raise UserError(f"images: size={size!r}; give a side in pixels from 1 to {LARGEST_SIZE}")
     if colour not in COLOURS:
@@ -185,7 +186,10 @@ def _picture(pixels: NDArray[np.uint8], size: int, colour: str) -> NDArray[np.ui
 def _labels(given: object, count: int) -> NDArray[np.int64] | None:
     if given is None:
         return None
-    values = np.asarray(given.cpu() if isinstance(given, torch.Tensor) else given)
+    try:
+        values = np.asarray(given.detach().cpu() if isinstance(given, torch.Tensor) else given)
+    except ValueError as error:  # lists of lists of different lengths
+        raise UserError(f"labels={shown(given)}: give one whole number from 0 an image") from error
     if values.shape != (count,) or values.dtype.kind not in "iu" or (count and values.min() < 0):
         raise UserError(
             f"labels of type {values.dtype} and shape {values.shape} for {count} images; give one whole number from 0 "
@@ -199,8 +203,8 @@ def _of_dataset(given: Any, size: int | None, colour: str, name: str, progress: 
     if not len(given):
         raise UserError("images: the Dataset is empty; give at least one image")
     pixels, labels = [], []
-    with bar(progress) as shown:
-        for place in shown.track(range(len(given)), description="images"):
+    with bar(progress) as display:
+        for place in display.track(range(len(given)), description="images"):
             item = given[place]
             picture, label = (*item, None)[:2] if isinstance(item, tuple | list) and item else (item, None)
             pixels.append(_item(picture, place, size, colour))
@@ -208,16 +212,24 @@ def _of_dataset(given: Any, size: int | None, colour: str, name: str, progress: 
     shapes = sorted({one.shape for one in pixels})
     if len(shapes) > 1:
         raise UserError(f"images: item 0 is of shape {pixels[0].shape}, others of {shapes[:3]}; give size=…")
-    known = [one for one in labels if one is not None]
+    known = [_whole(one, place) for place, one in enumerate(labels) if one is not None]
     if known and len(known) < len(labels):
         raise UserError("images: some items of the Dataset have labels, and some have none")
     classes = getattr(given, "classes", None)
     return Images(
         _of_array(np.stack(pixels), None, colour),
-        _labels([int(one) for one in known], len(pixels)) if known else None,
+        _labels(known, len(pixels)) if known else None,
         [str(one) for one in classes] if isinstance(classes, Sequence) and not isinstance(classes, str) else None,
         name,
     )
+
+
+def _whole(label: object, place: int) -> int:
+    """An item's label."""
+    value = native(label)
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise UserError(f"images: item {place} of the Dataset has the label {shown(label)}; give a whole number from 0")
+    return value
 
 
 def _item(picture: object, place: int, size: int | None, colour: str) -> NDArray[Any]:
@@ -280,9 +292,9 @@ def _decoded(tree: Tree, files: list[str], size: int, colour: str, progress: boo
         except BrokenImage as error:
             raise UserError(f"images: {tree.where(files[place])} {error}; mend or remove it") from error
 
-    with large_images(), bar(progress) as shown:
+    with large_images(), bar(progress) as display:
         for place, one in enumerate(
-            shown.track(read_ahead(read, len(files), _THREADS), len(files), description="images")
+            display.track(read_ahead(read, len(files), _THREADS), len(files), description="images")
         ):
             pixels[place] = one
     return pixels

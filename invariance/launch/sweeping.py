@@ -9,7 +9,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, RangeSweep
 
 from invariance.errors import UserError
-from invariance.settings.files import family_sweep
+from invariance.settings.files import typed_sweep
 
 MOST_JOBS = 100_000
 """Above the jobs of any sweep; the largest of the paper has 35."""
@@ -78,8 +78,8 @@ def _by_family(overrides: list[Override]) -> Iterator[list[Override]]:
     others = [override for override in overrides if override.get_key_element() != "transform"]
     named = {override.get_key_element() for override in others}
     last = chosen[-1]
-    families = list(last.sweep_string_iterator()) if last.is_sweep_override() else [last.get_value_element_as_str()]
-    for family in families:
-        own = [f"{key}={','.join(values)}" for key, values in family_sweep(family).items() if key not in named]
+    written = list(last.sweep_string_iterator()) if last.is_sweep_override() else [last.get_value_element_as_str()]
+    for family in (one.replace("\\", "") for one in written):  # Hydra writes mine\:Family
+        own = [f"{key}={','.join(values)}" for key, values in typed_sweep(family).items() if key not in named]
         parsed = OverridesParser.create().parse_overrides([f"transform={family}", *own])
         yield [*parsed, *others]

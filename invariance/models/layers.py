@@ -11,11 +11,12 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from invariance.errors import UserError, nearest
+from invariance.errors import UserError, nearest, shown
 from invariance.models.hooks import Seen, evaluating, forward, original
 from invariance.models.model import Model
 from invariance.models.naming import LOGITS, Layer, bracketed, is_layer, submodules, tensors_in
 from invariance.models.probe import Finding, few, passed_by, probe
+from invariance.settings.fields import native
 
 COLUMNS = ("layer", "runs", "shape", "layout", "overwritten", "dim", "bypass", "why")
 
@@ -84,7 +85,9 @@ def choose_layers(
     module, x = _input(network, images)
     if layers == "auto":
         return _block_ends(module, few(x))
-    wanted = [layers] if isinstance(layers, str) else list(layers)
+    wanted = [layers] if isinstance(layers, str) else native(layers)
+    if not isinstance(wanted, list | tuple) or not wanted or not all(isinstance(name, str) for name in wanted):
+        raise UserError(f"layers={shown(layers)}: give names or patterns of layers, as ['layer4.*'], or 'auto'")
     known = submodules(module)
     if all(is_layer(name, known) for name in wanted):
         return list(dict.fromkeys(wanted))  # what cannot be measured is refused by its name

@@ -154,6 +154,7 @@ def wrap(
     called = type(module).__name__ if name is None else name
     if not isinstance(called, str) or not called.strip():
         raise UserError(f"model: name={name!r} is no name; give a text")
+    size = native(size)
     if size is not None and (isinstance(size, bool) or not isinstance(size, int) or not 1 <= size <= LARGEST_SIZE):
         raise UserError(f"model {called}: size={size!r}; give the side of square images in pixels, or None")
     if classes is not None and (isinstance(classes, str) or not all(isinstance(one, str) for one in classes)):
