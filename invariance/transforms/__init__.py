@@ -18,7 +18,8 @@ def build(config: Mapping[str, Any]) -> Transform:
     """A family from its configuration (`conf/transform/`): the class `_target_` with the other keys as arguments.
 
     `name`, `label`, `sweep`, `grid` and `joint` are for the commands and are left out. A target from outside the
-    package, `module:Class`, is looked up if a person gave that name in this process: a run's configuration names it, too.
+    package, `module:Class`, is looked up if a person gave that name in this process: a run's configuration names
+    it, too.
 
     Raises:
         UserError: for a target that is no family, one from outside that nobody named, or an argument that the family
