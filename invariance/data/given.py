@@ -1,5 +1,6 @@
 """Images that a user gives: arrays, tensors, a Dataset, or a folder of files."""
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import xxhash
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -129,9 +131,25 @@ def fit_and_report(
     shapes = tuple(one.images.shape[1:] for one in (own, images))
     if shapes[0] != shapes[1]:
         raise UserError(f"fit images {shapes[0]} are not of the shape {shapes[1]} of the images")
-    if len(own) == len(images) and np.array_equal(own.images, images.images):
-        raise UserError("fit holds the images that are reported on; give others, or fit=0.5 to deal them")
+    _refuse_common(own, images)
     return (own, np.arange(len(own))), (images, everything)
+
+
+def _refuse_common(fit: Images, report: Images) -> None:
+    """Refuse fit images that hold all that are reported on; of some, say how many.
+
+    Raises:
+        UserError: if all are there.
+    """
+    known = {xxhash.xxh3_128_digest(np.ascontiguousarray(one, np.float32).data) for one in fit.images}
+    seen = [xxhash.xxh3_128_digest(np.ascontiguousarray(one, np.float32).data) in known for one in report.images]
+    if all(seen):
+        raise UserError("fit holds the images that are reported on; give others, or fit=0.5 to deal them")
+    if any(seen):
+        print(
+            f"note: {sum(seen)} of {len(report)} reported images are among the fit images, so that maps know them",
+            file=sys.stderr,
+        )
 
 
 def _of_array(given: torch.Tensor | NDArray[Any], size: int | None, colour: str) -> NDArray[Any]:
@@ -205,7 +223,7 @@ def _of_dataset(given: Any, size: int | None, colour: str, name: str, progress: 
     pixels, labels = [], []
     with bar(progress) as display:
         for place in display.track(range(len(given)), description="images"):
-            item = given[place]
+            item = _item_of(given, place)
             picture, label = (*item, None)[:2] if isinstance(item, tuple | list) and item else (item, None)
             pixels.append(_item(picture, place, size, colour))
             labels.append(label)
@@ -222,6 +240,19 @@ def _of_dataset(given: Any, size: int | None, colour: str, name: str, progress: 
         [str(one) for one in classes] if isinstance(classes, Sequence) and not isinstance(classes, str) else None,
         name,
     )
+
+
+def _item_of(given: Any, place: int) -> Any:  # noqa: ANN401
+    try:
+        return given[place]
+    except UserError:
+        raise
+    except Exception as error:  # whatever the user's Dataset does
+        why = next(iter(str(error).splitlines()), "")
+        raise UserError(
+            f"images: item {place} of a {type(given).__name__} fails with {type(error).__name__} ({why[:200]}); give a "
+            f"Dataset, arrays {_FORM}, or a folder"
+        ) from error
 
 
 def _whole(label: object, place: int) -> int:

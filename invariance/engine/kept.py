@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -15,6 +16,9 @@ from invariance.runs.parts import Part, Parts
 from invariance.runs.rows import Row, to_frame
 
 ABOUT = "results.json"
+NETWORKS = "networks.json"
+"""Which networks are kept in a folder, where there are several."""
+
 _PARTS = "parts"
 BEGUN = f"{_PARTS}/begun.json"
 """What an unfinished measurement is of, beside its parts."""
@@ -30,12 +34,27 @@ def place_of(keep: object, network: str | None) -> Path:
     Raises:
         UserError: for what is no path, or a name that would lead out of the folder.
     """
-    if not isinstance(keep, str | os.PathLike) or not str(keep):
-        raise UserError(f"keep={keep!r}: give the path of a folder")
+    folder = folder_of(keep, "keep=")
     inside = PurePosixPath(network or ".")
     if inside.is_absolute() or ".." in inside.parts or (network and not inside.parts):
         raise UserError(f"keep: {network!r} names no folder inside {keep}; give the network another name")
-    return Path(keep).expanduser() / inside
+    return folder / inside
+
+
+def folder_of(given: object, what: str = "") -> Path:
+    """A folder that a user gives.
+
+    Raises:
+        UserError: for what is no path.
+    """
+    if not isinstance(given, str | os.PathLike) or not str(given):
+        raise UserError(f"{what}{given!r}: give the path of a folder")
+    return Path(given).expanduser()
+
+
+def note_networks(keep: object, names: Sequence[str]) -> None:
+    """Write down which networks' results are kept in a folder, each in one of its own, for `load`."""
+    write_facts(folder_of(keep) / NETWORKS, {"networks": list(names)})
 
 
 @dataclass(frozen=True)

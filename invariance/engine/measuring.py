@@ -300,7 +300,8 @@ class _OfLayer:
         side, key = self.sides[k], (k, UNTOUCHED if self.scorer.apart else point.label)
         if key not in self._references:
             scores = self.scorer.scores(side, side.reference, nn.Identity(), self.of.family.transform, point)
-            self._references[key] = float(np.nanmean(mean_of(scores, "error_rate", side.labels)))
+            errors = mean_of(scores, "error_rate", side.labels)
+            self._references[key] = float(np.nanmean(errors)) if np.isfinite(errors).any() else math.nan
         return {"bypass": self.bypass, "reference": self._references[key]}
 
     def _bypass(self, cut: Cut, layer: str) -> float:

@@ -15,7 +15,7 @@ from pydantic import Field
 from invariance.data.given import Images, fit_and_report, load_images
 from invariance.engine.grids import grids_for
 from invariance.engine.groups import Group, Measured
-from invariance.engine.kept import Kept, place_of
+from invariance.engine.kept import Kept, note_networks, place_of
 from invariance.engine.looks import look_of_model, looks_of_grid
 from invariance.engine.measuring import Effort, Family, check, measure
 from invariance.engine.recorder import Listed
@@ -108,7 +108,11 @@ def measure_model(
         model = one.moved(device)
         place = None if keep is None else place_of(keep, model.name if len(networks) > 1 else None)
         found.append(asked.of(model, place))
-    return joined(found) if len(found) > 1 else found[0]
+    if len(found) == 1:
+        return found[0]
+    if keep is not None:
+        note_networks(keep, [one.name for one in networks])
+    return joined(found)
 
 
 def _networks(network: Model | Sequence[Model]) -> list[Model]:
@@ -235,7 +239,10 @@ def _families(given: object) -> list[Family]:
         found, several = [NamedTransform(_called(name), _transform(one)) for name, one in given.items()], []
     for one in several:
         if isinstance(one, str):  # a family, or module:Class
-            found += grids_for({"name": "baseline"}, [one], {})
+            try:
+                found += grids_for({"name": "baseline"}, [one], {})
+            except UserError as error:
+                raise UserError(str(error).replace("grids=", "transforms: ", 1)) from error
         else:
             found.append(NamedTransform(type(one).__name__.lower(), _transform(one)))
     if not found:

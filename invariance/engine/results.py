@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from invariance.engine.groups import Group, Measured
-from invariance.engine.kept import ABOUT, BEGUN
+from invariance.engine.kept import ABOUT, BEGUN, NETWORKS, folder_of, place_of
 from invariance.engine.scoring import digest_of
 from invariance.errors import UserError, nearest
 from invariance.measures import measure_named
@@ -49,7 +49,7 @@ class Results(pd.DataFrame):  # type: ignore[misc]
 
     _metadata = ["kept"]
 
-    kept: list[GroupScores]
+    kept: Sequence[GroupScores] = ()  # what pandas makes of several tables has none
 
     @property
     def _constructor(self) -> type["Results"]:
@@ -93,7 +93,11 @@ class Results(pd.DataFrame):  # type: ignore[misc]
         Raises:
             UserError: for a g or layer that was not measured, or scores that are not those that the rows are means of.
         """
-        grid, _, label = g.partition(":")
+        if not self.kept:
+            raise UserError(
+                "this table has lost the scores of images, as pd.concat loses them; ask the results themselves"
+            )
+        grid, _, label = str(g).partition(":")
         frames = []
         for of_group in self.kept:
             if (
@@ -115,7 +119,8 @@ class Results(pd.DataFrame):  # type: ignore[misc]
         if not frames:
             known = sorted(set(self["g"]))
             raise UserError(
-                f"g={g!r}, layer={layer!r} was not measured{nearest(g, known)}; there are {', '.join(known)}"
+                f"g={g!r}, layer={layer!r} was not measured{'' if g in known else nearest(str(g), known)}; there are "
+                f"{', '.join(known)} at {', '.join(dict.fromkeys(self['layer']))}"
             )
         return pd.concat(frames, ignore_index=True)
 
@@ -179,7 +184,9 @@ class Results(pd.DataFrame):  # type: ignore[misc]
         Raises:
             UserError: if it cannot be written, or holds other results, or such files of something else.
         """
-        place = Path(folder).expanduser()
+        place = folder_of(folder)
+        if lacking := [name for name in COLUMNS if name not in self]:
+            raise UserError(f"this table has no column {lacking[0]} any more; save the results themselves")
         rows = pd.DataFrame(self)[COLUMNS]
         rows = rows.assign(run=rows["run"].replace("", place.name or "results"))  # in a file they name where they are
         self._require_own(place, rows)
@@ -210,6 +217,8 @@ def curves_of(rows: pd.DataFrame, measure: str | None, split: str | None) -> pd.
     Raises:
         UserError: if there are none.
     """
+    if lacking := {"fit_classes", "metric", "split", "status", "map", "solver", "g", "value", "score"} - set(rows):
+        raise UserError(f"this table has no column {min(lacking)} any more; draw the results themselves")
     plain = rows[rows["fit_classes"].isin(["", "all"]) & ~rows["metric"].isin(OF_CONTROL)]
     measures = list(dict.fromkeys(plain["metric"]))
     name = measure or (measures[0] if measures else "")
@@ -230,10 +239,10 @@ def load(folder: str | Path) -> Results:
     Raises:
         UserError: if there are none, or they are damaged.
     """
-    place = Path(folder).expanduser()
-    if not (place / ABOUT).exists() and (inside := sorted(place.glob(f"*/**/{ABOUT}"))):
-        return joined([load(one.parent) for one in inside])
+    place = folder_of(folder)
     try:
+        if (place / NETWORKS).is_file():
+            return joined([load(place_of(place, name)) for name in read_facts(place / NETWORKS)[0]["networks"]])
         facts, sealed = read_facts(place / ABOUT)
         _require_sealed(place, facts if sealed else {})
         rows = read_rows(place / ROWS)
