@@ -8,7 +8,18 @@ import pytest
 import torch
 from torch import nn
 
-from invariance import Blur, Rotation, UserError, load, measure_model, wrap
+from invariance import (
+    Blur,
+    Rotation,
+    UserError,
+    compare_models,
+    list_layers,
+    load,
+    load_images,
+    load_model,
+    measure_model,
+    wrap,
+)
 from invariance.engine.kept import BEGUN
 from invariance.runs.parts import Parts
 from invariance.transforms.base import GridPoint, Transform
@@ -304,3 +315,65 @@ def test_numbers_of_numpy_and_pandas_stand_for_pythons():
     )
     same(plain, other)
     assert wrap(module_of(), preprocess=([0.4], [0.3]), size=np.int64(8)).size == 8
+
+
+class Two(nn.Module):
+    """Gives two answers, of which nobody knows which are the logits."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(88, 5), nn.Linear(88, 5)
+
+    def forward(self, x):
+        return self.a(x.flatten(1)), self.b(x.flatten(1))
+
+
+def test_a_network_whose_logits_are_unknown_has_representations_all_the_same():
+    model = wrap(Two(), preprocess=([0.4], [0.3]), name="two")
+    found = measured(network=model, layers=["a"])
+    assert set(found["metric"]) == {"l2_distance"} and found["score"].notna().all()
+    with pytest.raises(UserError, match="which of it are the logits is unknown"):
+        measured(network=model, layers=["a"], labels=[0, 1] * 20)
+    with pytest.raises(UserError, match=r"which logits .* is unknown .*bypass=False"):
+        list_layers(model, X)
+    assert list(list_layers(model, X, bypass=False)["layer"]) == ["a", "b", "logits"]
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda: list_layers("abc", X), "a str is no network"),
+        (lambda: list_layers(NETWORK, "abc"), "images='abc'"),
+        (lambda: list_layers(NETWORK, X, 5), "layers=5"),
+        (lambda: wrap(module_of(), preprocess=([0.4], [0.3]), classes=5), "classes=5"),
+        (lambda: wrap(module_of(), preprocess=([0.4], [0.3]), name="a\nb"), "text of one line"),
+        (
+            lambda: measured(network=wrap(module_of(), preprocess=lambda x: 1 / 0)),
+            "preprocess fails .*division by zero",
+        ),
+        (lambda: load_model("/", preprocess=([0.4], [0.3])), "is no training run"),
+        (lambda: load(None), "None: give the path"),
+        (lambda: load("/"), "holds no results"),
+        (lambda: compare_models(NETWORK, NETWORK, X, layers=5), "layers=5"),
+        (lambda: compare_models(NETWORK, NETWORK, X, layers="2", indices=5), "indices=5"),
+        (lambda: compare_models(NETWORK, NETWORK, X, layers="2", indices=["cka", "cka"]), "cka is there twice"),
+        (lambda: compare_models(NETWORK, NETWORK, X, layers="2", indices=["os:getcwd"]), "failed with TypeError"),
+        (lambda: compare_models(NETWORK, NETWORK, X, layers="2", scaled="yes"), "scaled='yes'"),
+        (lambda: measured().images(5), "g=5, layer=None was not measured"),
+        (lambda: pd.concat([measured(), measured()]).images("turned:20"), "lost the scores of images"),
+        (lambda: measured().drop(columns=["g"]).plot(), "no column g any more"),
+        (lambda: measured().save(5), "5: give the path"),
+        (lambda: load_images({"a": 1}), "item 0 of a dict fails with KeyError"),
+    ],
+)
+def test_other_functions_name_a_bad_argument_too(call, said):
+    with pytest.raises(UserError, match=said) as caught:
+        call()
+    assert "\n" not in str(caught.value)
+
+
+def test_reported_images_among_the_fit_images_are_said(capsys):
+    with pytest.raises(UserError, match="fit holds the images that are reported on"):
+        measured(images=X[:20], fit=X[:30])
+    measured(images=X[:20], fit=X[15:])
+    assert "note: 5 of 20 reported images are among the fit images" in capsys.readouterr().err
