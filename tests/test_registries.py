@@ -415,9 +415,10 @@ def test_a_family_from_outside_has_a_range_and_its_own_name(flicker, trained, co
         train(compose("train", *places, *FEW, f"transform={flicker}"))
     with pytest.raises(UserError, match=f"rows would call it rotation; choose it as transform={flicker}"):
         train(compose("train", *places, *FEW, "transform=rotation", "range=5", f"transform._target_={flicker}"))
+    with pytest.raises(UserError, match="fails with these arguments: TypeError"):
+        train(compose("train", *places, *FEW, f"transform={flicker}", "range=x"))
     sweep = OverridesParser.create().parse_overrides([f"transform={flicker},blur", "seed=0"])
-    jobs = [[one.replace("\\", "") for one in job[:2]] for job in jobs_of_sweep(sweep)]
-    assert jobs == [
+    assert [job[:2] for job in jobs_of_sweep(sweep)] == [
         [f"transform={flicker}", "range=5"],
         [f"transform={flicker}", "range=10"],
         ["transform=blur", "range=1.5"],
@@ -451,6 +452,14 @@ def test_a_family_from_outside_serves_every_command(outside, trained, tmp_path):
     ("page", "argument", "said"),
     [
         ("measure", "map=nowhere_at_all:Map", "map 'nowhere_at_all:Map': the module nowhere_at_all cannot be imported"),
+        (
+            "train",
+            "transform=os:getcwd",
+            "transform 'os:getcwd' takes no range, by which networks are trained and named",
+        ),
+        ("train", "transform=nowhere_at_all:Family", "the module nowhere_at_all cannot be imported"),
+        ("measure", "metrics=error_rate", "give a list of different ones, as [error_rate], of error_rate, l2_distance"),
+        ("train", "~transform", "transform"),
         ("measure", "solver=json:dumps", "solver='json:dumps' is no solver"),
         ("measure", "grids=[json:dump]", "json:dump"),
         ("report", "figures=[json:dmps]", "json has no dmps; did you mean 'dumps'"),

@@ -234,12 +234,14 @@ def joint_grid(trained: Mapping[str, Any], wanted: Mapping[str, Mapping[str, Any
     except UserError as error:
         raise UserError(f"G: {error}") from error
     if all(point.label == UNTOUCHED for point in points):
-        takes = ", ".join(str(key) for key in default) or "none of its grid's settings"
+        takes = ", ".join(default or [key for key in keys if key != "range"]) or "none of its grid's settings"
         raise UserError(f"G of {family} is empty: it takes {takes}, and at least one g that is not the untouched image")
     return grid
 
 
-def grids_for(trained: Mapping[str, Any], wanted: object, settings: Mapping[str, Mapping[str, Any]]) -> list[Grid]:
+def grids_for(
+    trained: Mapping[str, Any], wanted: object, settings: Mapping[str, Mapping[str, Any] | None]
+) -> list[Grid]:
     """The grids a network is measured over.
 
     Args:
@@ -253,6 +255,7 @@ def grids_for(trained: Mapping[str, Any], wanted: object, settings: Mapping[str,
         UserError: for an unknown family or key.
     """
     _known(settings, "grid")
+    settings = {family: given or {} for family, given in settings.items()}
     own_family = str(trained["name"])
     own = _own(trained, settings.get(own_family, {}))
     if wanted == "own" and not varies(trained):
@@ -272,7 +275,7 @@ def grids_for(trained: Mapping[str, Any], wanted: object, settings: Mapping[str,
     asked = [str(name) for name in wanted] if isinstance(wanted, list) else [str(wanted)]
     names = [name for name in asked if not is_named(name)]
     outside = [
-        own if name == family_of(trained) else _outside(name, settings.get(dotted(name)) or {})
+        own if name == family_of(trained) else _outside(name, settings.get(dotted(name), {}))
         for name in asked
         if is_named(name)
     ]

@@ -108,9 +108,9 @@ def check_choices(page: str, config: DictConfig, hydra: DictConfig) -> None:
         one = isinstance(choice, str | None) and not str(group).startswith("override ")
         if one and group not in chosen and not any(text.startswith(f"~{group}") for text in hydra.overrides.task):
             raise UserError(f"{group} takes one choice, not a list; -m {group}=a,b runs a command for each")
-    name = OmegaConf.select(config, "transform.name", default=None)
-    if "transform" in dict(groups) and name != dotted(str(chosen.get("transform"))):
-        raise UserError(f"transform.name={name}: rows go by it, and this is {chosen.get('transform')}; leave it out")
+    name, family = OmegaConf.select(config, "transform.name", default=None), chosen.get("transform")
+    if "transform" in dict(groups) and name != (dotted(family) if isinstance(family, str) else family):
+        raise UserError(f"transform.name={name}: rows go by it, and this is {family}; leave it out")
     path = conf_dir() / "network" / f"{chosen.get('network')}.yaml"
     if not path.is_file():
         return

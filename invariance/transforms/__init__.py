@@ -5,6 +5,8 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
+
 from invariance.errors import UserError, nearest
 from invariance.settings.named import dotted, is_named, named, recalled
 from invariance.settings.outside import FAMILY
@@ -82,7 +84,7 @@ def _outside(name: str, called: str, arguments: Mapping[str, Any]) -> Transform:
     how = f"give grids=[{name}] to measure networks over it, or transform={name} to train them"
     there = recalled(name, "transform", how)
     if callable(there):
-        return _made(name, there, arguments)
+        return _tried(name, _made(name, there, arguments), arguments.get("range") is not None)
     if arguments:
         raise UserError(f"transform {name!r} is made already, and takes no {next(iter(arguments))}")
     return _require_transform(name, there)
@@ -96,6 +98,30 @@ def _made(name: str, family: Callable[..., Any], arguments: Mapping[str, Any]) -
     except Exception as error:  # whatever the user's code does
         raise UserError(f"transform {name!r} failed with {type(error).__name__} ({str(error)[:200]})") from error
     return _require_transform(name, made)
+
+
+def _tried(name: str, made: Transform, drawing: bool) -> Transform:
+    """A family from outside whose grid, and draws of two images where it has a range, are found right.
+
+    Raises:
+        UserError: if they cannot be had with these arguments.
+    """
+    try:
+        labels = [point.label for point in made.grid()]
+        drawn = made.sample(2, torch.Generator().manual_seed(0)) if drawing else {}
+        sizes = {len(values) for values in drawn.values()}
+    except UserError:
+        raise
+    except Exception as error:  # whatever the user's code does
+        why = next(iter(str(error).splitlines()), "")
+        raise UserError(
+            f"transform {name!r} fails with these arguments: {type(error).__name__} ({why[:200]})"
+        ) from error
+    if labels.count(UNTOUCHED) != 1 or len(set(labels)) < len(labels):
+        raise UserError(f"transform {name!r}: its grid is {labels[:9]}; give each g a label, and one {UNTOUCHED!r}")
+    if sizes - {2}:
+        raise UserError(f"transform {name!r} drew parameters for {sorted(sizes)} of 2 images; give one row an image")
+    return made
 
 
 def _require_transform(name: str, made: object) -> Transform:
