@@ -2,6 +2,7 @@
 
 import pytest
 
+from invariance.engine.grids import grids_for
 from invariance.experiments.families import tell_unused
 
 
@@ -29,3 +30,14 @@ def test_what_no_network_has_is_said(network, capsys):
 def test_a_baseline_may_take_any(network, capsys):
     tell_unused("grid", {"shear": {}}, [network("rotation"), network("baseline")])
     assert not capsys.readouterr().err
+
+
+def test_a_family_without_settings_of_its_own_has_its_own_grid():
+    trained = {
+        "name": "rotation",
+        "_target_": "invariance.transforms.rotation.Rotation",
+        "range": 20,
+        "angles": [-20, 5],
+    }
+    [grid] = grids_for(trained, "own", {"rotation": None, "blur": None})
+    assert [point.label for point in grid.transform.grid()] == ["-20", "untouched", "5"]

@@ -40,6 +40,8 @@ def typed(page, *overrides):
         ("train", ["transform=rotation", "range=5", "transform.sweep.range=[5]"], "transform.sweep.range"),
         ("train", ["recipe.schedule=cosine", "recipe.step=5"], "recipe.step: .*cosine has no steps"),
         ("prepare", ["data.fit.images=5"], "data.fit.images"),
+        ("train", ["data.fit.seed=3"], "data.fit.seed: .*data.fit.images is null"),
+        ("measure", ["data=photos", "data.fit.seed=3"], "data.fit.seed: .*all of the split are taken"),
         ("prepare", ["renew=true", "verify=true"], "verify: .*renew=true"),
         ("prepare", ["size=40", "data.input_size=50"], "data.input_size: .*size= is given"),
         ("train", ["model=caffenet", "data.input_size=50"], "data.input_size: .*model.input_size"),

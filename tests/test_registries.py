@@ -4,16 +4,26 @@ The same code is tried inside a copy of the package, with the files that CONTRIB
 `module:name`.
 """
 
+import json
 import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
+import invariance.settings.named as named_by_hand
+from invariance import load_model
+from invariance.engine.grids import joint_grid
 from invariance.errors import UserError
+from invariance.experiments.measure import measure
+from invariance.experiments.train import train
+from invariance.launch.sweeping import jobs_of_sweep
 from invariance.reporting.page import report_of
+from invariance.runs.run import read_config
 
 ROOT = Path(__file__).parents[1]
 
@@ -345,10 +355,111 @@ def test_figures_of_all_rows_are_drawn(house, outside, trained, tmp_path):
         assert "Rows by stage." in (out / "index.html").read_text()
 
 
+@pytest.fixture
+def flicker(tmp_path, monkeypatch):
+    """A family of a user's own, which nobody named yet in this process."""
+    monkeypatch.setattr(named_by_hand, "_GIVEN", set())
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code/mine_too.py").write_text(
+        "import torch\n" + FAMILY.replace("uniforms = 1", "uniforms, ranges = 1, (5, 10)")
+    )
+    monkeypatch.syspath_prepend(tmp_path / "code")
+    yield "mine_too:Flicker"
+    sys.modules.pop("mine_too", None)
+
+
+FEW = ["model=tiny", "recipe=smoke", "recipe.updates=4", "recipe.val_every=2", "recipe.step=100"]
+
+
+def test_a_family_from_outside_is_trained_and_measured_where_it_is_typed(
+    flicker, trained, compose, tmp_path, monkeypatch
+):
+    prepared = [one for one in trained[1] if not one.startswith("runs=")]
+    places = [f"runs={tmp_path}/runs", *prepared]
+    composed = compose("train", *places, *FEW, f"transform={flicker}", "range=5", "transform.by=[20]")
+    train(composed)
+    folder = tmp_path / "runs/train/digits/mine_too.Flicker_5/seed0"
+    config = read_config(folder)
+    assert (config["name"], config["transform"]["_target_"]) == ("mine_too.Flicker_5", flicker)
+    assert config["transform"]["by"] == [20] and config["transform"]["range"] == 5
+
+    def measured(*arguments):
+        measure(compose("measure", *places, "map=identity", "metrics=[l2_distance]", *arguments))
+
+    monkeypatch.setattr(named_by_hand, "_GIVEN", set())  # as in another process
+    with pytest.raises(UserError, match=r"code from there is run only where its name is typed: give grids=\[mine_too"):
+        measured()
+    measured("grids=mirror")  # which needs nothing of it
+    assert load_model(folder).name == "digits/mine_too.Flicker_5/seed0"
+    with pytest.raises(UserError, match="is run only where its name is typed"):
+        joint_grid(config["transform"], {})
+    assert flicker not in named_by_hand._GIVEN
+
+    measured(f"grids=[{flicker}]")
+    place = tmp_path / "runs/measure/digits/mine_too.Flicker_5/seed0/mine_too.Flicker"
+    about = json.loads((place / "grid.json").read_text())
+    assert about["family"] == "mine_too.Flicker" and [one["label"] for one in about["points"]] == ["untouched", "20"]
+    rows = (
+        pd.read_csv(place / "identity_/rows.csv")
+        if (place / "identity_").is_dir()
+        else pd.read_csv(next(place.glob("*/rows.csv")))
+    )
+    assert set(rows["family"]) == {"mine_too.Flicker"} and set(rows["range"]) == {5}
+    grid = joint_grid(config["transform"], {"mine_too.Flicker": {"by": [3, 4]}})
+    assert [point.label for point in grid.transform.grid()] == ["untouched", "3", "4"] and grid.own
+
+
+def test_a_family_from_outside_has_a_range_and_its_own_name(flicker, trained, compose, tmp_path):
+    places = [f"runs={tmp_path}/runs", *(one for one in trained[1] if not one.startswith("runs="))]
+    with pytest.raises(UserError, match=f"transform={flicker} needs a range, as range=10; -m .* its own \\(5, 10\\)"):
+        train(compose("train", *places, *FEW, f"transform={flicker}"))
+    with pytest.raises(UserError, match=f"rows would call it rotation; choose it as transform={flicker}"):
+        train(compose("train", *places, *FEW, "transform=rotation", "range=5", f"transform._target_={flicker}"))
+    with pytest.raises(UserError, match="fails with these arguments: TypeError"):
+        train(compose("train", *places, *FEW, f"transform={flicker}", "range=x"))
+    sweep = OverridesParser.create().parse_overrides([f"transform={flicker},blur", "seed=0"])
+    assert [job[:2] for job in jobs_of_sweep(sweep)] == [
+        [f"transform={flicker}", "range=5"],
+        [f"transform={flicker}", "range=10"],
+        ["transform=blur", "range=1.5"],
+        ["transform=blur", "range=3"],
+    ]
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.long
+def test_a_family_from_outside_serves_every_command(outside, trained, tmp_path):
+    prepared = [one for one in trained[1] if not one.startswith(("runs=", "trainer="))]
+    places, more = [f"runs={tmp_path}/runs", *prepared, f"hydra.run.dir={tmp_path}/hydra"], [str(outside)]
+    few = [*FEW, "trainer=cpu", f"hydra.sweep.dir={tmp_path}/sweep"]
+    swept = ["-m", "invariance.train", "-m", "transform=mine:Flicker", "range=5,10", *few, *places]
+    for _ in range(2):  # the second time all is finished
+        told = run(ROOT, *swept, more=more)
+    assert told.count("finished already") == 2
+    own = ["networks=mine.Flicker_5", "grids=[mine:Flicker]", "map=[identity,residual]", "solver=ridge", "trainer=cpu"]
+    run(ROOT, "-m", "invariance.measure", *own, *places, more=more)
+    joint = ["recipe=finetune_smoke", "recipe.updates=2", "recipe.val_every=2", "layer=relu7"]
+    run(ROOT, "-m", "invariance.finetune", *own, *joint, *places, more=more)
+    run(ROOT, "-m", "invariance.distance", "metrics=[indices]", f"features={tmp_path}/features", "trainer=cpu", *places)
+    out = tmp_path / "report"
+    run(ROOT, "-m", "invariance.report", f"out={out}", *(one for one in places if "prepared" not in one))
+    assert "mine.Flicker_5" in (out / "index.html").read_text()
+    told = run(ROOT, "-m", "invariance.status", *(one for one in places if one.startswith(("runs=", "hydra"))))
+    assert "train" in told and "finetune" in told
+
+
 @pytest.mark.parametrize(
     ("page", "argument", "said"),
     [
         ("measure", "map=nowhere_at_all:Map", "map 'nowhere_at_all:Map': the module nowhere_at_all cannot be imported"),
+        (
+            "train",
+            "transform=os:getcwd",
+            "transform 'os:getcwd' takes no range, by which networks are trained and named",
+        ),
+        ("train", "transform=nowhere_at_all:Family", "the module nowhere_at_all cannot be imported"),
+        ("measure", "metrics=error_rate", "give a list of different ones, as [error_rate], of error_rate, l2_distance"),
+        ("train", "~transform", "transform"),
         ("measure", "solver=json:dumps", "solver='json:dumps' is no solver"),
         ("measure", "grids=[json:dump]", "json:dump"),
         ("report", "figures=[json:dmps]", "json has no dmps; did you mean 'dumps'"),

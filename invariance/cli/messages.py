@@ -133,7 +133,8 @@ def explain(error: Exception, page: str) -> str:
         if key.startswith(LAUNCHER):
             return unknown_setting(key.removeprefix(LAUNCHER), sys.argv[1:])
         group = key.partition(".")[0]
-        if key != group and key in known_keys(page) and group in _unset_groups(page):
+        chosen = any(one.lstrip("+").startswith(f"{group}=") for one in sys.argv[1:])
+        if key != group and key in known_keys(page) and group in _unset_groups(page) and not chosen:
             there = sorted(path.stem for path in (conf_dir() / group).glob("*.yaml"))
             return f"{key}: there is no {group} yet; choose it, as {group}={there[0]} (there are: {', '.join(there)})"
         others = [other for other in known_keys(page) if other != key]

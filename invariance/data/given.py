@@ -1,5 +1,6 @@
 """Images that a user gives: arrays, tensors, a Dataset, or a folder of files."""
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import xxhash
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -18,10 +20,10 @@ from invariance.data.names import split_named
 from invariance.data.reading import read_ahead
 from invariance.data.sources.trees import Tree
 from invariance.device import require
-from invariance.errors import UserError
+from invariance.errors import UserError, shown
 from invariance.progress import bar
 from invariance.seeds import generator
-from invariance.settings.fields import LARGEST_SIZE
+from invariance.settings.fields import LARGEST_SIZE, native
 
 _THREADS = 4
 _FORM = "(N, C, H, W) with 1 or 3 channels"
@@ -74,6 +76,7 @@ def load_images(
     """
     if isinstance(images, Images):
         return images
+    size = native(size)
     if size is not None and (isinstance(size, bool) or not isinstance(size, int) or not 1 <= size <= LARGEST_SIZE):
         raise UserError(f"images: size={size!r}; give a side in pixels from 1 to {LARGEST_SIZE}")
     if colour not in COLOURS:
@@ -128,9 +131,25 @@ def fit_and_report(
     shapes = tuple(one.images.shape[1:] for one in (own, images))
     if shapes[0] != shapes[1]:
         raise UserError(f"fit images {shapes[0]} are not of the shape {shapes[1]} of the images")
-    if len(own) == len(images) and np.array_equal(own.images, images.images):
-        raise UserError("fit holds the images that are reported on; give others, or fit=0.5 to deal them")
+    _refuse_common(own, images)
     return (own, np.arange(len(own))), (images, everything)
+
+
+def _refuse_common(fit: Images, report: Images) -> None:
+    """Refuse fit images that hold all that are reported on; of some, say how many.
+
+    Raises:
+        UserError: if all are there.
+    """
+    known = {xxhash.xxh3_128_digest(np.ascontiguousarray(one, np.float32).data) for one in fit.images}
+    seen = [xxhash.xxh3_128_digest(np.ascontiguousarray(one, np.float32).data) in known for one in report.images]
+    if all(seen):
+        raise UserError("fit holds the images that are reported on; give others, or fit=0.5 to deal them")
+    if any(seen):
+        print(
+            f"note: {sum(seen)} of {len(report)} reported images are among the fit images, so that maps know them",
+            file=sys.stderr,
+        )
 
 
 def _of_array(given: torch.Tensor | NDArray[Any], size: int | None, colour: str) -> NDArray[Any]:
@@ -185,7 +204,10 @@ def _picture(pixels: NDArray[np.uint8], size: int, colour: str) -> NDArray[np.ui
 def _labels(given: object, count: int) -> NDArray[np.int64] | None:
     if given is None:
         return None
-    values = np.asarray(given.cpu() if isinstance(given, torch.Tensor) else given)
+    try:
+        values = np.asarray(given.detach().cpu() if isinstance(given, torch.Tensor) else given)
+    except ValueError as error:  # lists of lists of different lengths
+        raise UserError(f"labels={shown(given)}: give one whole number from 0 an image") from error
     if values.shape != (count,) or values.dtype.kind not in "iu" or (count and values.min() < 0):
         raise UserError(
             f"labels of type {values.dtype} and shape {values.shape} for {count} images; give one whole number from 0 "
@@ -199,25 +221,46 @@ def _of_dataset(given: Any, size: int | None, colour: str, name: str, progress: 
     if not len(given):
         raise UserError("images: the Dataset is empty; give at least one image")
     pixels, labels = [], []
-    with bar(progress) as shown:
-        for place in shown.track(range(len(given)), description="images"):
-            item = given[place]
+    with bar(progress) as display:
+        for place in display.track(range(len(given)), description="images"):
+            item = _item_of(given, place)
             picture, label = (*item, None)[:2] if isinstance(item, tuple | list) and item else (item, None)
             pixels.append(_item(picture, place, size, colour))
             labels.append(label)
     shapes = sorted({one.shape for one in pixels})
     if len(shapes) > 1:
         raise UserError(f"images: item 0 is of shape {pixels[0].shape}, others of {shapes[:3]}; give size=…")
-    known = [one for one in labels if one is not None]
+    known = [_whole(one, place) for place, one in enumerate(labels) if one is not None]
     if known and len(known) < len(labels):
         raise UserError("images: some items of the Dataset have labels, and some have none")
     classes = getattr(given, "classes", None)
     return Images(
         _of_array(np.stack(pixels), None, colour),
-        _labels([int(one) for one in known], len(pixels)) if known else None,
+        _labels(known, len(pixels)) if known else None,
         [str(one) for one in classes] if isinstance(classes, Sequence) and not isinstance(classes, str) else None,
         name,
     )
+
+
+def _item_of(given: Any, place: int) -> Any:  # noqa: ANN401
+    try:
+        return given[place]
+    except UserError:
+        raise
+    except Exception as error:  # whatever the user's Dataset does
+        why = next(iter(str(error).splitlines()), "")
+        raise UserError(
+            f"images: item {place} of a {type(given).__name__} fails with {type(error).__name__} ({why[:200]}); give a "
+            f"Dataset, arrays {_FORM}, or a folder"
+        ) from error
+
+
+def _whole(label: object, place: int) -> int:
+    """An item's label."""
+    value = native(label)
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise UserError(f"images: item {place} of the Dataset has the label {shown(label)}; give a whole number from 0")
+    return value
 
 
 def _item(picture: object, place: int, size: int | None, colour: str) -> NDArray[Any]:
@@ -280,9 +323,9 @@ def _decoded(tree: Tree, files: list[str], size: int, colour: str, progress: boo
         except BrokenImage as error:
             raise UserError(f"images: {tree.where(files[place])} {error}; mend or remove it") from error
 
-    with large_images(), bar(progress) as shown:
+    with large_images(), bar(progress) as display:
         for place, one in enumerate(
-            shown.track(read_ahead(read, len(files), _THREADS), len(files), description="images")
+            display.track(read_ahead(read, len(files), _THREADS), len(files), description="images")
         ):
             pixels[place] = one
     return pixels

@@ -24,7 +24,7 @@ from invariance.models.model import Model, require_model
 from invariance.progress import bar
 from invariance.runs.rows import Row, to_frame
 from invariance.settings.base import Settings, checked
-from invariance.settings.fields import Batch, Gigabytes, Seed
+from invariance.settings.fields import Batch, Gigabytes, Seed, native
 
 Layers = str | Sequence[str]
 Maps = str | Solver | Sequence[str | Solver]
@@ -79,6 +79,7 @@ class _Numbers(Settings):
     seed: Seed
     batch: Batch
     memory_gb: Gigabytes | None
+    scaled: bool
 
 
 def compare_models(
@@ -124,17 +125,18 @@ def compare_models(
     Raises:
         UserError: for a map without fit images, images that are none, and all else that the user can mend.
     """
-    checked(_Numbers, {"seed": seed, "batch": batch, "memory_gb": memory_gb})
-    sides = _sides(images, fit, seed)
-    fits, measures = _fits(maps, sides[0] is not None), [_index(name) for name in indices]
+    given = {"seed": seed, "batch": batch, "memory_gb": memory_gb, "scaled": scaled}
+    numbers = checked(_Numbers, {key: native(value) for key, value in given.items()})
+    sides = _sides(images, fit, numbers.seed)
+    fits, measures = _fits(maps, sides[0] is not None), _indices(indices)
     if not fits and not measures:
         raise UserError("nothing to compare by: give maps= or indices=")
     layers_of = _layers(layers, "layers"), _layers(layers if layers_b is None else layers_b, "layers_b")
     require_model(a, "a")
     require_model(b, "b")
-    memory = machine_bytes() / 2 if memory_gb is None else float(memory_gb) * 1e9
-    with bar(progress) as shown:
-        return _Work((a, b), layers_of, sides, memory, batch, shown).table(fits, measures, scaled)
+    memory = machine_bytes() / 2 if numbers.memory_gb is None else numbers.memory_gb * 1e9
+    with bar(bool(progress)) as shown:
+        return _Work((a, b), layers_of, sides, memory, numbers.batch, shown).table(fits, measures, scaled)
 
 
 def _sides(images: object, fit: object, seed: int) -> tuple[Tensor | None, Tensor]:
@@ -170,6 +172,16 @@ def _fits(maps: Maps | None, fitted: bool) -> list[MapSpec]:
     return fits
 
 
+def _indices(given: object) -> list[Measure]:
+    """The measures of different names."""
+    names: Any = [given] if isinstance(given, str) else list(given) if isinstance(given, Iterable) else None
+    if names is None:
+        raise UserError(f"indices={given!r}: give a list of {', '.join(INDEX_NAMES)}, or module:function")
+    if twice := [name for k, name in enumerate(names) if name in names[:k]]:
+        raise UserError(f"indices: {twice[0]} is there twice")
+    return [_index(name) for name in names]
+
+
 def _index(name: str) -> Measure:
     """The measure of a name, which must be one of two representations."""
     measure = measure_named(name)
@@ -180,12 +192,12 @@ def _index(name: str) -> Measure:
 
 def _layers(layers: Layers, what: str) -> tuple[str, ...]:
     """Names of layers, different ones."""
-    names = (layers,) if isinstance(layers, str) else tuple(layers)
-    if not names or not all(isinstance(name, str) and name for name in names):
+    names = (layers,) if isinstance(layers, str) else native(layers)
+    if not isinstance(names, list | tuple) or not names or not all(isinstance(name, str) and name for name in names):
         raise UserError(f"{what}={layers!r}: give the name of a layer, or a list of names")
     if len(set(names)) < len(names):
         raise UserError(f"{what}={layers!r}: a layer is there twice")
-    return names
+    return tuple(names)
 
 
 def _phi(model: Model, layers: Sequence[str], images: Tensor, batch: int, shown: Progress) -> dict[str, Tensor]:

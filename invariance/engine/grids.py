@@ -13,10 +13,10 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from invariance.errors import UserError, nearest
-from invariance.settings.files import families, family_config, family_sweep
-from invariance.settings.named import is_named
+from invariance.settings.files import families, family_config, family_of, family_sweep, varies
+from invariance.settings.named import dotted, given_as, is_named
 from invariance.settings.numbers import canonical
-from invariance.settings.parts import FAMILY
+from invariance.settings.outside import FAMILY, outside_config
 from invariance.transforms import FRAME, build, transform_named
 from invariance.transforms.base import UNTOUCHED, GridPoint, Transform
 
@@ -27,22 +27,20 @@ class Grid:
 
     Attributes:
         name: the family's name, for Crop with the size of the network it serves: `crop_256`; for a set G, with `_G`.
-        family: the family.
+        family: the family; one from outside the package, `module:Class`, as `module.Class`.
         settings: the family's configuration, from which `transform` is built.
         own: whether the network was trained with this family, at the range in `settings`.
-        outside: `module:Class` of a family from outside the package; empty for the others.
     """
 
     name: str
     family: str
     settings: dict[str, Any]
     own: bool = False
-    outside: str = ""
 
     @cached_property
     def transform(self) -> Transform:
         """The transformations."""
-        return transform_named(self.outside) if self.outside else build(self.settings)
+        return build(self.settings)
 
     def covered(self, point: GridPoint) -> bool:
         """Whether the network's training could have drawn this g."""
@@ -54,15 +52,21 @@ class Grid:
         return {"name": self.name, **{key: value for key, value in self.settings.items() if key != "joint"}}
 
 
+def _config(family: str) -> Mapping[str, Any]:
+    """A family's file, not resolved; of one from outside the package that a person named, what its class says."""
+    name = None if family in families() else given_as(family)
+    return family_config(family) if name is None else OmegaConf.create(outside_config(name))
+
+
 def _keys(family: str) -> list[str]:
     """The keys of a family's file that may be set otherwise for a grid: the arguments of its class."""
-    return [str(key) for key in family_config(family) if key not in FAMILY]
+    return [str(key) for key in _config(family) if key not in FAMILY]
 
 
 def _known(settings: Iterable[str], where: str) -> None:
     """Refuse families that there are not."""
     for family in settings:
-        if family not in families():
+        if family not in families() and given_as(family) is None:
             there = ", ".join(families())
             raise UserError(f"{where}.{family} is no family{nearest(family, families())} (there are: {there})")
 
@@ -75,7 +79,7 @@ def _configured(family: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     try:
         return deepcopy(_merged(family, _Settings(settings)))
     except OmegaConfBaseException as error:
-        raise UserError(f"conf/transform/{family}.yaml: {str(error).splitlines()[0]}") from error
+        raise UserError(f"{family}: {str(error).splitlines()[0]}") from error
 
 
 class _Settings(dict[str, Any]):
@@ -91,15 +95,18 @@ class _Settings(dict[str, Any]):
 @lru_cache(maxsize=1024)
 def _merged(family: str, settings: _Settings) -> dict[str, Any]:
     """A family's file with settings over it: the same for hundreds of networks of a plan."""
-    merged = OmegaConf.merge(family_config(family), dict(settings))
+    merged = OmegaConf.merge(_config(family), dict(settings))
     config = OmegaConf.create({"range": settings.get("range"), "transform": merged})
-    plain = OmegaConf.to_container(config, resolve=True)
+    plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     assert isinstance(plain, dict)
     return dict(plain["transform"])
 
 
 def _grids_of_family(family: str, settings: Mapping[str, Any]) -> Iterator[Grid]:
     """A family's grid; more than one where the grid depends on the trained range, as Crop's does on its size."""
+    if (name := None if family in families() else given_as(family)) is not None:
+        yield _outside(name, settings)
+        return
     sweep = family_sweep(family)
     seen: set[str] = set()
     for values in product(*sweep.values()):
@@ -180,8 +187,8 @@ def joint_grid(trained: Mapping[str, Any], wanted: Mapping[str, Mapping[str, Any
     Args:
         trained: the network's own transform configuration.
         wanted: per family, settings of its grid that list G; what they do not name lists nothing. A family without
-            settings, and every family where none is named, has the G of its yaml (`joint`, Sec. 5.4). A baseline takes
-            the one family that is there.
+            settings, and every family where none is named, has the G of its yaml (`joint`, Sec. 5.4); one from outside
+            the package its grid. A baseline takes the one family that is there.
 
     Raises:
         UserError: for an unknown family or key, values that the family does not take, another size than a Crop
@@ -189,7 +196,7 @@ def joint_grid(trained: Mapping[str, Any], wanted: Mapping[str, Mapping[str, Any
     """
     _known(wanted, "G")
     family = str(trained["name"])
-    own = bool(family_sweep(family))
+    own = varies(trained)
     if not own:
         if len(wanted) != 1:
             raise UserError(
@@ -199,7 +206,9 @@ def joint_grid(trained: Mapping[str, Any], wanted: Mapping[str, Mapping[str, Any
     if wanted and family not in wanted:
         named = ", ".join(wanted)
         raise UserError(f"G names {named}; this network was trained with {family}: name that, or leave G out")
-    config = family_config(family)
+    if own:
+        build(trained)  # a family from outside the package that nobody named is refused
+    config = _config(family)
     default = OmegaConf.to_container(config.get("joint", OmegaConf.create({})))
     assert isinstance(default, dict)
     given = dict(wanted.get(family) or {})
@@ -225,27 +234,31 @@ def joint_grid(trained: Mapping[str, Any], wanted: Mapping[str, Mapping[str, Any
     except UserError as error:
         raise UserError(f"G: {error}") from error
     if all(point.label == UNTOUCHED for point in points):
-        takes = ", ".join(str(key) for key in default) or "none of its grid's settings"
+        takes = ", ".join(default or [key for key in keys if key != "range"]) or "none of its grid's settings"
         raise UserError(f"G of {family} is empty: it takes {takes}, and at least one g that is not the untouched image")
     return grid
 
 
-def grids_for(trained: Mapping[str, Any], wanted: object, settings: Mapping[str, Mapping[str, Any]]) -> list[Grid]:
+def grids_for(
+    trained: Mapping[str, Any], wanted: object, settings: Mapping[str, Mapping[str, Any] | None]
+) -> list[Grid]:
     """The grids a network is measured over.
 
     Args:
         trained: the network's own transform configuration.
-        wanted: "own" (a baseline, which has no grid of its own: all), "all", or names of families or grids, among them
-            `module:Class` of families from outside the package.
+        wanted: "own" (a baseline, which has no grid of its own: all), "all" that are in the package, and its own; or
+            names of families or grids, among them `module:Class` of families from outside. That of its own family is
+            its own.
         settings: per family, keys of its configuration to set otherwise.
 
     Raises:
         UserError: for an unknown family or key.
     """
     _known(settings, "grid")
+    settings = {family: given or {} for family, given in settings.items()}
     own_family = str(trained["name"])
     own = _own(trained, settings.get(own_family, {}))
-    if wanted == "own" and not family_sweep(own_family):
+    if wanted == "own" and not varies(trained):
         wanted = "all"
     if wanted == "own":
         return [own]
@@ -255,21 +268,33 @@ def grids_for(trained: Mapping[str, Any], wanted: object, settings: Mapping[str,
         if family_sweep(family)
         for grid in _grids_of_family(family, settings.get(family, {}))
     ]
-    if own.name not in {grid.name for grid in everything} and family_sweep(own_family):
+    if own.name not in {grid.name for grid in everything} and varies(trained):
         everything.append(own)
     if wanted == "all":
         return everything
     asked = [str(name) for name in wanted] if isinstance(wanted, list) else [str(wanted)]
     names = [name for name in asked if not is_named(name)]
+    outside = [
+        own if name == family_of(trained) else _outside(name, settings.get(dotted(name), {}))
+        for name in asked
+        if is_named(name)
+    ]
     known = sorted({grid.name for grid in everything} | {grid.family for grid in everything})
     for name in names:
         if name not in known:
             there = ", ".join(known)
             raise UserError(f"grids={name}: no such family or grid{nearest(name, known)} (there are: {there})")
     inside = [grid for grid in everything if grid.name in names or grid.family in names]
-    return inside + [_outside(name) for name in asked if is_named(name)]
+    return inside + outside
 
 
-def _outside(name: str) -> Grid:
-    """The grid of a family from outside the package, which is what its class has without arguments."""
-    return Grid(name.replace(":", "."), name, {"_target_": name}, outside=name)
+def _outside(name: str, settings: Mapping[str, Any]) -> Grid:
+    """The grid of a family from outside the package, which is what its class has without other arguments.
+
+    Raises:
+        UserError: for settings that its class does not take.
+    """
+    family = dotted(name)
+    if settings:
+        _configured(family, settings)
+    return Grid(family, family, {"_target_": name, **settings})

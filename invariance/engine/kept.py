@@ -1,17 +1,60 @@
 """A recorder that keeps groups in a folder, so that an interrupted call from Python goes on where it was."""
 
+import json
+import os
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from invariance.engine.groups import Group, Measured
 from invariance.errors import UserError
-from invariance.runs.checked import DamagedFile, read_facts
+from invariance.runs.checked import DamagedFile, digest, read_facts, write_facts
+from invariance.runs.files import disk_errors
 from invariance.runs.parts import Part, Parts
 from invariance.runs.rows import Row, to_frame
 
 ABOUT = "results.json"
+NETWORKS = "networks.json"
+"""Which networks are kept in a folder, where there are several."""
+
+_PARTS = "parts"
+BEGUN = f"{_PARTS}/begun.json"
+"""What an unfinished measurement is of, beside its parts."""
+
+
+def place_of(keep: object, network: str | None) -> Path:
+    """The folder in which one of several networks is kept, or the only one.
+
+    Args:
+        keep: what a user gave.
+        network: the network's name, where there are several.
+
+    Raises:
+        UserError: for what is no path, or a name that would lead out of the folder.
+    """
+    folder = folder_of(keep, "keep=")
+    inside = PurePosixPath(network or ".")
+    if inside.is_absolute() or ".." in inside.parts or (network and not inside.parts):
+        raise UserError(f"keep: {network!r} names no folder inside {keep}; give the network another name")
+    return folder / inside
+
+
+def folder_of(given: object, what: str = "") -> Path:
+    """A folder that a user gives.
+
+    Raises:
+        UserError: for what is no path.
+    """
+    if not isinstance(given, str | os.PathLike) or not str(given):
+        raise UserError(f"{what}{given!r}: give the path of a folder")
+    return Path(given).expanduser()
+
+
+def note_networks(keep: object, names: Sequence[str]) -> None:
+    """Write down which networks' results are kept in a folder, each in one of its own, for `load`."""
+    write_facts(folder_of(keep) / NETWORKS, {"networks": list(names)})
 
 
 @dataclass(frozen=True)
@@ -36,7 +79,7 @@ class Kept:
         finished: whether the folder holds these results, finished.
 
     Raises:
-        UserError: if the folder holds other results.
+        UserError: if the folder holds other results, or what is no results of `measure_model`.
     """
 
     def __init__(self, folder: Path, about: dict[str, Any]) -> None:
@@ -44,6 +87,8 @@ class Kept:
         self.groups: list[Group] = []
         self._parts: dict[tuple[str, str, str], Parts] = {}
         self.finished = self._finished()
+        if not self.finished:
+            self._begin()
 
     @property
     def results(self) -> list[Measured]:
@@ -77,20 +122,45 @@ class Kept:
 
     def remove(self) -> None:
         """Remove the parts, once the results are saved."""
-        shutil.rmtree(self.folder / "parts")
+        shutil.rmtree(self.folder / _PARTS)
 
     def _of(self, group: Group) -> Parts:
         key = (group.grid, group.layer, group.map.name)
         if key not in self._parts:
-            name = "/".join(key)
-            place = _Place(self.folder / "parts" / group.grid / group.layer / group.map.name, name, self.about)
+            name = json.dumps(key)  # of a user's own, so that it cannot name a folder
+            place = _Place(self.folder / _PARTS / digest(name.encode()), name, self.about)
             self._parts[key] = Parts(place, group.size)
         return self._parts[key]
+
+    def _begin(self) -> None:
+        """Claim the folder: an empty one, or what an interrupted call of the same left."""
+        begun = self.folder / BEGUN
+        try:
+            facts, _ = read_facts(begun)
+        except (FileNotFoundError, NotADirectoryError):
+            self._require_empty()
+            with disk_errors(begun):
+                begun.parent.mkdir(parents=True, exist_ok=True)
+            write_facts(begun, {"about": self.about})
+            return
+        except (DamagedFile, OSError) as error:
+            raise UserError(f"{begun} is damaged ({error}); delete {self.folder} and measure again") from error
+        if facts.get("about") != self.about:
+            raise UserError(f"{self.folder} holds the beginning of other results; choose another folder, or delete it")
+
+    def _require_empty(self) -> None:
+        if os.path.lexists(self.folder) and not self.folder.is_dir():
+            raise UserError(f"keep={str(self.folder)!r} is no folder; choose another place")
+        files = (one for one in self.folder.rglob("*") if not one.is_dir() and one.suffix != ".tmp")
+        if (there := next(files, None)) is not None:
+            raise UserError(
+                f"{self.folder} holds {there.name}, and no results of measure_model; choose an empty folder"
+            )
 
     def _finished(self) -> bool:
         try:
             facts, _ = read_facts(self.folder / ABOUT)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return False
         except (DamagedFile, OSError) as error:
             raise UserError(

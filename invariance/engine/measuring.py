@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from invariance.engine.control import Control
 from invariance.engine.groups import Ended, Group, Measured
+from invariance.engine.looks import grid_of
 from invariance.engine.recorder import Recorder
 from invariance.engine.rows import about, rows_of
 from invariance.engine.scoring import MeasuredSplit, Scorer, Scores, mean_of
@@ -123,9 +124,14 @@ def check(
         )
     if "error_rate" in measures and report.labels is None:
         raise UserError("error_rate needs labels: give labels=…, or leave it out")
-    untouched = next(point for point in family.transform.grid() if point.label == UNTOUCHED)
+    untouched = next(point for point in grid_of(family.name, family.transform) if point.label == UNTOUCHED)
     few = Sample(report.split, report.pixels, report.indices[:PROBED], None)
-    r = features(model, model.cut(layers), few, family.transform, untouched.params)
+    cut = model.cut(layers)
+    r = features(model, cut, few, family.transform, untouched.params)
+    if "error_rate" in measures:
+        for sample in (report, *(() if fit is None else (fit,))):
+            if sample.labels is not None and (most := int(sample.labels.max())) >= cut.answers:
+                raise UserError(f"labels: class {most} of a network with {cut.answers} logits; they go from 0")
     dims = {layer: of_layer.shape[1] for layer, of_layer in r.items()}
     for spec in fitted:
         for dim in dims.values():
@@ -295,7 +301,8 @@ class _OfLayer:
         side, key = self.sides[k], (k, UNTOUCHED if self.scorer.apart else point.label)
         if key not in self._references:
             scores = self.scorer.scores(side, side.reference, nn.Identity(), self.of.family.transform, point)
-            self._references[key] = float(np.nanmean(mean_of(scores, "error_rate", side.labels)))
+            errors = mean_of(scores, "error_rate", side.labels)
+            self._references[key] = float(np.nanmean(errors)) if np.isfinite(errors).any() else math.nan
         return {"bypass": self.bypass, "reference": self._references[key]}
 
     def _bypass(self, cut: Cut, layer: str) -> float:

@@ -1,20 +1,22 @@
 """Measuring from Python: any network, images and transformations in; a table of results out."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 import xxhash
 from numpy.typing import NDArray
+from pydantic import Field
 
 from invariance.data.given import Images, fit_and_report, load_images
-from invariance.device import choose_device
 from invariance.engine.grids import grids_for
 from invariance.engine.groups import Group, Measured
-from invariance.engine.kept import Kept
+from invariance.engine.kept import Kept, note_networks, place_of
+from invariance.engine.looks import look_of_model, looks_of_grid
 from invariance.engine.measuring import Effort, Family, check, measure
 from invariance.engine.recorder import Listed
 from invariance.engine.results import Results, joined, load
@@ -27,7 +29,9 @@ from invariance.models.layers import choose_layers
 from invariance.models.model import Model, require_model
 from invariance.progress import bar
 from invariance.runs.origin import made_by
-from invariance.transforms.base import Transform
+from invariance.settings.base import Settings, checked
+from invariance.settings.fields import Batch, Seed, native
+from invariance.transforms.base import Params, Transform
 
 MEASURES = ("error_rate", "l2_distance")
 
@@ -38,6 +42,15 @@ class NamedTransform:
 
     name: str
     transform: Transform
+
+
+class _Numbers(Settings):
+    """Arguments of `measure_model` that are checked as a command's settings are."""
+
+    batch: Batch | None
+    seed: Seed
+    memory_gb: Annotated[float, Field(gt=0, le=1e9)]
+    progress: bool
 
 
 def measure_model(
@@ -87,20 +100,26 @@ def measure_model(
         UserError: for images, labels, layers, transformations or maps that do not serve, naming what would.
     """
     networks = _networks(network)
-    asked = _Asked(
-        images, labels, fit, fit_labels, transforms, layers, maps, batch, seed, measures, memory_gb, progress
-    )
+    given = {"batch": batch, "seed": seed, "memory_gb": memory_gb, "progress": progress}
+    numbers = checked(_Numbers, {key: native(value) for key, value in given.items()})
+    asked = _Asked(images, labels, fit, fit_labels, transforms, layers, maps, measures, numbers)
     found = []
     for one in networks:
-        model = one if device is None else one.moved(choose_device(device))
-        place = None if keep is None else Path(keep).expanduser() / (model.name if len(networks) > 1 else "")
+        model = one.moved(device)
+        place = None if keep is None else place_of(keep, model.name if len(networks) > 1 else None)
         found.append(asked.of(model, place))
-    return joined(found) if len(found) > 1 else found[0]
+    if len(found) == 1:
+        return found[0]
+    if keep is not None:
+        note_networks(keep, [one.name for one in networks])
+    return joined(found)
 
 
 def _networks(network: Model | Sequence[Model]) -> list[Model]:
     """The networks that are to be measured, each of a name of its own."""
     networks: list[Any] = list(network) if isinstance(network, list | tuple) else [network]
+    if not networks:
+        raise UserError("network: give at least one, of wrap(…) or load_model(…)")
     for one in networks:
         require_model(one, "network")
     names = [one.name for one in networks]
@@ -120,31 +139,28 @@ class _Asked:
     transforms: object
     layers: str | Sequence[str]
     maps: Sequence[object] | None
-    batch: int | None
-    seed: int
     measures: Sequence[str] | None
-    memory_gb: float
-    progress: bool
+    numbers: _Numbers
 
     def of(self, model: Model, place: Path | None) -> Results:
         """The results of one network."""
-        if self.batch is not None and (isinstance(self.batch, bool) or not 1 <= self.batch <= 10**6):
-            raise UserError(f"batch={self.batch!r}: give a whole number from 1")
         specs = _specs(self.maps, self.fit is not None)
         families = _families(self.transforms)
         report, fit = self._samples(model)
         _same_size(model, families, report)
         chosen = choose_layers(model, self.layers, _images(report)[:32])
         measures = self._measures(report)
-        about = _about(model, report, fit, families, chosen, specs, measures)
+        image = torch.from_numpy(_images(report)[:1]).float()
+        about = _about(model, image, report, fit, families, chosen, specs, measures)
         keep: Listed[Group, Measured] | Kept = Listed() if place is None else Kept(place, about)
         if isinstance(keep, Kept) and keep.finished:
             return load(keep.folder)
         for family in families:
             check(model, report, fit=fit, family=family, layers=chosen, maps=specs, measures=measures)
         print(f"{model.name}: {model.recipe}; {len(report)} images at {', '.join(chosen)}", flush=True)
-        with bar(self.progress) as shown:
-            effort = Effort(self.batch or 256, self.memory_gb * 1e9, shown if self.progress else None)
+        with bar(self.numbers.progress) as shown:
+            memory, shows = self.numbers.memory_gb * 1e9, shown if self.numbers.progress else None
+            effort = Effort(self.numbers.batch or 256, memory, shows)
             measure(
                 model,
                 report,
@@ -166,7 +182,7 @@ class _Asked:
         """The images to report on, and those to fit on."""
         given = load_images(self.images, self.labels, size=_size(self.images, model))
         size = _size(self.fit, model)
-        fit, report = fit_and_report(given, self.fit, self.fit_labels, seed=self.seed, size=size)
+        fit, report = fit_and_report(given, self.fit, self.fit_labels, seed=self.numbers.seed, size=size)
         classes = None if model.classes is None else len(model.classes)
         fitted = None if fit is None else _sample("fit", *fit, classes)
         return _sample("report", *report, classes), fitted
@@ -174,6 +190,8 @@ class _Asked:
     def _measures(self, report: Sample) -> list[str]:
         if self.measures is None:
             return [one for one in MEASURES if one != "error_rate" or report.labels is not None]
+        if not isinstance(self.measures, list | tuple) or not self.measures:
+            raise UserError(f"measures={self.measures!r}: give a list of {', '.join(MEASURES)}")
         for one in self.measures:
             if one not in MEASURES:
                 raise UserError(
@@ -215,13 +233,16 @@ def _same_size(model: Model, families: Sequence[Family], report: Sample) -> None
 
 def _families(given: object) -> list[Family]:
     """Transformations by name, as objects, or by names of the user's."""
-    if isinstance(given, Mapping):
-        return [NamedTransform(str(name), _transform(one)) for name, one in given.items()]
-    several = list(given) if isinstance(given, list | tuple) else [given]
     found: list[Family] = []
+    several: list[Any] = list(given) if isinstance(given, list | tuple) else [given]
+    if isinstance(given, Mapping):
+        found, several = [NamedTransform(_called(name), _transform(one)) for name, one in given.items()], []
     for one in several:
         if isinstance(one, str):  # a family, or module:Class
-            found += grids_for({"name": "baseline"}, [one], {})
+            try:
+                found += grids_for({"name": "baseline"}, [one], {})
+            except UserError as error:
+                raise UserError(str(error).replace("grids=", "transforms: ", 1)) from error
         else:
             found.append(NamedTransform(type(one).__name__.lower(), _transform(one)))
     if not found:
@@ -233,6 +254,12 @@ def _families(given: object) -> list[Family]:
     return found
 
 
+def _called(name: object) -> str:
+    if not isinstance(name, str) or not name.strip() or ":" in name:
+        raise UserError(f"transforms: {name!r} is no name; give a text without a colon, which ends it in the column g")
+    return name
+
+
 def _transform(given: object) -> Transform:
     if not isinstance(given, Transform):
         raise UserError(f"transforms: a {type(given).__name__} is none; give names of families or a Transform")
@@ -241,8 +268,8 @@ def _transform(given: object) -> Transform:
 
 def _specs(given: Sequence[object] | None, fit: bool) -> list[MapSpec]:
     """Maps by names of solvers, or their settings."""
-    if isinstance(given, str):
-        raise UserError(f"maps={given!r}: give a list, as [{given!r}]")
+    if given is not None and not isinstance(given, list | tuple):
+        raise UserError(f"maps={given!r}: give a list, as ['identity', 'ridge']")
     wanted = list(given) if given is not None else ["identity", *(["ridge"] if fit else [])]
     specs = []
     for one in wanted:
@@ -271,6 +298,7 @@ def _spec(solver: Solver) -> MapSpec:
 
 def _about(
     model: Model,
+    image: torch.Tensor,
     report: Sample,
     fit: Sample | None,
     families: Sequence[Family],
@@ -280,14 +308,18 @@ def _about(
 ) -> dict[str, Any]:
     """What decides every number, and what made them: plain data."""
     versions = {key: made_by()[key] for key in ("versions",) if key in made_by()}
-    return {
-        "networks": [{"name": model.name, "weights": model.weights, "recipe": model.recipe}],
+    looks = {family.name: looks_of_grid(family.name, family.transform, image) for family in families}
+    prepared = look_of_model(model, image)
+    about = {
+        "networks": [{"name": model.name, "weights": model.weights, "recipe": model.recipe, "prepared": prepared}],
         "images": {one.split: _hash(one) for one in (report, fit) if one is not None},
         "transforms": {
-            family.name: [
-                [point.label, {name: value.flatten().tolist()[:64] for name, value in point.params.items()}]
-                for point in family.transform.grid()
-            ]
+            family.name: {
+                "of": f"{type(family.transform).__module__}.{type(family.transform).__qualname__}",
+                "beside": dict(family.transform.beside()),
+                "g": [[point.label, _hash_of(point.params)] for point in family.transform.grid()],
+                "looks": looks[family.name],
+            }
             for family in families
         },
         "layers": list(layers),
@@ -295,11 +327,22 @@ def _about(
         "measures": list(measures),
         **versions,
     }
+    plain: dict[str, Any] = json.loads(json.dumps(about, default=repr))  # as it is read back
+    return plain
+
+
+def _hash_of(params: Params) -> str:
+    """Hash of the parameters of one g."""
+    state = xxhash.xxh3_128()
+    for name, value in sorted(params.items()):
+        state.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        state.update(np.ascontiguousarray(value.detach().cpu().numpy()).tobytes())
+    return state.hexdigest()
 
 
 def _hash(sample: Sample) -> str:
     """Hash of the images of a sample and their labels, in their order."""
-    state = xxhash.xxh3_128()
+    state = xxhash.xxh3_128(f"{sample.pixels.dtype} {sample.pixels.shape[1:]} {len(sample)}".encode())
     for index in sample.indices:
         state.update(np.ascontiguousarray(sample.pixels[index]).data)
     if sample.labels is not None:

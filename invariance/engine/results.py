@@ -9,18 +9,18 @@ import numpy as np
 import pandas as pd
 
 from invariance.engine.groups import Group, Measured
+from invariance.engine.kept import ABOUT, BEGUN, NETWORKS, folder_of, place_of
 from invariance.engine.scoring import digest_of
 from invariance.errors import UserError, nearest
 from invariance.measures import measure_named
-from invariance.runs.checked import DamagedFile, read_facts, write_facts
-from invariance.runs.rows import COLUMNS, OF_CONTROL, WITH_SCORE, read_rows, to_frame, write_rows
+from invariance.runs.checked import DamagedFile, digest, read_facts, write_facts
+from invariance.runs.rows import COLUMNS, OF_CONTROL, WITH_SCORE, read_rows, rows_text, to_frame, write_rows
 from invariance.runs.scores import read_arrays, write_arrays
 from invariance.transforms.base import UNTOUCHED
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-ABOUT = "results.json"
 ROWS = "rows.csv"
 SCORES = "scores.npz"
 
@@ -49,7 +49,7 @@ class Results(pd.DataFrame):  # type: ignore[misc]
 
     _metadata = ["kept"]
 
-    kept: list[GroupScores]
+    kept: Sequence[GroupScores] = ()  # what pandas makes of several tables has none
 
     @property
     def _constructor(self) -> type["Results"]:
@@ -93,7 +93,11 @@ class Results(pd.DataFrame):  # type: ignore[misc]
         Raises:
             UserError: for a g or layer that was not measured, or scores that are not those that the rows are means of.
         """
-        grid, _, label = g.partition(":")
+        if not self.kept:
+            raise UserError(
+                "this table has lost the scores of images, as pd.concat loses them; ask the results themselves"
+            )
+        grid, _, label = str(g).partition(":")
         frames = []
         for of_group in self.kept:
             if (
@@ -115,7 +119,8 @@ class Results(pd.DataFrame):  # type: ignore[misc]
         if not frames:
             known = sorted(set(self["g"]))
             raise UserError(
-                f"g={g!r}, layer={layer!r} was not measured{nearest(g, known)}; there are {', '.join(known)}"
+                f"g={g!r}, layer={layer!r} was not measured{'' if g in known else nearest(str(g), known)}; there are "
+                f"{', '.join(known)} at {', '.join(dict.fromkeys(self['layer']))}"
             )
         return pd.concat(frames, ignore_index=True)
 
@@ -177,19 +182,33 @@ class Results(pd.DataFrame):  # type: ignore[misc]
         """Keep the rows, the scores of every image and what was measured in a folder, for `load`.
 
         Raises:
-            UserError: if it cannot be written, or holds other results.
+            UserError: if it cannot be written, or holds other results, or such files of something else.
         """
-        place = Path(folder).expanduser()
-        if (place / ABOUT).exists() and load(place).attrs != self.attrs:
-            raise UserError(f"{place} holds other results; choose another folder")
-        place.mkdir(parents=True, exist_ok=True)
-        write_rows(place / ROWS, pd.DataFrame(self)[COLUMNS])
+        place = folder_of(folder)
+        if lacking := [name for name in COLUMNS if name not in self]:
+            raise UserError(f"this table has no column {lacking[0]} any more; save the results themselves")
+        rows = pd.DataFrame(self)[COLUMNS]
+        rows = rows.assign(run=rows["run"].replace("", place.name or "results"))  # in a file they name where they are
+        self._require_own(place, rows)
+        write_rows(place / ROWS, rows)
         arrays = {
             f"{k}/{name}": values for k, of_group in enumerate(self.kept) for name, values in of_group.arrays.items()
         }
         write_arrays(place / SCORES, arrays)
         groups = [{"about": of_group.about, "g": of_group.g} for of_group in self.kept]
-        write_facts(place / ABOUT, {"about": self.attrs, "groups": groups})
+        files = {name: digest((place / name).read_bytes()) for name in (ROWS, SCORES)}
+        write_facts(place / ABOUT, {"about": self.attrs, "groups": groups, "files": files})
+
+    def _require_own(self, place: Path, rows: pd.DataFrame) -> None:
+        """Refuse a folder of something else: what is there is not written over."""
+        if not (place / ABOUT).exists():
+            there = [name for name in (ROWS, SCORES) if (place / name).exists()]
+            if there and not (place / BEGUN).exists():
+                raise UserError(f"{place} holds {there[0]} of something else; choose another folder")
+            return
+        held = load(place)
+        if held.attrs != self.attrs or rows_text(pd.DataFrame(held)) != rows_text(rows):
+            raise UserError(f"{place} holds other results; choose another folder")
 
 
 def curves_of(rows: pd.DataFrame, measure: str | None, split: str | None) -> pd.DataFrame:
@@ -198,6 +217,8 @@ def curves_of(rows: pd.DataFrame, measure: str | None, split: str | None) -> pd.
     Raises:
         UserError: if there are none.
     """
+    if lacking := {"fit_classes", "metric", "split", "status", "map", "solver", "g", "value", "score"} - set(rows):
+        raise UserError(f"this table has no column {min(lacking)} any more; draw the results themselves")
     plain = rows[rows["fit_classes"].isin(["", "all"]) & ~rows["metric"].isin(OF_CONTROL)]
     measures = list(dict.fromkeys(plain["metric"]))
     name = measure or (measures[0] if measures else "")
@@ -213,14 +234,17 @@ def curves_of(rows: pd.DataFrame, measure: str | None, split: str | None) -> pd.
 
 
 def load(folder: str | Path) -> Results:
-    """Results that `Results.save` or `measure_model(keep=…)` left in a folder.
+    """Results that `Results.save` or `measure_model(keep=…)` left in a folder; of several networks, those of all.
 
     Raises:
         UserError: if there are none, or they are damaged.
     """
-    place = Path(folder).expanduser()
+    place = folder_of(folder)
     try:
-        facts, _ = read_facts(place / ABOUT)
+        if (place / NETWORKS).is_file():
+            return joined([load(place_of(place, name)) for name in read_facts(place / NETWORKS)[0]["networks"]])
+        facts, sealed = read_facts(place / ABOUT)
+        _require_sealed(place, facts if sealed else {})
         rows = read_rows(place / ROWS)
         arrays = read_arrays(place / SCORES)
         kept = [
@@ -232,10 +256,20 @@ def load(folder: str | Path) -> Results:
             for k, one in enumerate(facts["groups"])
         ]
         return Results.from_parts(rows, kept, facts["about"])
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise UserError(f"{place} holds no results; name the folder that they were saved in") from error
     except (DamagedFile, OSError, KeyError, TypeError) as error:
-        raise UserError(f"{place} is damaged ({error}); measure again") from error
+        raise UserError(f"{place} is damaged ({error}); delete it and measure again") from error
+
+
+def _require_sealed(place: Path, facts: dict[str, Any]) -> None:
+    """Refuse rows and scores that are not those of `results.json`."""
+    if not isinstance(facts.get("files"), dict):
+        raise DamagedFile(f"{ABOUT} is not as it was written")
+    for name in (ROWS, SCORES):
+        path = place / name
+        if not path.is_file() or digest(path.read_bytes()) != facts["files"].get(name):
+            raise DamagedFile(f"{name} is not as it was written")
 
 
 def joined(results: Sequence[Results]) -> Results:

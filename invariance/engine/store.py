@@ -25,7 +25,6 @@ from invariance.measures.distance import rms
 from invariance.runs.checked import DamagedFile, digest, made_again, read_facts, write_facts
 from invariance.runs.files import atomic_path, disk_errors, remove_temporaries
 from invariance.training.trained import Network, files_of
-from invariance.transforms import build
 from invariance.transforms.base import UNTOUCHED
 
 FORMAT = 1
@@ -82,8 +81,7 @@ def images_of(network: Network, root: Path, progress: bool) -> FeatureImages:
     Raises:
         UserError: if the data are not those the network was trained on, or a split is not there.
     """
-    size = build(network.transform).source_size(network.input_size)
-    prepared, fit = network.data(size, root, progress), network.settings["fit"]
+    prepared, fit = network.data(network.own_size, root, progress), network.settings["fit"]
     return FeatureImages(prepared, prepared.fit_split(fit), prepared.fit_indices(fit))
 
 
@@ -235,7 +233,7 @@ class Store:
         progress: Progress,
         task: TaskID,
     ) -> Features:
-        transform = build(network.transform)
+        transform = network.untouching
         untouched = next(point for point in transform.grid() if point.label == UNTOUCHED)
         scale: Tensor | None = None
         made_from = self._made_from(network, images)

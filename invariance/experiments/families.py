@@ -9,7 +9,7 @@ from typing import Any
 
 from invariance.maps.spec import MapSpec, unchosen
 from invariance.runs.run import read_config
-from invariance.settings.files import family_sweep
+from invariance.settings.files import varies
 
 
 def tell_unused(key: str, wanted: Iterable[str], directories: Sequence[Path]) -> None:
@@ -22,9 +22,10 @@ def tell_unused(key: str, wanted: Iterable[str], directories: Sequence[Path]) ->
         wanted: the families that are set.
         directories: the chosen networks. A baseline has no family of its own and may take any.
     """
-    trained = {str(read_config(directory).get("transform", {}).get("name")) for directory in directories}
-    if not all(map(family_sweep, trained)):
+    transforms = [read_config(directory).get("transform", {}) for directory in directories]
+    if not all(map(varies, transforms)):
         return
+    trained = {str(one.get("name")) for one in transforms}
     for family in sorted(set(wanted) - trained):
         print(f"{key}.{family} changes nothing: no chosen network was trained with {family}", file=sys.stderr)
 

@@ -19,7 +19,7 @@ from invariance.runs.outputs import require_writable
 from invariance.runs.run import BEST, LAST, Run, read_config
 from invariance.runs.wandb import check_logger
 from invariance.settings.base import checked
-from invariance.settings.files import family_sweep
+from invariance.settings.files import varies
 from invariance.settings.numbers import with_names_of
 from invariance.settings.pages import FinetunePage
 from invariance.settings.paths import folder
@@ -66,7 +66,7 @@ def finetune(config: dict[str, Any]) -> None:
 
 def has_family(directory: Path) -> bool:
     """Whether a network was trained with transformations, and so has a set G of its own."""
-    return bool(family_sweep(str(read_config(directory).get("transform", {}).get("name"))))
+    return varies(read_config(directory).get("transform", {}))
 
 
 def check(config: dict[str, Any]) -> None:

@@ -21,7 +21,6 @@ from invariance.training.resume import resume_point
 from invariance.training.saving import AtomicCheckpointIO
 from invariance.training.trained import Network
 from invariance.training.trainer import data_of, fit, trainer_of
-from invariance.transforms import build as build_transform
 
 
 def train_jointly(run: Run, original: Network, grid: Grid, config: dict[str, Any]) -> None:
@@ -41,9 +40,8 @@ def train_jointly(run: Run, original: Network, grid: Grid, config: dict[str, Any
             save_network(original, run)
         print(f"written again from {LAST}: {run.directory / BEST}\nfinished already: {run.directory}")
         return
-    root, sizes = folder(config["prepared"], "prepared"), [grid.transform, build_transform(original.transform)]
-    size, own_size = (one.source_size(original.input_size) for one in sizes)
-    prepared, untouched = (original.data(one, root, config["progress"]) for one in (size, own_size))
+    root, size = folder(config["prepared"], "prepared"), grid.transform.source_size(original.input_size)
+    prepared, untouched = (original.data(one, root, config["progress"]) for one in (size, original.own_size))
     module = build(original, grid, (prepared.channels, size, size), config)
     trainer = trainer_of(config["trainer"], config["recipe"], run, best=False, progress=config["progress"])
     about = about_of(run, original)
@@ -93,6 +91,7 @@ def record(
     run.record(
         {
             "data": read_provenance(original.directory)["data"],
+            "size": original.own_size,
             "prepared": prepared,
             "trainer": config["trainer"],
             "upstream": {original.directory.as_posix(): original.weights},

@@ -16,6 +16,7 @@ from invariance.maps.spec import check_unseen, maps_of
 from invariance.runs.find import find_runs
 from invariance.runs.wandb import check_logger
 from invariance.settings.base import checked
+from invariance.settings.named import dotted
 from invariance.settings.pages import MeasurePage
 from invariance.settings.paths import folder
 from invariance.training.trained import Network
@@ -82,7 +83,7 @@ def check(config: dict[str, Any]) -> None:
     check_unseen(config["unseen_classes"], fits, labels=config.get("data") is None)
     check_wanted(config["grids"])
     check_grids(config["grid"] or {})
-    wanted = [config["grids"]] if isinstance(config["grids"], str) else config["grids"]
+    wanted = [dotted(one) for one in ([config["grids"]] if isinstance(config["grids"], str) else config["grids"])]
     for family in config["grid"] or {}:
         if not {"own", "all"} & set(wanted) and not any(f"{name}_".startswith(f"{family}_") for name in wanted):
             raise UserError(f"grid.{family}: grids={config['grids']} has no {family}; add it there, or leave this out")

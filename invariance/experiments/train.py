@@ -16,6 +16,7 @@ from invariance.settings.base import checked
 from invariance.settings.fields import LARGEST_SIZE
 from invariance.settings.files import require_range
 from invariance.settings.numbers import with_names_of
+from invariance.settings.outside import take
 from invariance.settings.pages import TrainPage
 from invariance.settings.parts import TransformSettings
 from invariance.settings.paths import folder
@@ -60,6 +61,7 @@ def check(config: dict[str, Any]) -> None:
     """
     if isinstance(config, dict) and "transform" in config:  # first, for the name is made of its range
         checked(TransformSettings, config["transform"], "transform")
+        take(config["transform"])
         require_range(config["transform"])
         build_transform(config["transform"])
     checked(TrainPage, config)

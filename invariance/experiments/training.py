@@ -15,6 +15,7 @@ from invariance.experiments.evaluation import evaluate
 from invariance.runs.run import PREVIOUS, Run
 from invariance.runs.summary import of_training
 from invariance.runs.wandb import Tracker
+from invariance.settings.outside import take
 from invariance.training.classifier import Classifier
 from invariance.training.ranks import Ranks
 from invariance.training.resume import resume_point
@@ -73,6 +74,7 @@ def record(config: dict[str, Any], prepared: Prepared, run: Run) -> None:
         {
             "data": config["data"],
             "prepared": str(prepared.directory),
+            "size": prepared.size,
             "trainer": config["trainer"],
             "remarks": prepared.remarks,
             "skipped": prepared.skipped,
@@ -87,6 +89,7 @@ def build(config: dict[str, Any], prepared: Prepared, run: Run) -> tuple[Classif
     Raises:
         UserError: if the network or the trainer cannot be had as configured.
     """
+    take(config["transform"])  # this may be another rank, in a process of its own
     classifier = Classifier(
         model=config["model"],
         transform=config["transform"],

@@ -49,6 +49,11 @@ def _cosine(config: DictConfig) -> bool:
     return _is("recipe.schedule", "cosine")(config) and not _is("recipe.step", None)(config)
 
 
+_FIT_SEED = Unread(
+    "data.fit.seed",
+    "data.fit.images is null, and all of the split are taken",
+    lambda config: all(OmegaConf.select(config, f"{key}.images", default=None) is None for key in ("data.fit", "fit")),
+)
 _STEP = Unread("recipe.step", "recipe.schedule=cosine has no steps", _cosine)
 _MEASURING = (
     Unread("trainer.precision", "measuring is always in full float32"),
@@ -72,11 +77,12 @@ UNREAD: dict[str, tuple[Unread, ...]] = {
     ),
     "train": (
         _STEP,
+        _FIT_SEED,
         Unread("data.input_size", "model.input_size is the network's"),
         Unread("transform.joint", "finetuning chooses G, as G={rotation: {angles: [-10, 10]}}"),
         Unread("transform.sweep", "-m range=5,10 chooses the ranges of a sweep"),
     ),
-    "measure": (*_MEASURING, *_OTHER_DATA),
+    "measure": (*_MEASURING, *_OTHER_DATA, _FIT_SEED),
     "distance": _MEASURING,
     "finetune": (_STEP,),
     "status": (Unread("every", "seal=true looks once", _is("seal", True)),),

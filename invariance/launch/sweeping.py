@@ -1,6 +1,7 @@
 """The jobs of a sweep: the product of what its overrides sweep over, a family's own ranges included."""
 
 import math
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
@@ -9,7 +10,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, RangeSweep
 
 from invariance.errors import UserError
-from invariance.settings.files import family_sweep
+from invariance.settings.files import typed_sweep
 
 MOST_JOBS = 100_000
 """Above the jobs of any sweep; the largest of the paper has 35."""
@@ -28,10 +29,15 @@ def jobs_of_sweep(overrides: list[Override]) -> list[list[str]]:
     if sum(math.prod(map(_values, part)) for part in parts) > MOST_JOBS:
         raise UserError(f"{_told(overrides)}: these are more than {MOST_JOBS:,} jobs; sweep over fewer values")
     _refuse_repeats(overrides)
-    jobs = [job for part in parts for job in BasicSweeper.split_arguments(part, None)[0]]
+    jobs = [list(map(_typed, job)) for part in parts for job in BasicSweeper.split_arguments(part, None)[0]]
     if not jobs:
         raise UserError(f"{_told(overrides)}: this names nothing, so there is no job to run")
     return jobs
+
+
+def _typed(text: str) -> str:
+    """An override, or a value, as a person types it: Hydra writes mine\\:Family for mine:Family."""
+    return text.replace("\\:", ":") if re.fullmatch(r"([\w./]+=)?[\w.]+\\:\w+", text) else text
 
 
 def _refuse_repeats(overrides: Sequence[Override]) -> None:
@@ -78,8 +84,8 @@ def _by_family(overrides: list[Override]) -> Iterator[list[Override]]:
     others = [override for override in overrides if override.get_key_element() != "transform"]
     named = {override.get_key_element() for override in others}
     last = chosen[-1]
-    families = list(last.sweep_string_iterator()) if last.is_sweep_override() else [last.get_value_element_as_str()]
-    for family in families:
-        own = [f"{key}={','.join(values)}" for key, values in family_sweep(family).items() if key not in named]
+    written = list(last.sweep_string_iterator()) if last.is_sweep_override() else [last.get_value_element_as_str()]
+    for family in map(_typed, written):
+        own = [f"{key}={','.join(values)}" for key, values in typed_sweep(family).items() if key not in named]
         parsed = OverridesParser.create().parse_overrides([f"transform={family}", *own])
         yield [*parsed, *others]

@@ -171,11 +171,11 @@ def measure_named(name: str) -> Measure:
     Raises:
         UserError: for a name that is not there (naming the nearest), and for what is no measure.
     """
-    if name in MEASURES:
+    if isinstance(name, str) and name in MEASURES:
         return MEASURES[name]
-    if ":" not in name:
+    if not isinstance(name, str) or ":" not in name:
         raise UserError(
-            f"measure {name!r}: there are {', '.join(MEASURES)}, or give module:function{nearest(name, MEASURES)}"
+            f"measure {name!r}: there are {', '.join(MEASURES)}, or give module:function{nearest(str(name), MEASURES)}"
         )
     there = named(name, "measure")
     if isinstance(there, Measure):
@@ -185,6 +185,15 @@ def measure_named(name: str) -> Measure:
 
     def of_pairing(pairing: Any) -> float:  # noqa: ANN401
         """The measure of the two representations."""
-        return float(there(pairing.x.values, pairing.y.values))
+        try:
+            return float(there(pairing.x.values, pairing.y.values))
+        except UserError:
+            raise
+        except Exception as error:  # whatever the user's function does
+            why = next(iter(str(error).splitlines()), "")
+            raise UserError(
+                f"measure {name!r} failed with {type(error).__name__} ({why[:200]}); let it give a number for "
+                "X (N, D_x) and Y (N, D_y)"
+            ) from error
 
     return Measure(name=name, label=name.rsplit(":", 1)[1], better="neither", directed=True, function=of_pairing)

@@ -64,7 +64,10 @@ class Rests:
 
     def _separated(self, layer: Layer, images: Tensor) -> Rest:
         seen = forward(self.network, images, [layer])  # anew: the weights may be others than at the first look
-        wanted, other = logits_in(seen.answer), images.roll(1, 0)
+        try:
+            wanted, other = logits_in(seen.answer), images.roll(1, 0)
+        except LookupError as error:
+            raise Inseparable(f"which logits the network gives is unknown ({error})") from error
         if not equal(logits_in(forward(self.network, other, put={layer: seen.outputs[layer]}).answer), wanted):
             raise Inseparable("the layer is passed by, as the logits also depend on the image another way")
         rest = rest_of(self.network, layer)

@@ -11,11 +11,12 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from invariance.errors import UserError, nearest
+from invariance.errors import UserError, nearest, shown
 from invariance.models.hooks import Seen, evaluating, forward, original
 from invariance.models.model import Model
 from invariance.models.naming import LOGITS, Layer, bracketed, is_layer, submodules, tensors_in
 from invariance.models.probe import Finding, few, passed_by, probe
+from invariance.settings.fields import native
 
 COLUMNS = ("layer", "runs", "shape", "layout", "overwritten", "dim", "bypass", "why")
 
@@ -84,7 +85,7 @@ def choose_layers(
     module, x = _input(network, images)
     if layers == "auto":
         return _block_ends(module, few(x))
-    wanted = [layers] if isinstance(layers, str) else list(layers)
+    wanted = _patterns(layers)
     known = submodules(module)
     if all(is_layer(name, known) for name in wanted):
         return list(dict.fromkeys(wanted))  # what cannot be measured is refused by its name
@@ -153,7 +154,7 @@ class _Listed:
 
     def __init__(self, network: nn.Module, x: Tensor, pattern: str | Sequence[str] | None, bypass: bool) -> None:
         self.network, self.called = network, _call(network, x)
-        patterns = [pattern] if isinstance(pattern, str) else pattern
+        patterns = None if pattern is None else _patterns(pattern)
         layers = [one for one in self._layers() if patterns is None or _matches(one.name, patterns)]
         if not layers:
             known = list(submodules(network))
@@ -241,15 +242,28 @@ def _same(seen: Seen, a: Finding, b: Finding) -> bool:
     return one.shape == other.shape and torch.equal(one, other)
 
 
+def _patterns(given: object) -> list[str]:
+    """Names or patterns of layers as a list."""
+    wanted = [given] if isinstance(given, str) else native(given)
+    if not isinstance(wanted, list | tuple) or not wanted or not all(isinstance(name, str) for name in wanted):
+        raise UserError(f"layers={shown(given)}: give names or patterns of layers, as ['layer4.*']")
+    return list(wanted)
+
+
 def _matches(name: str, patterns: Sequence[str]) -> bool:
     return any(name == one or fnmatchcase(name, one) for one in patterns)
 
 
 def _input(network: nn.Module | Model, images: Any) -> tuple[nn.Module, Tensor]:  # noqa: ANN401
     """The module, and a few images as it takes them."""
+    if not isinstance(network, nn.Module | Model):
+        raise UserError(f"list_layers: a {type(network).__name__} is no network; give a torch module or a model")
     if images is None:
         images = _noise(network)
-    x = torch.as_tensor(images)
+    try:
+        x = torch.as_tensor(images)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise UserError(f"images={shown(images)}: give a few as an array or a tensor (N, C, H, W)") from error
     if x.ndim < 2 or not len(x):
         raise UserError(f"images of shape {tuple(x.shape)} are no batch (B, …); give a row an image")
     x = x[: len(few(x))]

@@ -97,7 +97,7 @@ class Model:
             prepared = self.preprocess(x)
         except UserError:
             raise
-        except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        except Exception as error:  # whatever the user's function does
             why = next(iter(str(error).splitlines()), "") or type(error).__name__
             raise UserError(f"model {self.name}: preprocess fails on images {tuple(x.shape)} ({why[:200]})") from error
         if not isinstance(prepared, Tensor) or len(prepared) != len(x):
@@ -152,11 +152,13 @@ def wrap(
         raise UserError(f"model: a {type(module).__name__} is no torch module; give an nn.Module")
     module = original(module)  # layers are watched by hooks, and have their own names
     called = type(module).__name__ if name is None else name
-    if not isinstance(called, str) or not called.strip():
-        raise UserError(f"model: name={name!r} is no name; give a text")
+    if not isinstance(called, str) or not called.strip() or not called.isprintable():
+        raise UserError(f"model: name={name!r} is no name; give a text of one line")
+    size = native(size)
     if size is not None and (isinstance(size, bool) or not isinstance(size, int) or not 1 <= size <= LARGEST_SIZE):
         raise UserError(f"model {called}: size={size!r}; give the side of square images in pixels, or None")
-    if classes is not None and (isinstance(classes, str) or not all(isinstance(one, str) for one in classes)):
+    classes = native(classes)
+    if classes is not None and not (isinstance(classes, list | tuple) and all(isinstance(one, str) for one in classes)):
         raise UserError(f"model {called}: classes={classes!r}; give the names of the classes, in the logits' order")
     function, told = _preprocess(preprocess, called)
     recipe = told if size is None else f"size {size}; {told}"

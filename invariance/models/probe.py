@@ -14,6 +14,8 @@ from invariance.models.rest import near
 PROBED = 4
 """Images that a network is tried on before anything is measured."""
 
+_WITHOUT = "go without it: name layers, and list_layers(…, bypass=False)"
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -137,10 +139,15 @@ def passed_by(network: nn.Module, x: Tensor, layers: Sequence[Layer]) -> dict[La
     other = x.roll(1, 0)
     with evaluating(network, x.device):
         seen = forward(network, x, layers)
-        plain = logits_in(seen.answer).double()
+        try:
+            plain = logits_in(seen.answer).double()
+        except LookupError as error:
+            raise UserError(f"bypass: which logits the network gives is unknown ({error}); {_WITHOUT}") from error
         whole = float((logits_in(forward(network, other).answer).double() - plain).norm())
         if not 0 < whole < torch.inf:
-            raise UserError("bypass: the logits are the same for all images, or not finite; give other images")
+            raise UserError(
+                f"bypass: the logits are the same for all images, or not finite; give other images, or {_WITHOUT}"
+            )
         put = {layer: forward(network, other, put={layer: value}).answer for layer, value in seen.outputs.items()}
     return {layer: float((logits_in(answer).double() - plain).norm()) / whole for layer, answer in put.items()}
 

@@ -73,7 +73,8 @@ def told(kind: type[Settings], error: ValidationError, values: object, where: st
     if isinstance(value, list) and len(first["loc"]) > len(path) and isinstance(k := first["loc"][-1], int):
         name, value = f"{name}[{k}]", value[k]
     said = f"{expected} ({cause})" if cause is not None else expected
-    hint = nearest(value, choices_of(field.annotation)) if field is not None and isinstance(value, str) else ""
+    choices = [] if field is None else choices_of(field.annotation)
+    hint = nearest(value, choices) if isinstance(value, str) and value not in choices else ""
     return f"{name}={shown(value)}: {said}{hint}"
 
 

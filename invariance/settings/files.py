@@ -10,6 +10,8 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from invariance.errors import UserError, nearest
+from invariance.settings.named import dotted, is_named
+from invariance.settings.outside import outside_config
 
 
 def conf_dir() -> Path:
@@ -46,19 +48,35 @@ def family_sweep(family: str) -> dict[str, list[str]]:
     return {str(key): [str(value) for value in values] for key, values in sweep.items()}
 
 
+def typed_sweep(family: str) -> dict[str, list[str]]:
+    """As `family_sweep`, of a family that a person typed: one from outside the package varies what its class says."""
+    if not is_named(family):
+        return family_sweep(family)
+    return {key: [str(value) for value in values] for key, values in outside_config(family)["sweep"].items()}
+
+
+def family_of(transform: Mapping[str, Any]) -> str:
+    """By what name a configuration's family is chosen: a file of `conf/transform/`, or `module:Class`."""
+    target = transform.get("_target_")
+    return str(target) if is_named(target) else str(transform["name"])
+
+
+def varies(transform: Mapping[str, Any]) -> bool:
+    """Whether a network was trained with transformations, and so has a grid of its own: a baseline has none."""
+    return is_named(transform.get("_target_")) or bool(family_sweep(str(transform.get("name"))))
+
+
 def require_range(transform: Mapping[str, Any]) -> None:
-    """Refuse to train a family without its range.
+    """Refuse to train a family without its range, as a command's configuration may have it.
 
     Raises:
         UserError: naming the family's own ranges.
     """
-    sweep = family_sweep(str(transform["name"]))
-    if transform.get("range") is None and "range" in sweep:
-        own = ", ".join(sweep["range"])
-        raise UserError(
-            f"transform={transform['name']} needs a range, as range={sweep['range'][-1]}; "
-            f"-m transform={transform['name']} trains one network for each of its own ({own})"
-        )
+    family = family_of(transform)
+    own = typed_sweep(family).get("range", [])
+    if transform.get("range") is None and (own or is_named(family)):
+        each = f"; -m transform={family} trains one network for each of its own ({', '.join(own)})" if own else ""
+        raise UserError(f"transform={family} needs a range, as range={own[-1] if own else 5}{each}")
 
 
 def page_keys(page: str) -> set[str]:
@@ -90,9 +108,9 @@ def check_choices(page: str, config: DictConfig, hydra: DictConfig) -> None:
         one = isinstance(choice, str | None) and not str(group).startswith("override ")
         if one and group not in chosen and not any(text.startswith(f"~{group}") for text in hydra.overrides.task):
             raise UserError(f"{group} takes one choice, not a list; -m {group}=a,b runs a command for each")
-    name = OmegaConf.select(config, "transform.name", default=None)
-    if "transform" in dict(groups) and name != chosen.get("transform"):
-        raise UserError(f"transform.name={name}: rows go by it, and this is {chosen.get('transform')}; leave it out")
+    name, family = OmegaConf.select(config, "transform.name", default=None), chosen.get("transform")
+    if "transform" in dict(groups) and name != (dotted(family) if isinstance(family, str) else family):
+        raise UserError(f"transform.name={name}: rows go by it, and this is {family}; leave it out")
     path = conf_dir() / "network" / f"{chosen.get('network')}.yaml"
     if not path.is_file():
         return

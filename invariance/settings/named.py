@@ -1,7 +1,8 @@
 """What stands outside the package and is named as `module:name`, by hand: it is code, and is run when it is imported.
 
 A name is looked up only where it was typed on a command line or given in Python, never where it stands in a folder of
-data, weights or runs.
+data, weights or runs. A network's configuration names the family that it was trained with: `recalled` finds that only
+in a process in which a person gave the same name.
 """
 
 import importlib
@@ -10,14 +11,27 @@ from typing import Any
 
 from invariance.errors import UserError, nearest
 
+_GIVEN: set[str] = set()
+"""The names that a person gave in this process."""
+
 
 def is_named(name: object) -> bool:
     """Whether something is a name of this form."""
     return isinstance(name, str) and bool(re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", name))
 
 
+def dotted(name: str) -> str:
+    """A name as rows, folders and keys have it: `mine:Family` is `mine.Family` there."""
+    return name.replace(":", ".")
+
+
+def given_as(text: str) -> str | None:
+    """The name that a person gave and that is dotted so; None where nobody did."""
+    return next((name for name in sorted(_GIVEN) if dotted(name) == text), None)
+
+
 def named(name: str, what: str) -> Any:  # noqa: ANN401
-    """What `module:name` is.
+    """What `module:name` is, where a person gave it.
 
     Args:
         name: the name.
@@ -40,4 +54,24 @@ def named(name: str, what: str) -> Any:  # noqa: ANN401
     if not hasattr(there, attribute):
         known = [key for key in vars(there) if not key.startswith("_")]
         raise UserError(f"{what} {name!r}: {module} has no {attribute}{nearest(attribute, known)}")
+    _GIVEN.add(name)
     return getattr(there, attribute)
+
+
+def recalled(name: str, what: str, how: str) -> Any:  # noqa: ANN401
+    """What `module:name` is, which a stored configuration names, if a person gave that name in this process, too.
+
+    Args:
+        name: the name.
+        what: what it is to be, for the message, as "measure".
+        how: what to type, for the message.
+
+    Raises:
+        UserError: if nobody did; what `named` raises.
+    """
+    if name not in _GIVEN:
+        raise UserError(
+            f"{what} {name!r} is from outside the package, and code from there is run only where its name is typed: "
+            f"{how}"
+        )
+    return named(name, what)

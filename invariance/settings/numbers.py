@@ -9,6 +9,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from invariance.settings.files import conf_dir, families, family_config
+from invariance.settings.named import is_named
+from invariance.settings.outside import label_of
 from invariance.settings.whole import WHOLE
 
 NAMING = ("range", "transform", "joint")
@@ -49,15 +51,23 @@ def with_names_of(page: str, config: Mapping[str, Any]) -> dict[str, Any]:
     """
     made = {**config, **{key: canonical(config[key]) for key in NAMING if key in config}}
     transform = made.get("transform")
-    family = transform.get("name") if isinstance(transform, dict) else None
-    texts = OmegaConf.to_container(family_config(family), resolve=False) if family in families() else {}
-    assert isinstance(texts, dict)
+    texts = _texts(transform) if isinstance(transform, dict) else {}
     for key in ("label", "grid"):
         if transform is not None:
             made["transform"] = _named_alike(made["transform"], key, texts.get(key), config, made)
     file = OmegaConf.to_container(OmegaConf.load(conf_dir() / f"{page}.yaml"), resolve=False)
     assert isinstance(file, dict)
     return _named_alike(made, "name", file.get("name"), config, made) or {}
+
+
+def _texts(transform: Mapping[str, Any]) -> dict[Any, Any]:
+    """What a family's file says, not resolved: the texts that its names are made of."""
+    family = transform.get("name")
+    if is_named(transform.get("_target_")):
+        return {"label": label_of(str(family))}
+    texts = OmegaConf.to_container(family_config(family), resolve=False) if family in families() else {}
+    assert isinstance(texts, dict)
+    return texts
 
 
 def _named_alike(

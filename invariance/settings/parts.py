@@ -14,9 +14,6 @@ from pydantic import ConfigDict, Field
 from invariance.settings.base import Settings
 from invariance.settings.fields import Side
 
-FAMILY = ("_target_", "name", "label", "sweep", "grid", "joint")
-"""What a family's file holds for the commands, beside the arguments of its class."""
-
 Text = Annotated[str, Field(min_length=1, max_length=200)]
 Target = Annotated[str, Field(max_length=200, description="give a class, as invariance.transforms.rotation.Rotation")]
 

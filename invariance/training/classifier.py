@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,10 @@ from torch.nn import functional
 from invariance.errors import UserError
 from invariance.models import build_model, outline
 from invariance.seeds import derive, generator
+from invariance.settings.named import is_named
 from invariance.training.checkpoint import read_checkpoint, require_sealed
 from invariance.training.module import RecipeModule, all_finite
+from invariance.transforms import UNTOUCHED, Params, Transform
 from invariance.transforms import build as build_transform
 
 _CHECK_EVERY = 50
@@ -52,13 +55,28 @@ class Classifier(RecipeModule):
         if not all(math.isfinite(one) for one in mean):
             raise UserError(f"mean={mean}: the mean of every channel has to be a finite number; prepare the data again")
         self.save_hyperparameters()
-        self.transform = build_transform(transform)
+        self._family = transform
+        if not is_named(transform.get("_target_")):
+            self.transform.grid()  # a mistake in it comes to light here
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(derive(seed, "initialisation"))
             self.network = build_model(model, len(classes), channels)
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).reshape(1, -1, 1, 1), persistent=False)
         self.register_buffer("diverged", torch.tensor(False), persistent=False)
-        self.untouched = {point.label: point for point in self.transform.grid()}["untouched"].params
+
+    @cached_property
+    def transform(self) -> Transform:
+        """The family. One from outside the package is found when it is asked for: no trained network needs it.
+
+        Raises:
+            UserError: if nobody named it in this process.
+        """
+        return build_transform(self._family)
+
+    @cached_property
+    def untouched(self) -> Params:
+        """Parameters of the family's untouched point."""
+        return next(point.params for point in self.transform.grid() if point.label == UNTOUCHED)
 
     def normalise(self, x: Tensor) -> Tensor:
         """Images (B, C, H, W) in [0, 255] as the network takes them: (x − mean) / 255."""

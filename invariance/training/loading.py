@@ -39,13 +39,13 @@ def load_model(
     directory = Path(text).expanduser()
     if not text or not directory.is_dir():
         return from_source(text, **settings)
-    given = [key for key in ("preprocess", "size", "classes") if settings[key] is not None]
-    if given:
-        raise UserError(f"model={text!r} is a training run, which has its own {', '.join(given)}; leave that out")
     directory = directory.resolve()
     if not (directory / BEST).is_file() or len(directory.parts) < 5:
         raise UserError(
             f"model={text!r} is no training run: it holds no {BEST}; name a folder as runs/train/digits/…/seed0"
         )
+    given = [key for key in ("preprocess", "size", "classes") if settings[key] is not None]
+    if given:
+        raise UserError(f"model={text!r} is a training run, which has its own {', '.join(given)}; leave that out")
     network = Network(directory.parents[3], directory, layer="", accelerator="cpu")
     return network.model.moved(device)

@@ -24,7 +24,9 @@ from invariance.models.representation import Representation
 from invariance.runs.files import DONE
 from invariance.runs.run import BEST, PROVENANCE, read_config, read_provenance
 from invariance.runs.seal import check, hash_of
-from invariance.transforms import build
+from invariance.settings.named import is_named
+from invariance.transforms import Transform, build
+from invariance.transforms.baseline import Baseline
 
 if TYPE_CHECKING:  # importing Lightning takes seconds, which a finished measurement need not wait for
     from invariance.training.classifier import Classifier
@@ -97,6 +99,11 @@ class Network:
             Representation(outline(model, 2, channels), layer)
         chosen = own if data is None else self._foreign(data, own)
         self.settings = {**chosen, "fit": {**chosen["fit"], **(fit or {})}, "report": report or chosen["report"]}
+        if fit and "seed" in fit and self.settings["fit"].get("images") is None:
+            raise UserError(
+                f"fit.seed={fit['seed']}: all images of the split are taken, and none drawn; give fit={{images: …}} "
+                "beside it, or leave it out"
+            )
         self._trained_on = None if data is not None else trained_on
         self.place = self.name if data is None else self.name.replace("/", f"@{chosen['name']}/", 1)
 
@@ -170,6 +177,27 @@ class Network:
         self.__dict__.pop("model", None)
         self.__dict__.pop("phi", None)
 
+    @property
+    def own_size(self) -> int:
+        """Side in pixels at which images of its own family are prepared.
+
+        Of a family from outside the package its run has written that down, so that nobody has to name the family.
+        """
+        noted = read_provenance(self.directory).get("size")
+        if self._outside and isinstance(noted, int):
+            return noted
+        return build(self.transform).source_size(self.input_size)
+
+    @property
+    def untouching(self) -> Transform:
+        """What makes images of `own_size` those that it takes, at its untouched point."""
+        return Baseline() if self._outside and self.own_size == self.input_size else build(self.transform)
+
+    @property
+    def _outside(self) -> bool:
+        """Whether it was trained with a family from outside the package."""
+        return is_named(self.transform.get("_target_"))
+
     def data(self, size: int, root: Path, progress: bool) -> Prepared:
         """The data set that it is measured on, at a size in pixels.
 
@@ -179,8 +207,8 @@ class Network:
         prepared = prepare(self.settings, size, root, progress=progress)
         if self._trained_on is None:
             return prepared
-        own_size = build(self.transform).source_size(self.input_size)
-        trained = prepared if size == own_size else prepare(self.settings, own_size, root, progress=progress)
+        same = size == self.own_size
+        trained = prepared if same else prepare(self.settings, self.own_size, root, progress=progress)
         if trained.sha256 != self._trained_on or files_of(prepared) != files_of(trained):
             raise UserError(
                 f"{self.directory} was trained on other data than are in {prepared.directory}; put them back as they "

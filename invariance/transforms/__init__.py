@@ -2,12 +2,15 @@
 
 import importlib
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
+
 from invariance.errors import UserError, nearest
-from invariance.settings.named import named
-from invariance.settings.parts import FAMILY, arguments_of
+from invariance.settings.named import dotted, is_named, named, recalled
+from invariance.settings.outside import FAMILY
+from invariance.settings.parts import arguments_of
 from invariance.transforms.base import FRAME, UNTOUCHED, GridPoint, Params, Transform
 
 __all__ = ["FRAME", "UNTOUCHED", "GridPoint", "Params", "Transform", "build", "transform_named"]
@@ -16,14 +19,19 @@ __all__ = ["FRAME", "UNTOUCHED", "GridPoint", "Params", "Transform", "build", "t
 def build(config: Mapping[str, Any]) -> Transform:
     """A family from its configuration (`conf/transform/`): the class `_target_` with the other keys as arguments.
 
-    `name`, `label`, `sweep`, `grid` and `joint` are for the commands and are left out.
+    `name`, `label`, `sweep`, `grid` and `joint` are for the commands and are left out. A target from outside the
+    package, `module:Class`, is looked up if a person gave that name in this process: a run's configuration names
+    it, too.
 
     Raises:
-        UserError: for a target that is no family inside the package, or an argument that the family does not take.
+        UserError: for a target that is no family, one from outside that nobody named, or an argument that the family
+            does not take.
     """
     target = str(config.get("_target_"))
-    family = _family(target)
     arguments = arguments_of(config, FAMILY)
+    if is_named(target):
+        return _outside(target, str(config.get("name", dotted(target))), arguments)
+    family = _family(target)
     known = list(inspect.signature(family).parameters)
     for key in arguments:
         if key not in known:
@@ -66,12 +74,57 @@ def transform_named(name: str) -> Transform:
         UserError: if it is not there, or gives something else.
     """
     there = named(name, "transform")
+    return _made(name, there, {}) if callable(there) else _require_transform(name, there)
+
+
+def _outside(name: str, called: str, arguments: Mapping[str, Any]) -> Transform:
+    """A family from outside the package with its arguments, if a person gave its name in this process."""
+    if called != dotted(name):
+        raise UserError(f"transform._target_={name}: rows would call it {called}; choose it as transform={name}")
+    how = f"give grids=[{name}] to measure networks over it, or transform={name} to train them"
+    there = recalled(name, "transform", how)
+    if callable(there):
+        return _tried(name, _made(name, there, arguments), arguments.get("range") is not None)
+    if arguments:
+        raise UserError(f"transform {name!r} is made already, and takes no {next(iter(arguments))}")
+    return _require_transform(name, there)
+
+
+def _made(name: str, family: Callable[..., Any], arguments: Mapping[str, Any]) -> Transform:
     try:
-        made = there() if callable(there) else there
+        made = family(**arguments)
     except UserError:
         raise
     except Exception as error:  # whatever the user's code does
         raise UserError(f"transform {name!r} failed with {type(error).__name__} ({str(error)[:200]})") from error
+    return _require_transform(name, made)
+
+
+def _tried(name: str, made: Transform, drawing: bool) -> Transform:
+    """A family from outside whose grid, and draws of two images where it has a range, are found right.
+
+    Raises:
+        UserError: if they cannot be had with these arguments.
+    """
+    try:
+        labels = [point.label for point in made.grid()]
+        drawn = made.sample(2, torch.Generator().manual_seed(0)) if drawing else {}
+        sizes = {len(values) for values in drawn.values()}
+    except UserError:
+        raise
+    except Exception as error:  # whatever the user's code does
+        why = next(iter(str(error).splitlines()), "")
+        raise UserError(
+            f"transform {name!r} fails with these arguments: {type(error).__name__} ({why[:200]})"
+        ) from error
+    if labels.count(UNTOUCHED) != 1 or len(set(labels)) < len(labels):
+        raise UserError(f"transform {name!r}: its grid is {labels[:9]}; give each g a label, and one {UNTOUCHED!r}")
+    if sizes - {2}:
+        raise UserError(f"transform {name!r} drew parameters for {sorted(sizes)} of 2 images; give one row an image")
+    return made
+
+
+def _require_transform(name: str, made: object) -> Transform:
     if not isinstance(made, Transform):
         raise UserError(f"transform {name!r} gave a {type(made).__name__}; let it give a Transform")
     return made

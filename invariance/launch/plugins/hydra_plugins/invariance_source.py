@@ -11,13 +11,14 @@ from omegaconf import OmegaConf
 from invariance.settings.files import conf_dir
 from invariance.settings.named import is_named
 from invariance.settings.nested import check_yaml
+from invariance.settings.outside import outside_config
 
 
 class FileConfigSource(file_config_source.FileConfigSource):
     """Hydra's own, whose name and place it takes, but for files that would explode, and choices without a file.
 
     A map or solver that is in its list and has no file in `conf/` is there with its default settings; so is a map,
-    solver or launcher from outside the package that is chosen as `module:Class`.
+    solver, family or launcher from outside the package that is chosen as `module:Class`.
     """
 
     def load_config(self, config_path: str) -> ConfigResult:
@@ -52,6 +53,8 @@ def _made(config_path: str) -> dict[str, Any] | None:
     group, _, name = config_path.removesuffix(".yaml").rpartition("/")
     if group == "hydra/launcher" and is_named(name):
         return {"_target_": "hydra_plugins.invariance_named_launcher.NamedLauncher", "launcher": name}
+    if group == "transform" and is_named(name):
+        return outside_config(name)
     if group not in ("map", "solver"):
         return None
     from invariance.maps import MAPS, SOLVERS, map_named, solver_named  # torch, which no choice with a file needs
