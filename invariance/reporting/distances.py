@@ -3,7 +3,7 @@
 from collections import Counter
 from dataclasses import dataclass
 from itertools import combinations, groupby
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -22,17 +22,8 @@ _PERMUTATIONS = 2000
 _PERPLEXITY = 8.0
 
 
-@dataclass(frozen=True)
-class Node:
-    """A network that was compared.
-
-    Attributes:
-        network: its name.
-        family: the family it was trained with.
-        range: its trained range as text.
-        seed: its seed.
-        label: its name in figures: with the seed where there are several of one name.
-    """
+class Node(NamedTuple):
+    """A network that was compared, as rows name it; its label in figures has the seed where there are several."""
 
     network: str
     family: str
@@ -248,15 +239,8 @@ def family_means(matrix: Floats, families: list[str]) -> tuple[list[str], Floats
     return names, means
 
 
-@dataclass(frozen=True)
-class GroupRank:
-    """How near some families are to each other, among all groups of as many.
-
-    Attributes:
-        mean: mean of the group's family-by-family distances.
-        rank: 1 for the nearest group.
-        groups: how many groups there are.
-    """
+class GroupRank(NamedTuple):
+    """The mean of a group's family-by-family distances, and its rank among all groups of as many, 1 for the nearest."""
 
     mean: float
     rank: int

@@ -3,8 +3,9 @@
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import groupby
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -54,26 +55,17 @@ class Finetuning:
     run: str
 
 
-@dataclass(frozen=True)
-class Spread:
-    """A number over seeds: NaN where a seed has none.
-
-    Attributes:
-        mean: the mean.
-        sd: the sample standard deviation; NaN for a single seed.
-        n: how many seeds.
-    """
+class Spread(NamedTuple):
+    """Mean and sample standard deviation of a number over seeds: NaN where a seed has none, or there is one alone."""
 
     mean: float
     sd: float
-    n: int
 
     @classmethod
     def of(cls, values: Iterable[float]) -> "Spread":
         """Of one value a seed."""
         held = np.array(list(values), dtype=np.float64)
-        sd = float(held.std(ddof=1)) if len(held) > 1 else float("nan")
-        return cls(float(held.mean()) if len(held) else float("nan"), sd, len(held))
+        return cls(float(held.mean()), float(held.std(ddof=1)) if len(held) > 1 else float("nan"))
 
     def told(self, *, signed: bool = False, digits: int = 2) -> str:
         """Mean ± standard deviation; a gap where there is no mean."""
@@ -136,7 +128,13 @@ class FinetunedNetworks:
     def at(self, one: Finetuning, after: bool, fit: Fit, labels: Sequence[str] = (), grid: str = "") -> pd.DataFrame:
         """The numbers of a network before or after through a map: a row for every g of G, or for others of a grid."""
         place = (one.finetuned if after else one.network, one.seed, grid or one.grid, *fit)
-        return self.numbers.reindex(pd.MultiIndex.from_tuples([(*place, g) for g in labels or one.labels]))
+        none = pd.DataFrame(columns=self.numbers.columns, dtype=np.float64)
+        return self._by_place.get(place, none).reindex(list(labels or one.labels))
+
+    @cached_property
+    def _by_place(self) -> dict[Any, pd.DataFrame]:
+        """The numbers by all but their g, which are looked up by the thousand."""
+        return {place: part.droplevel(_PLACE[:-1]) for place, part in self.numbers.groupby(_PLACE[:-1])}
 
     def over_g(self, one: Finetuning, after: bool, fit: Fit, of: str = "accuracy") -> float:
         """The mean of a number over G through a map; NaN where any g has none."""
