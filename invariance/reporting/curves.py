@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -28,17 +28,8 @@ ERRORS = ("error_rate", HALF_ERROR)
 _FAMILY = ["data", "layer", "grid_family"]
 
 
-@dataclass(frozen=True)
-class Subject:
-    """A network measured over a grid.
-
-    Attributes:
-        network: its name.
-        family: the family it was trained with.
-        range: its trained range as text.
-        seed: its seed.
-        facts: the grid, with what this network's training covered.
-    """
+class Subject(NamedTuple):
+    """A network measured over a grid, as rows name it; the grid's facts say what this network's training covered."""
 
     network: str
     family: str
@@ -77,6 +68,11 @@ class MeasuredFamily:
     def compared(self) -> list[Subject]:
         """The network with the largest range, and the baseline: whichever there is."""
         return [*self.trained[-1:], *([self.baseline] if self.baseline else [])]
+
+    @property
+    def drawn(self) -> list[Subject]:
+        """The baseline, where there is one, and all of the family's own networks."""
+        return [*([self.baseline] if self.baseline else []), *self.trained]
 
     @property
     def title(self) -> str:

@@ -38,16 +38,8 @@ _LONGEST = 100
 GRID = "grid.json"
 
 
-@dataclass(frozen=True)
-class Point:
-    """One g of a measured grid.
-
-    Attributes:
-        label: its name in the grid.
-        value: its place on the axis.
-        covered: whether the network's training covered it.
-        params: a hash of its parameters, to tell g of the same name apart.
-    """
+class Point(NamedTuple):
+    """One g of a measured grid, at its place on the axis; a hash of its parameters tells g of the same name apart."""
 
     label: str
     value: float

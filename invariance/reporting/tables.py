@@ -71,7 +71,7 @@ def summary(family: MeasuredFamily, slug: str) -> Table | None:
     reach = family.trained[-1]
     labels, parts = [point.label for point in reach.facts.points], reach.facts.parts
     lines, records = [], list[dict[str, Any]]()
-    for subject in [*family.compared[1:], *family.trained]:
+    for subject in family.drawn:
         for fit in (IDENTITY, *family.fits):
             drawn = curve(family, subject, fit, "error_rate")
             y = np.full(len(labels), np.nan)
@@ -98,14 +98,14 @@ def unseen(family: MeasuredFamily, slug: str) -> Table | None:
 
     A line a network and g. All three are over the same images, by the argmax among the classes of the reported half.
     """
-    fits = [fit for fit in family.fits if any(_control(family, one, fit) for one in _networks(family))]
+    fits = [fit for fit in family.fits if any(_control(family, one, fit) for one in family.drawn)]
     if not fits:
         return None
     header = ["network and g", "no map"]
     header += [f"{classes} classes, {fit_title(fit)}" for fit in fits for classes in (SAME, UNSEEN)]
     ways: list[tuple[Fit, str]] = [(IDENTITY, ""), *((fit, classes) for fit in fits for classes in (SAME, UNSEEN))]
     lines, parts = [], []
-    for subject in (one for one in _networks(family) if any(_control(family, one, fit) for fit in fits)):
+    for subject in (one for one in family.drawn if any(_control(family, one, fit) for fit in fits)):
         curves = [curve(family, subject, fit, HALF_ERROR, classes) for fit, classes in ways]
         parts.append(pd.concat(curves).sort_index(kind="stable"))
         for k, point in enumerate(subject.facts.points):
@@ -129,10 +129,6 @@ def _of_control(at: pd.Series) -> Cell:
     number = percent(*(at[name] / 100 for name in ("y", "low", "high")))
     number += " *" if at["status"] == FEW_IMAGES else ""
     return Cell(number if at["status"] in MISSING else at["status"], runs=(at["run"],) if at["run"] else ())
-
-
-def _networks(family: MeasuredFamily) -> list[Subject]:
-    return [*([family.baseline] if family.baseline else []), *family.trained]
 
 
 def _control(family: MeasuredFamily, subject: Subject, fit: Fit) -> bool:

@@ -1,6 +1,7 @@
 """The tidy frame of figures: a row a point, a colour a `who`, a dash a `way`, axes a `panel`."""
 
 from collections.abc import Iterable, Sequence
+from itertools import groupby
 
 import numpy as np
 import pandas as pd
@@ -95,13 +96,7 @@ def axis_over(facts: GridFacts, points: Iterable[Point], shaded: Spans = (), mar
 
 def _spans(subject: Subject, *, ordinal: bool) -> Spans:
     """Neighbouring covered points as spans: on a number line from point to point, on labels around each."""
-    spans: list[list[float]] = []
-    before = False
-    for point in sorted(subject.facts.points, key=lambda point: point.value):
-        if point.covered and before:
-            spans[-1][1] = point.value
-        elif point.covered:
-            spans.append([point.value, point.value])
-        before = point.covered
     edge = 0.5 if ordinal else 0.0
-    return tuple((left - edge, right + edge) for left, right in spans)
+    points = sorted(subject.facts.points, key=lambda point: point.value)
+    runs = [(covered, [point.value for point in run]) for covered, run in groupby(points, key=lambda p: p.covered)]
+    return tuple((values[0] - edge, values[-1] + edge) for covered, values in runs if covered)

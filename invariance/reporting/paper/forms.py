@@ -169,9 +169,8 @@ def _nearness(family: MeasuredFamily, subject: Subject, fits: Sequence[Fit], who
 
 def _same(mine: MeasuredFamily | None, subject: Subject) -> Subject | None:
     """The same network on its own data, over the same transformations."""
-    held = [] if mine is None else [*mine.trained, *([mine.baseline] if mine.baseline else [])]
     wanted = subject.network, subject.seed, subject.facts.grid
-    alike = (one for one in held if (one.network, one.seed, one.facts.grid) == wanted)
+    alike = (one for one in (mine.drawn if mine else ()) if (one.network, one.seed, one.facts.grid) == wanted)
     return next((one for one in alike if one.facts.same_g(subject.facts)), None)
 
 

@@ -1,18 +1,13 @@
 """What the paper prints: the numbers that ours are set beside."""
 
 import math
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True)
-class PrintedAccuracy:
-    """A line of Table 2 or 4: accuracy in percent through M_g, before and after finetuning.
+class PrintedAccuracy(NamedTuple):
+    """A line of Table 2 or 4: accuracy in percent through M_g, before finetuning and after.
 
-    Attributes:
-        label: g as our grid names it; "untouched"; or empty where the paper's g has no name (perspective).
-        what: g as the paper names it.
-        original: before.
-        finetuned: after.
+    `label` is g as our grid names it, empty where the paper's g has no name (perspective); `what`, as the paper does.
     """
 
     label: str
