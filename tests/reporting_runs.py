@@ -5,6 +5,7 @@ import math
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 import yaml
 
@@ -60,6 +61,19 @@ def trained(root: Path, data: str, network: str, family: str, reach: object, see
             for split, off in (("val", 0.0), ("test", 0.02))
         ],
     )
+
+
+def finetuned_numbers(accuracy: dict, half: float = math.nan, runs: dict | None = None) -> pd.DataFrame:
+    """Numbers of finetunings from accuracies by (network, seed, grid, g, map); each is its L_L2, too."""
+    rows = [
+        {
+            **{"network": network, "seed": seed, "grid": grid, "map": fit[0], "solver": fit[1], "g": g},
+            **{"accuracy": value, "half": half, "l2_distance": value},
+            "run": (runs or {}).get((network, seed, grid, g, fit)),
+        }
+        for (network, seed, grid, g, fit), value in accuracy.items()
+    ]
+    return pd.DataFrame(rows).set_index(["network", "seed", "grid", "map", "solver", "g"])
 
 
 def text(reach: object) -> str:

@@ -21,7 +21,7 @@ pytest.importorskip("wandb_workspaces.workspaces")
 from invariance.errors import UserError
 from invariance.experiments.dashboard import dashboard
 from invariance.maps.spec import MapSpec
-from invariance.reporting.contents import FigureFiles, Heading, Paragraph, TableText, read_contents
+from invariance.reporting.contents import Item, read_contents
 from invariance.reporting.workspace import build, send
 from invariance.runs.rows import read_rows
 from invariance.runs.run import read_provenance
@@ -250,14 +250,14 @@ def test_the_report_shows_the_local_one_in_its_order_then_live_panels(logged, co
     assert specs["workspace"]["displayName"] == specs["report"]["displayName"] == "Ours: all"
     blocks = specs["report"]["spec"]["blocks"]
     contents = read_contents(logged / "report")
-    tables = [item.markdown for item in contents if isinstance(item, TableText)]
+    tables = [item.text for item in contents if item.kind == "table"]
     assert [one["content"] for one in blocks if one["type"] == "markdown-block"] == tables
     assert any("| rotation_20 | 0 |" in table for table in tables)  # Table 3
     shown = [key for one in blocks for panel in panels(one) for key in panel["config"].get("mediaKeys", ())]
-    figures = [item for item in contents if isinstance(item, FigureFiles)]
+    figures = [item for item in contents if item.kind == "figure"]
     assert shown == [item.key for item in figures]
     text = json.dumps(blocks, ensure_ascii=False)
-    assert all(json.dumps(item.caption, ensure_ascii=False) in text for item in figures)
+    assert all(json.dumps(item.text, ensure_ascii=False) in text for item in figures)
     run = read_link(logged / "report")["id"]
     filters = [one["metadata"]["runSets"][0]["filters"]["filters"] for one in blocks if one["type"] == "panel-grid"]
     assert [one[0]["value"] for one in filters[: len(shown)]] == [run] * len(shown)
@@ -269,19 +269,19 @@ def test_the_report_shows_the_local_one_in_its_order_then_live_panels(logged, co
 
 def test_contents_are_those_of_the_page_and_folded_tables_stay_there(logged):
     contents = read_contents(logged / "report")
-    names = [item.name for item in contents if isinstance(item, FigureFiles)]
+    names = [item.name for item in contents if item.kind == "figure"]
     page = (logged / "report/index.html").read_text()
     unfolded = re.sub(r"<details>.*?</details>", "", page, flags=re.DOTALL)
     assert set(names) == set(re.findall(r'href="figures/([^"/]+)\.png"', unfolded)) and len(names) > 8
-    tables = {item.name for item in contents if isinstance(item, TableText)}
+    tables = {item.name for item in contents if item.kind == "table"}
     assert "accuracy" in tables and tables < {path.stem for path in (logged / "report/tables").glob("*.md")}
-    titles = [item.text for item in contents if isinstance(item, Heading)]
+    titles = [item.text for item in contents if item.kind == "heading"]
     places = [page.index(f">{title.replace('&', '&amp;')}</h") for title in titles]
     assert places == sorted(places) and titles[0] == "Accuracy on untouched images"
     for item, following in zip(contents, [*contents[1:], None], strict=True):
-        if isinstance(item, Heading):  # none is left standing alone
-            assert following is not None and (not isinstance(following, Heading) or following.level > item.level)
-    assert any(isinstance(item, Paragraph) and "φ ends at relu7" in item.text for item in contents)
+        if item.kind == "heading":  # none is left standing alone
+            assert following is not None and (following.kind != "heading" or following.level > item.level)
+    assert any(item.kind == "paragraph" and "φ ends at relu7" in item.text for item in contents)
 
 
 class Server:
@@ -332,7 +332,7 @@ def test_sent_again_under_the_same_name_it_replaces_and_under_another_it_adds(lo
 
     first = sent("Ours", contents)
     assert len(server.views) == 2 and all(url.startswith("https://wandb.example/me/invariance") for url in first)
-    again = sent("Ours", [Heading(2, "Nothing else")])
+    again = sent("Ours", [Item("heading", level=2, text="Nothing else")])
     assert again == first and len(server.views) == 2
     [report] = [one for one in server.views.values() if one["type"] == "runs"]
     assert "Nothing else" in report["spec"] and "accuracy" not in json.loads(report["spec"])["blocks"][2]
@@ -345,7 +345,9 @@ def test_what_the_server_refuses_is_one_line(logged, monkeypatch):
     server = Server()
     monkeypatch.setattr(wandb, "Api", server.api)
     monkeypatch.setattr(server, "execute_graphql", lambda *_, **__: 1 / 0)
-    board = build([Heading(2, "a")], read_rows(logged / "report/rows.csv"), name="a", project="p", entity="me")
+    board = build(
+        [Item("heading", level=2, text="a")], read_rows(logged / "report/rows.csv"), name="a", project="p", entity="me"
+    )
     with pytest.raises(UserError, match=r"^W&B refused \(ZeroDivisionError: division by zero\); see to it and repeat$"):
         send(board, server.app_url)
 

@@ -2,6 +2,7 @@
 
 import math
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -530,6 +531,8 @@ def test_a_map_that_a_finetuning_did_not_ask_for_is_no_gap(done, tmp_path):
     (study,) = studies(collect(folder / "runs"))
     assert ("residual", "ridge") in study.fits, "another finetuning asked for it"
     assert not [line for line in gaps(study) if "ridge" in line]
-    place = next(place for place in study.scores if place[0] != "rotation_20" and place[4][1] == "joint")
-    study.scores.pop(place)
-    assert any(f"learned M_g: no number at {place[3]}" in line for line in gaps(study))
+    place = next(
+        at for at in study.numbers.index if at[0] != "rotation_20" and at[4] == "joint" and at[5] != "untouched"
+    )
+    without = replace(study, numbers=study.numbers.drop(place))
+    assert any(f"learned M_g: no number at {place[5]}" in line for line in gaps(without))

@@ -11,7 +11,7 @@ from invariance.reporting.paper.claims import claims
 from invariance.reporting.paper.verdicts import CLAIMS, details, summary, verdict
 from invariance.reporting.rows import collect
 from invariance.runs.rows import read_rows, write_rows
-from tests.reporting_runs import measured
+from tests.reporting_runs import finetuned_numbers, measured
 
 
 @pytest.fixture
@@ -203,7 +203,7 @@ def test_the_joint_loss_raised_what_images_could_not_explain(gains, half, says):
         for network, fit in (("a_1", NO_MAP), ("a_1", ridge), ("a_1+j", LEARNED))
     }
     study = FinetunedNetworks(
-        "digits", "fc7", 9, "test", ones, (NO_MAP, ridge), {}, scores, {}, frozenset(), {}, dict.fromkeys(scores, half)
+        "digits", "fc7", 9, "test", ones, (NO_MAP, ridge), numbers=finetuned_numbers(scores, half)
     )
     [one] = claims([], [], [(study, "here")])
     assert (one.says, one.difference) == (says, pytest.approx(np.mean(gains)))
@@ -221,18 +221,7 @@ def test_finetunings_of_another_name_have_verdicts_of_their_own_and_the_control_
             ones.append(Finetuning(network, after, name, network[0], "G", 0, value, (1, 1), ("2",), "", ""))
             scores[after, 0, "G", "2", LEARNED] = 50.0 + gain
     study = FinetunedNetworks(
-        "digits",
-        "fc7",
-        9,
-        "test",
-        tuple(ones),
-        (NO_MAP, ridge),
-        {},
-        scores,
-        {},
-        frozenset(),
-        {},
-        dict.fromkeys(scores, 1.0),
+        "digits", "fc7", 9, "test", tuple(ones), (NO_MAP, ridge), numbers=finetuned_numbers(scores, 1.0)
     )
     comparisons = claims([], [], [(study, "here")])
     assert {(one.way, one.says) for one in comparisons} == {

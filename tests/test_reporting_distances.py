@@ -112,16 +112,18 @@ def test_matrices_are_the_rows(runs):
     assert found.nodes[1].label == "baseline, seed 1" and found.nodes[2].label == "perspective_4"
     place = [next(k for k, n in enumerate(NETWORKS) if (n[0], n[3]) == one) for one in order]
     for i, a in enumerate(place):
-        assert math.isnan(found.mean["ridge"].score[i, i])
+        assert math.isnan(found.matrix("l2_distance_mean", "ridge")[i, i])
         for j, b in enumerate(place):
             if i == j:
                 continue
-            assert found.one_way["ridge"].score[i, j] == pytest.approx(one_way(a, b))
-            assert found.mean["online_sgd"].score[i, j] == pytest.approx((one_way(a, b) + one_way(b, a)) / 2)
-            difference = found.difference["ridge"]
-            assert difference.score[i, j] == pytest.approx(one_way(a, b) - one_way(b, a))
-            assert difference.low[i, j] < difference.score[i, j] < difference.high[i, j]
-            assert found.indices["cka"].score[i, j] == found.indices["cka"].score[j, i]
+            assert found.matrix("l2_distance", "ridge")[i, j] == pytest.approx(one_way(a, b))
+            assert found.matrix("l2_distance_mean", "online_sgd")[i, j] == pytest.approx(
+                (one_way(a, b) + one_way(b, a)) / 2
+            )
+            score, low, high = (found.matrix("l2_distance_difference", "ridge", of) for of in ("score", "low", "high"))
+            assert score[i, j] == pytest.approx(one_way(a, b) - one_way(b, a))
+            assert low[i, j] < score[i, j] < high[i, j]
+            assert found.matrix("cka")[i, j] == found.matrix("cka")[j, i]
     assert {*found.matrices()} == {"online SGD", "ridge", "1 − CKA", "Procrustes"}
 
 
@@ -250,7 +252,9 @@ def test_withheld_and_missing_distances_are_gaps(tmp_path, undrawn):
     assert "online SGD: 2 numbers withheld (diverged)" in page
     assert "ridge: 2 one-way distances are not there yet" in page
     (found,) = distances(collect(tmp_path / "runs"))
-    assert math.isnan(found.mean["online_sgd"].score[0, 1]) and "no number" in telling_map(found, "online_sgd")
+    assert math.isnan(found.matrix("l2_distance_mean", "online_sgd")[0, 1]) and "no number" in telling_map(
+        found, "online_sgd"
+    )
 
 
 def test_ways_of_comparing_may_cover_different_networks(tmp_path):
@@ -286,7 +290,7 @@ def test_a_network_compared_by_cka_alone_is_known_by_its_own_rows(tmp_path, undr
         ],
     )
     (found,) = distances(collect(tmp_path))
-    assert [node.network for node in found.nodes] == ["baseline", "rotation_5"] and not found.mean
+    assert [node.network for node in found.nodes] == ["baseline", "rotation_5"] and not found.solvers
     make_report(tmp_path, tmp_path / "report")
 
 

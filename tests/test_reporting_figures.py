@@ -296,4 +296,4 @@ def test_what_is_about_the_paper_is_brought_in_by_the_page_and_its_sections_alon
     knowing = {
         path.stem for path in folder.glob("*.py") if "invariance.reporting.paper" in path.read_text(encoding="utf-8")
     }
-    assert knowing == {"page", "sections", "figure"}  # the last by names alone, in its list
+    assert knowing == {"page", "sections", "workspace", "figure"}  # the last by names alone, in its list

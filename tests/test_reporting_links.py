@@ -17,7 +17,7 @@ from invariance.reporting.paper.tables import accuracy
 from invariance.reporting.rows import collect, run_anchor
 from invariance.reporting.table import GAP, Table
 from invariance.runs.rows import read_rows
-from tests.reporting_runs import measured, trained
+from tests.reporting_runs import finetuned_numbers, measured, trained
 
 
 class Cells(HTMLParser):
@@ -139,9 +139,8 @@ def test_numbers_of_finetuning_lead_to_the_run_of_every_seed():
         if (network, fit) != ("blur_3", LEARNED)
     ]
     runs = {place: f"{place[0]}/{place[1]}/{place[4][1]}" for place in places}
-    asked = frozenset(("blur_3+j", seed, fit) for seed in (0, 1) for fit in (NO_MAP, LEARNED))
-    numbers = dict.fromkeys(places, 50.0)
-    study = FinetunedNetworks("digits", "fc7", 9, "test", ones, (NO_MAP,), {}, numbers, numbers, asked, runs)
+    numbers = finetuned_numbers(dict.fromkeys(places, 50.0), runs=runs)
+    study = FinetunedNetworks("digits", "fc7", 9, "test", ones, (NO_MAP,), numbers=numbers)
     changes, accuracies, distances = (table for _, table in tables_2_and_4.tables(study, "x"))
     assert changes.runs[0, 2] == accuracies.runs[0, 1] == ("finetune/seed0", "finetune/seed1")
     assert [accuracies.runs[1, k] for k in (2, 3, 4)] == [

@@ -10,14 +10,14 @@ import matplotlib
 import pandas as pd
 import pytest
 
-from invariance.reporting.finetuned import NO_MAP, FinetunedNetworks, Finetuning, nothing
+from invariance.reporting.finetuned import NO_MAP, FinetunedNetworks, Finetuning
 from invariance.reporting.page import make_report
 from invariance.reporting.paper import finetuned as tables_2_and_4
 from invariance.reporting.paper import printed
 from invariance.reporting.paper.tables import accuracy, transformations
 from invariance.reporting.rows import collect
 from invariance.reporting.table import GAP, Table, latex_text
-from tests.reporting_runs import trained
+from tests.reporting_runs import finetuned_numbers, trained
 from tests.test_reporting_links import Cells
 
 
@@ -90,7 +90,7 @@ def finetuned(*names, lambda3=0.3, data="rvl_cdip"):
         for g in ("untouched", "15")
         for after in (False, True)
     }
-    return FinetunedNetworks(data, "fc7", 9, "test", ones, (NO_MAP,), {}, scores, {}, frozenset(), {})
+    return FinetunedNetworks(data, "fc7", 9, "test", ones, (NO_MAP,), numbers=finetuned_numbers(scores))
 
 
 def accuracies_of(study):
@@ -98,7 +98,9 @@ def accuracies_of(study):
     return table, {row[0]: row[1:] for row in table.cells}
 
 
-@pytest.mark.parametrize("study", [finetuned("rotation_20", "shear_20"), nothing("rvl_cdip")], ids=["two", "none"])
+@pytest.mark.parametrize(
+    "study", [finetuned("rotation_20", "shear_20"), FinetunedNetworks("rvl_cdip")], ids=["two", "none"]
+)
 def test_table_2_has_the_lines_of_all_its_networks_and_gaps_beside_what_is_printed(study):
     table, lines = accuracies_of(study)
     assert table.caption.startswith("Table 2:")

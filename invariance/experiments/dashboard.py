@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from invariance.errors import UserError, nearest
-from invariance.reporting.contents import FigureFiles, Item, TableText, figures_of, read_contents
+from invariance.reporting.contents import Item, figures_of, read_contents
 from invariance.reporting.workspace import build, refusals, require_library, send
 from invariance.runs.outputs import require_writable
 from invariance.runs.rows import read_rows
@@ -31,7 +31,7 @@ def dashboard(config: dict[str, Any]) -> None:
     require_library()
     report, save = folder(config["report"], "report"), folder(config["save"], "save")
     contents = read_contents(report)
-    figures, tables = (sum(isinstance(item, kind) for item in contents) for kind in (FigureFiles, TableText))
+    figures, tables = (sum(item.kind == kind for item in contents) for kind in ("figure", "table"))
     rows = read_rows(report / "rows.csv")
     check_dataset(config["dataset"], rows)
     options = {"name": config["name"], "project": config["logger"]["project"], "dataset": config["dataset"]}

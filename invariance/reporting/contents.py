@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from markupsafe import Markup, escape
@@ -15,97 +15,66 @@ PAGE, ROWS, CONTENTS = "index.html", "rows.csv", "contents.json"
 
 
 @dataclass(frozen=True)
-class Heading:
-    """A heading of the page; its level is 2 to 4."""
-
-    level: int
-    text: str
-
-
-@dataclass(frozen=True)
-class Paragraph:
-    """A paragraph of the page, or one entry of a list."""
-
-    text: str
-
-
-@dataclass(frozen=True)
-class FigureFiles:
-    """A figure of the page.
+class Item:
+    """One item of a page.
 
     Attributes:
-        name: name of its files.
-        path: the PNG.
-        caption: what it shows.
+        kind: `heading`, `paragraph` (or one entry of a list), `figure` or `table`.
+        text: what it says: of a figure the caption, of a table, once it is read, all of it in Markdown.
+        level: of a heading, 2 to 4.
+        name: of the files of a figure or table.
+        path: the PNG of a figure that was read.
     """
-
-    name: str
-    path: Path
-    caption: str
-
-    @property
-    def key(self) -> str:
-        """Its name as media of a W&B run."""
-        return f"figures/{self.name}"
-
-
-@dataclass(frozen=True)
-class TableText:
-    """A table of the page, with its caption, in Markdown."""
-
-    name: str
-    markdown: str
-
-
-Item = Heading | Paragraph | FigureFiles | TableText
-
-
-@dataclass(frozen=True)
-class ContentsItem:
-    """One item as the list of contents has it: its kind, and what its kind needs of the rest."""
 
     kind: str
     text: str = ""
     level: int = 0
     name: str = ""
+    path: Path = Path()
+
+    @property
+    def key(self) -> str:
+        """A figure's name as media of a W&B run."""
+        return f"figures/{self.name}"
 
 
 @dataclass
 class Contents:
     """The contents of a page, kept while its template writes them: every method gives the HTML of what it keeps."""
 
-    items: list[ContentsItem] = field(default_factory=list)
+    items: list[Item] = field(default_factory=list)
 
     def heading(self, level: int, text: str, anchor: str = "") -> Markup:
         """A heading, with its anchor where it has one."""
-        self.items.append(ContentsItem("heading", text, level))
+        self.items.append(Item("heading", text, level))
         place = f' id="{escape(anchor)}"' if anchor else ""
         return Markup(f"<h{level}{place}>{escape(text)}</h{level}>")
 
     def paragraph(self, text: str, tag: str = "p", code: str = "") -> Markup:
         """A paragraph, or as `li` one entry of a list; it ends on what is to be set as code."""
-        self.items.append(ContentsItem("paragraph", " ".join(f"{text}{code}".split())))
+        self.items.append(Item("paragraph", " ".join(f"{text}{code}".split())))
         return Markup(f"<{tag}>{escape(text)}{f'<code>{escape(code)}</code>' if code else ''}</{tag}>")
 
     def figure(self, name: str, caption: str) -> str:
         """A figure; its caption."""
-        self.items.append(ContentsItem("figure", " ".join(caption.split()), name=name))
+        self.items.append(Item("figure", " ".join(caption.split()), name=name))
         return caption
 
     def table(self, table: Table) -> Markup:
         """A table."""
-        self.items.append(ContentsItem("table", name=table.name))
+        self.items.append(Item("table", name=table.name))
         return Markup(table.html())
 
     def text(self) -> str:
         """The contents as JSON, without headings that nothing stands under."""
-        kept: list[ContentsItem] = []
+        kept: list[Item] = []
         for item in reversed(self.items):
             following = kept[-1] if kept else None
             ends = following is None or (following.kind == "heading" and following.level <= item.level)
             if item.kind != "heading" or not ends:
                 kept.append(item)
-        return json.dumps([asdict(item) for item in reversed(kept)], indent=1, ensure_ascii=False) + "\n"
+        told = [{name: getattr(item, name) for name in ("kind", "text", "level", "name")} for item in reversed(kept)]
+        return json.dumps(told, indent=1, ensure_ascii=False) + "\n"
 
 
 def read_contents(folder: Path) -> list[Item]:
@@ -121,26 +90,20 @@ def read_contents(folder: Path) -> list[Item]:
         raise UserError(f"there is no report in {folder}: run invariance-report first, or give its folder as report=…")
     path = folder / CONTENTS
     try:
-        kept = [ContentsItem(**item) for item in load_json(path.read_text(encoding="utf-8"))]
+        items = [Item(**item) for item in load_json(path.read_text(encoding="utf-8"))]
     except (OSError, ValueError, TypeError) as error:
         raise UserError(f"{path} cannot be read ({error}); run invariance-report again") from error
-    return [_item(folder, item) for item in kept]
+    return [_read(folder, item) if item.kind in ("figure", "table") else item for item in items]
 
 
-def _item(folder: Path, item: ContentsItem) -> Item:
-    """An item with the file that it names."""
-    if item.kind == "heading":
-        return Heading(item.level, item.text)
-    if item.kind == "paragraph":
-        return Paragraph(item.text)
+def _read(folder: Path, item: Item) -> Item:
+    """A figure or table with the file that it names."""
     file = folder / (f"figures/{item.name}.png" if item.kind == "figure" else f"tables/{item.name}.md")
     if ".." in Path(item.name).parts or not file.is_file():
         raise UserError(f"{file} is missing, which the report shows: run invariance-report again")
-    if item.kind == "figure":
-        return FigureFiles(item.name, file, item.text)
-    return TableText(item.name, file.read_text(encoding="utf-8"))
+    return replace(item, path=file) if item.kind == "figure" else replace(item, text=file.read_text(encoding="utf-8"))
 
 
 def figures_of(contents: Sequence[Item]) -> dict[str, tuple[Path, str]]:
     """The figures among the contents: key → file and caption."""
-    return {item.key: (item.path, item.caption) for item in contents if isinstance(item, FigureFiles)}
+    return {item.key: (item.path, item.text) for item in contents if item.kind == "figure"}

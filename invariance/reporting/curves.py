@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -27,17 +28,8 @@ ERRORS = ("error_rate", HALF_ERROR)
 _FAMILY = ["data", "layer", "grid_family"]
 
 
-@dataclass(frozen=True)
-class Subject:
-    """A network measured over a grid.
-
-    Attributes:
-        network: its name.
-        family: the family it was trained with.
-        range: its trained range as text.
-        seed: its seed.
-        facts: the grid, with what this network's training covered.
-    """
+class Subject(NamedTuple):
+    """A network measured over a grid, as rows name it; the grid's facts say what this network's training covered."""
 
     network: str
     family: str
@@ -76,6 +68,11 @@ class MeasuredFamily:
     def compared(self) -> list[Subject]:
         """The network with the largest range, and the baseline: whichever there is."""
         return [*self.trained[-1:], *([self.baseline] if self.baseline else [])]
+
+    @property
+    def drawn(self) -> list[Subject]:
+        """The baseline, where there is one, and all of the family's own networks."""
+        return [*([self.baseline] if self.baseline else []), *self.trained]
 
     @property
     def title(self) -> str:
@@ -135,37 +132,34 @@ def _placed(collected: Collected, rows: pd.DataFrame) -> pd.DataFrame:
 
 def _family(collected: Collected, data: str, layer: str, name: str, rows: pd.DataFrame) -> MeasuredFamily:
     columns = ["network", "family", "range", "seed", "grid"]
-    held = rows[columns].drop_duplicates().itertuples(index=False, name=None)
     measured = [
-        (grid, Subject(network, family, reach, seed, collected.grids[GridKey(data, network, seed, grid)]))
-        for network, family, reach, seed, grid in held
+        Subject(network, family, reach, seed, collected.grids[GridKey(data, network, seed, grid)])
+        for network, family, reach, seed, grid in rows[columns].drop_duplicates().itertuples(index=False, name=None)
     ]
+
+    def first(s: Subject) -> tuple[Any, ...]:
+        """The lowest seed of each network, over the grid of its own size where the family has a grid a size."""
+        return s.seed, s.facts.grid != f"{name}_{s.range}", natural(s.facts.grid)
+
     own: dict[str, Subject] = {}
-    # the lowest seed of each network, over the grid of its own size where the family has a grid a size
-    for _, subject in sorted(
-        ((grid, s) for grid, s in measured if s.family == name),
-        key=lambda pair: (pair[1].seed, pair[0] != f"{name}_{pair[1].range}", natural(pair[0])),
-    ):
+    for subject in sorted((s for s in measured if s.family == name), key=first):
         own.setdefault(subject.network, subject)
-    trained = tuple(sorted(own.values(), key=lambda s: (s.facts.n_covered, extent(s.range, s.network))))
-    plain = sorted(
-        ((grid, s) for grid, s in measured if s.family == BASELINE),
-        key=lambda pair: (natural(pair[0]), -pair[1].seed, natural(pair[1].network)),
-    )
+    trained = sorted(own.values(), key=lambda s: (s.facts.n_covered, extent(s.range, s.network)))
+    plain = [s for s in measured if s.family == BASELINE]
+    plain.sort(key=lambda s: (natural(s.facts.grid), -s.seed, natural(s.network)))
+    apart = set[str]()
     if trained:
-        plain = [(grid, s) for grid, s in plain if grid == trained[-1].facts.grid]
-    others = [s for _, s in plain if trained and not s.facts.same_g(trained[-1].facts)]
-    others += [
-        s for s in trained[:-1] if s.facts.grid == trained[-1].facts.grid and not s.facts.same_g(trained[-1].facts)
-    ]
-    apart = tuple(sorted({s.network for s in others}))
-    plain = [(grid, s) for grid, s in plain if s.network not in apart]
-    trained = tuple(s for s in trained if s.network not in apart)
+        last = trained[-1].facts
+        plain = [s for s in plain if s.facts.grid == last.grid]
+        alike = [*plain, *(s for s in trained if s.facts.grid == last.grid)]
+        apart = {s.network for s in alike if not s.facts.same_g(last)}
+        trained, plain = ([s for s in subjects if s.network not in apart] for subjects in (trained, plain))
     fits = rows.loc[rows["map"] != IDENTITY[0], ["map", "solver"]].drop_duplicates()
     order = sorted(
         fits.itertuples(index=False, name=None), key=lambda fit: (fit[0] != "residual", fit[0] == "mlp", fit)
     )
-    return MeasuredFamily(data, layer, name, trained, plain[-1][1] if plain else None, tuple(order), rows, apart)
+    baseline = plain[-1] if plain else None
+    return MeasuredFamily(data, layer, name, tuple(trained), baseline, tuple(order), rows, tuple(sorted(apart)))
 
 
 def curve(family: MeasuredFamily, subject: Subject, fit: Fit, metric: str, classes: str = "") -> pd.DataFrame | None:

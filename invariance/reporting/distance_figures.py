@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from html import escape
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,16 +14,7 @@ from numpy.typing import NDArray
 from scipy.cluster.hierarchy import dendrogram
 
 from invariance.reporting.curves import BASELINE, Floats, words
-from invariance.reporting.distances import (
-    Distances,
-    Neighbours,
-    Numbers,
-    embedding,
-    family_means,
-    neighbours,
-    sizes,
-    tree,
-)
+from invariance.reporting.distances import Distances, Neighbours, embedding, family_means, neighbours, sizes, tree
 from invariance.reporting.figure import Figure
 from invariance.reporting.lines import Axis, Lines, taken
 from invariance.reporting.style import BLUE, GRAY, INK, canvas
@@ -45,23 +37,17 @@ def drawings(found: Distances, slug: str) -> list[Figure]:
     return [one for one in (*made, _tree(found, slug)) if one is not None]
 
 
-def _pairs(labels: list[str], solver: str, **numbers: Floats) -> list[dict[str, object]]:
-    """The entries of square tables (n, n), a row an ordered pair of two."""
-    n = len(labels)
-    return [
-        {"solver": solver, "row": labels[i], "column": labels[j], **{name: of[i, j] for name, of in numbers.items()}}
-        for i in range(n)
-        for j in range(n)
-        if i != j
+def _entries(labels: list[str], **numbers: dict[str, NDArray[Any]]) -> pd.DataFrame:
+    """The entries of square tables (n, n) by solver, a row an ordered pair of two."""
+    i, j = np.nonzero(~np.eye(len(labels), dtype=bool))
+    named, first = np.array(labels), next(iter(numbers.values()))
+    parts = [
+        pd.DataFrame(
+            {"solver": s, "row": named[i], "column": named[j], **{name: of[s][i, j] for name, of in numbers.items()}}
+        )
+        for s in first
     ]
-
-
-def _pairs_of(found: Distances, metric: str, solver: str, **numbers: Floats) -> list[dict[str, object]]:
-    """The entries of a table of all networks, with the run of each."""
-    n = range(len(found.nodes))
-    runs = (found.run(metric, solver, i, j) for i in n for j in n if i != j)
-    entries = _pairs(_labels(found), solver, **numbers)
-    return [{**entry, "run": "; ".join(run)} for entry, run in zip(entries, runs, strict=True)]
+    return pd.concat(parts, ignore_index=True)
 
 
 def _labels(found: Distances) -> list[str]:
@@ -78,7 +64,7 @@ def _neighbours(found: Distances, slug: str) -> Figure | None:
     ways = {way: one for way, matrix in found.matrices().items() if (one := neighbours(matrix, families)) is not None}
     if not ways:
         return None
-    frame = pd.DataFrame(row for way, one in ways.items() for row in _shares(way, one))
+    frame = pd.concat([_shares(way, one) for way, one in ways.items()], ignore_index=True)
     most = max(one.pairs for one in ways.values())
     caption = (
         f"Of the ordered pairs (i, j) of networks trained with one family (up to {most}), the share in which j is one "
@@ -98,18 +84,14 @@ def _neighbours(found: Distances, slug: str) -> Figure | None:
     return Figure(f"{slug}-neighbours", title, caption, alt, frame, draw, "neighbours", found.data)
 
 
-def _shares(way: str, one: Neighbours) -> list[dict[str, object]]:
+def _shares(way: str, one: Neighbours) -> pd.DataFrame:
     """The points of one panel of Fig. 3a."""
     of = {"row": "", "panel": f"{way}, {one.networks} networks: p = {one.p:.2g}", "family": "", "way": ""}
-    numbers = {"through": way, "p": one.p, "pairs": one.pairs, "networks": one.networks}
-    none = np.full(one.networks - 1, np.nan)
-    points = [
-        (who, k + 1, y[k], low[k], high[k])
-        for k in range(one.networks - 1)
-        for who, y, low, high in (("same family", one.share, none, none), ("random", one.chance, one.low, one.high))
-    ]
-    names = ("who", "x", "y", "low", "high")
-    return [{**of, **numbers, **dict(zip(names, point, strict=True)), "status": "ok"} for point in points]
+    of |= {"through": way, "p": one.p, "pairs": one.pairs, "networks": one.networks}
+    k, none = np.arange(1, one.networks), np.nan
+    same = pd.DataFrame({**of, "who": "same family", "x": k, "y": one.share, "low": none, "high": none})
+    random = pd.DataFrame({**of, "who": "random", "x": k, "y": one.chance, "low": one.low, "high": one.high})
+    return pd.concat([same, random]).sort_values("x", kind="stable").assign(status="ok")
 
 
 @dataclass(frozen=True)
@@ -153,59 +135,52 @@ def _colours() -> Colormap:
 
 def _families(found: Distances, slug: str) -> Figure | None:
     """Fig. 3b, c."""
-    tables = {}
-    for solver, numbers in found.mean.items():
-        names, means = family_means(numbers.score, [node.family for node in found.nodes])
+    names, tables = [words(name) for name in found.families], {}
+    for solver, mean in found.by_solver("l2_distance_mean").items():
+        _, means = family_means(mean, [node.family for node in found.nodes])
         np.fill_diagonal(means, np.nan)
-        if len(names) > 1 and np.isfinite(means).any():
-            tables[solver] = ([words(name) for name in names], means)
+        if np.isfinite(means).any():
+            tables[solver] = means
     if not tables:
         return None
     caption = (
         "Mean distance (Eq. 4) between the networks of two families; dark is near. The diagonal, pairs within a "
         f"family, is left blank and stands in the table; {_over(found)}."
     )
-    near = "; ".join(f"{words(solver)}: nearest {_extreme(*table)}" for solver, table in tables.items())
-    frame = pd.DataFrame(row for s, (names, means) in tables.items() for row in _pairs(names, s, mean=means))
-    draw = _Heat([words(name) for name in found.families], "mean", annotate=True)
-    title = "Mean distance of families"
-    return Figure(
-        f"{slug}-families", title, caption, f"Heat map of families; {near}", frame, draw, "families", found.data
-    )
-
-
-def _extreme(names: list[str], means: Floats) -> str:
-    a, b = np.unravel_index(int(np.nanargmin(means)), means.shape)
-    return f"{names[a]} and {names[b]} at {means[a, b]:.3f}"
+    near = []
+    for solver, means in tables.items():
+        a, b = np.unravel_index(int(np.nanargmin(means)), means.shape)
+        near.append(f"{words(solver)}: nearest {names[a]} and {names[b]} at {means[a, b]:.3f}")
+    alt = f"Heat map of families; {'; '.join(near)}"
+    frame, draw = _entries(names, mean=tables), _Heat(names, "mean", annotate=True)
+    return Figure(f"{slug}-families", "Mean distance of families", caption, alt, frame, draw, "families", found.data)
 
 
 def _differences(found: Distances, slug: str) -> Figure | None:
     """Fig. 12."""
-    tables = {s: np.abs(numbers.score) for s, numbers in found.difference.items() if np.isfinite(numbers.score).any()}
+    metric = "l2_distance_difference"
+    tables = {s: np.abs(table) for s, table in found.by_solver(metric).items() if np.isfinite(table).any()}
     if not tables:
         return None
+    means = {s: np.nanmean(table) for s, table in found.by_solver("l2_distance_mean").items() if s in tables}
     typical = ", ".join(
-        f"{words(s)} {np.nanmean(table):.3f} beside a mean distance of {np.nanmean(found.mean[s].score):.3f}"
-        for s, table in tables.items()
+        f"{words(s)} {np.nanmean(table):.3f} beside a mean distance of {means[s]:.3f}" for s, table in tables.items()
     )
     caption = (
         "Absolute difference of the two one-way distances of a pair (Eq. 9); light is large. On average it is "
         f"{typical}; {_over(found)}."
     )
     alt = f"Heat map of absolute one-way differences, on average {typical}"
-    frame = pd.DataFrame(
-        row for s, table in tables.items() for row in _pairs_of(found, "l2_distance_difference", s, difference=table)
-    )
-    draw = _Heat(_labels(found), "difference", least=0)
-    title = "One-way differences |Eq. 9|"
+    frame = _entries(_labels(found), difference=tables, run=found.by_solver(metric, "run"))
+    draw, title = _Heat(_labels(found), "difference", least=0), "One-way differences |Eq. 9|"
     return Figure(f"{slug}-differences", title, caption, alt, frame, draw, "differences", found.data)
 
 
 def _embeddings(found: Distances, slug: str) -> list[Figure]:
     """Fig. 11, one figure a solver, several seeds side by side."""
     made = []
-    for solver, numbers in found.mean.items():
-        maps = [(seed, one) for seed in _SEEDS if (one := embedding(numbers.score, seed)) is not None]
+    for solver, mean in found.by_solver("l2_distance_mean").items():
+        maps = [(seed, one) for seed in _SEEDS if (one := embedding(mean, seed)) is not None]
         if not maps:
             continue
         caption = (
@@ -254,7 +229,8 @@ def _points(families: list[str]) -> Callable[[pd.DataFrame], Drawing]:
 
 def _tree(found: Distances, slug: str) -> Figure | None:
     """A dendrogram for every solver."""
-    trees = {s: one for s, numbers in found.mean.items() if (one := tree(numbers.score)) is not None}
+    means = found.by_solver("l2_distance_mean")
+    trees = {s: one for s, mean in means.items() if (one := tree(mean)) is not None}
     if not trees:
         return None
     large = len(found.nodes) > _LARGE
@@ -296,17 +272,17 @@ def heat_map(found: Distances, solver: str, slug: str) -> Figure:
         f"Distance (Eq. 4) of every two networks, {words(solver)}; dark is near. Point at a cell for the pair and all "
         f"its numbers, which are in the table of pairs too; {_over(found)}."
     )
-    mean, title = found.mean[solver], f"All distances, {words(solver)}"
-    entries = _pairs_of(found, "l2_distance_mean", solver, distance=mean.score, low=mean.low, high=mean.high)
-    alt, draw = f"Heat map of all distances, {words(solver)}", _Heat(_labels(found), "distance")
-    return Figure(f"{slug}-distances-{solver}", title, caption, alt, pd.DataFrame(entries), draw, data=found.data)
+    ends = {"distance": "score", "low": "low", "high": "high", "run": "run"}
+    numbers = {name: {solver: found.matrix("l2_distance_mean", solver, of)} for name, of in ends.items()}
+    frame, draw = _entries(_labels(found), **numbers), _Heat(_labels(found), "distance")
+    title = f"All distances, {words(solver)}"
+    alt = f"Heat map of all distances, {words(solver)}"
+    return Figure(f"{slug}-distances-{solver}", title, caption, alt, frame, draw, data=found.data)
 
 
 def telling_map(found: Distances, solver: str) -> str:
     """The heat map of all distances for a page: a table; a cell that is pointed at says its pair and numbers."""
-    values = pd.DataFrame(found.mean[solver].score)
-    n = range(len(values))
-    told = [["" if i == j else escape(_told(found, solver, i, j)) for j in n] for i in n]
+    values = pd.DataFrame(found.matrix("l2_distance_mean", solver))
     labels = [escape(label) for label in _labels(found)]
     styler = styled(
         ["", *labels], [[label] for label in labels], f"telling {found.data} {found.layer} {solver}", values
@@ -315,31 +291,36 @@ def telling_map(found: Distances, solver: str) -> str:
     styler = styler.background_gradient(cmap=_colours(), axis=None).highlight_null(
         props="background: none; color: inherit"
     )
-    told_of = pd.DataFrame(told, index=values.index, columns=values.columns)
-    styler = styler.set_tooltips(told_of, as_title_attribute=True).set_table_attributes('class="telling"')
-    return str(styler.to_html())
+    styler = styler.set_tooltips(_told(found, solver), as_title_attribute=True)
+    return str(styler.set_table_attributes('class="telling"').to_html())
 
 
-def _told(found: Distances, solver: str, i: int, j: int) -> str:
-    """All that is known of a pair, a line each."""
-    one, other = found.nodes[i].label, found.nodes[j].label
-    lines = [
-        f"{one} and {other}",
-        f"distance (Eq. 4): {_number(found.mean[solver], i, j)}",
-        f"{one} → {other}: {_number(found.one_way[solver], i, j)}",
-        f"{other} → {one}: {_number(found.one_way[solver], j, i)}",
-        f"difference (Eq. 9): {_number(found.difference[solver], i, j)}",
-    ]
-    for name, title in (("cka", "CKA"), ("procrustes", "Procrustes distance")):
-        if name in found.indices:
-            lines.append(f"{title}: {_number(found.indices[name], i, j)}")
-    if "r2" in found.indices:
-        lines.append(f"R²: {_number(found.indices['r2'], i, j)} and back {_number(found.indices['r2'], j, i)}")
-    return "\n".join(lines)
+def _told(found: Distances, solver: str) -> pd.DataFrame:
+    """All that is known of every pair (n, n), a line each."""
+
+    def told(metric: str, solver: str = "") -> NDArray[Any]:
+        ends = (found.matrix(metric, solver, of) for of in ("score", "low", "high"))
+        return np.vectorize(_number, otypes=[object])(*ends)
+
+    mean, one_way, difference = (told(f"l2_distance{end}", solver) for end in ("_mean", "", "_difference"))
+    indices = {name: told(name) for name in found.indices}
+    titles = {"cka": "CKA: {}", "procrustes": "Procrustes distance: {}", "r2": "R²: {} and back {}"}
+    texts = np.full(mean.shape, "", dtype=object)
+    for i, j in zip(*np.nonzero(~np.eye(len(texts), dtype=bool)), strict=True):
+        one, other = found.nodes[i].label, found.nodes[j].label
+        lines = [
+            f"{one} and {other}",
+            f"distance (Eq. 4): {mean[i, j]}",
+            f"{one} → {other}: {one_way[i, j]}",
+            f"{other} → {one}: {one_way[j, i]}",
+            f"difference (Eq. 9): {difference[i, j]}",
+            *(titles[name].format(of[i, j], of[j, i]) for name, of in indices.items()),
+        ]
+        texts[i, j] = escape("\n".join(lines))
+    return pd.DataFrame(texts)
 
 
-def _number(numbers: Numbers, i: int, j: int) -> str:
-    score, low, high = (matrix[i, j] for matrix in (numbers.score, numbers.low, numbers.high))
+def _number(score: float, low: float, high: float) -> str:
     if np.isnan(score):
         return "no number"
     return f"{score:.3f}" if np.isnan(low) else f"{score:.3f} [{low:.3f}, {high:.3f}]"

@@ -2,7 +2,8 @@
 
 from collections import Counter
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, groupby
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -16,42 +17,19 @@ from invariance.reporting.rows import Collected, grid_label
 
 INDICES = ("cka", "procrustes", "r2")
 ONE_WAY = ("l2_distance", "r2")
+_OF_PAIRS = ("l2_distance_mean", "l2_distance_difference")
 _PERMUTATIONS = 2000
 _PERPLEXITY = 8.0
 
 
-@dataclass(frozen=True)
-class Node:
-    """A network that was compared.
-
-    Attributes:
-        network: its name.
-        family: the family it was trained with.
-        range: its trained range as text.
-        seed: its seed.
-        label: its name in figures: with the seed where there are several of one name.
-    """
+class Node(NamedTuple):
+    """A network that was compared, as rows name it; its label in figures has the seed where there are several."""
 
     network: str
     family: str
     range: str
     seed: int
     label: str
-
-
-@dataclass(frozen=True)
-class Numbers:
-    """A number of every ordered pair, (n, n) from row to column, NaN on the diagonal and where there is none.
-
-    Attributes:
-        score: the numbers.
-        low: lower ends of their intervals.
-        high: upper ends.
-    """
-
-    score: Floats
-    low: Floats
-    high: Floats
 
 
 @dataclass(frozen=True)
@@ -64,12 +42,9 @@ class Distances:
         split: the reported split.
         images: how many images.
         nodes: the networks, by family and growing `extent`.
-        one_way: one-way distances by solver.
-        mean: Eq. 4, symmetric, by solver.
-        difference: Eq. 9, antisymmetric, by solver.
-        indices: cka and procrustes, symmetric, and r2, from row to column.
-        statuses: how often each reason why a number was withheld occurs, by way of comparing.
-        runs: the run of a number, by metric, solver ("" for an index), and the networks' places as rows have them.
+        pairs: a row a number of an ordered pair: its `metric`, `solver` ("" for an index), the networks' places `i` and
+            `j`, `score`, `low`, `high`, `status` and `run`. A pair's own number stands in both orders: Eq. 9 with
+            either sign, all others alike.
     """
 
     data: str
@@ -77,75 +52,77 @@ class Distances:
     split: str
     images: str
     nodes: tuple[Node, ...]
-    one_way: dict[str, Numbers]
-    mean: dict[str, Numbers]
-    difference: dict[str, Numbers]
-    indices: dict[str, Numbers]
-    statuses: dict[str, dict[str, int]]
-    runs: dict[tuple[str, str, int, int], str]
+    pairs: pd.DataFrame
 
     @property
     def families(self) -> list[str]:
         """The families of the networks, each once, in the order of the networks."""
         return list(dict.fromkeys(node.family for node in self.nodes))
 
-    def run(self, metric: str, solver: str, i: int, j: int) -> tuple[str, ...]:
-        """The run of a number of a pair, which a symmetric one has in one order alone; empty where there is none."""
-        turned = ((i, j),) if metric in ONE_WAY else ((i, j), (j, i))
-        return tuple(run for a, b in turned if (run := self.runs.get((metric, solver, a, b))))
+    @property
+    def solvers(self) -> list[str]:
+        """The solvers that maps from network to network were fitted by."""
+        return [str(name) for name in self.pairs["solver"].unique() if name]
+
+    @property
+    def indices(self) -> list[str]:
+        """The indices that networks were compared by."""
+        return [name for name in INDICES if (self.pairs["metric"] == name).any()]
+
+    def matrix(self, metric: str, solver: str = "", of: str = "score") -> NDArray[Any]:
+        """A number of every ordered pair, (n, n) from row to column, NaN where there is none; or its ends, or `run`."""
+        rows = self.pairs[(self.pairs["metric"] == metric) & (self.pairs["solver"] == solver)]
+        n, empty = len(self.nodes), "" if of == "run" else np.nan
+        matrix = np.full((n, n), empty, dtype=object if of == "run" else np.float64)
+        matrix[rows["i"], rows["j"]] = rows[of]
+        return matrix
+
+    def by_solver(self, metric: str, of: str = "score") -> dict[str, NDArray[Any]]:
+        """The matrix of every solver."""
+        return {solver: self.matrix(metric, solver, of) for solver in self.solvers}
 
     def matrices(self) -> dict[str, Floats]:
         """Every symmetric distance by the name of its way: Eq. 4 by solver, then 1 − CKA and Procrustes."""
-        found = {words(solver): numbers.score for solver, numbers in self.mean.items()}
+        found = {words(solver): mean for solver, mean in self.by_solver("l2_distance_mean").items()}
         if "cka" in self.indices:
-            found["1 − CKA"] = 1 - self.indices["cka"].score
+            found["1 − CKA"] = 1 - self.matrix("cka")
         if "procrustes" in self.indices:
-            found["Procrustes"] = self.indices["procrustes"].score
+            found["Procrustes"] = self.matrix("procrustes")
         return found
+
+    def withheld(self) -> dict[tuple[str, str], int]:
+        """How many one-way distances and indices were withheld, by solver or index and by reason."""
+        rows = self.pairs[(self.pairs["status"] != "ok") & ~self.pairs["metric"].isin(_OF_PAIRS)]
+        ways = rows["solver"].where(rows["solver"] != "", rows["metric"])
+        once = rows["metric"].isin(ONE_WAY) | (rows["i"] < rows["j"])
+        return {
+            (str(way), str(status)): int(n) for (way, status), n in rows[once].groupby([ways, "status"]).size().items()
+        }
 
 
 def distances(collected: Collected) -> list[Distances]:
     """What was compared, a data set and layer each."""
-    rows = collected.reported("distance")
     found = []
-    for (data, layer), of in rows.groupby(["data", "layer"], sort=True):
-        nodes = _nodes(collected.rows[collected.rows["data"] == data], of)
-        if len(nodes) < 2:
-            continue
-        place = {f"{node.network}/seed{node.seed}": k for k, node in enumerate(nodes)}
-        held = of.assign(
-            i=[place.get(f"{n}/seed{s}", -1) for n, s in zip(of["network"], of["seed"], strict=True)],
-            j=[place.get(label, -1) for label in grid_label(of["g"])],
-        )
-        held = held[(held["i"] >= 0) & (held["j"] >= 0)]
-        solvers = [str(name) for name in held["solver"].unique() if name]
-        n = len(nodes)
-        by = {
-            metric: {s: _numbers(held[(held["metric"] == metric) & (held["solver"] == s)], n, sign) for s in solvers}
-            for metric, sign in (("l2_distance", 0), ("l2_distance_mean", 1), ("l2_distance_difference", -1))
-        }
-        indices = {
-            name: _numbers(held[held["metric"] == name], n, 0 if name == "r2" else 1)
-            for name in INDICES
-            if (held["metric"] == name).any()
-        }
-        used = held.loc[held["score"].notna(), "n_images"]
-        found.append(
-            Distances(
-                str(data),
-                str(layer),
-                str(of["split"].iloc[0]),
-                f"{int(used.max()):,}" if len(used) else "0",
-                tuple(nodes),
-                by["l2_distance"],
-                by["l2_distance_mean"],
-                by["l2_distance_difference"],
-                indices,
-                _statuses(held),
-                _runs(held),
-            )
-        )
+    for (data, layer), rows in collected.reported("distance").groupby(["data", "layer"], sort=True):
+        nodes = _nodes(collected.rows[collected.rows["data"] == data], rows)
+        if len(nodes) > 1:
+            pairs = _pairs(rows, nodes)
+            used = pairs.loc[pairs["score"].notna(), "n_images"]
+            images = f"{int(used.max()):,}" if len(used) else "0"
+            found.append(Distances(str(data), str(layer), str(rows["split"].iloc[0]), images, tuple(nodes), pairs))
     return found
+
+
+def _pairs(rows: pd.DataFrame, nodes: list[Node]) -> pd.DataFrame:
+    """Rows of pairs as `Distances.pairs` has them."""
+    place = {f"{node.network}/seed{node.seed}": k for k, node in enumerate(nodes)}
+    sources = rows["network"] + "/seed" + rows["seed"].astype(str)
+    rows = rows.assign(i=sources.map(place), j=grid_label(rows["g"]).map(place))
+    rows = rows[rows["i"].notna() & rows["j"].notna()].astype({"i": int, "j": int})
+    turned = rows[~rows["metric"].isin(ONE_WAY)].rename(columns={"i": "j", "j": "i"})
+    signed = turned["metric"] == "l2_distance_difference"
+    turned.loc[signed, ["score", "low", "high"]] = -turned.loc[signed, ["score", "high", "low"]].to_numpy()
+    return pd.concat([rows, turned], ignore_index=True)
 
 
 def _nodes(rows: pd.DataFrame, of: pd.DataFrame) -> list[Node]:
@@ -162,35 +139,6 @@ def _nodes(rows: pd.DataFrame, of: pd.DataFrame) -> list[Node]:
     ]
 
 
-def _numbers(rows: pd.DataFrame, n: int, sign: int) -> Numbers:
-    """Rows as matrices; where the sign is not 0, row (i, j) also gives (j, i), with that sign."""
-    score, low, high = (np.full((n, n), np.nan) for _ in range(3))
-    i, j = rows["i"].to_numpy(), rows["j"].to_numpy()
-    ends = [rows[name].to_numpy(dtype=float) for name in ("score", "low", "high")]
-    for matrix, values in zip((score, low, high), ends, strict=True):
-        matrix[i, j] = values
-    if sign:
-        mirrored = ends if sign > 0 else [-ends[0], -ends[2], -ends[1]]
-        for matrix, values in zip((score, low, high), mirrored, strict=True):
-            matrix[j, i] = values
-    return Numbers(score, low, high)
-
-
-def _statuses(rows: pd.DataFrame) -> dict[str, dict[str, int]]:
-    """One-way distances and indices that were withheld, counted by solver or index and by reason."""
-    withheld = rows[(rows["status"] != "ok") & ~rows["metric"].isin(["l2_distance_mean", "l2_distance_difference"])]
-    ways = withheld["solver"].where(withheld["solver"] != "", withheld["metric"])
-    found: dict[str, dict[str, int]] = {}
-    for (way, status), count in withheld.groupby([ways, "status"]).size().items():
-        found.setdefault(str(way), {})[str(status)] = int(count)
-    return found
-
-
-def _runs(rows: pd.DataFrame) -> dict[tuple[str, str, int, int], str]:
-    columns = (rows[name].tolist() for name in ("metric", "solver", "i", "j", "run"))
-    return {(metric, solver, i, j): run for metric, solver, i, j, run in zip(*columns, strict=True)}
-
-
 def complete(matrix: Floats) -> NDArray[np.intp]:
     """Which networks have a distance to every other one of them: those without any are left out first."""
     kept = np.arange(len(matrix))
@@ -200,6 +148,14 @@ def complete(matrix: Floats) -> NDArray[np.intp]:
             break
         kept = np.delete(kept, int(gaps.argmax()))
     return kept
+
+
+def _whole(matrix: Floats, diagonal: float = 0.0) -> tuple[NDArray[np.intp], Floats]:
+    """The networks that have all distances, and those with a number on their diagonal."""
+    kept = complete(matrix)
+    distances = matrix[np.ix_(kept, kept)].copy()
+    np.fill_diagonal(distances, diagonal)
+    return kept, distances
 
 
 @dataclass(frozen=True)
@@ -240,10 +196,8 @@ def neighbours(matrix: Floats, families: list[str]) -> Neighbours | None:
         matrix: (n, n) symmetric distances, NaN on the diagonal.
         families: family of every network.
     """
-    kept = complete(matrix)
-    d, names = matrix[np.ix_(kept, kept)].copy(), np.array(families)[kept]
-    n = len(kept)
-    np.fill_diagonal(d, np.inf)
+    kept, d = _whole(matrix, diagonal=np.inf)
+    names, n = np.array(families)[kept], len(kept)
     ranks = np.stack([(row[:, None] > row[None, :]).sum(1) for row in d])  # 0 for the nearest
     same = names[:, None] == names[None, :]
     np.fill_diagonal(same, False)
@@ -285,15 +239,8 @@ def family_means(matrix: Floats, families: list[str]) -> tuple[list[str], Floats
     return names, means
 
 
-@dataclass(frozen=True)
-class GroupRank:
-    """How near some families are to each other, among all groups of as many.
-
-    Attributes:
-        mean: mean of the group's family-by-family distances.
-        rank: 1 for the nearest group.
-        groups: how many groups there are.
-    """
+class GroupRank(NamedTuple):
+    """The mean of a group's family-by-family distances, and its rank among all groups of as many, 1 for the nearest."""
 
     mean: float
     rank: int
@@ -318,33 +265,26 @@ def group_rank(matrix: Floats, families: list[str], group: tuple[str, ...]) -> G
 
 def tree(matrix: Floats) -> tuple[NDArray[np.intp], Floats] | None:
     """Average linkage of the networks that have all distances: which they are, and scipy's linkage; None below 3."""
-    kept = complete(matrix)
-    if len(kept) < 3:
-        return None
-    d = matrix[np.ix_(kept, kept)].copy()
-    np.fill_diagonal(d, 0)
-    return kept, linkage(squareform(d, checks=False), "average")
+    kept, d = _whole(matrix)
+    return (kept, linkage(squareform(d, checks=False), "average")) if len(kept) > 2 else None
 
 
 def embedding(matrix: Floats, seed: int) -> tuple[NDArray[np.intp], Floats] | None:
     """t-SNE in two dimensions (Fig. 11) of the networks that have all distances; None below 4."""
-    kept = complete(matrix)
+    kept, d = _whole(matrix)
     if len(kept) < 4:
         return None
-    d = np.clip(matrix[np.ix_(kept, kept)], 0, None)
-    np.fill_diagonal(d, 0)
     near = min(_PERPLEXITY, (len(kept) - 1) / 3)
     tsne = TSNE(metric="precomputed", init="random", random_state=seed, method="exact", perplexity=near)
-    return kept, np.asarray(tsne.fit_transform(d), dtype=np.float64)
+    return kept, np.asarray(tsne.fit_transform(np.clip(d, 0, None)), dtype=np.float64)
 
 
 def sizes(nodes: tuple[Node, ...]) -> Floats:
     """Relative size of every network's range within its family: from 1/m for the smallest of m to 1; baselines 0.5."""
     found = np.full(len(nodes), 0.5)
     for family in {node.family for node in nodes} - {BASELINE}:
-        own = [k for k, node in enumerate(nodes) if node.family == family]
-        ranges = sorted({(node.range, node.network) for node in (nodes[k] for k in own)}, key=lambda one: extent(*one))
-        place = {one: k for k, one in enumerate(ranges)}
-        for k in own:
-            found[k] = (1 + place[nodes[k].range, nodes[k].network]) / len(ranges)
+        own = {k: extent(node.range, node.network) for k, node in enumerate(nodes) if node.family == family}
+        ranges = [key for key, _ in groupby(sorted(own.values()))]
+        for k, key in own.items():
+            found[k] = (1 + ranges.index(key)) / len(ranges)
     return found

@@ -1,8 +1,11 @@
 """From rows to what finetuning did (Sec. 6.3, B.4): accuracies before and after, over G and over the family's grid."""
 
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from functools import cached_property
+from itertools import groupby
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -17,9 +20,8 @@ from invariance.transforms.base import UNTOUCHED
 NO_MAP: Fit = ("identity", "")
 LEARNED: Fit = ("residual", "joint")
 
-
-Place = tuple[str, int, str, str, Fit]
-"""Network, seed, grid, g and map."""
+_PLACE = ["network", "seed", "grid", "map", "solver", "g"]
+"""What a number is of."""
 
 
 @dataclass(frozen=True)
@@ -52,31 +54,18 @@ class Finetuning:
     setting: str
     run: str
 
-    def place(self, after: bool, grid: str, label: str, fit: Fit) -> Place:
-        """What a number before or after is of."""
-        return (self.finetuned if after else self.network, self.seed, grid, label, fit)
 
-
-@dataclass(frozen=True)
-class Spread:
-    """A number over seeds: NaN where a seed has none.
-
-    Attributes:
-        mean: the mean.
-        sd: the sample standard deviation; NaN for a single seed.
-        n: how many seeds.
-    """
+class Spread(NamedTuple):
+    """Mean and sample standard deviation of a number over seeds: NaN where a seed has none, or there is one alone."""
 
     mean: float
     sd: float
-    n: int
 
     @classmethod
     def of(cls, values: Iterable[float]) -> "Spread":
         """Of one value a seed."""
         held = np.array(list(values), dtype=np.float64)
-        sd = float(held.std(ddof=1)) if len(held) > 1 else float("nan")
-        return cls(float(held.mean()) if len(held) else float("nan"), sd, len(held))
+        return cls(float(held.mean()), float(held.std(ddof=1)) if len(held) > 1 else float("nan"))
 
     def told(self, *, signed: bool = False, digits: int = 2) -> str:
         """Mean ± standard deviation; a gap where there is no mean."""
@@ -103,33 +92,31 @@ class FinetunedNetworks:
         all: the finetunings.
         fits: the maps that were measured through, no map first.
         grids: the grids, by data, network, seed and name.
-        scores: accuracies in percent, by network, seed, grid, g and map.
-        far: L_L2, by the same.
-        asked: through which maps each finetuned network was to be measured, by network and seed, whatever came of it.
-        runs: the run of each number, by the same.
-        halves: half-widths of the accuracies' intervals over images, by the same.
+        numbers: by network, seed, grid, map, solver and g: `accuracy` in percent, `half`, the half-width of its
+            interval over images, `l2_distance`, and the `run`; NaN where there is none or it is not to be trusted.
     """
 
     data: str
-    layer: str
-    images: int
-    split: str
-    all: tuple[Finetuning, ...]
-    fits: tuple[Fit, ...]
-    grids: dict[GridKey, GridFacts]
-    scores: dict[Place, float]
-    far: dict[Place, float]
-    asked: frozenset[tuple[str, int, Fit]]
-    runs: dict[Place, str]
-    halves: dict[Place, float] = field(default_factory=dict)
+    layer: str = ""
+    images: int = 0
+    split: str = ""
+    all: tuple[Finetuning, ...] = ()
+    fits: tuple[Fit, ...] = (NO_MAP,)
+    grids: dict[GridKey, GridFacts] = field(default_factory=dict)
+    numbers: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=["accuracy", "l2_distance"]))
+
+    def has(self, metric: str) -> bool:
+        """Whether there is any number of `accuracy` or of `l2_distance`."""
+        return bool(self.numbers[metric].notna().any())
 
     def groups(self) -> list[tuple[str, str, list[Finetuning]]]:
         """Finetunings of one name and one network, over its seeds: (name, network, those)."""
-        keys = sorted({(one.name, one.family, one.network) for one in self.all}, key=lambda k: (natural(k[0]), k[1:]))
-        return [
-            (name, network, [one for one in self.all if (one.name, one.family, one.network) == (name, family, network)])
-            for name, family, network in keys
-        ]
+
+        def key(one: Finetuning) -> tuple[object, ...]:
+            return natural(one.name), one.name, one.family, one.network
+
+        held = [list(ones) for _, ones in groupby(sorted(self.all, key=key), key)]
+        return [(ones[0].name, ones[0].network, ones) for ones in held]
 
     def sweeps(self) -> list[list[Finetuning]]:
         """Finetunings that differ in λ3 and the seed alone: of one network, one G, one recipe, one λ1 and λ2."""
@@ -138,48 +125,31 @@ class FinetunedNetworks:
             found.setdefault((one.network, one.grid, one.setting, one.weights), []).append(one)
         return list(found.values())
 
-    def accuracy(self, one: Finetuning, after: bool, grid: str, label: str, fit: Fit) -> float:
-        """Accuracy in percent of a network before or after; NaN where it is missing or not to be trusted."""
-        return self.scores.get(one.place(after, grid, label, fit), float("nan"))
+    def at(self, one: Finetuning, after: bool, fit: Fit, labels: Sequence[str] = (), grid: str = "") -> pd.DataFrame:
+        """The numbers of a network before or after through a map: a row for every g of G, or for others of a grid."""
+        place = (one.finetuned if after else one.network, one.seed, grid or one.grid, *fit)
+        none = pd.DataFrame(columns=self.numbers.columns, dtype=np.float64)
+        return self._by_place.get(place, none).reindex(list(labels or one.labels))
 
-    def far_over_g(self, one: Finetuning, after: bool, fit: Fit) -> float:
-        """Mean L_L2 over G; NaN where any g has none."""
-        return _mean(self.far, one, after, fit)
+    @cached_property
+    def _by_place(self) -> dict[Any, pd.DataFrame]:
+        """The numbers by all but their g, which are looked up by the thousand."""
+        return {place: part.droplevel(_PLACE[:-1]) for place, part in self.numbers.groupby(_PLACE[:-1])}
 
-    def has_number(self, one: Finetuning, after: bool, label: str, fit: Fit) -> bool:
-        """Whether a g of G has its number: an accuracy, or where none was measured at all, an L_L2."""
-        return one.place(after, one.grid, label, fit) in (self.scores or self.far)
-
-    def was_asked(self, one: Finetuning, fit: Fit) -> bool:
-        """Whether a finetuned network was to be measured through a map."""
-        return (one.finetuned, one.seed, fit) in self.asked
-
-    def run(self, one: Finetuning, after: bool, grid: str, label: str, fit: Fit) -> tuple[str, ...]:
-        """The run of a number; empty where there is none."""
-        run = self.runs.get(one.place(after, grid, label, fit))
-        return (run,) if run else ()
+    def over_g(self, one: Finetuning, after: bool, fit: Fit, of: str = "accuracy") -> float:
+        """The mean of a number over G through a map; NaN where any g has none."""
+        return float(self.at(one, after, fit)[of].to_numpy().mean())
 
     def untouched(self, one: Finetuning, after: bool) -> float:
         """Accuracy on untouched images, in percent."""
-        return self.accuracy(one, after, one.grid, UNTOUCHED, NO_MAP)
+        return float(self.at(one, after, NO_MAP, (UNTOUCHED,))["accuracy"].iloc[0])
 
-    def over_g(self, one: Finetuning, after: bool, fit: Fit) -> float:
-        """Mean accuracy over G through a map, in percent; NaN where any g has none."""
-        return _mean(self.scores, one, after, fit)
-
-    def best_fit_before(self, one: Finetuning) -> Fit:
-        """The fitted map of the best mean accuracy over G that the network had before (no map where none is fitted)."""
-        held = {fit: self.over_g(one, False, fit) for fit in self.fits if fit != NO_MAP}
-        there = {fit: value for fit, value in held.items() if not np.isnan(value)}
-        return max(there, key=lambda fit: there[fit]) if there else next(iter(held), NO_MAP)
-
-    def best_before(self, one: Finetuning) -> float:
-        """The best mean accuracy over G that the network had before, through any fitted map (no map where none is)."""
-        return self.over_g(one, False, self.best_fit_before(one))
-
-    def half_over_g(self, one: Finetuning, after: bool, fit: Fit) -> float:
-        """Half-width of `over_g`'s interval over images, the g taken as wholly dependent; NaN where any g has none."""
-        return _mean(self.halves, one, after, fit)
+    def best_before(self, one: Finetuning) -> tuple[Fit, float]:
+        """The fitted map (no map where none is) of the best mean accuracy over G that the network had, and that."""
+        fits = [fit for fit in self.fits if fit != NO_MAP] or [NO_MAP]
+        held = {fit: self.over_g(one, False, fit) for fit in fits}
+        best = max(fits, key=lambda fit: np.nan_to_num(held[fit], nan=-np.inf))
+        return best, held[best]
 
     def whole_grid(self, one: Finetuning) -> GridFacts | None:
         """The family's grid, if it was measured before and after."""
@@ -194,46 +164,46 @@ class FinetunedNetworks:
         return {point.params for point in facts.points if point.label in one.labels} if facts else set()
 
 
-def _mean(numbers: Mapping[Place, float], one: Finetuning, after: bool, fit: Fit) -> float:
-    """The mean of a number over G; NaN where any g has none."""
-    return float(np.mean([numbers.get(one.place(after, one.grid, g, fit), float("nan")) for g in one.labels]))
-
-
 def studies(collected: Collected) -> list[FinetunedNetworks]:
     """What was finetuned, one entry a data set and layer."""
     found = []
     for (data, layer), group in collected.reported("finetune").groupby(["data", "layer"], sort=True):
         trained = group[(group["g"] == "") & (group["metric"] == "error_rate")]
-        over = group[group["g"] != ""]
-        asked = over[["network", "seed", "map", "solver"]].drop_duplicates().itertuples(index=False, name=None)
-        measured = over[(over["status"] == "ok") & over["score"].notna()]
         everything = [
             _finetuning(str(network), int(seed), str(run), held)
             for network, seed, run in trained[["network", "seed", "run"]].itertuples(index=False, name=None)
             if isinstance(held := collected.runs[run].provenance.get("joint"), dict)
         ]
-        if not everything or measured.empty:
+        over = group[group["g"] != ""]
+        trusted = over[(over["status"] == "ok") & over["score"].notna()]
+        if not everything or trusted.empty:
             continue
-        errors, far = (measured[measured["metric"] == name] for name in ("error_rate", "l2_distance"))
-        scores, distances = _by_place(errors, 100 * (1 - errors["score"])), _by_place(far, far["score"])
-        fits = {fit for *_, fit in (*scores, *distances)}
+        shown = trusted[trusted["metric"].isin(("error_rate", "l2_distance"))]
+        fits = set(shown[["map", "solver"]].itertuples(index=False, name=None))
         found.append(
             FinetunedNetworks(
                 data=str(data),
                 layer=str(layer),
-                images=int(measured["n_images"].max()),
-                split=str(measured["split"].iloc[0]),
+                images=int(trusted["n_images"].max()),
+                split=str(trusted["split"].iloc[0]),
                 all=tuple(sorted(everything, key=lambda one: (one.family, natural(one.finetuned), one.seed))),
                 fits=tuple(sorted(fits - {LEARNED}, key=lambda fit: (fit != NO_MAP, fit))),
                 grids={key: facts for key, facts in collected.finetuned.items() if key.data == data},
-                scores=scores,
-                far=distances,
-                asked=frozenset((str(n), int(seed), (str(kind), str(solver))) for n, seed, kind, solver in asked),
-                runs=_by_place(measured, measured["run"]),
-                halves=_by_place(errors, 50 * (errors["high"] - errors["low"])),
+                numbers=_numbers(over),
             )
         )
     return found
+
+
+def _numbers(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows over g as `FinetunedNetworks.numbers` has them."""
+    rows = rows.assign(grid=grid_name(rows["g"]), g=grid_label(rows["g"]))
+    rows = rows.drop_duplicates([*_PLACE, "metric"], keep="last").set_index(_PLACE)
+    trusted = rows[(rows["status"] == "ok") & rows["score"].notna()]
+    errors, far = (trusted[trusted["metric"] == name] for name in ("error_rate", "l2_distance"))
+    accuracy, half = 100 * (1 - errors["score"]), 50 * (errors["high"] - errors["low"])
+    numbers = {"accuracy": accuracy, "half": half, "l2_distance": far["score"]}
+    return pd.DataFrame({**numbers, "run": trusted.groupby(_PLACE)["run"].last()}, index=rows.index.unique())
 
 
 def _finetuning(network: str, seed: int, run: str, held: dict[str, Any]) -> Finetuning:
@@ -260,19 +230,10 @@ def _finetuning(network: str, seed: int, run: str, held: dict[str, Any]) -> Fine
         ) from error
 
 
-def nothing(data: str) -> FinetunedNetworks:
-    """The study of a data set of which no network was finetuned."""
-    return FinetunedNetworks(data, "", 0, "", (), (NO_MAP,), {}, {}, {}, frozenset(), {})
-
-
-def _by_place(measured: pd.DataFrame, values: pd.Series) -> dict[Place, Any]:
-    """A value of every row, by what the row is of; runs are of all metrics, as one run measures them together."""
-    columns = [measured[name] for name in ("network", "seed", "map", "solver")]
-    g = grid_name(measured["g"]), grid_label(measured["g"])
-    return {
-        (str(network), int(seed), str(grid), str(label), (str(kind), str(solver))): value
-        for network, seed, kind, solver, grid, label, value in zip(*columns, *g, values.tolist(), strict=True)
-    }
+def of_every_weight(ones: list[Finetuning]) -> list[Finetuning]:
+    """Those of a sweep whose seed has as many λ3 as any."""
+    each = Counter(seed for seed, _ in {(one.seed, one.lambda3) for one in ones})
+    return [one for one in ones if each[one.seed] == max(each.values())]
 
 
 def way(fit: Fit) -> str:

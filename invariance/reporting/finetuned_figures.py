@@ -9,10 +9,11 @@ from matplotlib.figure import Figure as Drawing
 
 from invariance.reporting.curves import Fit, words
 from invariance.reporting.figure import Figure
-from invariance.reporting.finetuned import LEARNED, NO_MAP, FinetunedNetworks, Finetuning, way
+from invariance.reporting.finetuned import LEARNED, NO_MAP, FinetunedNetworks, Finetuning, of_every_weight, way
 from invariance.reporting.lines import INVARIANCE, Axis, Lines
 from invariance.reporting.rows import GridFacts
 from invariance.reporting.style import BLUE, GRAY, GREEN, RED
+from invariance.reporting.tidy import axis_over
 from invariance.reporting.tidy import way as through
 
 _COLOURS = (GREEN, BLUE, RED, "#b0479a", "#d8921f")
@@ -28,7 +29,7 @@ def drawings(study: FinetunedNetworks, slug: str, lambda3: float, whose: str) ->
         lambda3: of several, the λ3 whose nearest is drawn along the family's grid.
         whose: whose λ3 it is, in words.
     """
-    if not study.scores:
+    if not study.has("accuracy"):
         return []
     return [one for one in (_trade_off(study, slug), _grids(study, slug, lambda3, whose)) if one is not None]
 
@@ -39,34 +40,18 @@ def _over(study: FinetunedNetworks) -> str:
 
 def _trade_off(study: FinetunedNetworks, slug: str) -> Figure | None:
     """Accuracy untouched against accuracy over G, along λ3, one panel a network; over the seeds that have every λ3."""
-    told, rows = [], list[dict[str, object]]()
+    told, parts = [], []
     for ones in study.sweeps():
-        network, curves = ones[0].network, _curves(study, ones)
-        if curves is None:
+        points = _points(study, of_every_weight(ones))
+        if "after" not in set(points["when"]):
             continue
-        seeds, points, start = curves
-        plural = "s" if len(seeds) > 1 else ""
-        title = f"{words(network)}, seed{plural} {', '.join(map(str, seeds))}"
-        lambdas = ", ".join(f"{value:g}" for value in sorted(next(iter(points.values()))))
-        told.append(f"{network} at λ3 = {lambdas}")
-        before = {fit: {math.nan: place} for fit, place in start.items()}
-        rows += [
-            {
-                "panel": title,
-                "who": way(fit),
-                "when": when,
-                "lambda3": value,
-                "x": untouched,
-                "y": over_g,
-                "run": "; ".join(one.run for one in ones if one.seed in seeds and one.lambda3 == value),
-            }
-            for when, of in (("before", before), ("after", points))
-            for fit, held in of.items()
-            for value, (untouched, over_g) in sorted(held.items())
-        ]
-    if not rows:
+        parts.append(points)
+        lambdas = ", ".join(f"{value:g}" for value in sorted(points["lambda3"].dropna().unique()))
+        told.append(f"{ones[0].network} at λ3 = {lambdas}")
+    if not parts:
         return None
-    frame = pd.DataFrame(rows).assign(row="", family="", way="", low=np.nan, high=np.nan, status="ok")
+    frame = pd.concat(parts, ignore_index=True)
+    frame = frame.assign(row="", family="", way="", low=np.nan, high=np.nan, status="ok")
     caption = (
         "Accuracy on untouched images against its mean over G, for each λ3 (the numbers at the points; 0 is plain "
         f"training). Star: before finetuning. {_over(study)}"
@@ -76,36 +61,30 @@ def _trade_off(study: FinetunedNetworks, slug: str) -> Figure | None:
     return Figure(f"{slug}-trade-off", "Trade-off over λ3", caption, alt, frame, draw)
 
 
-Points = dict[Fit, dict[float, tuple[float, float]]]
-
-
-def _curves(
-    study: FinetunedNetworks, ones: list[Finetuning]
-) -> tuple[list[int], Points, dict[Fit, tuple[float, float]]] | None:
-    """Seeds, (untouched, over G) by map and λ3, and the same before; None for fewer than two λ3."""
-    lambdas = sorted({one.lambda3 for one in ones})
-    by_seed = {seed: {one.lambda3: one for one in ones if one.seed == seed} for seed in {one.seed for one in ones}}
-    most = max(len(held) for held in by_seed.values())
-    seeds = sorted(seed for seed, held in by_seed.items() if len(held) == most)
-    lambdas = [value for value in lambdas if all(value in by_seed[seed] for seed in seeds)]
-    if len(lambdas) < 2:
-        return None
-    points: Points = {}
-    start = {}
-    for fit in (*study.fits, LEARNED):
-        along = {value: _place(study, [by_seed[seed][value] for seed in seeds], True, fit) for value in lambdas}
-        if found := {value: place for value, place in along.items() if np.isfinite(place).all()}:
-            points[fit] = found
-        before = _place(study, [by_seed[seed][lambdas[0]] for seed in seeds], False, fit)
-        if fit != LEARNED and np.isfinite(before).all():
-            start[fit] = before
-    return (seeds, points, start) if points else None
-
-
-def _place(study: FinetunedNetworks, ones: list[Finetuning], after: bool, fit: Fit) -> tuple[float, float]:
-    """Accuracies untouched and over G, each the mean of some finetunings."""
-    untouched = np.mean([study.untouched(one, after) for one in ones])
-    return float(untouched), float(np.mean([study.over_g(one, after, fit) for one in ones]))
+def _points(study: FinetunedNetworks, ones: list[Finetuning]) -> pd.DataFrame:
+    """The points of one panel, each the mean over all seeds: before, and after at every λ3; none for a single λ3."""
+    by_weight: dict[float, dict[int, Finetuning]] = {}
+    for one in sorted(ones, key=lambda one: (one.lambda3, one.seed)):
+        by_weight.setdefault(one.lambda3, {})[one.seed] = one
+    seeds = sorted({one.seed for one in ones})
+    whole = {value: list(held.values()) for value, held in by_weight.items() if len(held) == len(seeds)}
+    if len(whole) < 2:
+        return pd.DataFrame(columns=["when"])
+    places = [(False, fit, min(whole)) for fit in study.fits]
+    places += [(True, fit, value) for fit in (*study.fits, LEARNED) for value in whole]
+    points = pd.DataFrame(
+        {
+            "panel": f"{words(ones[0].network)}, seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}",
+            "who": way(fit),
+            "when": "after" if after else "before",
+            "lambda3": value if after else math.nan,
+            "x": np.mean([study.untouched(one, after) for one in whole[value]]),
+            "y": np.mean([study.over_g(one, after, fit) for one in whole[value]]),
+            "run": "; ".join(one.run for one in whole[value]) if after else "",
+        }
+        for after, fit, value in places
+    )
+    return points.dropna(subset=["x", "y"])
 
 
 def _along(colours: dict[str, str]) -> Callable[[pd.DataFrame], Drawing]:
@@ -141,18 +120,20 @@ def _along(colours: dict[str, str]) -> Callable[[pd.DataFrame], Drawing]:
 
 def _grids(study: FinetunedNetworks, slug: str, lambda3: float, whose: str) -> Figure | None:
     """Accuracy along the family's whole grid before and after, one panel a network."""
-    names, rows = [], list[dict[str, object]]()
+    names, parts = [], []
     drawn: set[tuple[str, str]] = set()
     axes: dict[str, Axis] = {}
     for name, network, ones in sorted(study.groups(), key=lambda group: abs(group[2][0].lambda3 - lambda3)):
-        facts = [one for one in (study.whole_grid(one) for one in ones) if one is not None]
-        if len(facts) == len(ones) and (network, ones[0].family) not in drawn:
-            drawn.add((network, ones[0].family))
+        grids = [study.whole_grid(one) for one in ones]
+        facts, family = grids[0], ones[0].family
+        if facts is not None and None not in grids and (network, family) not in drawn:
+            drawn.add((network, family))
             title = f"{words(network)}, {name}"
-            axes[title] = _axis(study, ones[0], facts[0])
-            rows += [{"panel": title, **of} for of in _before_after(study, ones, facts[0])]
+            marked = tuple(sorted(point.value for point in facts.points if point.params in study.in_g(ones[0])))
+            axes[title] = axis_over(facts, facts.points, marked=marked)
+            parts.append(_before_after(study, ones, facts, title))
             names.append(f"{network} ({name})")
-    if not rows:
+    if not parts:
         return None
     dashed = f" and dashed through {way(_chosen(study))}" if _chosen(study) != NO_MAP else ""
     caption = (
@@ -161,18 +142,9 @@ def _grids(study: FinetunedNetworks, slug: str, lambda3: float, whose: str) -> F
         f"{whose} {lambda3:g}. {_over(study)}"
     )
     alt = f"Accuracy along the grid before and after finetuning of {', '.join(names)}"
-    frame = pd.DataFrame(rows).assign(row="", family="")
+    frame = pd.concat(parts, ignore_index=True).assign(row="", family="")
     draw = Lines({"before": GRAY, "after": BLUE}, axes, "accuracy (%)", "finetuning", across=2, size=_SIZE)
     return Figure(f"{slug}-grids", "The family's grid, before and after", caption, alt, frame, draw)
-
-
-def _axis(study: FinetunedNetworks, one: Finetuning, facts: GridFacts) -> Axis:
-    """The axis of a family's grid, with G marked on it."""
-    points = sorted(facts.points, key=lambda point: point.value)
-    labels = tuple(point.label for point in points) if facts.ordinal else None
-    marked = tuple(point.value for point in points if point.params in study.in_g(one))
-    label = f"{words(facts.family)}{f' ({facts.unit})' if facts.unit else ''}"
-    return Axis(label, tuple(point.value for point in points), labels, marked=marked)
 
 
 def _chosen(study: FinetunedNetworks) -> Fit:
@@ -181,17 +153,18 @@ def _chosen(study: FinetunedNetworks) -> Fit:
     return next((fit for fit in fitted if fit[1] == "ridge"), fitted[0] if fitted else NO_MAP)
 
 
-def _before_after(study: FinetunedNetworks, ones: list[Finetuning], facts: GridFacts) -> list[dict[str, object]]:
+def _before_after(study: FinetunedNetworks, ones: list[Finetuning], facts: GridFacts, panel: str) -> pd.DataFrame:
     """The points of one panel: means over seeds along a grid, before and after, without a map and through one."""
-    rows: list[dict[str, object]] = []
+    labels, places = zip(*((point.label, point.value) for point in facts.points), strict=True)
+    parts = []
     for fit in dict.fromkeys((NO_MAP, _chosen(study))):
         for after in (False, True):
-            for point in facts.points:
-                values = np.array([study.accuracy(one, after, facts.grid, point.label, fit) for one in ones])
-                runs = (run for one in ones for run in study.run(one, after, facts.grid, point.label, fit))
-                ends = {"y": values.mean(), "low": values.min(), "high": values.max()}
-                status = "ok" if np.isfinite(values).all() else "not measured"
-                who, named = "after" if after else "before", INVARIANCE if fit == NO_MAP else through(fit)
-                place = {"who": who, "way": named, "g": point.label, "x": point.value}
-                rows.append({**place, **ends, "status": status, "run": "; ".join(runs)})
-    return rows
+            of_seeds = [study.at(one, after, fit, labels, facts.grid) for one in ones]
+            y = np.stack([numbers["accuracy"] for numbers in of_seeds])
+            status = np.where(np.isfinite(y).all(0), "ok", "not measured")
+            runs = zip(*(numbers["run"] for numbers in of_seeds), strict=True)
+            named = {"who": "after" if after else "before", "way": INVARIANCE if fit == NO_MAP else through(fit)}
+            ends = {"y": y.mean(0), "low": y.min(0), "high": y.max(0), "status": status}
+            run = ["; ".join(filter(pd.notna, at)) for at in runs]
+            parts.append(pd.DataFrame({"panel": panel, **named, "g": labels, "x": places, **ends, "run": run}))
+    return pd.concat(parts)

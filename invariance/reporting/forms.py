@@ -60,14 +60,7 @@ def against_baseline(family: MeasuredFamily, metric: str, slug: str) -> Figure |
 def ranges_compared(family: MeasuredFamily, metric: str, slug: str, known: str = "") -> Figure | None:
     """The form of Fig. 2: all networks of a family, from the smallest range to the largest, and the baseline.
 
-    Args:
-        family: what was measured.
-        metric: error_rate or l2_distance.
-        slug: beginning of the file's name.
-        known: what it is elsewhere, as `Form of Figure 2`.
-
-    Returns:
-        The figure, or None where there is no number to draw or fewer than two networks of the family.
+    As `against_baseline`, and None for fewer than two networks; `known`: what it is elsewhere, as `Form of Figure 2`.
     """
     if len(family.trained) < 2:
         return None

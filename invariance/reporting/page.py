@@ -3,12 +3,14 @@
 import os
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib.resources import files as package_files
+from itertools import groupby
 from pathlib import Path, PurePosixPath
-from typing import TypeVar
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 import pandas as pd
@@ -24,21 +26,18 @@ from invariance.reporting.distances import distances
 from invariance.reporting.figure import figures_of
 from invariance.reporting.finetuned import studies
 from invariance.reporting.paper import claims, recipes, tables, verdicts
-from invariance.reporting.paper.figures import index
+from invariance.reporting.paper.figures import INDEX, index
 from invariance.reporting.paper.finetuned import with_gaps
 from invariance.reporting.rows import Collected, RunFacts, collect, run_anchor
 from invariance.reporting.sections import (
     Making,
-    Section,
-    Shown,
+    beginnings,
     distance_section,
     family_section,
     finetuned_section,
     overviews_of,
     places,
-    slugs_of,
 )
-from invariance.reporting.table import Table
 from invariance.runs.files import atomic_path, disk_errors, remove_temporaries, write_text
 from invariance.runs.find import tell_unseen
 from invariance.runs.locks import holder, lock
@@ -92,25 +91,15 @@ def report_of(
     collected = collect(runs, data)
     with _alone(out) as waited:
         collected = collect(runs, data) if waited else collected  # runs may have ended since
-        collected = collected if wandb else _without_wandb(collected)
         with bar(progress) as shown:
-            page, contents, made = _made(collected, _beside(runs, out), shown, figures)
+            parts, made = _made(collected, shown, figures)
+        runs_made = [_made_by(run, _beside(runs, out), wandb=wandb) for run in collected.runs.values()]
+        page, contents = _page(collected, {**parts, "provenance": runs_made})
         _write(out, collected.rows[COLUMNS], made, page, contents)
     tell_unseen(collected.unseen)
     for name, why in collected.damaged.items():
         print(f"left out, damaged: {name}: {why}", file=sys.stderr)
     return out / PAGE, collected
-
-
-def _without_wandb(collected: Collected) -> Collected:
-    """The same runs, as if none had an address in W&B."""
-    return replace(
-        collected,
-        runs={
-            name: replace(run, provenance={key: value for key, value in run.provenance.items() if key != "wandb"})
-            for name, run in collected.runs.items()
-        },
-    )
 
 
 @contextmanager
@@ -136,50 +125,52 @@ def _alone(out: Path) -> Iterator[bool]:
         os.close(held)
 
 
-def _made(
-    collected: Collected, folder: str, progress: Progress, figures: Sequence[str]
-) -> tuple[str, str, dict[str, bytes]]:
-    """The page, its contents, and all files by their paths in the report; `folder`: where the page finds the runs."""
-    made: dict[str, bytes] = {}
+def _made(collected: Collected, progress: Progress, figures: Sequence[str]) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """What the page shows, by its names in the template, and all files by their paths in the report."""
     measured, compared, finetuned = families(collected), distances(collected), with_gaps(collected, studies(collected))
-    slugs = slugs_of(measured)
-    notes = {data: recipes.note(collected, data) for data in sorted(set(collected.rows["data"]))}
-    whole = overviews_of(measured, slugs)
+    whole, data_sets = overviews_of(measured), sorted(set(collected.rows["data"]))
+    notes = {data: recipes.note(collected, data) for data in data_sets}
+    made: dict[str, bytes] = {}
     task = progress.add_task("figures", total=len(whole) + len(measured) + len(compared) + len(finetuned))
 
-    def kept(shown: T, files: dict[str, bytes]) -> T:
-        made.update(files)
+    def done(shown: T) -> T:
         progress.advance(task)
         return shown
 
-    overviewed = []
-    for one in whole:
-        making = Making(notes[one.data])
-        overviewed.append(kept(making.figure(one), making.files))
-    sections = [
-        kept(*family_section(collected, one, slug, notes[one.data])) for one, slug in zip(measured, slugs, strict=True)
-    ]
-    apart = [kept(*distance_section(one, notes[one.data])) for one in compared]
-    tuned = [kept(*finetuned_section(one, notes.get(one.data, ""))) for one in finetuned]
+    def making(data: str) -> Making:
+        return Making(made, notes.get(data, ""))
+
+    overviewed = [done(making(one.data).figure(one)) for one in whole]
+    slugs = [f"{beginnings(measured)[one.data, one.layer]}-{one.name}" for one in measured]
+    named = zip(measured, slugs, strict=True)
+    sections = [done(family_section(making(one.data), collected, one, slug)) for one, slug in named]
+    apart = [done(distance_section(making(one.data), one)) for one in compared]
+    tuned = [done(finetuned_section(making(one.data), one)) for one in finetuned]
     said = claims.claims(
-        [(one, section.anchor) for one, section in zip(measured, sections, strict=True)],
-        [(one, shown.anchor) for one, shown in zip(compared, apart, strict=True)],
-        [(one, shown.anchor) for one, shown in zip(finetuned, tuned, strict=True)],
+        *(
+            [(one, section.anchor) for one, section in zip(asked, shown, strict=True)]
+            for asked, shown in ((measured, sections), (compared, apart), (finetuned, tuned))
+        )
     )
-    told = verdicts.summary(said, sorted(set(collected.rows["data"])))
+    own = "".join(f" {data}:{note}" for data, note in notes.items() if note and "@" not in data)
     accuracy = tables.accuracy(collected)
-    own = [f" {data}:{note}" for data, note in notes.items() if note and "@" not in data]
-    accuracy = recipes.noted(accuracy, "".join(own)) if accuracy else None
-    everything = accuracy, tables.transformations(), told, verdicts.details(said), recipes.networks(collected)
-    for table in everything:
+    shown_tables = {
+        "accuracy": recipes.noted(accuracy, own) if accuracy else None,
+        "transformations": tables.transformations(),
+        "claims": verdicts.summary(said, data_sets),
+        "claims_details": verdicts.details(said),
+        "networks": recipes.networks(collected),
+    }
+    for table in shown_tables.values():
         made.update(table.files() if table else {})
     for one in figures_of("rows", collected.rows, more=figures):
-        making = Making()
-        overviewed.append(making.figure(replace(one, data="", aside=True)))
-        if making.files.keys() & made.keys():
+        further = Making({})
+        overviewed.append(further.figure(replace(one, data="", aside=True)))
+        if further.files.keys() & made.keys():
             raise UserError(f"figures: two figures are called {one.name}; give each another name")
-        made.update(making.files)
-    return *_page(collected, everything, sections, [*apart, *tuned], overviewed, folder), made
+        made.update(further.files)
+    parts = {"sections": sections, "apart": [*apart, *tuned], "overviewed": overviewed}
+    return {**parts, **shown_tables}, made
 
 
 def _write(out: Path, rows: pd.DataFrame, made: dict[str, bytes], page: str, contents: str) -> None:
@@ -214,52 +205,32 @@ def _lines(names: Iterable[str]) -> str:
     return "".join(f"{name}\n" for name in sorted(names))
 
 
-def _page(
-    collected: Collected,
-    whole: tuple[Table | None, Table, Table, Table | None, Table | None],
-    sections: list[Section],
-    apart: list[Section],
-    overviewed: list[Shown],
-    folder: str,
-) -> tuple[str, str]:
-    """The page, and its contents as they are kept while it is written."""
-    accuracy, ranges, told, details, networks = whole
+def _page(collected: Collected, parts: dict[str, Any]) -> tuple[str, str]:
+    """The page, and its contents as they are kept while it is written; `parts`: what it shows."""
     source = package_files("invariance.reporting").joinpath("page.html.j2").read_text(encoding="utf-8")
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["words"] = words
-    overview_of: dict[str, list[Shown]] = {}
-    for shown in overviewed:
-        overview_of.setdefault(shown.figure.data, []).append(shown)
-    contents = Contents()
-    by_data: dict[str, list[Section]] = {}
-    for section in sections:
-        by_data.setdefault(section.data, []).append(section)
-    page = (
-        environment.from_string(source).render(
-            overview=overview(collected),
-            accuracy=accuracy,
-            networks=networks,
-            claims=told,
-            claims_details=details,
-            transformations=ranges,
-            by_data=by_data,
-            overview_of=overview_of,
-            entries=index(places([shown.figure for shown in overviewed], [*sections, *apart], accuracy)),
-            apart=apart,
-            notes=_notes(collected),
-            unfinished=collected.unfinished,
-            unverified=collected.unverified,
-            damaged=collected.damaged,
-            unseen=collected.unseen,
-            provenance=[_made_by(run, folder) for run in collected.runs.values()],
-            versions=_versions(collected),
-            version=__version__,
-            keep=contents,
-            table=lambda table: Markup(table.html()),
-        )
-        + "\n"
+    contents, overviewed = Contents(), parts["overviewed"]
+    entries = places([one.figure for one in overviewed], [*parts["sections"], *parts["apart"]], parts["accuracy"])
+    page = environment.from_string(source).render(
+        **parts,
+        overview=overview(collected),
+        paper=INDEX,
+        entries=index(entries),
+        claims_title=verdicts.TITLE,
+        by_data={data: list(of) for data, of in groupby(parts["sections"], key=lambda section: section.data)},
+        overview_of={
+            data: [one for one in overviewed if one.figure.data == data]
+            for data in dict.fromkeys(one.figure.data for one in overviewed)
+        },
+        notes=_notes(collected),
+        collected=collected,
+        versions=_versions(collected),
+        version=__version__,
+        keep=contents,
+        table=lambda table: Markup(table.html()),
     )
-    return page, contents.text()
+    return f"{page}\n", contents.text()
 
 
 def overview(collected: Collected) -> list[tuple[str, str]]:
@@ -290,26 +261,15 @@ def overview(collected: Collected) -> list[tuple[str, str]]:
     return facts
 
 
-@dataclass(frozen=True)
-class _Notes:
-    """What is to be known of a data set beside its numbers: remarks, images that cannot be read, what is left out."""
-
-    remarks: list[str]
-    skipped: list[str]
-    left_out: list[str]
-
-
-def _notes(collected: Collected) -> dict[str, _Notes]:
-    """The notes of every data set that has any, as its runs recorded them."""
-    found: dict[str, _Notes] = {}
+def _notes(collected: Collected) -> dict[str, dict[str, list[str]]]:
+    """Remarks on a data set, images that could not be read and what is left out, as its runs recorded them."""
+    found = {}
     for data, rows in collected.rows.groupby("data", sort=True):
         runs = [collected.runs[name].provenance for name in sorted(set(rows["run"]))]
-        remarks, skipped, left_out = (
-            list(dict.fromkeys(str(line) for run in runs for line in run.get(key) or ()))
+        found[str(data)] = {
+            key: list(dict.fromkeys(str(line) for run in runs for line in run.get(key) or ()))
             for key in ("remarks", "skipped", "left_out")
-        )
-        if remarks or skipped or left_out:
-            found[str(data)] = _Notes(remarks, skipped, left_out)
+        }
     return found
 
 
@@ -319,10 +279,10 @@ def _beside(runs: Path, out: Path) -> str:
     return f"../{quote(there.name)}" if here.parent == there.parent and here != there else ""
 
 
-def _made_by(run: RunFacts, folder: str) -> dict[str, str]:
+def _made_by(run: RunFacts, folder: str, *, wandb: bool) -> dict[str, str]:
     """A run's provenance in the words of the page; `folder` is where the page finds the runs, or empty."""
     held = run.provenance
-    seen = held.get("wandb")
+    seen = held.get("wandb") if wandb else None
     url = str(seen.get("url") or "") if isinstance(seen, dict) else ""
     commit = str(held.get("commit") or "unknown")[:12]
     return {
@@ -339,15 +299,13 @@ def _made_by(run: RunFacts, folder: str) -> dict[str, str]:
 
 def _versions(collected: Collected) -> list[str]:
     """The versions that made the runs: one line for every combination there is."""
-    lines = pd.Series(
-        [
-            ", ".join(
-                [
-                    f"Python {run.provenance.get('python', 'unknown')}",
-                    *(f"{name} {number}" for name, number in dict(run.provenance.get("versions") or {}).items()),
-                ]
-            )
-            for run in collected.runs.values()
-        ]
+    lines = Counter(
+        ", ".join(
+            [
+                f"Python {run.provenance.get('python', 'unknown')}",
+                *(f"{name} {number}" for name, number in dict(run.provenance.get("versions") or {}).items()),
+            ]
+        )
+        for run in collected.runs.values()
     )
-    return [f"{line} ({n} {'run' if n == 1 else 'runs'})" for line, n in lines.groupby(lines, sort=True).size().items()]
+    return [f"{line} ({n} {'run' if n == 1 else 'runs'})" for line, n in sorted(lines.items())]

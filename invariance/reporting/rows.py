@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from invariance.errors import UserError, nearest
 from invariance.runs.checked import DamagedFile, read_facts
@@ -37,16 +38,8 @@ _LONGEST = 100
 GRID = "grid.json"
 
 
-@dataclass(frozen=True)
-class Point:
-    """One g of a measured grid.
-
-    Attributes:
-        label: its name in the grid.
-        value: its place on the axis.
-        covered: whether the network's training covered it.
-        params: a hash of its parameters, to tell g of the same name apart.
-    """
+class Point(NamedTuple):
+    """One g of a measured grid, at its place on the axis; a hash of its parameters tells g of the same name apart."""
 
     label: str
     value: float
@@ -86,6 +79,13 @@ class GridFacts:
     def n_covered(self) -> int:
         """How many g the network's training covered."""
         return sum(point.covered for point in self.points)
+
+    @property
+    def parts(self) -> dict[str, NDArray[np.bool_]]:
+        """Which points are untouched; and of the others which training covered, `inside`, and which not, `beyond`."""
+        untouched = np.array([point.label == UNTOUCHED for point in self.points])
+        covered = np.array([point.covered for point in self.points])
+        return {"untouched": untouched, "inside": covered & ~untouched, "beyond": ~covered & ~untouched}
 
 
 class GridKey(NamedTuple):
@@ -188,18 +188,17 @@ def collect(root: Path, data: str | None = None) -> Collected:
         rows = _only(rows, data)
     named = set(rows["run"])
     kept = {name: one for name, one in read.items() if name in named}
-    runs = {name: one.facts for name, one in kept.items()}
     of_data = [name for name in found if data is None or any(_is_of(one, data) for one in name.split("/")[1:2])]
-    grids: dict[str, dict[GridKey, GridFacts]] = {"measure": {}, "finetune": {}}
-    for run in kept.values():
-        for stage, key, facts in run.grids:
-            grids[stage][key] = facts
+    measured, finetuned = (
+        {key: facts for one in kept.values() for of, key, facts in one.grids if of == stage}
+        for stage in ("measure", "finetune")
+    )
     return Collected(
         rows,
-        runs,
+        {name: one.facts for name, one in kept.items()},
         [name for name in of_data if name not in finished],
-        grids["measure"],
-        grids["finetune"],
+        measured,
+        finetuned,
         {name: why for name, why in damaged.items() if name in of_data},
         unseen,
     )
@@ -370,19 +369,15 @@ def _facts(folder: Path) -> GridFacts:
 
 def _provenance(path: Path) -> dict[str, Any]:
     """What made a run, as far as its parts are what they should be."""
-    held = _json(path)
-    lists = [(key, list, "list") for key in ("remarks", "skipped", "left_out")]
-    for key, kind, called in (("versions", dict, "object"), *lists):
-        if held.get(key) is not None and not isinstance(held[key], kind):
-            raise UserError(f"{path} is damaged: its {key} are no {called}; delete its folder and repeat the run")
-    return held
-
-
-def _json(path: Path) -> dict[str, Any]:
+    remedy = "delete its folder and repeat the run"
     try:
         held = load_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read ({error}); delete its folder and repeat the run") from error
+        raise UserError(f"{path} cannot be read ({error}); {remedy}") from error
     if not isinstance(held, dict):
-        raise UserError(f"{path} holds no object; delete its folder and repeat the run")
+        raise UserError(f"{path} holds no object; {remedy}")
+    lists = [(key, list, "list") for key in ("remarks", "skipped", "left_out")]
+    for key, kind, called in (("versions", dict, "object"), *lists):
+        if held.get(key) is not None and not isinstance(held[key], kind):
+            raise UserError(f"{path} is damaged: its {key} are no {called}; {remedy}")
     return held

@@ -1,7 +1,9 @@
 """The sections of the page: what each shows of a family, of distances, of finetunings, and its files."""
 
-from dataclasses import dataclass, field
+from collections import Counter
+from dataclasses import dataclass
 
+import numpy as np
 from markupsafe import Markup
 
 from invariance.reporting import distance_figures, distance_tables, tables
@@ -10,9 +12,8 @@ from invariance.reporting.distances import Distances, complete
 from invariance.reporting.figure import Figure, figures_of
 from invariance.reporting.finetuned import FinetunedNetworks
 from invariance.reporting.gallery import Gallery, gallery
-from invariance.reporting.paper import finetuned
-from invariance.reporting.paper.distances import absent, claims
-from invariance.reporting.paper.figures import Place, distances_command, finetuning_command, gallery_in_paper
+from invariance.reporting.paper import distances, finetuned
+from invariance.reporting.paper.figures import Place, command, gallery_in_paper
 from invariance.reporting.paper.forms import cross, overviews
 from invariance.reporting.paper.recipes import noted
 from invariance.reporting.paper.tables import accuracy_places
@@ -34,12 +35,12 @@ class Making:
     """What a section is made with: files come together as its figures and tables are shown.
 
     Attributes:
-        note: what captions say of the networks besides.
         files: the files so far, by path in the report.
+        note: what captions say of the networks besides.
     """
 
+    files: dict[str, bytes]
     note: str = ""
-    files: dict[str, bytes] = field(default_factory=dict)
 
     def figure(self, figure: Figure, telling: str = "") -> Shown:
         """A figure, or on the page in its place an element that tells its numbers."""
@@ -86,30 +87,22 @@ class Section:
     gallery: Gallery | None = None
 
 
-def slugs_of(measured: list[MeasuredFamily]) -> list[str]:
-    """A beginning of file names for every family; the layer is in it only where a data set was measured at several."""
-    layers: dict[str, set[str]] = {}
-    for family in measured:
-        layers.setdefault(family.data, set()).add(family.layer)
-    return [
-        "-".join([f.data, *([f.layer.replace("/", "_")] if len(layers[f.data]) > 1 else []), f.name]) for f in measured
-    ]
+def beginnings(measured: list[MeasuredFamily]) -> dict[tuple[str, str], str]:
+    """How files of a data set and layer are called; the layer is in it only where a data set has several."""
+    measured_at = list(dict.fromkeys((family.data, family.layer) for family in measured))
+    layers = Counter(data for data, _ in measured_at)
+    return {
+        (data, layer): f"{data}-{layer.replace('/', '_')}" if layers[data] > 1 else data for data, layer in measured_at
+    }
 
 
-def overviews_of(measured: list[MeasuredFamily], slugs: list[str]) -> list[Figure]:
+def overviews_of(measured: list[MeasuredFamily]) -> list[Figure]:
     """The figures of all families of a data set and layer."""
-    groups: dict[tuple[str, str], tuple[str, list[MeasuredFamily]]] = {}
-    for family, slug in zip(measured, slugs, strict=True):
-        name = slug.removesuffix(f"-{family.name}")
-        groups.setdefault((family.data, family.layer), (name, []))[1].append(family)
     found: list[Figure] = []
-    for (data, layer), (name, held) in groups.items():
+    for (data, layer), name in beginnings(measured).items():
         trained_on, foreign, _ = data.partition("@")
-        if foreign:
-            one = cross(held, groups.get((trained_on, layer), ("", []))[1], name)
-            found += [one] if one else []
-        else:
-            found += overviews(held, name)
+        held, own = ([one for one in measured if (one.data, one.layer) == (of, layer)] for of in (data, trained_on))
+        found += filter(None, [cross(held, own, name)]) if foreign else overviews(held, name)
     return found
 
 
@@ -129,11 +122,8 @@ def places(overviewed: list[Figure], sections: list[Section], accuracy: Table | 
     return found
 
 
-def family_section(
-    collected: Collected, family: MeasuredFamily, slug: str, note: str = ""
-) -> tuple[Section, dict[str, bytes]]:
-    """A family's part of the page, and its files; `note` is what captions say of the networks besides."""
-    making = Making(note)
+def family_section(making: Making, collected: Collected, family: MeasuredFamily, slug: str) -> Section:
+    """A family's part of the page."""
     drawn = [figure for metric in family.metrics() for figure in figures_of("family", family, metric, slug)]
     figures = [making.figure(figure) for figure in drawn]
     shown = gallery(family, slug)
@@ -149,7 +139,7 @@ def family_section(
     lacking = gaps(collected, family)
     if shown is None:
         lacking.append(f"no example images were kept of {words(family.name)}")
-    section = Section(
+    return Section(
         anchor=slug,
         data=family.data,
         title=family.title,
@@ -161,7 +151,6 @@ def family_section(
         family=family,
         gallery=shown,
     )
-    return section, making.files
 
 
 def _about(collected: Collected, family: MeasuredFamily) -> str:
@@ -193,58 +182,63 @@ def _about(collected: Collected, family: MeasuredFamily) -> str:
     return " ".join(said)
 
 
-def distance_section(found: Distances, note: str = "") -> tuple[Section, dict[str, bytes]]:
-    """The part of the page on distances between networks, and its files; `note` ends its captions."""
+def distance_section(making: Making, found: Distances) -> Section:
+    """The part of the page on distances between networks."""
     slug = f"{found.data}-{found.layer.replace('/', '_')}"
-    making = Making(note)
-    shown = [
-        making.figure(distance_figures.heat_map(found, solver, slug), distance_figures.telling_map(found, solver))
-        for solver in found.mean
-    ]
+    maps = [(distance_figures.heat_map(found, s, slug), distance_figures.telling_map(found, s)) for s in found.solvers]
+    shown = [making.figure(figure, telling) for figure, telling in maps]
     shown += [making.figure(one) for one in figures_of("distances", found, slug)]
-    said, without = claims(found, slug), absent(found)
-    first = making.table(said) if said else None
-    numbers = [(title, making.table(table)) for title, table in distance_tables.tables(found, slug)]
-    ways = [*(f"linear map, {words(solver)}" for solver in found.mean), *found.indices]
+    said = distances.claims(found, slug)
+    ways = [*(f"linear map, {words(solver)}" for solver in found.solvers), *found.indices]
     pairs = len(found.nodes) * (len(found.nodes) - 1)  # ordered
     about = (
         f"{len(found.nodes)} networks, {pairs // 2} pairs; φ ends at {found.layer}. The distance of two networks is "
         "the mean of two one-way distances L_L2, each left by a map E fitted from the one's features to the other's "
         f"(Eq. 4). Compared through: {'; '.join(words(way) for way in ways)}."
     )
-    named = f"of the paper’s networks not compared: {', '.join(without)} ({distances_command(found.data)})"
-    lacking = [named] if without else []
-    lacking += [
-        f"{words(way)}: {count} numbers withheld ({words(status)})"
-        for way, reasons in found.statuses.items()
-        for status, count in reasons.items()
-    ]
-    for solver, one_way in found.one_way.items():
-        gone = pairs - int((one_way.score == one_way.score).sum()) - sum(found.statuses.get(solver, {}).values())
+    withheld = found.withheld()
+    lacking = [f"{words(way)}: {n} numbers withheld ({words(status)})" for (way, status), n in withheld.items()]
+    for solver in found.solvers:
+        there = int(np.isfinite(found.matrix("l2_distance", solver)).sum())
+        gone = pairs - there - sum(n for (way, _), n in withheld.items() if way == solver)
         if gone:
             lacking.append(f"{words(solver)}: {gone} one-way distances are not there yet")
-        kept = complete(found.mean[solver].score)
+        kept = complete(found.matrix("l2_distance_mean", solver))
         left = [node.label for k, node in enumerate(found.nodes) if k not in kept]
         if left:
             lacking.append(f"{words(solver)}: neighbours, t-SNE and dendrogram are without {', '.join(left)}")
-    title = f"{found.data}: distances between networks"
-    return Section(f"{slug}-distances", found.data, title, about, shown, first, numbers, lacking), making.files
+    return Section(
+        anchor=f"{slug}-distances",
+        data=found.data,
+        title=f"{found.data}: distances between networks",
+        about=about,
+        figures=shown,
+        first=making.table(said) if said else None,
+        tables=[(title, making.table(table)) for title, table in distance_tables.tables(found, slug)],
+        gaps=[*distances.gaps(found), *lacking],
+    )
 
 
-def finetuned_section(study: FinetunedNetworks, note: str = "") -> tuple[Section, dict[str, bytes]]:
-    """The part of the page on finetuning with the joint loss, and its files; `note` ends its captions."""
+def finetuned_section(making: Making, study: FinetunedNetworks) -> Section:
+    """The part of the page on finetuning with the joint loss."""
     slug = "-".join(filter(None, [study.data, study.layer.replace("/", "_"), "finetuned"]))
-    making = Making(note)
     shown = [making.figure(one) for one in figures_of("finetuning", study, slug)]
     (_, first), *others = [(title, making.table(table)) for title, table in finetuned.tables(study, slug)]
-    networks = list(dict.fromkeys(one.network for one in study.all))
-    title, lacking = f"{study.data}: finetuned for equivariance", finetuned.gaps(study)
-    if not networks:
-        about = f"No network of {study.data} was finetuned with the joint loss: {finetuning_command(study.data)}."
-        return Section(slug, study.data, title, about, shown, first, others, lacking), making.files
+    networks = ", ".join(dict.fromkeys(one.network for one in study.all))
     about = (
-        f"{len(study.all)} finetunings of {', '.join(networks)} with the joint loss (Eq. 7), each network together "
+        f"{len(study.all)} finetunings of {networks} with the joint loss (Eq. 7), each network together "
         f"with one map M_g for every g of a set G; φ ends at {study.layer}. Measured before and after alike."
     )
-    place = finetuned.place_of(study, slug)
-    return Section(slug, study.data, title, about, shown, first, others, lacking, place), making.files
+    if not networks:
+        about = f"No network of {study.data} was finetuned with the joint loss: {command('finetuned', study.data)}."
+    return Section(
+        anchor=slug,
+        data=study.data,
+        title=f"{study.data}: finetuned for equivariance",
+        about=about,
+        figures=shown,
+        first=first,
+        tables=others,
+        gaps=finetuned.gaps(study),
+        place=finetuned.place_of(study, slug),
+    )

@@ -1,9 +1,10 @@
 """A table: the same cells as HTML and LaTeX, through pandas' Styler, and Markdown; the numbers behind them as CSV."""
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -19,6 +20,14 @@ _LONG = 40
 
 _LATEX = {letter: f"\\{letter}" for letter in "{}$&#%_"}
 _LATEX |= {"\\": r"\textbackslash{}", "^": r"\textasciicircum{}", "~": r"\textasciitilde{}"}
+
+
+class Cell(NamedTuple):
+    """A cell of a line: its text, the numbers behind it by column of the CSV, and the runs that they are from."""
+
+    text: str
+    numbers: Mapping[str, object] = {}
+    runs: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -44,6 +53,15 @@ class Table:
     links: Mapping[tuple[int, int], str] = field(default_factory=dict)
     runs: Mapping[tuple[int, int], tuple[str, ...]] = field(default_factory=dict)
     worded: tuple[int, ...] = ()
+
+    @classmethod
+    def of(cls, name: str, caption: str, header: list[str], lines: Iterable[Sequence[Cell]], **more: Any) -> "Table":  # noqa: ANN401
+        """A table of lines of cells; a line that ends early has gaps. `more`: other attributes, as `numbers`."""
+        lines = list(lines)
+        cells = [[cell.text for cell in line] + [GAP] * (len(header) - len(line)) for line in lines]
+        runs = {(n, k): cell.runs for n, line in enumerate(lines) for k, cell in enumerate(line) if cell.runs}
+        records = [{key: number for cell in line for key, number in cell.numbers.items()} for line in lines]
+        return cls(name, caption, header, cells, **{"numbers": pd.DataFrame(records), "runs": runs, **more})
 
     @property
     def text(self) -> list[bool]:

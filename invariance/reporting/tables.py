@@ -19,7 +19,7 @@ from invariance.reporting.curves import (
 )
 from invariance.reporting.lines import FEW, MISSING
 from invariance.reporting.rows import HALF_ERROR, SAME, UNSEEN
-from invariance.reporting.table import GAP, Table, percent, plain
+from invariance.reporting.table import GAP, Cell, Table, percent, plain
 from invariance.runs.rows import FEW_IMAGES
 
 
@@ -40,28 +40,24 @@ def measurements(family: MeasuredFamily, metric: str, slug: str) -> Table:
     many_grids = keys["grid"].nunique() > 1
     places = rows[["value", "label"]].drop_duplicates().sort_values("value", kind="stable")
     labels = list(dict.fromkeys(places["label"]))
-    header, cells = ["g"], [[label] for label in labels]
-    kept = ["score", "low", "high", "status", "run"]
-    found = rows.set_index(["network", "seed", "grid", "map", "solver", "label"])[kept]
-    runs: dict[tuple[int, int], tuple[str, ...]] = {}
+    header, lines = ["g"], [[Cell(label)] for label in labels]
+    found = rows.set_index(["network", "seed", "grid", "map", "solver", "label"]).to_dict("index")
     for network, seed, grid, kind, solver, _ in order:
         parts = [network, f"seed {seed}" if many_seeds else "", grid if many_grids else ""]
         header.append(", ".join([*filter(None, parts), fit_title((kind, solver))]))
-        for k, (label, row) in enumerate(zip(labels, cells, strict=True)):
-            key = (network, seed, grid, kind, solver, label)
-            if key in found.index:
-                runs[k, len(row)] = (str(found.loc[key, "run"]),)
-            row.append(_cell(found.loc[key], metric) if key in found.index else GAP)
+        for label, line in zip(labels, lines, strict=True):
+            row = found.get((network, seed, grid, kind, solver, label))
+            line.append(Cell(_told(row, metric), runs=(row["run"],)) if row else Cell(GAP))
     what = "Accuracy in percent" if metric == "error_rate" else "Distance L_L2"
     caption = (
         f"{what} under each g of {words(family.name)} on {family.data}, {counts(rows['n_images'])} images of "
         f"{rows['split'].iloc[0]}, with the 95 % interval over images. No map: invariance, else equivariance."
     )
     name = f"{slug}-{'accuracy' if metric == 'error_rate' else 'distance'}"
-    return Table(name, caption, header, cells, rows.drop(columns=["grid", "label", "grid_family"]), runs=runs)
+    return Table.of(name, caption, header, lines, numbers=rows.drop(columns=["grid", "label", "grid_family"]))
 
 
-def _cell(row: pd.Series, metric: str) -> str:
+def _told(row: dict[Any, Any], metric: str) -> str:
     if row["status"] != "ok":
         return str(row["status"])
     score, low, high = (float(row[name]) for name in ("score", "low", "high"))
@@ -72,53 +68,29 @@ def summary(family: MeasuredFamily, slug: str) -> Table | None:
     """Mean accuracy untouched, inside and beyond the largest trained range, or None without a network of the family."""
     if not family.trained or "error_rate" not in family.metrics():
         return None
-    covered = {p.label: p.covered for p in family.trained[-1].facts.points}
-    untouched = {label: label == "untouched" for label in covered}
-    parts = {
-        "untouched": [untouched[label] for label in covered],
-        "inside": [covered[label] and not untouched[label] for label in covered],
-        "beyond": [not covered[label] and not untouched[label] for label in covered],
-    }
-    records: list[dict[str, Any]] = []
-    for subject in [*family.compared[1:], *family.trained]:
+    reach = family.trained[-1]
+    labels, parts = [point.label for point in reach.facts.points], reach.facts.parts
+    lines, records = [], list[dict[str, Any]]()
+    for subject in family.drawn:
         for fit in (IDENTITY, *family.fits):
-            records.append(_means(family, subject, fit, list(covered), parts))
-    numbers = pd.DataFrame(records)
-    reach = family.trained[-1].network
-    header = ["network", "map", "untouched", f"mean inside {reach}'s range", "mean beyond it"]
-    cells = [
-        [
-            f"{r['network']}, seed {r['seed']}",
-            fit_title((r["map"], r["solver"])),
-            *(GAP if np.isnan(r[part]) else f"{100 * r[part]:.1f}" for part in parts),
-        ]
-        for r in records
-    ]
-    inside, beyond = sum(parts["inside"]), sum(parts["beyond"])
+            drawn = curve(family, subject, fit, "error_rate")
+            y = np.full(len(labels), np.nan)
+            if drawn is not None:
+                y = drawn.set_index("g")["y"].reindex(labels).to_numpy() / 100
+            means = {part: float(y[mask].mean()) if mask.any() else np.nan for part, mask in parts.items()}
+            runs = () if drawn is None else tuple(filter(None, drawn["run"].unique()))
+            about = {"data": family.data, "family": family.name, "network": subject.network, "seed": subject.seed}
+            records.append({**about, "map": fit[0], "solver": fit[1], **means, "run": "; ".join(runs)})
+            told = [GAP if np.isnan(mean) else f"{100 * mean:.1f}" for mean in means.values()]
+            first = [Cell(f"{subject.network}, seed {subject.seed}"), Cell(fit_title(fit))]
+            lines.append([*first, *(Cell(mean, runs=runs) for mean in told)])
+    header = ["network", "map", "untouched", f"mean inside {reach.network}'s range", "mean beyond it"]
+    inside, beyond = (int(parts[part].sum()) for part in ("inside", "beyond"))
     caption = (
-        f"Accuracy in percent, untouched and as the mean over the {inside} other g that {reach}'s training covered and "
-        f"over the {beyond} that it did not. A mean with any g missing is a gap."
+        f"Accuracy in percent, untouched and as the mean over the {inside} other g that "
+        f"{reach.network}'s training covered and over the {beyond} that it did not. A mean with any g missing is a gap."
     )
-    runs = {
-        (k, column): tuple(r["run"].split("; "))
-        for k, r in enumerate(records)
-        if r["run"]
-        for column in range(2, len(header))
-    }
-    return Table(f"{slug}-summary", caption, header, cells, numbers, runs=runs)
-
-
-def _means(
-    family: MeasuredFamily, subject: Subject, fit: Fit, labels: list[str], parts: dict[str, list[bool]]
-) -> dict[str, object]:
-    """One row of the summary, accuracies as shares; NaN where any g is missing or the part has none."""
-    drawn = curve(family, subject, fit, "error_rate")
-    by_label = {} if drawn is None else dict(zip(drawn["g"], drawn["y"] / 100, strict=True))
-    y = np.array([by_label.get(label, np.nan) for label in labels])
-    means = {part: float(y[mask].mean()) if any(mask) else np.nan for part, mask in parts.items()}
-    names = {"data": family.data, "family": family.name, "network": subject.network, "seed": subject.seed}
-    runs = [] if drawn is None else drawn.loc[drawn["run"] != "", "run"].unique()
-    return {**names, "map": fit[0], "solver": fit[1], **means, "run": "; ".join(runs)}
+    return Table.of(f"{slug}-summary", caption, header, lines, numbers=pd.DataFrame(records))
 
 
 def unseen(family: MeasuredFamily, slug: str) -> Table | None:
@@ -126,42 +98,37 @@ def unseen(family: MeasuredFamily, slug: str) -> Table | None:
 
     A line a network and g. All three are over the same images, by the argmax among the classes of the reported half.
     """
-    fits = [fit for fit in family.fits if any(_control(family, one, fit) for one in _networks(family))]
+    fits = [fit for fit in family.fits if any(_control(family, one, fit) for one in family.drawn)]
     if not fits:
         return None
-    header, cells, records = ["network and g", "no map"], list[list[str]](), list[dict[str, Any]]()
+    header = ["network and g", "no map"]
     header += [f"{classes} classes, {fit_title(fit)}" for fit in fits for classes in (SAME, UNSEEN)]
     ways: list[tuple[Fit, str]] = [(IDENTITY, ""), *((fit, classes) for fit in fits for classes in (SAME, UNSEEN))]
-    runs: dict[tuple[int, int], tuple[str, ...]] = {}
-    for subject in (one for one in _networks(family) if any(_control(family, one, fit) for fit in fits)):
+    lines, parts = [], []
+    for subject in (one for one in family.drawn if any(_control(family, one, fit) for fit in fits)):
         curves = [curve(family, subject, fit, HALF_ERROR, classes) for fit, classes in ways]
+        parts.append(pd.concat(curves).sort_index(kind="stable"))
         for k, point in enumerate(subject.facts.points):
-            row = [f"{subject.network} (seed {subject.seed}): {point.label}"]
-            about = {"network": subject.network, "seed": subject.seed, "grid": subject.facts.grid, "g": point.label}
-            for (fit, classes), drawn in zip(ways, curves, strict=True):
-                if drawn is not None:
-                    records.append({**about, "map": fit[0], "solver": fit[1], "fit_classes": classes})
-                    records[-1] |= {name: drawn[name][k] / 100 for name in ("y", "low", "high")}
-                    records[-1] |= {name: drawn[name][k] for name in ("status", "run")}
-                    runs[len(cells), len(row)] = tuple(filter(None, (drawn["run"][k],)))
-                status = "not measured" if drawn is None else str(drawn["status"][k])
-                ends = (np.nan,) * 3 if drawn is None else tuple(drawn[name][k] / 100 for name in ("y", "low", "high"))
-                number = percent(*ends) + (" *" if status == FEW_IMAGES else "")
-                row.append(number if status in MISSING else status)
-            cells.append(row)
+            first = Cell(f"{subject.network} (seed {subject.seed}): {point.label}")
+            lines.append([first, *(Cell(GAP) if drawn is None else _of_control(drawn.iloc[k]) for drawn in curves)])
     caption = (
         f"Does M_g undo g, or does it know the classes? Accuracy in percent under each g of {words(family.name)} on "
         f"{family.data}, by the argmax among the classes of the reported half, with the 95 % interval over images: "
         "without a map, through maps fitted on the same classes, and through maps fitted on other classes alone."
     )
-    if any(cell.endswith("*") for row in cells for cell in row):
+    if any(cell.text.endswith("*") for line in lines for cell in line):
         caption += f" *: {FEW}, so that the map's start at the identity decides much."
-    numbers = pd.DataFrame(records).rename(columns={"y": "accuracy"})
-    return Table(f"{slug}-unseen", caption, header, cells, numbers, runs=runs)
+    numbers = pd.concat(parts, ignore_index=True).rename(columns={"y": "accuracy"})
+    ends, about = ["accuracy", "low", "high"], ["network", "seed", "grid", "g", "map", "solver", "fit_classes"]
+    numbers[ends] /= 100
+    return Table.of(f"{slug}-unseen", caption, header, lines, numbers=numbers[[*about, *ends, "status", "run"]])
 
 
-def _networks(family: MeasuredFamily) -> list[Subject]:
-    return [*([family.baseline] if family.baseline else []), *family.trained]
+def _of_control(at: pd.Series) -> Cell:
+    """A point of a curve as a cell."""
+    number = percent(*(at[name] / 100 for name in ("y", "low", "high")))
+    number += " *" if at["status"] == FEW_IMAGES else ""
+    return Cell(number if at["status"] in MISSING else at["status"], runs=(at["run"],) if at["run"] else ())
 
 
 def _control(family: MeasuredFamily, subject: Subject, fit: Fit) -> bool:

@@ -1,13 +1,14 @@
 """The tidy frame of figures: a row a point, a colour a `who`, a dash a `way`, axes a `panel`."""
 
 from collections.abc import Iterable, Sequence
+from itertools import groupby
 
 import numpy as np
 import pandas as pd
 
 from invariance.reporting.curves import IDENTITY, METRICS, Fit, MeasuredFamily, Subject, curve, words
 from invariance.reporting.lines import DOTTED, INVARIANCE, Axis
-from invariance.reporting.rows import HALF_ERROR, UNSEEN
+from invariance.reporting.rows import HALF_ERROR, UNSEEN, GridFacts, Point
 
 COLUMNS = [
     *("family", "row", "panel", "who", "way", "data", "layer", "grid", "network", "seed", "map", "solver"),
@@ -15,6 +16,8 @@ COLUMNS = [
 ]
 BOUNDS = {"error_rate": (-1.0, 101.0), "l2_distance": (-np.inf, np.inf)}
 """What the y axis of a metric stays within."""
+
+Spans = tuple[tuple[float, float], ...]
 
 
 def way(fit: Fit, classes: str = "") -> str:
@@ -78,21 +81,22 @@ def said(frame: pd.DataFrame) -> str:
 def axis_of(family: MeasuredFamily, subjects: Sequence[Subject], *, shade: bool) -> Axis:
     """The x axis of networks of a family: all their g, and what the network of the largest range was trained with."""
     points = {point.value: point for subject in subjects for point in subject.facts.points}
-    values, facts = tuple(sorted(points)), subjects[0].facts
-    labels = tuple(points[value].label for value in values) if facts.ordinal else None
-    label = f"{words(family.name)} ({facts.unit})" if facts.unit else words(family.name)
-    return Axis(label, values, labels, _spans(family.trained[-1], ordinal=facts.ordinal) if shade else ())
+    facts = subjects[0].facts
+    spans = _spans(family.trained[-1], ordinal=facts.ordinal) if shade else ()
+    return axis_over(facts, points.values(), shaded=spans)
 
 
-def _spans(subject: Subject, *, ordinal: bool) -> tuple[tuple[float, float], ...]:
+def axis_over(facts: GridFacts, points: Iterable[Point], shaded: Spans = (), marked: tuple[float, ...] = ()) -> Axis:
+    """The x axis of a grid, through some points."""
+    ordered = sorted(points, key=lambda point: point.value)
+    labels = tuple(point.label for point in ordered) if facts.ordinal else None
+    label = f"{words(facts.family)} ({facts.unit})" if facts.unit else words(facts.family)
+    return Axis(label, tuple(point.value for point in ordered), labels, shaded, marked)
+
+
+def _spans(subject: Subject, *, ordinal: bool) -> Spans:
     """Neighbouring covered points as spans: on a number line from point to point, on labels around each."""
-    spans: list[list[float]] = []
-    before = False
-    for point in sorted(subject.facts.points, key=lambda point: point.value):
-        if point.covered and before:
-            spans[-1][1] = point.value
-        elif point.covered:
-            spans.append([point.value, point.value])
-        before = point.covered
     edge = 0.5 if ordinal else 0.0
-    return tuple((left - edge, right + edge) for left, right in spans)
+    points = sorted(subject.facts.points, key=lambda point: point.value)
+    runs = [(covered, [point.value for point in run]) for covered, run in groupby(points, key=lambda p: p.covered)]
+    return tuple((values[0] - edge, values[-1] + edge) for covered, values in runs if covered)

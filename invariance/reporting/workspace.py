@@ -12,13 +12,16 @@ import pandas as pd
 from PIL import Image
 
 from invariance.errors import UserError
-from invariance.reporting.contents import FigureFiles, Heading, Item, Paragraph, TableText
+from invariance.reporting.contents import Item
+from invariance.reporting.paper.figures import STAGES
 from invariance.runs.files import write_text
 from invariance.runs.summary import PARTS, REPORTED
 
 _MOST = 500  # runs, and bars, that a panel shows; the whole study of both data sets has some 300
 _COLUMNS = 24  # of a panel grid in a W&B report
 _SOLVERS = ("online_sgd", "ridge")
+_WAYS = ("invariance", *(f"equivariance_{solver}" for solver in _SOLVERS))
+_PART = {"untouched": "untouched", "inside": "g inside the trained range", "beyond": "g beyond it", "all": "all g"}
 _TERMS = ("classification", "transformed", "recovery", "invariance")
 _PINNED = (
     "run:jobType",
@@ -72,6 +75,13 @@ def require_library() -> None:
         raise UserError(f"the dashboard needs wandb-workspaces ({error}): {remedy}") from error
 
 
+def _wr() -> Any:  # noqa: ANN401
+    """The library's reports."""
+    import wandb_workspaces.reports.v2 as wr
+
+    return wr
+
+
 def build(
     contents: Sequence[Item],
     rows: pd.DataFrame,
@@ -93,9 +103,9 @@ def build(
         dataset: show the runs on one data set alone.
         run_id: the W&B run that holds the figures; None: any of job type `report`.
     """
-    import wandb_workspaces.reports.v2 as wr
     import wandb_workspaces.workspaces as ws
 
+    wr = _wr()
     workspace = ws.Workspace(
         entity=entity,
         project=project,
@@ -123,66 +133,44 @@ def build(
 
 
 def sections() -> list[WorkspaceSection]:
-    """The live panels, in the order of the paper."""
+    """The live panels, stage by stage."""
+    curves = {"Training loss": "train/loss", "Validation accuracy": "val/accuracy", "Validation loss": "val/loss"}
+    accuracy = [
+        _bars("Accuracy of every network", [REPORTED]),
+        _points("Accuracy over the trained range", "range", REPORTED, config=True),
+    ]
+    shown = (
+        ("Accuracy on untouched images", "train", accuracy),
+        ("Invariance and equivariance", "measure", _measured()),
+        ("Distances between networks", "distance", _distances()),
+        ("Finetuning with the joint loss", "finetune", _finetuned()),
+    )
     return [
-        _training(),
-        WorkspaceSection("Accuracy on untouched images (Table 3)", "train", _accuracy()),
-        WorkspaceSection("Invariance and equivariance (Figs. 1, 2, 7 to 9)", "measure", _measured()),
-        WorkspaceSection("Distances between networks (Fig. 3)", "distance", _distances()),
-        WorkspaceSection("Finetuning with the joint loss (Tables 2, 4)", "finetune", _finetuned()),
+        WorkspaceSection("Training curves by family", "train", [_lines(title, [key]) for title, key in curves.items()]),
+        *(WorkspaceSection(f"{title} ({STAGES[stage]})", stage, panels) for title, stage, panels in shown),
     ]
 
 
 def _lines(title: str, keys: list[str]) -> Any:  # noqa: ANN401
     """Curves over updates, the mean of every family's runs with their range."""
-    import wandb_workspaces.reports.v2 as wr
-
-    return wr.LinePlot(
-        title=title,
-        x="trainer/global_step",
-        y=list(keys),
-        groupby=wr.Config("curve"),
-        groupby_aggfunc="mean",
-        groupby_rangefunc="minmax",
-        max_runs_to_show=_MOST,
-    )
+    grouped = {"groupby": _wr().Config("curve"), "groupby_aggfunc": "mean", "groupby_rangefunc": "minmax"}
+    return _wr().LinePlot(title=title, x="trainer/global_step", y=keys, max_runs_to_show=_MOST, **grouped)
 
 
 def _bars(title: str, keys: list[str]) -> Any:  # noqa: ANN401
     """A bar a run and key."""
-    import wandb_workspaces.reports.v2 as wr
-
-    return wr.BarPlot(title=title, metrics=list(keys), max_runs_to_show=_MOST, max_bars_to_show=_MOST * len(keys))
+    return _wr().BarPlot(title=title, metrics=keys, max_runs_to_show=_MOST, max_bars_to_show=_MOST * len(keys))
 
 
 def _points(title: str, x: str, y: str, *, config: bool = False) -> Any:  # noqa: ANN401
     """A point a run: a summary value over another, or over a key of the configuration."""
-    import wandb_workspaces.reports.v2 as wr
-
+    wr = _wr()
     return wr.ScatterPlot(title=title, x=wr.Config(x) if config else wr.SummaryMetric(x), y=wr.SummaryMetric(y))
-
-
-def _training() -> WorkspaceSection:
-    curves = {"Training loss": "train/loss", "Validation accuracy": "val/accuracy", "Validation loss": "val/loss"}
-    return WorkspaceSection(
-        "Training curves by family", "train", [_lines(title, [key]) for title, key in curves.items()]
-    )
-
-
-def _accuracy() -> list[Any]:
-    return [
-        _bars("Accuracy of every network", [REPORTED]),
-        _points("Accuracy over the trained range", "range", REPORTED, config=True),
-    ]
-
-
-def _ways() -> list[str]:
-    return ["invariance", *(f"equivariance_{solver}" for solver in _SOLVERS)]
 
 
 def _measured() -> list[Any]:
     panels = [
-        _bars(f"Mean accuracy, {_PART[part]}", [f"measure/{way}/{part}/accuracy" for way in _ways()]) for part in PARTS
+        _bars(f"Mean accuracy, {_PART[part]}", [f"measure/{way}/{part}/accuracy" for way in _WAYS]) for part in PARTS
     ]
     panels += [
         _points(
@@ -192,12 +180,9 @@ def _measured() -> list[Any]:
         )
         for solver in _SOLVERS
     ]
-    panels.append(_bars("Mean L_L2, all g", [f"measure/{way}/all/l2_distance" for way in _ways()]))
-    panels.append(_bars("Numbers withheld (diverged fits)", [f"measure/{way}/withheld" for way in _ways()]))
+    panels.append(_bars("Mean L_L2, all g", [f"measure/{way}/all/l2_distance" for way in _WAYS]))
+    panels.append(_bars("Numbers withheld (diverged fits)", [f"measure/{way}/withheld" for way in _WAYS]))
     return panels
-
-
-_PART = {"untouched": "untouched", "inside": "g inside the trained range", "beyond": "g beyond it", "all": "all g"}
 
 
 def _distances() -> list[Any]:
@@ -210,7 +195,7 @@ def _distances() -> list[Any]:
 
 
 def _finetuned() -> list[Any]:
-    both = [f"finetune/{{}}/{way}/all/accuracy" for way in _ways()]
+    both = [f"finetune/{{}}/{way}/all/accuracy" for way in _WAYS]
     joint = "finetune/after/equivariance_joint/all/accuracy"
     return [
         *(_lines(f"Joint loss: {term}", [f"train/{term}"]) for term in _TERMS),
@@ -228,27 +213,25 @@ def _finetuned() -> list[Any]:
 
 def _shown(contents: Sequence[Item], pictures: str) -> Iterator[Any]:
     """The contents of the local report as blocks; `pictures` says which W&B run holds the figures."""
-    import wandb_workspaces.reports.v2 as wr
-
+    wr = _wr()
     for item in contents:
-        if isinstance(item, Heading):
+        if item.kind == "heading":
             yield {2: wr.H1, 3: wr.H2}.get(item.level, wr.H3)(item.text)
-        elif isinstance(item, Paragraph):
+        elif item.kind == "paragraph":
             yield wr.P(item.text)
-        elif isinstance(item, TableText):
-            yield wr.MarkdownBlock(item.markdown)
-        elif isinstance(item, FigureFiles):
+        elif item.kind == "table":
+            yield wr.MarkdownBlock(item.text)
+        elif item.kind == "figure":
             layout = wr.Layout(w=_COLUMNS, h=_height(item.path))
             panel = wr.MediaBrowser(title=item.name, media_keys=[item.key], num_columns=1, layout=layout)
             runs = wr.Runset(name="report", filters=pictures)
             yield wr.PanelGrid(runsets=[runs], panels=[panel], hide_run_sets=True)
-            yield wr.P(item.caption)
+            yield wr.P(item.text)
 
 
 def _live(measured: Sequence[tuple[str, str]]) -> Iterator[Any]:
     """Live panels of every stage of every data set that has rows."""
-    import wandb_workspaces.reports.v2 as wr
-
+    wr = _wr()
     yield wr.H1("Live panels")
     for data in dict.fromkeys(data for data, _ in measured):
         for section in sections():

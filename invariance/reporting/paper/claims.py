@@ -13,19 +13,29 @@ What was measured at several layers is compared at each, and a way of measuring 
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
-from invariance.reporting.curves import BASELINE, IDENTITY, Floats, MeasuredFamily, Subject, curve, fit_title, words
+from invariance.reporting.curves import (
+    BASELINE,
+    IDENTITY,
+    Fit,
+    Floats,
+    MeasuredFamily,
+    Subject,
+    curve,
+    fit_title,
+    words,
+)
 from invariance.reporting.distances import Distances, group_rank, neighbours
 from invariance.reporting.finetuned import LEARNED, FinetunedNetworks
 from invariance.reporting.paper.printed import GROUPS
-from invariance.transforms.base import UNTOUCHED
 
 YES, NO, OPEN = "yes", "no", "open"
 NOTHING = {"error_rate": 1.0, "l2_distance": 0.05}
@@ -42,7 +52,6 @@ class Evidence:
 
     Attributes:
         claim: its letter.
-        data: the data set.
         way: the map and solver, or the way of comparing, that it was made through.
         what: what was compared.
         says: "yes", "no" or "open".
@@ -50,13 +59,13 @@ class Evidence:
         margin: how much of it images could explain.
         counted: over how many g (networks, pairs, seeds).
         of: of how many.
-        told: the evidence in words.
-        anchor: where on the page its numbers are.
         each: what is counted.
+        told: the evidence in words.
+        data: the data set.
+        anchor: where on the page its numbers are.
     """
 
     claim: str
-    data: str
     way: str
     what: str
     says: str
@@ -64,9 +73,10 @@ class Evidence:
     margin: float
     counted: int
     of: int
+    each: str
     told: str
-    anchor: str
-    each: str = "g"
+    data: str = ""
+    anchor: str = ""
 
     @property
     def some(self) -> str:
@@ -84,20 +94,14 @@ def enough(counted: int, of: int) -> bool:
     return 2 * counted >= of
 
 
-@dataclass(frozen=True)
-class _Difference:
-    """A mean difference over g: see the module's text."""
+class _Difference(NamedTuple):
+    """A mean difference over g (networks, pairs, seeds): see the module's text."""
 
     mean: float
     margin: float
     counted: int
     of: int
     each: str = "g"
-
-    @property
-    def over(self) -> tuple[float, float, int, int]:
-        """Mean and margin, and over how many of how many, as a comparison has them."""
-        return self.mean, self.margin, self.counted, self.of
 
     @property
     def says(self) -> str:
@@ -127,23 +131,15 @@ def claims(
         finetuned: the studies of finetuning, with theirs.
     """
     found: list[tuple[str, Evidence]] = []
-    for family, anchor in measured:
-        if family.metrics():
-            metric = "error_rate" if "error_rate" in family.metrics() else "l2_distance"
-            for claim in (_more_invariant, _baseline_equivariant, _nothing_added, _wider, _closed_form):
-                found += [(family.layer, one) for one in claim(family, metric, anchor)]
-    for distances, anchor in apart:
-        found += [(distances.layer, one) for one in _near(distances, anchor)]
-    for study, anchor in finetuned:
-        found += [(study.layer, one) for one in _raised(study, anchor)]
-    return _layers_apart(found)
-
-
-def _layers_apart(found: Sequence[tuple[str, Evidence]]) -> list[Evidence]:
-    """Comparisons, each with its layer: where a data set has several, the way names it."""
     layers: dict[str, set[str]] = {}
-    for layer, one in found:
-        layers.setdefault(one.data, set()).add(layer)
+    compared: list[tuple[Iterator[Evidence], MeasuredFamily | Distances | FinetunedNetworks, str]]
+    compared = [(_of_family(about), about, anchor) for about, anchor in measured]
+    compared += [(_near(about), about, anchor) for about, anchor in apart]
+    compared += [(_raised(about), about, anchor) for about, anchor in finetuned]
+    for everything, about, anchor in compared:
+        for one in everything:
+            layers.setdefault(about.data, set()).add(about.layer)
+            found.append((about.layer, replace(one, data=about.data, anchor=anchor)))
     return [replace(one, way=f"{one.way}, φ at {layer}") if len(layers[one.data]) > 1 else one for layer, one in found]
 
 
@@ -167,70 +163,64 @@ def _difference(
     return _Difference(mean, math.hypot(ours, theirs), int(there.sum()), int(mask.sum()))
 
 
-def _masks(subject: Subject) -> dict[str, NDArray[np.bool_]]:
-    """Which g of a network's grid its training covered, and which not; the untouched image is neither."""
-    points = subject.facts.points
-    touched = np.array([point.label != UNTOUCHED for point in points])
-    covered = np.array([point.covered for point in points])
-    return {"inside": touched & covered, "beyond": touched & ~covered}
+class _Asked(NamedTuple):
+    """Two curves, each a network's through a map, that a claim compares over some g; (d) with the networks between."""
+
+    claim: str
+    way: str
+    what: str
+    one: tuple[Subject, Fit]
+    other: tuple[Subject, Fit]
+    over: NDArray[np.bool_]
+    among: Sequence[Subject] = ()
 
 
-def _of(
-    family: MeasuredFamily, claim: str, anchor: str, way: str, what: str, metric: str, d: _Difference, says: str = ""
-) -> Evidence:
-    return Evidence(claim, family.data, way, what, says or d.says, *d.over, f"{what} {d.told(metric)}", anchor)
+def _asked(family: MeasuredFamily) -> Iterator[_Asked]:
+    """The comparisons of a family that could be made, by claim: see `CLAIMS` in `verdicts`.
 
-
-def _more_invariant(family: MeasuredFamily, metric: str, anchor: str) -> list[Evidence]:
-    """(a): the family's most extreme network against the baseline, without a map."""
-    if not family.trained or family.baseline is None:
-        return []
-    ours, plain = (curve(family, one, IDENTITY, metric) for one in (family.trained[-1], family.baseline))
-    found = {part: _difference(ours, plain, mask, metric) for part, mask in _masks(family.trained[-1]).items()}
-    named = {f"{words(family.name)} {part}": d for part, d in found.items() if d is not None}
-    return [_of(family, "a", anchor, "invariance", what, metric, d) for what, d in named.items()]
-
-
-def _baseline_equivariant(family: MeasuredFamily, metric: str, anchor: str) -> list[Evidence]:
-    """(b): the baseline with maps against itself without."""
-    if family.baseline is None:
-        return []
-    plain = curve(family, family.baseline, IDENTITY, metric)
-    touched = np.array([point.label != UNTOUCHED for point in family.baseline.facts.points])
-    drawn = {fit: curve(family, family.baseline, fit, metric) for fit in family.fits}
-    found = {fit: _difference(one, plain, touched, metric) for fit, one in drawn.items()}
-    what = words(family.name)
-    return [_of(family, "b", anchor, fit_title(fit), what, metric, d) for fit, d in found.items() if d is not None]
-
-
-def _nothing_added(family: MeasuredFamily, metric: str, anchor: str) -> list[Evidence]:
-    """(c): the family's most extreme network inside its range, with maps against without."""
-    if not family.trained:
-        return []
-    subject = family.trained[-1]
-    plain, inside = curve(family, subject, IDENTITY, metric), _masks(subject)["inside"]
-    made = []
-    for fit in family.fits:
-        d = _difference(curve(family, subject, fit, metric), plain, inside, metric)
-        if d is not None:
-            nothing = enough(d.counted, d.of) and d.mean + d.margin < NOTHING[metric]
-            says = NO if d.says == YES else YES if nothing else OPEN
-            made.append(_of(family, "c", anchor, fit_title(fit), words(family.name), metric, d, says))
-    return made
-
-
-def _wider(family: MeasuredFamily, metric: str, anchor: str) -> list[Evidence]:
-    """(d): the network of the largest range against that of the smallest, where the latter's training did not reach.
-
+    (d): the network of the largest range against that of the smallest, where the latter's training did not reach.
     Networks of one σ are compared where the family has several (Elastic). Left out are families whose ranges are no
     numbers (Mirror), and those whose networks have grids of their own (Crop).
     """
-    made = []
+    name, baseline, trained = words(family.name), family.baseline, family.trained[-1] if family.trained else None
+    if trained and baseline:
+        for part in ("inside", "beyond"):
+            ours, plain = (trained, IDENTITY), (baseline, IDENTITY)
+            yield _Asked("a", "invariance", f"{name} {part}", ours, plain, trained.facts.parts[part])
+    for claim, subject in (("b", baseline), ("c", trained)):
+        if subject is None:
+            continue
+        for fit in family.fits:
+            over = ~subject.facts.parts["untouched"] if claim == "b" else subject.facts.parts["inside"]
+            yield _Asked(claim, fit_title(fit), name, (subject, fit), (subject, IDENTITY), over)
     for rest, subjects in _of_growing_range(family).items():
-        if len(subjects) > 1 and subjects[0].facts.grid == subjects[-1].facts.grid:
-            named = f"{words(family.name)} {rest}" if rest else words(family.name)
-            made += _wider_of(family, subjects, named, metric, anchor)
-    return made
+        least, most = subjects[0], subjects[-1]
+        if least is not most and least.facts.grid == most.facts.grid:
+            named, beyond = f"{name} {rest}" if rest else name, least.facts.parts["beyond"]
+            yield _Asked("d", "invariance", named, (most, IDENTITY), (least, IDENTITY), beyond, subjects)
+    for subject in family.compared:
+        ridge, online = ((subject, ("residual", solver)) for solver in ("ridge", "online_sgd"))
+        named = f"{name}, {'baseline' if subject.family == BASELINE else 'trained'}"
+        yield _Asked("h", "residual map", named, ridge, online, ~subject.facts.parts["untouched"])
+
+
+def _of_family(family: MeasuredFamily) -> Iterator[Evidence]:
+    """(a) to (d), and (h)."""
+    metrics = family.metrics()
+    metric = "error_rate" if "error_rate" in metrics else "l2_distance"
+    for asked in _asked(family) if metrics else ():
+        one, other = (curve(family, *of, metric) for of in (asked.one, asked.other))
+        d = _difference(one, other, asked.over, metric)
+        if d is None:
+            continue
+        what, says = asked.what, d.says
+        if asked.claim == "c":
+            nothing = enough(d.counted, d.of) and d.mean + d.margin < NOTHING[metric]
+            says = NO if says == YES else YES if nothing else OPEN
+        elif asked.claim == "d":
+            ranked, told = _ranked([curve(family, one, IDENTITY, metric) for one in asked.among], asked.over, metric)
+            what, says = f"{what} ({told})", OPEN if says == YES and not ranked else says
+        yield Evidence(asked.claim, asked.way, what, says, *d, f"{what} {d.told(metric)}")
 
 
 def _of_growing_range(family: MeasuredFamily) -> dict[str, list[Subject]]:
@@ -247,45 +237,27 @@ def _of_growing_range(family: MeasuredFamily) -> dict[str, list[Subject]]:
     return {rest: [one for _, one in sorted(found[rest], key=lambda pair: pair[0])] for rest in sorted(found)}
 
 
-def _wider_of(
-    family: MeasuredFamily, subjects: Sequence[Subject], named: str, metric: str, anchor: str
-) -> list[Evidence]:
-    """Yes if the largest is better beyond the margin and ranks by range and by that mean agree (Spearman's ρ > 0).
-
-    The ranks are over the g where all of the networks have a number.
-    """
-    beyond = _masks(subjects[0])["beyond"]
-    drawn = [curve(family, subject, IDENTITY, metric) for subject in subjects]
-    d = _difference(drawn[-1], drawn[0], beyond, metric)
-    if d is None:
-        return []
+def _ranked(drawn: list[pd.DataFrame | None], beyond: NDArray[np.bool_], metric: str) -> tuple[bool, str]:
+    """(d): whether ranks by range and by mean agree (Spearman's ρ > 0) over the g that all networks have; in words."""
     there = [one for one in drawn if one is not None and len(one) == len(beyond)]
     shared = beyond & np.logical_and.reduce([one["y"].notna().to_numpy() for one in there])
     means = [float(np.mean(_better(one, metric)[shared])) if shared.any() else np.nan for one in there]
     rho = float(spearmanr(range(len(means)), means).statistic) if shared.any() else np.nan
-    ranked = rho > 0 and enough(int(shared.sum()), d.of)
-    says = OPEN if d.says == YES and not ranked else d.says
-    over = ", ".join(filter(None, [f"ρ {rho:+.2f} over {len(there)} ranges", some(int(shared.sum()), d.of, "g")]))
-    return [_of(family, "d", anchor, "invariance", f"{named} ({over})", metric, d, says)]
+    counted, of = int(shared.sum()), int(beyond.sum())
+    told = ", ".join(filter(None, [f"ρ {rho:+.2f} over {len(there)} ranges", some(counted, of, "g")]))
+    return rho > 0 and enough(counted, of), told
 
 
-def _closed_form(family: MeasuredFamily, metric: str, anchor: str) -> list[Evidence]:
-    """(h): ridge against online SGD, the same maps of the same networks."""
-    ridge, online = (("residual", solver) for solver in ("ridge", "online_sgd"))
-    made = []
-    for subject in family.compared:
-        touched = np.array([point.label != UNTOUCHED for point in subject.facts.points])
-        one, other = (curve(family, subject, fit, metric) for fit in (ridge, online))
-        d = _difference(one, other, touched, metric)
-        if d is not None:
-            what = words(family.name) + (", baseline" if subject.family == BASELINE else ", trained")
-            made.append(_of(family, "h", anchor, "residual map", what, metric, d))
-    return made
+def _near(found: Distances) -> Iterator[Evidence]:
+    """(e) and (f), through every way of comparing; open where too few distances have a number."""
 
+    def evidence(claim: str, what: str, says: str, told: str, counted: int, of: int, each: str) -> Evidence:
+        said = ", ".join(filter(None, [f"{way}: {told}", some(counted, of, each)]))
+        return Evidence(
+            claim, way, what, says if enough(counted, of) else OPEN, np.nan, np.nan, counted, of, each, said
+        )
 
-def _near(found: Distances, anchor: str) -> list[Evidence]:
-    """(e) and (f), through every way of comparing."""
-    made, names = [], [node.family for node in found.nodes]
+    names = [node.family for node in found.nodes]
     for way, matrix in found.matrices().items():
         near = neighbours(matrix, names)
         if near is not None:
@@ -296,26 +268,14 @@ def _near(found: Distances, anchor: str) -> list[Evidence]:
                 f"{near.chance.mean():.1%} (p {near.p:.2g}); at K = {k} {near.share[k - 1]:.0%}, by chance "
                 f"{near.chance[k - 1]:.0%}"
             )
-            made.append(_apart("e", found, way, way, says, told, (near.networks, len(names), "networks"), anchor))
+            yield evidence("e", way, says, told, near.networks, len(names), "networks")
         for group in GROUPS:
             rank = group_rank(matrix, names, group)
             if rank is not None:
                 says = YES if rank.rank <= NEAR * rank.groups else NO if rank.rank > rank.groups / 2 else OPEN
                 what = ", ".join(words(name) for name in group)
                 told = f"{what} {rank.rank}. of {rank.groups} groups of three"
-                counted = (*_pairs_with_numbers(matrix, names, group), "pairs")
-                made.append(_apart("f", found, way, what, says, told, counted, anchor))
-    return made
-
-
-def _apart(
-    claim: str, found: Distances, way: str, what: str, says: str, told: str, counted: tuple[int, int, str], anchor: str
-) -> Evidence:
-    """A comparison of distances, open where too few of them have a number."""
-    said = ", ".join(filter(None, [f"{way}: {told}", some(*counted)]))
-    number, of, each = counted
-    says = says if enough(number, of) else OPEN
-    return Evidence(claim, found.data, way, what, says, np.nan, np.nan, number, of, said, anchor, each)
+                yield evidence("f", what, says, told, *_pairs_with_numbers(matrix, names, group), "pairs")
 
 
 def _pairs_with_numbers(matrix: Floats, names: list[str], group: tuple[str, ...]) -> tuple[int, int]:
@@ -325,28 +285,27 @@ def _pairs_with_numbers(matrix: Floats, names: list[str], group: tuple[str, ...]
     return sum(bool(np.isfinite(matrix[pair])) for pair in pairs), len(pairs)
 
 
-def _raised(study: FinetunedNetworks, anchor: str) -> list[Evidence]:
+def _raised(study: FinetunedNetworks) -> Iterator[Evidence]:
     """(g): through the learned maps after, against the best fitted maps before.
 
     Yes if it rose for every seed, and on average by more than images could explain; no likewise. Finetunings of one
     name, which is of one λ3, have a verdict of their own. With λ3 = 0 there is no joint loss: that is the control, and
     says nothing of the claim.
     """
-    made = []
     for name, network, group in study.groups():
-        ones = [one for one in group if one.lambda3 != 0]
-        changes = np.array([study.over_g(one, True, LEARNED) - study.best_before(one) for one in ones])
-        there = changes[np.isfinite(changes)]
-        if not len(there):
+        asked = [one for one in group if one.lambda3 != 0]
+        gains, margins = [], []
+        for one in asked:
+            fit, best = study.best_before(one)
+            gain = study.over_g(one, True, LEARNED) - best
+            if np.isfinite(gain):
+                gains.append(gain)
+                ends = ((True, LEARNED), (False, fit))
+                margins.append(math.hypot(*(study.over_g(one, after, of, "half") for after, of in ends)))
+        if not gains:
             continue
-        margins = [
-            math.hypot(study.half_over_g(one, True, LEARNED), study.half_over_g(one, False, study.best_fit_before(one)))
-            for one, change in zip(ones, changes, strict=True)
-            if np.isfinite(change)
-        ]
-        d = _Difference(float(there.mean()), float(np.mean(margins)), len(there), len(ones), "seeds")
-        says = d.says if (there > 0).all() or (there < 0).all() else OPEN
-        told = f"{network} {d.told('error_rate')} ({int((there > 0).sum())} of {len(there)} seeds up, {name})"
-        way, what = f"learned maps, {name}", f"{network}, {name}"
-        made.append(Evidence("g", study.data, way, what, says, *d.over, told, anchor, d.each))
-    return made
+        up = sum(gain > 0 for gain in gains)
+        d = _Difference(float(np.mean(gains)), float(np.mean(margins)), len(gains), len(asked), "seeds")
+        says = d.says if up == len(gains) or all(gain < 0 for gain in gains) else OPEN
+        told = f"{network} {d.told('error_rate')} ({up} of {len(gains)} seeds up, {name})"
+        yield Evidence("g", f"learned maps, {name}", f"{network}, {name}", says, *d, told)

@@ -11,10 +11,10 @@ from invariance.reporting.distances import Distances, group_rank, neighbours
 from invariance.reporting.figure import Figure
 from invariance.reporting.lines import Lines
 from invariance.reporting.paper import printed
-from invariance.reporting.paper.figures import called, number
+from invariance.reporting.paper.figures import called, command, number
 from invariance.reporting.paper.printed import GROUPS
 from invariance.reporting.style import GREEN
-from invariance.reporting.table import GAP, Table
+from invariance.reporting.table import GAP, Cell, Table
 
 _PRINTED = "the paper’s"
 
@@ -27,6 +27,13 @@ def absent(found: Distances) -> list[str]:
         for network, seed in printed.networks(found.data)
         if (network, seed) not in there
     ]
+
+
+def gaps(found: Distances) -> list[str]:
+    """What is said of the paper's networks that were not compared."""
+    without = ", ".join(absent(found))
+    made_by = command("neighbours", found.data)
+    return [f"of the paper’s networks not compared: {without} ({made_by})"] if without else []
 
 
 def drawings(found: Distances, slug: str) -> list[Figure]:
@@ -67,30 +74,28 @@ def _beside_printed(figure: Figure) -> Figure:
 def claims(found: Distances, slug: str) -> Table | None:
     """Claims (e) and (f): same-family networks are nearer than chance; two groups of families are mutually near."""
     families = [node.family for node in found.nodes]
-    records, cells = [], []
+    lines = []
     for way, matrix in found.matrices().items():
         near = neighbours(matrix, families)
         same = np.array(families)[:, None] == np.array(families)[None, :]
         upper = np.triu(np.ones_like(matrix, dtype=bool), 1) & np.isfinite(matrix)
         means = [float(matrix[upper & mask].mean()) if (upper & mask).any() else np.nan for mask in (same, ~same)]
         known = f"{int(upper.sum())} of {len(families) * (len(families) - 1) // 2}"
-        record: dict[str, object] = {"way": way, "pairs": int(upper.sum())}
-        record |= {"same_family": means[0], "other_families": means[1]}
-        row = [way, known, *(f"{value:.3f}" if np.isfinite(value) else GAP for value in means)]
+        line = [Cell(way, {"way": way}), Cell(known, {"pairs": int(upper.sum())})]
+        for name, value in zip(("same_family", "other_families"), means, strict=True):
+            line.append(Cell(f"{value:.3f}" if np.isfinite(value) else GAP, {name: value}))
         if near is None:
-            row += [GAP, GAP, GAP]
+            line += [Cell(GAP)] * 3
         else:
-            k = near.near
-            record |= {"k": k, "share": near.share[k - 1], "chance": near.chance[k - 1], "p": near.p}
-            row += [f"{near.share[k - 1]:.2f} (K = {k})", f"{near.chance[k - 1]:.2f}", f"{near.p:.2g}"]
+            k, share, chance = near.near, near.share[near.near - 1], near.chance[near.near - 1]
+            line.append(Cell(f"{share:.2f} (K = {k})", {"k": k, "share": share}))
+            line += [Cell(f"{chance:.2f}", {"chance": chance}), Cell(f"{near.p:.2g}", {"p": near.p})]
         for group in GROUPS:
-            rank = group_rank(matrix, families, group)
-            name = "_".join(group)
-            record |= {f"{name}_mean": rank.mean if rank else np.nan, f"{name}_rank": rank.rank if rank else np.nan}
-            row.append(f"{rank.mean:.3f}, {rank.rank} of {rank.groups}" if rank else GAP)
-        records.append(record)
-        cells.append(row)
-    if not cells:
+            rank, name = group_rank(matrix, families, group), "_".join(group)
+            numbers = {f"{name}_mean": rank.mean if rank else np.nan, f"{name}_rank": rank.rank if rank else np.nan}
+            line.append(Cell(f"{rank.mean:.3f}, {rank.rank} of {rank.groups}" if rank else GAP, numbers))
+        lines.append(line)
+    if not lines:
         return None
     header = ["way of comparing", "pairs with a distance", "same family, mean", "different families, mean"]
     header += ["same-family pairs within K neighbours", "by chance", "p"]
@@ -101,4 +106,4 @@ def claims(found: Distances, slug: str) -> Table | None:
         f"of three families, 1 being the nearest. p as in the figure of neighbours. {found.images} images of "
         f"{found.data} ({found.split})."
     )
-    return Table(f"{slug}-distance-claims", caption, header, cells, pd.DataFrame(records))
+    return Table.of(f"{slug}-distance-claims", caption, header, lines)

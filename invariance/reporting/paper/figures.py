@@ -68,31 +68,40 @@ TABLES = (
     PaperFigure("4", "finetuned", "accuracy before and after finetuning, ILSVRC", ("ilsvrc",), _FINETUNE, "Table"),
 )
 
+STAGES = {"train": "Table 3", "measure": "Figs. 1, 2, 7 to 9", "distance": "Fig. 3", "finetune": "Tables 2, 4"}
+"""Where the paper shows the numbers of each stage."""
 
-def finetuning_command(data: str) -> str:
-    """What makes the numbers of Table 2 or 4."""
-    return _FINETUNE.format(data=data)
+INDEX = {
+    "title": "The paper’s figures and tables",
+    "caption": "Where this report has the paper’s figures and tables, and the same form on other data.",
+    "header": ("the paper’s", "shows", "where"),
+}
+"""What the page's index of them says of itself."""
 
 
-def distances_command(data: str) -> str:
-    """What makes the numbers of the distances between networks."""
-    return _DISTANCE.format(data=data)
+def command(form: str, data: str) -> str:
+    """What makes the numbers of a form, as `neighbours` or `finetuned`."""
+    return next(one.command.format(data=data) for one in (*FIGURES, *TABLES) if one.form == form)
+
+
+def _numbers(form: str, data: str) -> tuple[list[str], list[str]]:
+    """The paper's figures of a form: all, and those of this data set."""
+    found = [figure for figure in FIGURES if figure.form == form]
+    return [figure.number for figure in found], [figure.number for figure in found if data in figure.data]
 
 
 def number(form: str, data: str) -> str:
     """The paper's figure of a form: the one of this data set, otherwise the first; "" where there is none."""
-    found = [figure for figure in FIGURES if figure.form == form]
-    return next((figure.number for figure in found if data in figure.data), found[0].number if found else "")
+    everything, same = _numbers(form, data)
+    return [*same, *everything, ""][0]
 
 
 def called(form: str, data: str) -> str:
     """What a figure of ours is in the paper: Figure 7, or Form of Figures 1 and 7; "" where it is nothing."""
-    found = [figure for figure in FIGURES if figure.form == form]
-    same = [figure.number for figure in found if data in figure.data]
+    everything, same = _numbers(form, data)
     if same:
         return f"Figure {same[0]}"
-    numbers = [figure.number for figure in found]
-    return f"Form of Figure{'s' if len(numbers) > 1 else ''} {' and '.join(numbers)}" if numbers else ""
+    return f"Form of Figure{'s' if len(everything) > 1 else ''} {' and '.join(everything)}" if everything else ""
 
 
 def gallery_in_paper(shown: Gallery, family: str, data: str) -> Gallery:

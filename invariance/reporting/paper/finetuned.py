@@ -7,12 +7,12 @@ import pandas as pd
 
 from invariance.reporting import finetuned_figures, finetuned_tables
 from invariance.reporting.figure import Figure
-from invariance.reporting.finetuned import LEARNED, FinetunedNetworks, Finetuning, Spread, nothing, way
+from invariance.reporting.finetuned import LEARNED, FinetunedNetworks, Finetuning, Spread, way
 from invariance.reporting.paper import printed
-from invariance.reporting.paper.figures import Place, finetuning_command
+from invariance.reporting.paper.figures import Place, command
 from invariance.reporting.paper.printed import PrintedAccuracy
 from invariance.reporting.rows import Collected
-from invariance.reporting.table import GAP, Table
+from invariance.reporting.table import GAP, Cell, Table
 from invariance.transforms.base import UNTOUCHED
 
 
@@ -21,9 +21,9 @@ def tables(study: FinetunedNetworks, slug: str) -> list[tuple[str, Table]]:
 
     On the paper's data one table of accuracies, of its λ3, has all the networks of its Table 2 or 4.
     """
-    names = list(dict.fromkeys(name for name, _, _ in study.groups())) if study.scores else []
+    names = list(dict.fromkeys(name for name, _, _ in study.groups())) if study.has("accuracy") else []
     papers, lacking = absent(study)
-    made = [("Changes over G", finetuned_tables.changes(study, slug))] if study.scores else []
+    made = [("Changes over G", finetuned_tables.changes(study, slug))] if study.has("accuracy") else []
     for name in names:
         table = accuracies(study, name, slug, lacking if name == papers else ())
         of = table.caption.partition(":")[0]
@@ -31,7 +31,11 @@ def tables(study: FinetunedNetworks, slug: str) -> list[tuple[str, Table]]:
     if lacking and papers not in names:
         of = printed.finetuned_table(study.data)
         made.append((f"{of}: accuracies before and after, as printed", accuracies(study, papers, slug, lacking)))
-    return made + ([("Distances L_L2 before and after", finetuned_tables.distances(study, slug))] if study.far else [])
+    return made + (
+        [("Distances L_L2 before and after", finetuned_tables.distances(study, slug))]
+        if study.has("l2_distance")
+        else []
+    )
 
 
 def drawings(study: FinetunedNetworks, slug: str) -> list[Figure]:
@@ -56,43 +60,44 @@ def accuracies(study: FinetunedNetworks, name: str, slug: str, lacking: Sequence
     header.append(f"finetuned, {way(LEARNED)}")
     lines = [line for network, ones in groups for line in _lines(study, network, ones, paper)]
     lines += [_unmeasured(network, one) for network in lacking for one in printed.finetuned(study.data, network)]
-    cells = [[*row, *([GAP] * (len(header) - len(row)))] for row, _, _ in lines]
-    runs = {(k, column): own for k, (_, _, found) in enumerate(lines) for column, own in found.items()}
-    numbers = pd.DataFrame([record for _, record, _ in lines])
     same = paper and all(one.lambda3 == printed.LAMBDA_3 for _, ones in groups for one in ones)
     caption = f"{of if same else 'Form of Tables 2 and 4'}: {_caption(study, name if groups else '')}"
-    return Table(f"{slug}-accuracies-{name}", caption, header, cells, numbers, runs=runs)
+    return Table.of(f"{slug}-accuracies-{name}", caption, header, lines)
 
 
-_Line = tuple[list[str], dict[str, object], dict[int, tuple[str, ...]]]
-"""Cells from the left, the numbers of a line, and the runs that they are from, by column."""
-
-
-def _lines(study: FinetunedNetworks, network: str, ones: list[Finetuning], paper: bool) -> list[_Line]:
+def _lines(study: FinetunedNetworks, network: str, ones: list[Finetuning], paper: bool) -> list[list[Cell]]:
     """The lines of a network: untouched, every g of G, and what the paper prints without its parameters."""
     printed_at = {one.label: one for one in printed.finetuned(study.data, network) if one.label}
+    ways = [*((fit, after) for fit in study.fits for after in (False, True)), (LEARNED, True)]
     lines = []
     for label in (UNTOUCHED, *ones[0].labels):
-        row = [f"{network}: {label}", str(len(ones))]
-        record: dict[str, object] = {"network": network, "g": label, "seeds": len(ones)}
-        runs = {1: tuple(one.run for one in ones)}
-        row += _printed(printed_at.get(label), paper, record)
-        columns = [(fit, after) for fit in study.fits for after in (False, True)]
-        for fit, after in [*columns, (LEARNED, True)]:
-            values = Spread.of(study.accuracy(one, after, one.grid, label, fit) for one in ones)
+        line = [
+            Cell(f"{network}: {label}", {"network": network, "g": label, "seeds": len(ones)}),
+            Cell(str(len(ones)), runs=tuple(one.run for one in ones)),
+            *(_printed(printed_at.get(label)) if paper else ()),
+        ]
+        for fit, after in ways:
+            numbers = pd.concat([study.at(one, after, fit, (label,)) for one in ones])
+            accuracy = numbers["accuracy"]
             if label == UNTOUCHED and fit == LEARNED:  # there is no M_g of the untouched
-                values = Spread(math.nan, math.nan, len(ones))
-            record |= values.columns(after, fit)
-            runs[len(row)] = tuple(run for one in ones for run in study.run(one, after, one.grid, label, fit))
-            row.append(values.told())
-        lines.append((row, record, runs))
+                accuracy = accuracy * math.nan
+            values = Spread.of(accuracy)
+            line.append(Cell(values.told(), values.columns(after, fit), tuple(numbers["run"].dropna())))
+        lines.append(line)
     return lines + [_unmeasured(network, one) for one in printed.finetuned(study.data, network) if not one.label]
 
 
-def _unmeasured(network: str, one: PrintedAccuracy) -> _Line:
+def _unmeasured(network: str, one: PrintedAccuracy) -> list[Cell]:
     """A line of the paper's table that we have no number for."""
-    record: dict[str, object] = {"network": network, "g": one.label or one.what, "seeds": 0}
-    return [f"{network}: {one.label or one.what}", GAP, *_printed(one, True, record)], record, {}
+    g = one.label or one.what
+    return [Cell(f"{network}: {g}", {"network": network, "g": g, "seeds": 0}), Cell(GAP), *_printed(one)]
+
+
+def _printed(one: PrintedAccuracy | None) -> list[Cell]:
+    """What the paper prints before and after."""
+    values = (one.original, one.finetuned) if one else (math.nan, math.nan)
+    named = zip(("paper_original", "paper_finetuned"), values, strict=True)
+    return [Cell(GAP if math.isnan(value) else f"{value:.2f}", {key: value}) for key, value in named]
 
 
 def _caption(study: FinetunedNetworks, name: str) -> str:
@@ -108,16 +113,6 @@ def _caption(study: FinetunedNetworks, name: str) -> str:
     )
 
 
-def _printed(one: PrintedAccuracy | None, shown: bool, record: dict[str, object]) -> list[str]:
-    if not shown:
-        return []
-    record |= {
-        "paper_original": one.original if one else math.nan,
-        "paper_finetuned": one.finetuned if one else math.nan,
-    }
-    return [f"{one.original:.2f}", f"{one.finetuned:.2f}"] if one else [GAP, GAP]
-
-
 def absent(study: FinetunedNetworks) -> tuple[str, list[str]]:
     """The finetuning that is the paper's Table 2 or 4 or nearest to it, and that table's networks that it lacks.
 
@@ -125,7 +120,7 @@ def absent(study: FinetunedNetworks) -> tuple[str, list[str]]:
     """
     wanted = printed.finetuned_networks(study.data)
     held: dict[str, set[str]] = {}
-    for one in study.all if study.scores else ():
+    for one in study.all if study.has("accuracy") else ():
         if one.lambda3 == printed.LAMBDA_3 and one.network in wanted:
             held.setdefault(one.name, set()).add(one.network)
     if not held:
@@ -137,19 +132,19 @@ def absent(study: FinetunedNetworks) -> tuple[str, list[str]]:
 def gaps(study: FinetunedNetworks) -> list[str]:
     """What the tables lack, in words."""
     of, (_, lacking) = printed.finetuned_table(study.data), absent(study)
-    named = f"{of}: not finetuned: {', '.join(lacking)} ({finetuning_command(study.data)})"
+    named = f"{of}: not finetuned: {', '.join(lacking)} ({command('finetuned', study.data)})"
     return [*([named] if lacking else []), *finetuned_tables.gaps(study)]
 
 
 def with_gaps(collected: Collected, found: list[FinetunedNetworks]) -> list[FinetunedNetworks]:
     """Studies of finetuning, and empty ones for the paper's data sets without: Tables 2 and 4 are gaps there."""
     lacking = set(collected.rows["data"]) - {study.data for study in found}
-    return [*found, *(nothing(data) for data in sorted(lacking) if printed.finetuned_networks(data))]
+    return [*found, *(FinetunedNetworks(data) for data in sorted(lacking) if printed.finetuned_networks(data))]
 
 
 def place_of(study: FinetunedNetworks, slug: str) -> Place | None:
     """Where the page has Table 2 or 4, or its form; how much of it there is, where the data are the paper's."""
-    if not study.scores:
+    if not study.has("accuracy"):
         return None
     wanted, (_, lacking) = printed.finetuned_networks(study.data), absent(study)
     there = f"{len(wanted) - len(lacking)} of its {len(wanted)} networks" if wanted else ""

@@ -1,7 +1,7 @@
 """All families of a data set in one figure: the forms of Figs. 1 and 7, 8 and 9, and 10."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from typing import Any
 
 import pandas as pd
 
@@ -77,10 +77,8 @@ def _extremes(
     about = f"largest range against baseline, {what_of(metric, short=True)} ({_short(fit)})"
     colours = {"baseline": INK, _LARGEST: BLUE}
     draw = Lines(colours, axes, METRICS[metric], bounds=BOUNDS[metric])
-    made = _figure(
-        "extremes", families, slug, f"{SHORT[metric]}{solver}", about, caption + _without(shown), frame, draw
-    )
-    return replace(made, caption=made.caption + remarks(frame, metric), aside=aside)
+    caption += _without(shown) + remarks(frame, metric)
+    return _figure("extremes", families, slug, SHORT[metric] + solver, about, caption, frame, draw, aside=aside)
 
 
 def _all_networks(
@@ -104,12 +102,11 @@ def _all_networks(
         f"{what_of(metric)} of every network trained with a family, coloured from the smallest range to the largest, "
         f"and of the baseline (gray), under each g of the family’s grid, over {source(held, metric)}; one seed each. "
         f"{HOW[metric]} The rows have y axes of their own; the intervals are in the tables."
-        f"{_networks_without(held, form)}"
+        f"{_networks_without(held, form)}{remarks(frame, metric)}"
     )
     about = f"all networks, {what_of(metric, short=True)}, {_names(shown)}"
     draw = Lines(colours, axes, METRICS[metric], bounds=BOUNDS[metric], bands=False)
-    made = _figure(form, families, slug, SHORT[metric], about, caption, frame, draw)
-    return replace(made, caption=made.caption + remarks(frame, metric), aside=aside)
+    return _figure(form, families, slug, SHORT[metric], about, caption, frame, draw, aside=aside)
 
 
 def cross(foreign: Sequence[MeasuredFamily], own: Sequence[MeasuredFamily], slug: str) -> Figure | None:
@@ -156,8 +153,8 @@ def cross(foreign: Sequence[MeasuredFamily], own: Sequence[MeasuredFamily], slug
     colours = dict(zip(places, (INK, GRAY, BLUE, ORANGE), strict=True))
     axes: dict[str, Axis] = {family.name: axis_of(family, family.compared, shade=False) for family in shown}
     about = f"trained on {trained_on}, measured on {measured_on}"
-    made = _figure("cross", foreign, slug, "distance", about, caption, frame, Lines(colours, axes, "1 − L_L2"))
-    return replace(made, lacking=tuple(lacking))
+    draw = Lines(colours, axes, "1 − L_L2")
+    return _figure("cross", foreign, slug, "distance", about, caption, frame, draw, lacking=tuple(lacking))
 
 
 def _nearness(family: MeasuredFamily, subject: Subject, fits: Sequence[Fit], who: str, row: str) -> list[pd.DataFrame]:
@@ -172,9 +169,8 @@ def _nearness(family: MeasuredFamily, subject: Subject, fits: Sequence[Fit], who
 
 def _same(mine: MeasuredFamily | None, subject: Subject) -> Subject | None:
     """The same network on its own data, over the same transformations."""
-    held = [] if mine is None else [*mine.trained, *([mine.baseline] if mine.baseline else [])]
     wanted = subject.network, subject.seed, subject.facts.grid
-    alike = (one for one in held if (one.network, one.seed, one.facts.grid) == wanted)
+    alike = (one for one in (mine.drawn if mine else ()) if (one.network, one.seed, one.facts.grid) == wanted)
     return next((one for one in alike if one.facts.same_g(subject.facts)), None)
 
 
@@ -187,13 +183,14 @@ def _figure(
     caption: str,
     frame: pd.DataFrame,
     draw: Lines,
+    **more: Any,  # noqa: ANN401
 ) -> Figure:
-    """A figure by the paper's number for its form."""
+    """A figure by the paper's number for its form; `more`: its other attributes."""
     data = families[0].data
     title = f"{called(form, data)}: {about}"
     layer = f"φ at {families[0].layer}" if slug != data else ""
     name = f"fig{number(form, data)}-{slug}-{end}"
-    return Figure(name, title, caption, f"{title}. {said(frame)}", frame, draw, form, data, layer)
+    return Figure(name, title, caption, f"{title}. {said(frame)}", frame, draw, form, data, layer, **more)
 
 
 def _pair(family: MeasuredFamily, trained: str = _LARGEST) -> list[tuple[str, Subject]]:

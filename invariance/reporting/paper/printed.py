@@ -1,18 +1,13 @@
 """What the paper prints: the numbers that ours are set beside."""
 
 import math
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True)
-class PrintedAccuracy:
-    """A line of Table 2 or 4: accuracy in percent through M_g, before and after finetuning.
+class PrintedAccuracy(NamedTuple):
+    """A line of Table 2 or 4: accuracy in percent through M_g, before finetuning and after.
 
-    Attributes:
-        label: g as our grid names it; "untouched"; or empty where the paper's g has no name (perspective).
-        what: g as the paper names it.
-        original: before.
-        finetuned: after.
+    `label` is g as our grid names it, empty where the paper's g has no name (perspective); `what`, as the paper does.
     """
 
     label: str
@@ -132,23 +127,19 @@ _TABLE_3 = {  # RVL-CDIP, ILSVRC
 }
 _BASELINES = ((88.08, 50.07), (88.31, 50.14), (88.33, 50.11))
 _COLUMN = {"rvl_cdip": 0, "ilsvrc": 1}
+_ACCURACIES = {(name, 0): pair for name, pair in _TABLE_3.items()}
+_ACCURACIES |= {("baseline", seed): pair for seed, pair in enumerate(_BASELINES)}
 
 
 def networks(data: str) -> list[tuple[str, int]]:
     """Name and seed of every network of Table 3; none for a data set that is not the paper's."""
-    if data not in _COLUMN:
-        return []
-    return [*((name, 0) for name in _TABLE_3), *(("baseline", seed) for seed in range(len(_BASELINES)))]
+    return list(_ACCURACIES) if data in _COLUMN else []
 
 
 def accuracy(data: str, network: str, seed: int) -> float:
     """A network's accuracy in Table 3, as a share; NaN where the table has none."""
-    column = _COLUMN.get(data)
-    if column is None:
-        return math.nan
-    if network == "baseline":
-        return _BASELINES[seed][column] / 100 if 0 <= seed < len(_BASELINES) else math.nan
-    return _TABLE_3[network][column] / 100 if network in _TABLE_3 and seed == 0 else math.nan
+    known = data in _COLUMN and (network, seed) in _ACCURACIES
+    return _ACCURACIES[network, seed][_COLUMN[data]] / 100 if known else math.nan
 
 
 GROUPS = (("perspective", "rotation", "shear"), ("baseline", "color_jitter", "noise"))

@@ -8,14 +8,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
-import pandas as pd
 import yaml
 
 from invariance.data.sources.ilsvrc import ILSVRC
 from invariance.data.sources.rvl_cdip import RVLCDIP
 from invariance.reporting.figure import Figure
 from invariance.reporting.rows import Collected, RunFacts
-from invariance.reporting.table import GAP, Table
+from invariance.reporting.table import GAP, Cell, Table
 from invariance.settings.files import conf_dir
 
 Captioned = TypeVar("Captioned", Figure, Table)
@@ -40,12 +39,11 @@ def noted(one: Captioned, note: str) -> Captioned:
 def networks(collected: Collected) -> Table | None:
     """Model, recipe, updates and precision of every network; None where no run says so."""
     header = ["network", "seed", "data", "model", "input", "recipe", "updates", "batch", "precision", "compiled"]
-    cells, records, runs = list[list[str]](), list[dict[str, str]](), dict[tuple[int, int], tuple[str, ...]]()
+    lines = []
     for run, network, seed, data in _made(collected):
         held = run.config
         model, recipe = held.get("model") or {}, held["recipe"]
         row = [
-            network,
             str(seed),
             data,
             _called("model", model, MODEL) if model else GAP,
@@ -56,16 +54,15 @@ def networks(collected: Collected) -> Table | None:
             str(held.get("precision", GAP)),
             GAP if held.get("compile") is None else "yes" if held["compile"] else "no",
         ]
-        runs[len(cells), 0] = (run.name,)
-        cells.append(row)
-        records.append(dict(zip(header, row, strict=True)))
-    if not cells:
+        first = Cell(network, {"network": network}, (run.name,))
+        lines.append([first, *(Cell(text, {name: text}) for name, text in zip(header[1:], row, strict=True))])
+    if not lines:
         return None
     caption = (
         "What the networks are, by the configurations of their runs: model, recipe (conf/recipe/, and what was set "
         "otherwise), updates, images a batch, precision, and whether they were compiled."
     )
-    return Table("networks", caption, header, cells, pd.DataFrame(records), runs=runs, worded=(2, 3, 4, 5, 8, 9))
+    return Table.of("networks", caption, header, lines, worded=(2, 3, 4, 5, 8, 9))
 
 
 def note(collected: Collected, data: str) -> str:

@@ -11,7 +11,7 @@ from invariance.reporting.curves import BASELINE, counts, natural, words
 from invariance.reporting.paper import printed
 from invariance.reporting.paper.figures import Place
 from invariance.reporting.rows import Collected
-from invariance.reporting.table import GAP, Table, percent
+from invariance.reporting.table import GAP, Cell, Table, percent
 from invariance.settings.files import conf_dir, families, family_sweep
 from invariance.transforms.base import UNTOUCHED
 
@@ -45,7 +45,7 @@ def accuracy(collected: Collected) -> Table | None:
     sets = list(
         numbers[["data", "split"]].drop_duplicates().sort_values(["data", "split"]).itertuples(index=False, name=None)
     )
-    header, cells, runs = _accuracies(numbers, sets, [(network, seed) for network, seed, _ in order], paper)
+    header, lines = _accuracies(numbers, sets, [(network, seed) for network, seed, _ in order], paper)
     place = {(network, seed): k for k, (network, seed, _) in enumerate(order)}
     places = [place[key] for key in numbers[["network", "seed"]].itertuples(index=False, name=None)]
     numbers = numbers.iloc[np.argsort(places, kind="stable")]
@@ -58,32 +58,27 @@ def accuracy(collected: Collected) -> Table | None:
             " The paper's Mirror Horz. and Vert. stand beside our vertical and horizontal, which is what its code did; "
             "its baselines 1 to 3 beside our seeds 0 to 2, though its seeds are not ours."
         )
-    return Table("accuracy", caption, header, cells, numbers, runs=runs)
+    return Table.of("accuracy", caption, header, lines, numbers=numbers)
 
 
 def _accuracies(
     numbers: pd.DataFrame, sets: list[tuple[str, str]], order: list[tuple[str, int]], paper: list[str]
-) -> tuple[list[str], list[list[str]], dict[tuple[int, int], tuple[str, ...]]]:
-    """Header, cells and runs of Table 3: a line a network, a column a data set and split, and what is printed."""
-    header, cells = ["network", "seed"], [[network, str(seed)] for network, seed in order]
-    runs: dict[tuple[int, int], tuple[str, ...]] = {}
+) -> tuple[list[str], list[list[Cell]]]:
+    """Header and lines of Table 3: a line a network, a column a data set and split, and what is printed."""
+    header, lines = ["network", "seed"], [[Cell(network), Cell(str(seed))] for network, seed in order]
     for data, split in sets:
         of = numbers[(numbers["data"] == data) & (numbers["split"] == split)]
         header.append(f"{data}, {counts(of['n_images'])} images of {split}")
-        found = of.set_index(["network", "seed"])[["accuracy", "low", "high", "run"]]
-        for k, (key, row) in enumerate(zip(order, cells, strict=True)):
-            if key not in found.index:
-                row.append(GAP)
-                continue
-            *ends, run = found.loc[key]
-            runs[k, len(row)] = (run,)
-            row.append(percent(*ends))
+        found = of.set_index(["network", "seed"]).to_dict("index")
+        for key, line in zip(order, lines, strict=True):
+            at = found.get(key)
+            line.append(Cell(percent(at["accuracy"], at["low"], at["high"]), runs=(at["run"],)) if at else Cell(GAP))
         if data in paper:
             header.append(f"{data}, printed in Table 3")
-            for (network, seed), row in zip(order, cells, strict=True):
-                value = printed.accuracy(data, network, seed)
-                row.append(GAP if np.isnan(value) else f"{100 * value:.2f}")
-    return header, cells, runs
+            for key, line in zip(order, lines, strict=True):
+                value = printed.accuracy(data, *key)
+                line.append(Cell(GAP if np.isnan(value) else f"{100 * value:.2f}"))
+    return header, lines
 
 
 def accuracy_places(table: Table) -> list[Place]:
@@ -105,22 +100,20 @@ def _beginning(network: str) -> tuple[str, Any]:
 
 def transformations() -> Table:
     """The families and the ranges that networks are trained and measured over (Table 1), from their own files."""
-    cells, records = [], []
+    lines = []
     everything = grids_for({"name": BASELINE, "label": BASELINE}, "all", {})
     for family in sorted(families(), key=lambda name: (name != BASELINE, name)):
         sweep = family_sweep(family)
         text = (conf_dir() / "transform" / f"{family}.yaml").read_text(encoding="utf-8").splitlines()[0].lstrip("# ")
         trained = "; ".join(f"{key.removeprefix('transform.')} {', '.join(values)}" for key, values in sweep.items())
         points = {point.label for one in everything if one.family == family for point in one.transform.grid()}
-        points -= {UNTOUCHED}
-        networks = math.prod(len(values) for values in sweep.values())
-        cells.append([words(family), text, trained or GAP, str(networks), str(len(points)) if points else GAP])
-        records.append(
-            {"family": family, "description": text, "trained": trained, "networks": networks, "measured_g": len(points)}
-        )
+        count, networks = len(points - {UNTOUCHED}), math.prod(len(values) for values in sweep.values())
+        line = [Cell(words(family), {"family": family}), Cell(text, {"description": text})]
+        line += [Cell(trained or GAP, {"trained": trained}), Cell(str(networks), {"networks": networks})]
+        lines.append([*line, Cell(str(count) if count else GAP, {"measured_g": count})])
     header = ["family", "transformation", "trained ranges", "networks", "measured g"]
     caption = (
         "The families of transformations (Table 1): the ranges of their networks, and how many fixed g, the untouched "
         "image aside, a network is measured under; where the grid depends on the network, as Crop's, those of one."
     )
-    return Table("transformations", caption, header, cells, pd.DataFrame(records))
+    return Table.of("transformations", caption, header, lines)

@@ -16,8 +16,9 @@ import numpy as np
 import pandas as pd
 
 from invariance.reporting.paper.claims import NEAR, NO, NOTHING, OPEN, YES, Evidence
-from invariance.reporting.table import GAP, Table
+from invariance.reporting.table import GAP, Cell, Table
 
+TITLE = "What the paper claims"
 CLAIMS = {
     "a": "Training with a family makes φ more invariant to it than the baseline is, inside the range and beyond",
     "b": "The baseline's equivariance exceeds its invariance, for most families",
@@ -53,8 +54,7 @@ def verdict(says: Iterable[str]) -> str:
 
 def summary(found: Sequence[Evidence], data: Sequence[str]) -> Table:
     """A line for every claim, data set and way: its verdict, and what it rests on."""
-    cells: list[list[str]] = []
-    records: list[dict[str, object]] = []
+    lines: list[list[Cell]] = []
     links: dict[tuple[int, int], str] = {}
     for letter, said in CLAIMS.items():
         for name in data:
@@ -62,13 +62,14 @@ def summary(found: Sequence[Evidence], data: Sequence[str]) -> Table:
             if not own and "@" in name:  # networks of another data set: not every claim is of them
                 continue
             for way, part in [(way, list(part)) for way, part in groupby(own, key=lambda one: one.way)] or [("", [])]:
+                if part:
+                    links[len(lines), 2] = f"#{part[0].anchor}"
+                ended = verdict(one.says for one in part)
                 counts = {what: sum(one.says == what for one in part) for what in (YES, NO, OPEN)}
                 told = _evidence(part) if part else f"lacks {_LACKS[letter]}"
-                ended = verdict(one.says for one in part)
-                links[len(cells), 2] = f"#{part[0].anchor}" if part else ""
-                cells.append([f"({letter}) {said}", name, way or GAP, ended, told])
-                record = {"claim": letter, "data": name, "way": way, "verdict": ended, **counts}
-                records.append({**record, "comparisons": len(part), "evidence": told})
+                first = [Cell(f"({letter}) {said}", {"claim": letter}), Cell(name, {"data": name})]
+                verdicts = Cell(ended, {"verdict": ended, **counts, "comparisons": len(part)})
+                lines.append([*first, Cell(way or GAP, {"way": way}), verdicts, Cell(told, {"evidence": told})])
     caption = (
         "What the paper claims, (h) aside, which it could not see. Holds: every comparison says yes; for most: more "
         "than half; contradicted: more than half say no; not shown: neither. (a), (b), (d), (h): yes if the mean "
@@ -80,9 +81,8 @@ def summary(found: Sequence[Evidence], data: Sequence[str]) -> Table:
         "of the g (networks, pairs, seeds) that it should be "
         "over is open: fits that diverged are left out, and what is left is the better part."
     )
-    links = {place: link for place, link in links.items() if link}
     header = ["claim", "data", "through", "verdict", "evidence"]
-    return Table("claims", caption, header, cells, pd.DataFrame(records), links, worded=(2, 4))
+    return Table.of("claims", caption, header, lines, links=links, worded=(2, 4))
 
 
 def details(found: Sequence[Evidence]) -> Table | None:
