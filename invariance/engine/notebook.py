@@ -23,7 +23,7 @@ from invariance.errors import UserError, nearest
 from invariance.maps import SOLVERS, Solver, solver_named
 from invariance.maps.settings import name_of
 from invariance.maps.spec import MapSpec
-from invariance.models.layers import choose_layers
+from invariance.models.layers import choose_layers, choose_readouts
 from invariance.models.model import Model, require_model
 from invariance.progress import bar
 from invariance.runs.origin import made_by
@@ -54,6 +54,7 @@ def measure_model(
     seed: int = 0,
     keep: str | Path | None = None,
     *,
+    readout: str | Mapping[str, str] = "auto",
     measures: Sequence[str] | None = None,
     memory_gb: float = 4.0,
     progress: bool = False,
@@ -76,6 +77,8 @@ def measure_model(
         batch: images a forward pass; None: 256.
         seed: of how `fit=0.5` deals the images.
         keep: a folder: an interrupted call given again goes on from there, a finished one is read.
+        readout: how what a layer gives becomes φ: "flatten", "mean", "cls", "token:k" or "project:k", or such by names
+            and patterns of layers; "auto": flatten where D ≤ 4096 or no map is fitted, else mean.
         measures: error_rate, l2_distance; None: what there is.
         memory_gb: bound on the features and maps in memory.
         progress: whether to show a bar.
@@ -88,7 +91,7 @@ def measure_model(
     """
     networks = _networks(network)
     asked = _Asked(
-        images, labels, fit, fit_labels, transforms, layers, maps, batch, seed, measures, memory_gb, progress
+        images, labels, fit, fit_labels, transforms, layers, maps, batch, seed, measures, memory_gb, progress, readout
     )
     found = []
     for one in networks:
@@ -125,6 +128,7 @@ class _Asked:
     measures: Sequence[str] | None
     memory_gb: float
     progress: bool
+    readout: str | Mapping[str, str]
 
     def of(self, model: Model, place: Path | None) -> Results:
         """The results of one network."""
@@ -135,14 +139,19 @@ class _Asked:
         report, fit = self._samples(model)
         _same_size(model, families, report)
         chosen = choose_layers(model, self.layers, _images(report)[:32])
+        fitted = any(spec.settings is not None for spec in specs)
+        readouts = choose_readouts(model, chosen, self.readout, _images(report)[:32], fitted=fitted)
         measures = self._measures(report)
-        about = _about(model, report, fit, families, chosen, specs, measures)
+        about = _about(model, report, fit, families, readouts, specs, measures)
         keep: Listed[Group, Measured] | Kept = Listed() if place is None else Kept(place, about)
         if isinstance(keep, Kept) and keep.finished:
             return load(keep.folder)
         for family in families:
-            check(model, report, fit=fit, family=family, layers=chosen, maps=specs, measures=measures)
-        print(f"{model.name}: {model.recipe}; {len(report)} images at {', '.join(chosen)}", flush=True)
+            check(
+                model, report, fit=fit, family=family, layers=chosen, maps=specs, measures=measures, readouts=readouts
+            )
+        at = ", ".join(layer if name == "flatten" else f"{layer} ({name})" for layer, name in readouts.items())
+        print(f"{model.name}: {model.recipe}; {len(report)} images at {at}", flush=True)
         with bar(self.progress) as shown:
             effort = Effort(self.batch or 256, self.memory_gb * 1e9, shown if self.progress else None)
             measure(
@@ -154,6 +163,7 @@ class _Asked:
                 maps=specs,
                 measures=measures,
                 keep=keep,
+                readouts=readouts,
                 effort=effort,
             )
         results = Results.of(model.name, keep.groups, keep.results, about)
@@ -274,7 +284,7 @@ def _about(
     report: Sample,
     fit: Sample | None,
     families: Sequence[Family],
-    layers: Sequence[str],
+    readouts: Mapping[str, str],
     specs: Sequence[MapSpec],
     measures: Sequence[str],
 ) -> dict[str, Any]:
@@ -290,7 +300,9 @@ def _about(
             ]
             for family in families
         },
-        "layers": list(layers),
+        "layers": list(readouts),
+        "readouts": dict(readouts),
+        "scale": "one a dimension" if model.ours else "one a channel, at least 1 % of the layer's",
         "maps": [[spec.name, repr(spec.settings)] for spec in specs],
         "measures": list(measures),
         **versions,
