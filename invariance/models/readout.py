@@ -9,6 +9,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -270,7 +271,8 @@ def readouts_by_layer(layers: Sequence[str], given: str | Mapping[str, str], res
         return dict.fromkeys(layers, _checked(given))
     if not isinstance(given, Mapping):
         raise UserError(f"readout={given!r}: give a readout's name, or a mapping of layers to names")
-    for key, name in given.items():
+    asked = dict[Any, Any](given)  # whatever a user put there
+    for key, name in asked.items():
         if isinstance(name, list | tuple):
             raise UserError(f"readout of {key!r}: {name!r} are several, and a layer has one; measure once for each")
         _checked(name)
