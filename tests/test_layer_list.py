@@ -55,6 +55,12 @@ def test_elements_are_rows_and_what_cannot_be_measured_says_why():
         ((50, 768), (224, 224), "(B, 1 + T, C)"),
         ((1000,), (224, 224), "(B, C)"),
         ((3, 4, 5, 6), (32, 32), "(B, ?, ?, ?, ?)"),
+        ((16, 28, 44), (32, 48), "(B, C, H, W)"),  # a convolution without padding
+        ((28, 44, 96), (32, 48), "(B, H, W, C)"),
+        ((12, 197, 64), (224, 224), "(B, ?, ?, ?)"),  # heads, tokens, channels of a head
+        ((25, 8), (32, 48), "(B, 1 + T, C)"),
+        ((24, 8), (32, 48), "(B, T, C)"),
+        ((23, 8), (32, 48), "(B, T, C)"),  # no grid: all of them
     ],
 )
 def test_layouts(shape, sides, layout):
@@ -65,6 +71,7 @@ def test_a_network_that_says_how_many_tokens_it_puts_before_is_believed():
     network = nn.Identity()
     network.num_prefix_tokens = 5
     assert layout_of((201, 384), (224, 224), network) == "(B, 5 + T, C)"
+    assert layout_of((201, 384), (224, 224), nn.Sequential(network)) == "(B, 5 + T, C)"
 
 
 def test_auto_is_the_true_cuts_at_the_ends_of_blocks():

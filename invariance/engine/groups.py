@@ -18,6 +18,7 @@ class Group:
         g: the labels of the g.
         number: which group of the grid it is.
         size: g of a group, except for the last.
+        readout: how the layer's activation becomes φ.
     """
 
     grid: str
@@ -26,6 +27,7 @@ class Group:
     g: tuple[str, ...]
     number: int
     size: int
+    readout: str = "flatten"
 
 
 @dataclass(frozen=True)

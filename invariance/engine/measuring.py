@@ -6,7 +6,7 @@ recorder, which also knows the groups that need not be measured again.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -25,12 +25,17 @@ from invariance.engine.stream import Sample, batches, features
 from invariance.errors import UserError
 from invariance.maps import FittedMaps, require_room
 from invariance.maps.spec import MapSpec
-from invariance.measures.distance import rms
+from invariance.measures.distance import rms, scale_of_layer
 from invariance.models.cut import Cut
 from invariance.models.model import Model
 from invariance.models.probe import PROBED
 from invariance.runs.rows import REPORT_SCALE, Row
 from invariance.transforms.base import UNTOUCHED, GridPoint, Transform
+
+_OF_ANSWERS = ("error_rate",)
+"""Measures of what C answers."""
+
+_NO_WAY_BACK = "its readout cannot be put back, so that nothing comes behind it"
 
 _GPU_SHARE = 0.8
 _BYPASSED = 16
@@ -75,6 +80,7 @@ def measure(
     measures: Sequence[str],
     keep: Recorder[Group, Measured],
     unseen: Sequence[str] = ("ridge",),
+    readouts: Mapping[str, str] | None = None,
     effort: Effort | None = None,
 ) -> None:
     """Measure a network over grids of transformations, at layers, through maps.
@@ -90,6 +96,7 @@ def measure(
         measures: error_rate (needs labels), l2_distance.
         keep: takes what every group came to.
         unseen: solvers whose maps have the unseen-class control too, where labels are known.
+        readouts: how activations become φ, by layer, as `choose_readouts` names them; else flatten.
         effort: memory, batch and progress.
 
     Raises:
@@ -97,9 +104,11 @@ def measure(
             none, layers that cannot be measured, or maps that memory cannot hold.
     """
     for family in families:
-        dims = check(model, report, fit=fit, family=family, layers=layers, maps=maps, measures=measures)
+        dims = check(
+            model, report, fit=fit, family=family, layers=layers, maps=maps, measures=measures, readouts=readouts
+        )
         samples = [report] if fit is None else [fit, report]
-        _OfFamily(model, family, samples, maps, measures, keep, unseen, effort or Effort()).run(dims)
+        _OfFamily(model, family, samples, maps, measures, keep, unseen, readouts or {}, effort or Effort()).run(dims)
 
 
 def check(
@@ -111,6 +120,7 @@ def check(
     layers: Sequence[str],
     maps: Sequence[MapSpec],
     measures: Sequence[str],
+    readouts: Mapping[str, str] | None = None,
 ) -> dict[str, int]:
     """Refuse what cannot be measured, before anything that takes long; arguments and errors as `measure`.
 
@@ -126,8 +136,13 @@ def check(
         raise UserError("error_rate needs labels: give labels=…, or leave it out")
     untouched = next(point for point in grid_of(family.name, family.transform) if point.label == UNTOUCHED)
     few = Sample(report.split, report.pixels, report.indices[:PROBED], None)
-    cut = model.cut(layers)
+    cut = model.cut(layers, readouts)
     r = features(model, cut, few, family.transform, untouched.params)
+    for layer in layers:
+        if not _answering(cut, layer, measures):
+            raise UserError(f"measures={list(measures)} at layer={layer!r}: {_NO_WAY_BACK}; add l2_distance")
+    if not model.ours and any(measure in _OF_ANSWERS for measure in measures):
+        cut.require_logits()
     if "error_rate" in measures:
         for sample in (report, *(() if fit is None else (fit,))):
             if sample.labels is not None and (most := int(sample.labels.max())) >= cut.answers:
@@ -138,6 +153,12 @@ def check(
             if fit is not None and spec.settings is not None:
                 require_room(spec.settings, dim, dim, len(fit), device=model.device)
     return dims
+
+
+def _answering(cut: Cut, layer: str, measures: Sequence[str]) -> list[str]:
+    """The measures that there can be at a layer: without a way back into it there is none of what C answers."""
+    lifts = cut.reading(layer).readout.lifts
+    return [measure for measure in measures if lifts or measure not in _OF_ANSWERS]
 
 
 class _OfFamily:
@@ -152,10 +173,12 @@ class _OfFamily:
         measures: Sequence[str],
         keep: Recorder[Group, Measured],
         unseen: Sequence[str],
+        readouts: Mapping[str, str],
         effort: Effort,
     ) -> None:
         self.model, self.family, self.samples, self.maps = model, family, samples, maps
         self.measures, self.keep, self.unseen, self.effort = measures, keep, unseen, effort
+        self.readouts = readouts
         self.points = family.transform.grid()
         self.untouched = next(point for point in self.points if point.label == UNTOUCHED)
         self.images = sum(map(len, samples))
@@ -183,7 +206,8 @@ class _OfFamily:
 
     def _run_layers(self, dims: dict[str, int]) -> None:
         """Measure some layers over all g, in groups."""
-        cut = self.model.cut(list(dims))
+        readouts = {layer: self.readouts[layer] for layer in dims if layer in self.readouts}
+        cut = self.model.cut(list(dims), readouts)
         self._settle(dims)
         held = [self._features(cut, sample, self.untouched) for sample in self.samples]
         of_layer = {layer: self._layer(cut, layer, [one[layer] for one in held]) for layer in dims}
@@ -192,7 +216,15 @@ class _OfFamily:
             points = self.points[start : start + size]
             self.keep.note(start, len(self.points))
             groups = [
-                Group(self.family.name, layer, spec, tuple(point.label for point in points), number, size)
+                Group(
+                    self.family.name,
+                    layer,
+                    spec,
+                    tuple(point.label for point in points),
+                    number,
+                    size,
+                    cut.reading(layer).readout.name,
+                )
                 for layer in dims
                 for spec in self.maps
             ]
@@ -227,9 +259,9 @@ class _OfFamily:
     def _fitting(self, dims: dict[str, int], memory: float) -> int:
         """How many g fit into so many bytes beside φ(x)."""
         of_g = 4 * sum(dims.values()) * self.images
-        map_and_solver = (
-            32 * max(dims.values()) ** 2
-        )  # the hungriest: an mlp's two layers, their gradients and momentum
+        fitted = any(spec.settings or spec.learned for spec in self.maps)
+        # the hungriest: an mlp's two layers, their gradients and momentum
+        map_and_solver = 32 * max(dims.values()) ** 2 if fitted else 0
         return int((memory - of_g) // (of_g + map_and_solver))
 
     def _features(self, cut: Cut, sample: Sample, point: GridPoint) -> dict[str, Tensor]:
@@ -254,12 +286,16 @@ class _OfLayer:
 
     def __init__(self, of: _OfFamily, cut: Cut, layer: str, sides: list[MeasuredSplit]) -> None:
         self.of, self.sides = of, sides
-        answers = "error_rate" in of.measures or cut.apart(layer)
-        scale = rms(sides[0].reference)
+        self.measures = _answering(cut, layer, of.measures)
+        reading = cut.reading(layer)
+        answers = reading.readout.lifts and ("error_rate" in of.measures or cut.apart(layer))
+        first = sides[0].reference
+        # a network trained here is measured as in the paper
+        scale = rms(first) if of.model.ours else scale_of_layer(first, reading.channel_of)
         self.scorer = Scorer(of.model, cut, layer, scale, answers=answers, batch=of.effort.batch)
         self.bypass = self._bypass(cut, layer) if answers else math.nan
         self._references: dict[tuple[int, str], float] = {}
-        self.control = Control.of(self.scorer, sides, self.fit_maps, of.measures) if len(sides) == 2 else None
+        self.control = Control.of(self.scorer, sides, self.fit_maps, self.measures) if len(sides) == 2 else None
 
     def measure(self, group: Group, points: list[GridPoint], r: list[list[Tensor]]) -> Measured:
         """Fit the maps of a group and score every image through them.
@@ -270,7 +306,7 @@ class _OfLayer:
             r: φ(gx) by side and g.
         """
         fitted = self._fit(group.map, group.g, r[0])
-        transform, measures = self.of.family.transform, self.of.measures
+        transform, measures = self.of.family.transform, self.measures
         modules = [nn.Identity() if fitted is None else fitted.module(j) for j in range(len(points))]
         status = ["ok"] * len(points) if fitted is None else list(fitted.status)
         rows: list[Row] = []

@@ -25,7 +25,7 @@ from invariance.errors import UserError, nearest
 from invariance.maps import SOLVERS, Solver, solver_named
 from invariance.maps.settings import name_of
 from invariance.maps.spec import MapSpec
-from invariance.models.layers import choose_layers
+from invariance.models.layers import choose_layers, choose_readouts
 from invariance.models.model import Model, require_model
 from invariance.progress import bar
 from invariance.runs.origin import made_by
@@ -67,6 +67,7 @@ def measure_model(
     seed: int = 0,
     keep: str | Path | None = None,
     *,
+    readout: str | Mapping[str, str] = "auto",
     measures: Sequence[str] | None = None,
     memory_gb: float = 4.0,
     progress: bool = False,
@@ -89,6 +90,8 @@ def measure_model(
         batch: images a forward pass; None: 256.
         seed: of how `fit=0.5` deals the images.
         keep: a folder: an interrupted call given again goes on from there, a finished one is read.
+        readout: how what a layer gives becomes φ: "flatten", "mean", "cls", "token:k" or "project:k", or such by names
+            and patterns of layers; "auto": flatten where D ≤ 4096 or no map is fitted, else mean.
         measures: error_rate, l2_distance; None: what there is.
         memory_gb: bound on the features and maps in memory.
         progress: whether to show a bar.
@@ -102,7 +105,7 @@ def measure_model(
     networks = _networks(network)
     given = {"batch": batch, "seed": seed, "memory_gb": memory_gb, "progress": progress}
     numbers = checked(_Numbers, {key: native(value) for key, value in given.items()})
-    asked = _Asked(images, labels, fit, fit_labels, transforms, layers, maps, measures, numbers)
+    asked = _Asked(images, labels, fit, fit_labels, transforms, layers, maps, measures, numbers, readout)
     found = []
     for one in networks:
         model = one.moved(device)
@@ -141,6 +144,7 @@ class _Asked:
     maps: Sequence[object] | None
     measures: Sequence[str] | None
     numbers: _Numbers
+    readout: str | Mapping[str, str]
 
     def of(self, model: Model, place: Path | None) -> Results:
         """The results of one network."""
@@ -149,15 +153,20 @@ class _Asked:
         report, fit = self._samples(model)
         _same_size(model, families, report)
         chosen = choose_layers(model, self.layers, _images(report)[:32])
+        fitted = any(spec.settings is not None for spec in specs)
+        readouts = choose_readouts(model, chosen, self.readout, _images(report)[:32], fitted=fitted)
         measures = self._measures(report)
         image = torch.from_numpy(_images(report)[:1]).float()
-        about = _about(model, image, report, fit, families, chosen, specs, measures)
+        about = _about(model, image, report, fit, families, readouts, specs, measures)
         keep: Listed[Group, Measured] | Kept = Listed() if place is None else Kept(place, about)
         if isinstance(keep, Kept) and keep.finished:
             return load(keep.folder)
         for family in families:
-            check(model, report, fit=fit, family=family, layers=chosen, maps=specs, measures=measures)
-        print(f"{model.name}: {model.recipe}; {len(report)} images at {', '.join(chosen)}", flush=True)
+            check(
+                model, report, fit=fit, family=family, layers=chosen, maps=specs, measures=measures, readouts=readouts
+            )
+        at = ", ".join(layer if name == "flatten" else f"{layer} ({name})" for layer, name in readouts.items())
+        print(f"{model.name}: {model.recipe}; {len(report)} images at {at}", flush=True)
         with bar(self.numbers.progress) as shown:
             memory, shows = self.numbers.memory_gb * 1e9, shown if self.numbers.progress else None
             effort = Effort(self.numbers.batch or 256, memory, shows)
@@ -170,6 +179,7 @@ class _Asked:
                 maps=specs,
                 measures=measures,
                 keep=keep,
+                readouts=readouts,
                 effort=effort,
             )
         results = Results.of(model.name, keep.groups, keep.results, about)
@@ -302,7 +312,7 @@ def _about(
     report: Sample,
     fit: Sample | None,
     families: Sequence[Family],
-    layers: Sequence[str],
+    readouts: Mapping[str, str],
     specs: Sequence[MapSpec],
     measures: Sequence[str],
 ) -> dict[str, Any]:
@@ -322,7 +332,9 @@ def _about(
             }
             for family in families
         },
-        "layers": list(layers),
+        "layers": list(readouts),
+        "readouts": dict(readouts),
+        "scale": "one a dimension" if model.ours else "one a channel, at least 1 % of the layer's",
         "maps": [[spec.name, repr(spec.settings)] for spec in specs],
         "measures": list(measures),
         **versions,

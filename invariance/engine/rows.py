@@ -27,7 +27,7 @@ def about(network: str, group: Group, transform: Transform, point: GridPoint, si
         "split": side.sample.split,
         "map": group.map.map,
         "solver": group.map.label,
-        "readout": "flatten",
+        "readout": group.readout,
         "fit_classes": "" if group.map.settings is None else "all",
     }
 

@@ -23,7 +23,8 @@ Scores = dict[str, NDArray[Any]]
 """Arrays (n,) by name, in the order of the split: `l2_distance` (float32), `predicted` (int16, −1 where logits are not
 finite), `confidence` (float32), `among` (int16: the argmax among the classes that the split has)."""
 
-_CHUNK = 2048
+_CHUNK, _NUMBERS = 2048, 2**23
+"""Images, and numbers of their representations, that go through a map at a time."""
 
 
 def mean_of(scores: Scores, measure: str, labels: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -184,8 +185,9 @@ class Scorer:
         """Places among the images, and what the network takes of gx where C needs it."""
         count = len(side.sample)
         if self.apart:
-            for start in range(0, count, _CHUNK):
-                yield slice(start, min(start + _CHUNK, count)), None
+            step = max(1, min(_CHUNK, _NUMBERS // side.reference.shape[1]))
+            for start in range(0, count, step):
+                yield slice(start, min(start + step, count)), None
             return
         for span, x in batches(side.sample.pixels, side.sample.indices, self._batch, self.model.device):
             yield span, self.model.prepare(transform.apply(x, point.params))

@@ -1,18 +1,17 @@
 """φ at many layers of any network in one pass, and C behind any of them by replacing what the layer gives."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import chain
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from invariance.errors import UserError
-from invariance.models.answers import read_logits, require_telling
-from invariance.models.behind import Form, Rest, Rests
-from invariance.models.hooks import Seen, evaluating, forward, original
-from invariance.models.naming import Layer, read_layer, submodules
-from invariance.models.probe import few, passed_by, probe, refuse
+from invariance.models.answers import read_logits
+from invariance.models.behind import Rest, Rests
+from invariance.models.hooks import evaluating, forward, original
+from invariance.models.probe import passed_by
+from invariance.models.reading import Reading, Readings
 
 
 class Cut:
@@ -31,9 +30,11 @@ class Cut:
         network: any module from images (B, …) to logits (B, K), a mapping or an object with `logits`, or something with
             one floating tensor in it.
         layers: names of layers.
+        readouts: how what a layer gives becomes φ, as `read_readout` has it: for all, or by layers' names and patterns;
+            else `flatten`. By any other, r is put back into what the layer gives for gx itself.
 
     Raises:
-        UserError: if there is no such layer.
+        UserError: if there is no such layer or readout.
 
     Example:
         >>> network = nn.Sequential(nn.Flatten(), nn.Linear(12, 5), nn.ReLU(), nn.Linear(5, 3))
@@ -44,18 +45,13 @@ class Cut:
         (torch.Size([4, 5]), True, True)
     """
 
-    def __init__(self, network: nn.Module, layers: Sequence[str]) -> None:
-        network = original(network)
-        known = submodules(network)
-        if isinstance(layers, str) or not layers:
-            raise UserError(f"layers={layers!r}: give a list of names of layers")
-        self.network = network
-        self.layers = tuple(dict.fromkeys(layers))
-        self._layer = {name: read_layer(name, known) for name in self.layers}
-        self._forms: dict[str, Form] = {}
-        self._rests = Rests(network)
-        self._few: Tensor | None = None
-        self._answer: Any = None
+    def __init__(
+        self, network: nn.Module, layers: Sequence[str], readouts: str | Mapping[str, str] | None = None
+    ) -> None:
+        self.network = original(network)
+        self._readings = Readings(self.network, layers, readouts)
+        self.layers = tuple(self._readings.layers)
+        self._rests = Rests(self.network)
 
     @property
     def device(self) -> torch.device | None:
@@ -63,21 +59,28 @@ class Cut:
         first = next(chain(self.network.parameters(), self.network.buffers()), None)
         return None if first is None else first.device
 
-    def shape(self, layer: str) -> tuple[int, ...]:
-        """What the layer gave for one image in the last pass: (C, H, W), (T, C) and so on.
+    def reading(self, layer: str) -> Reading:
+        """What the last pass showed of a layer: its layout, its readout, and the shape of a representation.
 
         Raises:
             UserError: if `phi` was never called.
         """
-        self._known(layer)
-        return self._forms[layer].shape
+        return self._readings[layer]
+
+    def shape(self, layer: str) -> tuple[int, ...]:
+        """Of φ of one image in the last pass: (C, H, W), (T, C) and so on where all is taken, else (D,).
+
+        Raises:
+            UserError: if `phi` was never called.
+        """
+        return self.reading(layer).shape
 
     def phi(self, x: Tensor) -> dict[str, Tensor]:
         """φ(x) at every layer: images (B, …), as the network takes them, to (B, D) each, from one pass.
 
         Raises:
             UserError: if a layer cannot be measured: it is not run, runs several times, gives no tensor, or no row an
-                image; naming the nearest that can.
+                image; naming the nearest that can; or its readout does not fit it.
         """
         self.look(x)
         with evaluating(self.network, x.device):
@@ -90,15 +93,7 @@ class Cut:
             UserError: as `phi`.
         """
         _check_images(x, self.device)
-        if self._few is not None and (self._few.device, self._few.dtype) == (x.device, x.dtype):
-            return
-        images = few(x)
-        findings, seen = probe(self.network, images, list(self._layer.values()))
-        for finding in findings.values():
-            if finding.why:
-                raise refuse(self.network, images, finding)
-        self._few, self._answer = images, seen.answer
-        self._forms = {name: Form.of(layer, seen) for name, layer in self._layer.items()}
+        self._readings.look(x)
 
     @property
     def answers(self) -> int:
@@ -118,7 +113,7 @@ class Cut:
             UserError: if the network gives no logits, or the same for all of the first images.
         """
         self.look(x)
-        self._require_logits()
+        self._readings.require_logits()
         with evaluating(self.network, x.device):
             return read_logits(forward(self.network, x).answer, len(x))
 
@@ -131,9 +126,10 @@ class Cut:
             x: the network's input for gx; it may be left out where `apart` says so.
 
         Raises:
-            UserError: if `phi` was never called, r or x have not the shape or the device, or x is needed and not there.
+            UserError: if `phi` was never called, r or x have not the shape or the device, x is needed and not there, or
+                the readout has no way back.
         """
-        self._known(layer)
+        self.reading(layer)
         with evaluating(self.network, r.device):
             return self.resume(layer, r, x)
 
@@ -144,10 +140,7 @@ class Cut:
             UserError: as `phi`.
         """
         self.look(x)
-        seen = forward(self.network, x, list(self._layer.values()), stop=True)
-        rows = {name: _rows(layer, seen, len(x)) for name, layer in self._layer.items()}
-        self._forms = {name: Form.of(layer, seen) for name, layer in self._layer.items()}
-        return {name: r.flatten(1) for name, r in rows.items()}
+        return self._readings.phi(x)
 
     def resume(self, layer: str, r: Tensor, x: Tensor | None = None) -> Tensor:
         """C(r; gx) as `classify` has it, with its gradient, and in the mode the network is in.
@@ -155,10 +148,11 @@ class Cut:
         Raises:
             UserError: as `classify`.
         """
-        self._check_rows(layer, r)
+        reading = self.reading(layer)
+        reading.check(r, self.device)
         rest = self._rest(layer)
         if not isinstance(rest, str):
-            return read_logits(rest(self._forms[layer].lifted(r)), len(r))
+            return read_logits(rest(reading.form.lifted(r)), len(r))
         if x is None:
             raise UserError(
                 f"classify at layer={layer!r} needs the images: {rest}; give classify(layer, r, x) the x that φ(gx) "
@@ -167,17 +161,17 @@ class Cut:
         _check_images(x, self.device)
         if len(x) != len(r):
             raise UserError(f"classify at layer={layer!r} got {len(r)} representations and {len(x)} images")
-        return read_logits(forward(self.network, x, put={self._layer[layer]: r}).answer, len(r))
+        return read_logits(forward(self.network, x, put={self._readings.layers[layer]: reading.put(r)}).answer, len(r))
 
     def apart(self, layer: str) -> bool:
-        """Whether C runs without images: all goes through the layer, and its traced rest gives the first images' bits.
+        """Whether C runs without images: all goes through the layer, is taken whole, and its rest gives the same bits.
 
         Raises:
             UserError: if `phi` was never called.
         """
-        self._known(layer)
-        assert self._few is not None
-        with evaluating(self.network, self._few.device):
+        self.reading(layer)
+        assert self._readings.few is not None
+        with evaluating(self.network, self._readings.few.device):
             return self.alone(layer)
 
     def alone(self, layer: str) -> bool:
@@ -186,45 +180,39 @@ class Cut:
         Raises:
             UserError: if `phi` was never called.
         """
-        self._known(layer)
         return not isinstance(self._rest(layer), str)
 
     def bypass(self, layer: str, x: Tensor) -> float:
         """How much of the logits goes past a layer: ‖f(x′ | L := φ(x)) − f(x)‖ / ‖f(x′) − f(x)‖.
 
-        x′ is x in another order in which no image keeps its place; 0 (at most 1e-4, by rounding) at a true cut.
+        x′ is x in another order in which no image keeps its place; 0 (at most 1e-4, by rounding) at a true cut. All
+        that the layer gives is replaced, whatever its readout.
 
         Raises:
             UserError: for fewer than two images, or logits that are constant or not finite.
         """
         self.look(x)
-        own = self._known(layer)
-        self._require_logits()
+        self.reading(layer)
+        self.require_logits()
+        own = self._readings.layers[layer]
         return passed_by(self.network, x, [own])[own]
 
-    def _known(self, layer: str) -> Layer:
-        if layer not in self._layer:
-            raise UserError(f"layer={layer!r} is not one of this cut; it has: {', '.join(self.layers)}")
-        if self._few is None:
-            raise UserError(f"layer={layer!r} is not known yet: call phi on a batch of images first")
-        return self._layer[layer]
+    def require_logits(self) -> None:
+        """Refuse a network without logits, or with the same for all of the first images.
 
-    def _check_rows(self, layer: str, r: Tensor) -> None:
-        self._known(layer)
-        wanted = self._forms[layer].dim
-        if r.ndim != 2 or r.shape[1] != wanted:
-            raise UserError(f"representations of shape {tuple(r.shape)}: classify takes (B, {wanted}), as phi gives")
-        if (own := self.device) is not None and own != r.device:
-            raise UserError(f"representations are on {r.device} and the network is on {own}; move one")
-
-    def _require_logits(self) -> None:
-        assert self._few is not None
-        require_telling(self._answer, self._few)
+        Raises:
+            UserError: saying which of it, or if `phi` was never called.
+        """
+        self.reading(self.layers[0])
+        self._readings.require_logits()
 
     def _rest(self, layer: str) -> Rest | str:
         """What comes behind a layer, or why it cannot be had without images."""
-        assert self._few is not None
-        return self._rests.behind(self._layer[layer], self._few)
+        reading, images = self.reading(layer), self._readings.few
+        assert images is not None
+        if not reading.whole:
+            return f"readout={reading.readout.name} is put back into what the layer gives for them"
+        return self._rests.behind(self._readings.layers[layer], images)
 
 
 def _check_images(x: Tensor, device: torch.device | None) -> None:
@@ -234,14 +222,3 @@ def _check_images(x: Tensor, device: torch.device | None) -> None:
         raise UserError(f"images: {got} is no batch (B, …); give a tensor with a row an image")
     if device is not None and device != x.device:
         raise UserError(f"images are on {x.device} and the network is on {device}; move one, as x.to({str(device)!r})")
-
-
-def _rows(layer: Layer, seen: Seen, images: int) -> Tensor:
-    """What a layer gave in a pass, once more a row an image."""
-    value = seen.outputs.get(layer)
-    if value is None:
-        why = seen.flaws.get(layer, "was not run by this forward pass, as it was by the first")
-        raise UserError(f"layer={layer.name!r} {why}; choose another layer")
-    if value.ndim < 2 or len(value) != images:
-        raise UserError(f"layer={layer.name!r} gives {tuple(value.shape)} for {images} images; choose another layer")
-    return value

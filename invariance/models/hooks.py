@@ -1,6 +1,6 @@
 """Forward passes that are watched at layers, or have the output of a layer replaced."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,6 +12,9 @@ from invariance.device import full_float32
 from invariance.models.naming import LOGITS, Layer, bracketed, element, submodules, tensors_in, with_element
 
 _NAMED = 4
+
+Put = Tensor | Callable[[Tensor], Tensor]
+"""What takes the place of a layer's output, or makes it of the layer's own, which it leaves as it is."""
 
 
 class _Reached(Exception):  # noqa: N818
@@ -84,7 +87,7 @@ def forward(
     x: Tensor,
     layers: Sequence[Layer] = (),
     *,
-    put: Mapping[Layer, Tensor] | None = None,
+    put: Mapping[Layer, Put] | None = None,
     stop: bool = False,
 ) -> Seen:
     """One forward pass, in whatever mode the network is in.
@@ -93,7 +96,7 @@ def forward(
         network: the network.
         x: its input (B, …).
         layers: where to look.
-        put: layers' outputs, (B, D) or in their own shape, that take the place of what the layers give.
+        put: what takes the place of what layers give: (B, D) or in their own shape, or a function of what they give.
         stop: whether to end the pass once all of `layers` have answered.
     """
     seen, modules, values = Seen(), submodules(network), put or {}
@@ -160,11 +163,12 @@ def _there(layer: Layer, output: object) -> str:
     return "name " + ", ".join(inside[:_NAMED]) + (", …" if len(inside) > _NAMED else "")
 
 
-def _replaced(layer: Layer, output: Any, value: Tensor) -> Any:  # noqa: ANN401
+def _replaced(layer: Layer, output: Any, value: Put) -> Any:  # noqa: ANN401
     if not layer.path:
-        return value
+        return value if isinstance(value, Tensor) else value(logits_in(output))
     own = element(output, layer.keys)
-    return with_element(output, layer.keys, laid(value.reshape(own.shape), own.stride(), own.dtype))
+    new = value.reshape(own.shape) if isinstance(value, Tensor) else value(own)
+    return with_element(output, layer.keys, laid(new, own.stride(), own.dtype))
 
 
 def laid(value: Tensor, strides: Sequence[int], dtype: torch.dtype) -> Tensor:

@@ -1,9 +1,10 @@
 """Which layers a network has, what each gives, and which of them to measure."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -12,19 +13,19 @@ import torch
 from torch import Tensor, nn
 
 from invariance.errors import UserError, nearest, shown
+from invariance.models.cut import Cut
 from invariance.models.hooks import Seen, evaluating, forward, original
+from invariance.models.layout import Layout
 from invariance.models.model import Model
 from invariance.models.naming import LOGITS, Layer, bracketed, is_layer, submodules, tensors_in
-from invariance.models.probe import Finding, few, passed_by, probe
+from invariance.models.probe import Finding, few, near_miss, of_submodules, passed_by, probe
+from invariance.models.readout import AUTO, Flatten, automatic, read_readout, readout_for, readouts_by_layer
 from invariance.settings.fields import native
 
-COLUMNS = ("layer", "runs", "shape", "layout", "overwritten", "dim", "bypass", "why")
+COLUMNS = ("layer", "runs", "shape", "layout", "overwritten", "readout", "dim", "bypass", "why")
 
 TRUE_CUT = 1e-4
 """The largest bypass of a layer that everything goes through."""
-
-_PREFIXES = (0, 1, 2, 5)
-"""How many tokens stand before those of the patches, in the networks that there are."""
 
 
 def list_layers(
@@ -32,19 +33,23 @@ def list_layers(
     images: Tensor | np.ndarray | None = None,
     pattern: str | Sequence[str] | None = None,
     *,
+    readout: str = AUTO,
     bypass: bool = True,
 ) -> pd.DataFrame:
     """The layers of a network in the order in which they answer, a row each.
 
     Columns: `layer`, its name as `Cut` takes it; `runs` of its module in a forward pass; `shape` of its output for one
-    image; `layout`, what its dimensions mean; `overwritten`, whether its output is changed in place later; `dim`, D
-    flattened; `bypass`, how much of the logits goes past it (0 at a true cut); `why` it cannot be measured.
+    image; `layout`, what its dimensions mean; `overwritten`, whether its output is changed in place later; `readout`,
+    and `dim`, D after it; `bypass`, how much of the logits goes past it (0 at a true cut); `why` it cannot be measured,
+    and the nearest that can.
 
     Args:
         network: a module, or a model.
         images: a few of them: for a model (N, C, H, W) in [0, 255], for a module what its forward pass takes. None, for
             a model that states its size: noise.
         pattern: names or patterns, as "layer4.*"; None: all.
+        readout: how activations become vectors, as `read_readout` has it; auto: flatten where D ≤ 4096, else the mean
+            over positions where there are any.
         bypass: whether to compute it, at a forward pass a layer.
 
     Raises:
@@ -52,21 +57,66 @@ def list_layers(
     """
     module, x = _input(network, images)
     listed = _Listed(module, few(x), pattern, bypass)
-    rows = [
-        (
-            one.layer.name,
-            one.runs,
-            one.shape or None,
-            layout_of(one.shape, tuple(x.shape[2:]), module) if one.shape else "",
-            one.overwritten,
-            one.dim if one.shape else None,
-            listed.bypass.get(one.layer, math.nan),
-            one.why,
+    if readout != AUTO:
+        read_readout(readout)  # a name that is none is told at once
+    rows = []
+    for one in listed.findings:
+        layout = Layout.of(one.shape, tuple(x.shape[2:]), module) if one.shape else None
+        name, dim, why = _read(layout, readout)
+        rows.append(
+            (
+                one.layer.name,
+                one.runs,
+                one.shape or None,
+                "" if layout is None else str(layout),
+                one.overwritten,
+                name,
+                dim,
+                listed.bypass.get(one.layer, math.nan),
+                listed.why(one) or why,
+            )
         )
-        for one in listed.findings
-    ]
     frame = pd.DataFrame(rows, columns=list(COLUMNS))
     return frame.astype({"dim": "Int64"})
+
+
+def _read(layout: Layout | None, readout: str) -> tuple[str, int | None, str]:
+    """A layer's readout and D as a listing has them, and why it cannot be read so."""
+    if layout is None:
+        return "", None, ""
+    chosen = automatic(layout) or Flatten() if readout == AUTO else read_readout(readout)
+    if flaw := chosen.flaw(layout):
+        return "", None, f"has no readout={chosen.name}: {flaw}"
+    return chosen.name, chosen.dim(layout), ""
+
+
+def choose_readouts(
+    network: nn.Module | Model,
+    layers: Sequence[str],
+    readout: str | Mapping[str, str] = AUTO,
+    images: Tensor | np.ndarray | None = None,
+    *,
+    fitted: bool = False,
+) -> dict[str, str]:
+    """The name of the readout of each layer.
+
+    Args:
+        network: a module, or a model.
+        layers: names of layers.
+        readout: a readout's name for all, or names by layers' names and patterns; auto: flatten where D ≤ 4096 or
+            nothing is fitted, else the mean over positions.
+        images: as `list_layers` takes them.
+        fitted: whether maps are fitted to what the layers give.
+
+    Raises:
+        UserError: for a layer that cannot be measured, or read so, or that gives more features than a map is fitted to;
+            naming the readouts that do.
+    """
+    named = readouts_by_layer(layers, readout)
+    module, x = _input(network, images)
+    cut = Cut(module, layers)
+    cut.look(few(x))
+    return {layer: readout_for(layer, cut.reading(layer).layout, name, fitted) for layer, name in named.items()}
 
 
 def choose_layers(
@@ -110,34 +160,7 @@ def layout_of(shape: tuple[int, ...], input_sides: tuple[int, ...], network: nn.
         input_sides: (H, W) of the images.
         network: asked how many tokens stand before the patches, where it tells (`num_prefix_tokens`).
     """
-    if len(shape) == 1:
-        return "(B, C)"
-    if len(shape) == 2:
-        prefix = _prefix(shape[0], input_sides, network)
-        return "(B, T, C)" if prefix is None else f"(B, {prefix} + T, C)" if prefix else "(B, T, C)"
-    if len(shape) != 3:
-        return f"(B, {', '.join('?' * len(shape))})"
-    first, last = (_is_map(sides, input_sides) for sides in (shape[:2], shape[1:]))
-    return "(B, H, W, C)" if first and not last else "(B, C, H, W)"
-
-
-def _is_map(sides: tuple[int, ...], input_sides: tuple[int, ...]) -> bool:
-    """Whether two sides are in the images' proportion, to one position."""
-    if len(input_sides) != 2 or sides[0] > input_sides[0] or sides[1] > input_sides[1]:
-        return False
-    return abs(sides[0] * input_sides[1] - sides[1] * input_sides[0]) <= max(input_sides)
-
-
-def _prefix(tokens: int, input_sides: tuple[int, ...], network: nn.Module | None) -> int | None:
-    """Tokens before those of the patches; None where the rest is no grid of patches."""
-    told = getattr(network, "num_prefix_tokens", None)
-    if isinstance(told, int) and 0 <= told < tokens:
-        return told
-    for prefix in _PREFIXES:
-        side = math.isqrt(max(tokens - prefix, 0))
-        if side and side * side == tokens - prefix and all(one % side == 0 for one in input_sides):
-            return prefix
-    return None
+    return str(Layout.of(shape, input_sides, network))
 
 
 @dataclass
@@ -161,8 +184,17 @@ class _Listed:
             raise UserError(f"no layer matches {pattern!r}{nearest(str(pattern), known)}")
         findings, self.seen = probe(network, x, layers)
         self.findings: list[Finding] = list(findings.values())
+        self._x = x
         fit = [one.layer for one in self.findings if not one.why]
         self.bypass = passed_by(network, x, fit) if bypass and fit else {}
+
+    def why(self, finding: Finding) -> str:
+        """Why a layer cannot be measured, and the nearest that can; empty where it can."""
+        return finding.why and finding.why + near_miss(self._submodules, finding)
+
+    @cached_property
+    def _submodules(self) -> list[Finding]:
+        return of_submodules(self.network, self._x)
 
     def _layers(self) -> list[Layer]:
         """Every submodule, run by run and element by element, those that never run included; then the logits."""

@@ -31,6 +31,7 @@ class Model:
         size: side in pixels of the square images it takes; None: as they come.
         classes: names of the classes in the order of the logits; None where they are not known.
         recipe: size and preprocessing as text: a part of a measurement's identity.
+        ours: whether it is of a training run: its L_L2 is scaled dimension by dimension, as the paper's.
     """
 
     def __init__(
@@ -42,8 +43,9 @@ class Model:
         recipe: str,
         size: int | None = None,
         classes: Sequence[str] | None = None,
+        ours: bool = False,
     ) -> None:
-        self.module, self.preprocess, self.name, self.size = module, preprocess, name, size
+        self.module, self.preprocess, self.name, self.size, self.ours = module, preprocess, name, size, ours
         self.classes = None if classes is None else list(classes)
         self.recipe = recipe
         self._tried = False
@@ -110,13 +112,13 @@ class Model:
         self._tried = True
         return prepared
 
-    def cut(self, layers: Sequence[str]) -> Cut:
-        """φ at layers, and C behind them; they take what `prepare` gives.
+    def cut(self, layers: Sequence[str], readouts: str | Mapping[str, str] | None = None) -> Cut:
+        """φ at layers, and C behind them; they take what `prepare` gives; arguments as `Cut`.
 
         Raises:
-            UserError: if there is no such layer.
+            UserError: if there is no such layer or readout.
         """
-        return Cut(self.module, layers)
+        return Cut(self.module, layers, readouts)
 
 
 def wrap(

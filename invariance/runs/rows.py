@@ -43,7 +43,7 @@ class Row:
             divided by their RMS over the report images, for there are no fit images.
         run: the run directory that holds config and provenance, relative to the runs folder.
         model: the network's source and name, where it was not trained here.
-        readout: how the layer's activation becomes a vector: flatten.
+        readout: how the layer's activation becomes a vector: flatten, mean, cls, token:k or project:k.
         fit_classes: which classes the map was fitted on: all, or of the unseen-class control those of the half that the
             image's own is of (same) or of the other (unseen); empty where no map was fitted.
         null_image: the score between different images.

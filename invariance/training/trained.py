@@ -147,6 +147,7 @@ class Network:
             recipe=f"size {self.input_size}; (x − {mean}) / 255",
             size=int(self.input_size),
             classes=classifier.hparams["classes"],
+            ours=True,
         )
 
     def cut(self, layers: Sequence[str]) -> Cut:
