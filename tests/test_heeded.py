@@ -49,7 +49,11 @@ def typed(page, *overrides):
         ("plan", ["check=true", "json=x"], "json: .*check=true"),
         ("measure", ["map=mlp", "solver=ridge"], r"solver=ridge fits none of map=\[mlp\]: minibatch_sgd"),
         ("measure", ["map=orthogonal", "solver=ridge"], r"solver=ridge fits none of map=\[orthogonal\]: procrustes"),
-        ("measure", ["map=low_rank:8", "solver=online_sgd"], r"solver=online_sgd fits none of map=\[low_rank:8\]: ridge"),
+        (
+            "measure",
+            ["map=low_rank:8", "solver=online_sgd"],
+            r"solver=online_sgd fits none of map=\[low_rank:8\]: ridge",
+        ),
         ("measure", ["map=identity", "solver.ridge.block=5"], "solver=ridge .* nothing is fitted"),
         ("finetune", ["map=mlp", "solver=[minibatch_sgd,online_sgd]"], "solver=online_sgd"),
         ("distance", ["metrics=[indices]", "solver=ridge"], "solver=ridge fits none of metrics=.*indices"),

@@ -222,9 +222,7 @@ def fit_with_null(
         UserError: as `fit_maps`.
     """
     others = target[shuffled(len(target), seed).to(target.device)]
-    both = fit_maps(
-        features, [target, others], map, solver, relu=[*relu, *relu], device=device, progress=progress
-    )
+    both = fit_maps(features, [target, others], map, solver, relu=[*relu, *relu], device=device, progress=progress)
     return both.chosen(slice(0, None, 2)), both.chosen(slice(1, None, 2))
 
 

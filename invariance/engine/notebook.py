@@ -71,8 +71,8 @@ def measure_model(
             names of your own.
         layers: names or patterns; "auto", the true cuts at the ends of blocks; "*", all.
         maps: "identity", a solver's name ("ridge") or settings (`Ridge(strengths=(0.1,))`), by which the residual map
-            is fitted, "low_rank:8" (of rank 8 at most, by ridge), "orthogonal", "mlp", or a `MapSpec`. None: the identity,
-            and ridge if there are fit images.
+            is fitted, "low_rank:8" (of rank 8 at most, by ridge), "orthogonal", "mlp", or a `MapSpec`. None: the
+            identity, and ridge if there are fit images.
         device: "cpu", "gpu", "auto"; None: where the network is.
         batch: images a forward pass; None: 256.
         seed: of how `fit=0.5` deals the images.

@@ -44,8 +44,8 @@ class OnlineSGD:
         weight_decay: λ, on W and b alike.
         epochs: passes over the fit images, each in a new order.
         loss: `scaled` is ‖σ(z) − t‖² / (2D), `square` the bare ‖σ(z) − t‖² that the paper prints.
-        relu: whether σ stands in a residual map's loss, where it is the ReLU; a plain map starts at 0, where that has no
-            gradient, without it.
+        relu: whether σ stands in a residual map's loss, where it is the ReLU; a plain map starts at 0, where that has
+            no gradient, without it.
         seed: seed of the order of the images.
         block: images computed together; changes speed and rounding, not the trajectory.
         inner: images of a block run one by one between two matrix products on a CPU; the same holds.

@@ -95,7 +95,10 @@ def rotations(moments: Moments, stacked: int = 1) -> dict[str, Tensor]:
     """
     cross, sum_t = moments.cross, moments.sum_t
     if not moments.finite():
-        return {"weight": torch.full_like(cross.T, torch.nan).float(), "bias": torch.full_like(sum_t, torch.nan).float()}
+        return {
+            "weight": torch.full_like(cross.T, torch.nan).float(),
+            "bias": torch.full_like(sum_t, torch.nan).float(),
+        }
     mean_r, mean_t = moments.sum_r / moments.count, sum_t / moments.count
     centred = torch.addr(cross, mean_r, sum_t, alpha=-1)
     noise = cross.abs().max()

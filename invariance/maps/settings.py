@@ -144,7 +144,7 @@ def require_room(
     problems: int = 1,
     device: torch.device | str = "cpu",
 ) -> None:
-    """Refuse fits whose states cannot fit into this machine's memory; arguments as `begin_fit`, any map if none is given.
+    """Refuse fits whose states cannot fit into this machine's memory; arguments as `begin_fit`; any map unless given.
 
     Raises:
         UserError: naming the solver and what it takes.

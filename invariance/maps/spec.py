@@ -130,7 +130,7 @@ def leaning(specs: Sequence[MapSpec], dims: Mapping[str, int], images: int) -> l
     """
     maps = ", ".join(dict.fromkeys(spec.map for spec in specs if spec.solver in CLOSED))
     return [
-        f"layer {layer}: {images} fit images for {dim} dimensions; where they say nothing, the map stays at the identity "
+        f"layer {layer}: {images} fit images for {dim} dimensions; where they say nothing, maps stay at the identity "
         f"({maps})"
         for layer, dim in dims.items()
         if maps and images < dim

@@ -120,7 +120,9 @@ def closed_by_halves(
             own = rotations(moments)
         found.append(own)
     parameters = {name: torch.stack([one[name] for one in found]).cpu() for name in found[0]}
-    maps = FittedMaps(kind, settings.label, parameters, (), torch.empty(0), torch.empty(0), chosen, [relu] * len(HALVES))
+    maps = FittedMaps(
+        kind, settings.label, parameters, (), torch.empty(0), torch.empty(0), chosen, [relu] * len(HALVES)
+    )
     return _judged(maps, r, t, deal, settings.block, device)
 
 
@@ -210,9 +212,7 @@ def _ridge(
     return parameters_of(found, strengths, rank), strengths
 
 
-def _judged(
-    maps: FittedMaps, r: Tensor, t: Tensor, deal: Deal, block: int, device: torch.device | str
-) -> FittedMaps:
+def _judged(maps: FittedMaps, r: Tensor, t: Tensor, deal: Deal, block: int, device: torch.device | str) -> FittedMaps:
     """How the map of every half did over its fit images: its squared error, the identity's, and the status."""
     totals = torch.zeros(3, len(HALVES), dtype=torch.float64)
     for half, groups in enumerate(HALVES):
