@@ -169,8 +169,7 @@ def fit_maps(
     stacked = len(each)
     _check_shapes(features, each)
     _check_map(map, features, each, relu)
-    if not relu and map != "identity" and map_named(map).residual:
-        relu = [never_negative(one) for one in each]
+    relu = relu or _sigma(map, each)
     if map == "identity":
         parameters: dict[str, Tensor] = {}
         label, strengths = "", []
@@ -246,6 +245,13 @@ def _check_shapes(features: Features, targets: Sequence[Tensor]) -> None:
     alike = len(shapes) == len(wanted) == 1 and {len(shape) for shape in both} == {2}
     if not alike or len({shape[0] for shape in both}) != 1 or not len(targets[0]):
         raise UserError(f"features {sorted(shapes)} and targets {sorted(wanted)} are not of the same images")
+
+
+def _sigma(map: str, targets: Sequence[Tensor]) -> list[bool]:
+    """Whether σ of each target is the ReLU, where nobody said; empty of the identity, and of linear maps: all are."""
+    if map == "identity" or not map_named(map).residual:
+        return []
+    return [never_negative(one) for one in targets]
 
 
 def _check_map(map: str, features: Features, targets: Sequence[Tensor], relu: Sequence[bool]) -> None:

@@ -71,11 +71,7 @@ def measure_grid(
         print(f"finished already: {folder}")
         return
     fit, report = samples_of(network, prepared)
-    dims = check(
-        network.model, report, fit=fit, family=grid, layers=[network.layer], maps=list(new), measures=config["metrics"]
-    )
-    for line in leaning(list(new), dims, len(fit)):
-        print(line, file=sys.stderr)
+    _check(network, grid, list(new), config, fit, report)
     with Recording(network, grid, prepared, new, stage) as keep:
         if not keep.runs:  # by another process, meanwhile
             print(f"finished already: {folder}")
@@ -101,6 +97,16 @@ def measure_grid(
         keep.finish()
         _show(network, grid, runs, keep.runs, prepared, config, stage, before)
     print(f"measured {network.place} over {len(grid.transform.grid())} g of {grid.name}: {folder}")
+
+
+def _check(
+    network: Network, grid: Grid, maps: list[MapSpec], config: dict[str, Any], fit: Sample, report: Sample
+) -> None:
+    """Refuse what cannot be measured, and say what maps lean on."""
+    layers = [network.layer]
+    dims = check(network.model, report, fit=fit, family=grid, layers=layers, maps=maps, measures=config["metrics"])
+    for line in leaning(maps, dims, len(fit)):
+        print(line, file=sys.stderr)
 
 
 def samples_of(network: Network, prepared: Prepared) -> tuple[Sample, Sample]:

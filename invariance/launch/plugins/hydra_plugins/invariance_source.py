@@ -54,13 +54,7 @@ def _made(config_path: str) -> dict[str, Any] | None:
         return {"_target_": "hydra_plugins.invariance_named_launcher.NamedLauncher", "launcher": name}
     if group not in ("map", "solver"):
         return None
-    from invariance.maps import (
-        MAPS,
-        SOLVERS,
-        listed,
-        map_named,
-        solver_named,
-    )  # torch, which no choice with a file needs
+    from invariance.maps import MAPS, SOLVERS, listed, map_named, solver_named  # torch: no choice with a file needs it
 
     if group == "map" and (listed(name) in MAPS or is_named(name)):
         map_named(name)
