@@ -90,7 +90,8 @@ class LowRankMap(Map):
     @classmethod
     def of(cls, parameters: Parameters, relu: bool) -> Self:
         """See `Map`."""
-        return cls(*parameters["left"].shape, relu)
+        features, rank = parameters["left"].shape
+        return cls(features, rank, relu)
 
     def forward(self, r: Tensor) -> Tensor:
         """(B, D) to (B, D)."""

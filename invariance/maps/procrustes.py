@@ -116,7 +116,7 @@ def rotation_of(cross: Tensor, size: Tensor) -> Tensor:
     u, s, vh = torch.linalg.svd(cross)
     floor = 8 * len(cross) * torch.finfo(cross.dtype).eps * torch.maximum(s[0], size)
     known = int((s > floor).sum())
-    q = u[:, :known] @ vh[:known]
+    q: Tensor = u[:, :known] @ vh[:known]
     if known < len(cross):
         free_u, free_vh = u[:, known:], vh[known:]
         a, _, bh = torch.linalg.svd(free_vh @ free_u)
