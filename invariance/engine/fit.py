@@ -179,7 +179,7 @@ def fit_maps(
     else:
         module = _fitted(features, each, map, solver, relu, torch.device(device), progress)
         parameters = {
-            name: value.unflatten(1, (stacked, value.shape[1] // stacked)).flatten(0, 1).cpu()
+            name: torch.unflatten(value, 1, (stacked, value.shape[1] // stacked)).flatten(0, 1).cpu()
             for name, value in module.fitted.items()
         }
         label, strengths = solver.label, [one for row in module.fit.strengths for one in row]
