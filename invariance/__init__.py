@@ -8,7 +8,7 @@ pipeline (prepare, train, measure, report), and as functions for any network at 
 - `measure_model`: invariance and equivariance under families of transformations, as a table that plots itself.
 - `compare_models`: how far apart two representations are.
 - `load`: results that were kept.
-- The families (`Rotation`, `Blur`, …), the solvers (`Ridge`, `OnlineSGD`, `MinibatchSGD`), `UserError`.
+- The families (`Rotation`, `Blur`, …), the solvers (`Ridge`, `Procrustes`, `OnlineSGD`, `MinibatchSGD`), `UserError`.
 
 Names are imported when they are first used, so that importing the package costs nothing.
 """
@@ -39,6 +39,7 @@ _PUBLIC = {
     "Rotation": "transforms.rotation",
     "Shear": "transforms.shear",
     "Ridge": "maps.ridge",
+    "Procrustes": "maps.procrustes",
     "OnlineSGD": "maps.online_sgd",
     "MinibatchSGD": "maps.minibatch",
     "UserError": "errors",
@@ -54,6 +55,7 @@ if TYPE_CHECKING:  # what tools that read types see; the names are imported by `
     from invariance.errors import UserError
     from invariance.maps.minibatch import MinibatchSGD
     from invariance.maps.online_sgd import OnlineSGD
+    from invariance.maps.procrustes import Procrustes
     from invariance.maps.ridge import Ridge
     from invariance.models.layers import list_layers
     from invariance.models.model import Model, wrap

@@ -13,7 +13,8 @@ from torch import nn
 import invariance
 from invariance import Mirror, Ridge, Rotation, UserError, load, measure_model, wrap
 from invariance.engine.recorder import Listed
-from invariance.maps.unseen import HALVES, deal_classes, ridge_by_halves
+from invariance.engine.results import curves_of
+from invariance.maps.unseen import HALVES, closed_by_halves, deal_classes
 from invariance.runs.parts import Parts
 from invariance.runs.rows import COLUMNS, FIRST_COLUMNS, OF_CONTROL, check_values, read_rows
 
@@ -182,7 +183,7 @@ def test_a_map_that_undoes_g_serves_unseen_classes_and_one_that_knows_the_classe
     own, other = deal.half_of(labels.numpy(), 0), deal.half_of(labels.numpy(), 0, unseen=True)
 
     def distance(r, halves):
-        maps = ridge_by_halves(r, t, deal, Ridge(strengths=(1e-8,)))
+        maps = closed_by_halves(r, t, deal, Ridge(strengths=(1e-8,)))
         back = torch.stack([maps.module(int(half))(one) for half, one in zip(halves, r, strict=True)])
         return float((back - t).norm(dim=1).mean() / t.norm(dim=1).mean())
 
@@ -374,3 +375,46 @@ def test_a_scale_over_the_report_images_is_told(network, given):
         network, given["images"], fit=given["fit"], maps=["identity"], transforms=TURNS, layers=["2"]
     )
     assert set(fitted["status"]) == {"ok"}
+
+
+def test_a_mirror_of_the_pixels_is_a_rotation_of_them_and_of_half_their_rank(network, given):
+    rows = measure_model(
+        network,
+        **given,
+        transforms=[Mirror()],
+        layers=["0"],  # pixels about 0, so that σ is no ReLU; 10 × 12 of them
+        maps=["identity", "orthogonal", "low_rank:60", "low_rank:8", Ridge(strengths=(1e-9,)), "mlp"],
+    )
+    moved = rows[~rows["g"].str.endswith("untouched") & rows["fit_classes"].isin(["", "all"])]
+    score = moved[moved["metric"] == "l2_distance"].groupby(["map", "solver", "split"])["score"].max()
+    assert score["orthogonal", "procrustes", "report"] < 1e-5
+    assert score["low_rank:60", "ridge", "fit"] < 0.01
+    assert score["low_rank:8", "ridge", "fit"] > 0.1 > score["residual", "ridge", "fit"]
+    assert score["identity", "", "report"] > 0.5
+    unseen = rows[(rows["fit_classes"] == "unseen") & (rows["metric"] == "l2_distance")]
+    assert set(unseen["map"]) == {"orthogonal", "low_rank:60", "low_rank:8", "residual"}
+    ways = set(curves_of(moved, "l2_distance", "fit")["way"])
+    assert {"equivariance (ridge)", "equivariance (low_rank:8, ridge)", "equivariance (orthogonal, procrustes)"} < ways
+
+
+@pytest.mark.parametrize(
+    ("maps", "said"),
+    [
+        (["orthgonal"], "'orthgonal' is none.* did you mean 'orthogonal'"),
+        (["low_rank"], "map='low_rank': give its rank"),
+        (["low_rank:none"], "map='low_rank:none': give its rank"),
+        (["residual"], "'residual' is fitted by online_sgd or ridge; give one of these names"),
+        (["orthogonal", "procrustes"], "each solver once"),
+    ],
+)
+def test_maps_are_named_with_their_rank(network, given, maps, said):
+    with pytest.raises(UserError, match=said):
+        measure_model(network, **given, transforms=[Mirror()], layers=["2"], maps=maps)
+
+
+def test_fewer_fit_images_than_dimensions_are_told(network, given, capsys):
+    few = {**given, "fit": given["fit"][:60], "fit_labels": None}
+    few |= {"layers": ["0"], "maps": ["ridge", "low_rank:2"], "measures": ["l2_distance"]}
+    rows = measure_model(network, **few, transforms=[Mirror()])
+    assert "layer 0: 60 fit images for 120 dimensions" in capsys.readouterr().out
+    assert set(rows["status"]) == {"ok"} and set(rows["map"]) == {"residual", "low_rank:2"}

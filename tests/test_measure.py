@@ -5,6 +5,7 @@ import math
 import shutil
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from scipy import ndimage
@@ -281,9 +282,29 @@ def test_maps_that_no_memory_holds_are_refused_before_any_features(place, compos
     measure(compose("measure", *places, "networks=baseline", "grids=[mirror]", "map=identity"))
 
 
+def test_rotations_and_low_rank_maps_are_rows_of_their_own_and_say_their_sigma(place, compose):
+    folder, places = place
+    fits = ["map=[orthogonal,'low_rank:3',residual]", "solver=[ridge,online_sgd]", "solver.online_sgd.epochs=1"]
+    for layer, sigma in (("conv5", "identity"), ("relu7", "relu")):
+        runs = [f"runs={folder}/{layer}" if one.startswith("runs=") else one for one in places]
+        shutil.copytree(folder / "runs/train", folder / layer / "train")
+        measure(compose("measure", *runs, *ROTATION, *fits, "networks=baseline", f"layer={layer}"))
+        base = folder / layer / "measure/digits/baseline/seed0/rotation"
+        solvers = {"orthogonal": "procrustes", "low_rank:3": "ridge", "residual": "online_sgd"}
+        for kind, solver in solvers.items():
+            run = base / f"{kind.replace(':', '.')}_{solver}"
+            rows, fits_csv = read_rows(run / "rows.csv"), pd.read_csv(run / "fits.csv")
+            assert set(rows["map"]) == {kind} and set(rows["solver"]) == {solver}
+            assert ("unseen" in set(rows["fit_classes"])) == (solver != "online_sgd")
+            assert set(fits_csv["sigma"]) == {sigma} and set(fits_csv["status"]) == {"ok"}
+            assert (fits_csv["strength"].notna()).all() == (solver == "ridge")
+
+
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [
+        (["map=low_rank", "solver=ridge"], "map='low_rank': give its rank"),
+        (["map=low_rank:x", "solver=ridge"], "map='low_rank:x': give its rank"),
         (["layer=rel7"], "did you mean 'relu7'"),
         (["grids=[rotaton]"], "did you mean 'rotation'"),
         (["grids=[baseline]"], "grids=baseline: no such family or grid"),

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from sklearn.linear_model import Ridge as SklearnRidge
 
 from invariance.maps import Ridge, RidgeFit
-from invariance.maps.ridge import Moments
+from invariance.maps.moments import Moments
 
 
 def fit(config, r, t, *, stacked=1, residual=True, block=37):

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from invariance.engine.groups import Group
 from invariance.engine.rows import about, rows_of
 from invariance.engine.scoring import MeasuredSplit, Scorer, Scores
-from invariance.maps import FittedMaps, Ridge
+from invariance.maps import FittedMaps
 from invariance.maps.spec import MapSpec
-from invariance.maps.unseen import FIT_CLASSES, Deal, deal_classes, fit_by_halves, ridge_by_halves
+from invariance.maps.unseen import FIT_CLASSES, Deal, closed_by_halves, deal_classes, fit_by_halves, in_closed_form
 from invariance.runs.rows import FEW_IMAGES, Row
 from invariance.transforms.base import GridPoint, Transform
 
@@ -131,8 +131,8 @@ class Control:
     def _maps(self, r: Tensor, spec: MapSpec) -> FittedMaps:
         """The six maps of one g."""
         target, device = self.fit.reference, self.scorer.model.device
-        if isinstance(spec.settings, Ridge) and spec.map == "residual":
-            return ridge_by_halves(r, target, self.deal, spec.settings, device)
+        if (settings := in_closed_form(spec.map, spec.settings)) is not None:
+            return closed_by_halves(r, target, self.deal, settings, spec.map, device)
         return fit_by_halves(r, target, self.deal, lambda one, other: self.fit_maps([one], other, spec))
 
 

@@ -16,7 +16,17 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from invariance.errors import UserError
-from invariance.maps import FittedMaps, Solver, begin_fit, fit_status, map_named, order, solvers_of
+from invariance.maps import (
+    FittedMaps,
+    Solver,
+    begin_fit,
+    fit_status,
+    map_named,
+    never_negative,
+    order,
+    shuffled,
+    solvers_of,
+)
 
 _LOG_EVERY = 20
 _CHUNK = 4096
@@ -33,13 +43,13 @@ class MapFit(pl.LightningModule):
 
     Args:
         solver: settings of the solver.
-        kind: residual, linear or mlp.
+        kind: the map, as `MAPS` names it, with its rank if it has one.
         inputs: D_in.
         outputs: D_out, all stacked targets together.
         images: N, the fit images of an epoch.
         problems: J, fits with inputs of their own.
         stacked: targets stacked along the outputs.
-        relu: of linear maps, whether σ of each stacked target is the ReLU; empty where all are.
+        relu: whether σ of each stacked target is the ReLU; empty where all are.
     """
 
     def __init__(
@@ -132,12 +142,12 @@ def fit_maps(
         features: (J, N, D_in), or J tensors (N, D_in), of the fit images; on any device, float.
         targets: (N, D_out), shared by all j, several targets side by side if `stacked` says so; or K tensors (N, D),
             which are never copied together.
-        map: identity, residual, linear or mlp.
+        map: identity, residual, low_rank:k, orthogonal, linear or mlp.
         solver: settings of a solver that can fit it; None for the identity.
         stacked: K, how many targets stand side by side in a tensor; None: 1, or as many as there are tensors. Fit j of
             target k is number j · K + k in what is returned.
-        relu: of linear maps, whether σ of each target is the ReLU, as it must not be for numbers below 0; empty where
-            it is for all.
+        relu: whether σ of each target is the ReLU. Empty: where no number of the target is below 0; of linear maps for
+            all.
         device: where to fit.
         progress: whether to show a bar of its own, or the display to which to add one.
 
@@ -146,7 +156,7 @@ def fit_maps(
 
     Raises:
         UserError: if the solver cannot fit that kind of map, or there is none; for shapes that do not belong
-            together; or for `relu` of other maps than linear ones, or not one a target.
+            together; or for `relu` that is not one a target, or of the identity.
 
     Example:
         >>> from invariance.maps import Ridge
@@ -159,6 +169,7 @@ def fit_maps(
     stacked = len(each)
     _check_shapes(features, each)
     _check_map(map, features, each, relu)
+    relu = relu or _sigma(map, each)
     if map == "identity":
         parameters: dict[str, Tensor] = {}
         label, strengths = "", []
@@ -168,11 +179,50 @@ def fit_maps(
     else:
         module = _fitted(features, each, map, solver, relu, torch.device(device), progress)
         parameters = {
-            name: torch.unflatten(value, 1, (stacked, -1)).flatten(0, 1).cpu() for name, value in module.fitted.items()
+            name: torch.unflatten(value, 1, (stacked, value.shape[1] // stacked)).flatten(0, 1).cpu()
+            for name, value in module.fitted.items()
         }
         label, strengths = solver.label, [one for row in module.fit.strengths for one in row]
     maps = FittedMaps(map, label, parameters, (), torch.empty(0), torch.empty(0), strengths, list(relu) * len(features))
     return _judge(features, each, maps, torch.device(device))
+
+
+def fit_with_null(
+    features: Features,
+    target: Tensor,
+    map: str,
+    solver: Solver,
+    *,
+    seed: int = 0,
+    relu: Sequence[bool] = (),
+    device: torch.device | str = "cpu",
+    progress: bool | Progress = False,
+) -> tuple[FittedMaps, FittedMaps]:
+    """Fit maps to one target, and in the same pass maps to the target of other images: what pairs alone give.
+
+    The second fit is that of any map of features to targets that have nothing to do with them. It is stacked on the
+    first: of ridge the Gram matrix and its decomposition serve both, of each the strength is its own. Rounding apart,
+    the first are those of `fit_maps`.
+
+    Args:
+        features: (J, N, D_in), or J tensors (N, D_in), of the fit images.
+        target: (N, D), their targets.
+        map: any but the identity and an mlp.
+        solver: settings of a solver that can fit it.
+        seed: which images are paired; never one with itself (`shuffled`).
+        relu: whether σ is the ReLU, one value; empty as in `fit_maps`.
+        device: where to fit.
+        progress: as in `fit_maps`.
+
+    Returns:
+        J maps fitted on the pairs, and J on the shuffled ones, whose error is that on the shuffled pairs.
+
+    Raises:
+        UserError: as `fit_maps`.
+    """
+    others = target[shuffled(len(target), seed).to(target.device)]
+    both = fit_maps(features, [target, others], map, solver, relu=[*relu, *relu], device=device, progress=progress)
+    return both.chosen(slice(0, None, 2)), both.chosen(slice(1, None, 2))
 
 
 def _each(targets: Targets, stacked: int | None) -> Sequence[Tensor]:
@@ -197,11 +247,18 @@ def _check_shapes(features: Features, targets: Sequence[Tensor]) -> None:
         raise UserError(f"features {sorted(shapes)} and targets {sorted(wanted)} are not of the same images")
 
 
+def _sigma(map: str, targets: Sequence[Tensor]) -> list[bool]:
+    """Whether σ of each target is the ReLU, where nobody said; empty of the identity, and of linear maps: all are."""
+    if map == "identity" or not map_named(map).residual:
+        return []
+    return [never_negative(one) for one in targets]
+
+
 def _check_map(map: str, features: Features, targets: Sequence[Tensor], relu: Sequence[bool]) -> None:
-    """Refuse `relu` of other maps than linear ones, and an identity between spaces of different size."""
-    if relu and (map != "linear" or len(relu) != len(targets)):
+    """Refuse `relu` that is not one a target, or of the identity, and an identity between spaces of different size."""
+    if relu and (map == "identity" or len(relu) != len(targets)):
         raise UserError(
-            f"relu={list(relu)} is for map=linear, one for each of {len(targets)} targets, not for map={map}"
+            f"relu={list(relu)} is for fitted maps, one for each of {len(targets)} targets, not for map={map}"
         )
     if map == "identity" and targets[0].shape[1] != features[0].shape[1]:
         raise UserError(f"map=identity takes {features[0].shape[1]} features to as many, not {targets[0].shape[1]}")

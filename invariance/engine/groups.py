@@ -40,6 +40,7 @@ class Ended:
         error: mean squared error over the fit images.
         reference: the identity's.
         strength: the strength that ridge chose; NaN for others.
+        relu: whether σ is the ReLU: φ(x) is never negative on the fit images.
     """
 
     g: str
@@ -47,6 +48,7 @@ class Ended:
     error: float
     reference: float
     strength: float
+    relu: bool
 
 
 @dataclass(frozen=True)

@@ -23,8 +23,8 @@ from invariance.engine.rows import about, rows_of
 from invariance.engine.scoring import MeasuredSplit, Scorer, Scores, mean_of
 from invariance.engine.stream import Sample, batches, features
 from invariance.errors import UserError
-from invariance.maps import FittedMaps, require_room
-from invariance.maps.spec import MapSpec
+from invariance.maps import FittedMaps, never_negative, require_room
+from invariance.maps.spec import CLOSED, MapSpec
 from invariance.measures.distance import rms, scale_of_layer
 from invariance.models.cut import Cut
 from invariance.models.model import Model
@@ -79,7 +79,7 @@ def measure(
     maps: Sequence[MapSpec],
     measures: Sequence[str],
     keep: Recorder[Group, Measured],
-    unseen: Sequence[str] = ("ridge",),
+    unseen: Sequence[str] = CLOSED,
     readouts: Mapping[str, str] | None = None,
     effort: Effort | None = None,
 ) -> None:
@@ -151,7 +151,7 @@ def check(
     for spec in fitted:
         for dim in dims.values():
             if fit is not None and spec.settings is not None:
-                require_room(spec.settings, dim, dim, len(fit), device=model.device)
+                require_room(spec.settings, dim, dim, len(fit), kind=spec.map, device=model.device)
     return dims
 
 
@@ -295,6 +295,7 @@ class _OfLayer:
         self.scorer = Scorer(of.model, cut, layer, scale, answers=answers, batch=of.effort.batch)
         self.bypass = self._bypass(cut, layer) if answers else math.nan
         self._references: dict[tuple[int, str], float] = {}
+        self.relu = never_negative(sides[0].reference)
         self.control = Control.of(self.scorer, sides, self.fit_maps, self.measures) if len(sides) == 2 else None
 
     def measure(self, group: Group, points: list[GridPoint], r: list[list[Tensor]]) -> Measured:
@@ -368,6 +369,7 @@ class _OfLayer:
             target,
             spec.map,
             spec.settings,
+            relu=[self.relu],
             device=self.of.model.device,
             progress=False if progress is None else progress,
         )
@@ -388,8 +390,9 @@ def _classes(sample: Sample) -> Tensor | None:
 
 def _ended(points: Sequence[GridPoint], fitted: FittedMaps) -> list[Ended]:
     """How the fits of a group ended."""
-    strengths = list(fitted.strength) or [math.nan] * len(points)
+    strengths, relu = list(fitted.strength) or [math.nan] * len(points), list(fitted.relu) or [True] * len(points)
+    errors = zip(fitted.error.tolist(), fitted.reference.tolist(), strict=True)
     return [
-        Ended(point.label, fitted.status[j], float(fitted.error[j]), float(fitted.reference[j]), strengths[j])
-        for j, point in enumerate(points)
+        Ended(point.label, fitted.status[j], *both, strengths[j], relu[j])
+        for j, (point, both) in enumerate(zip(points, errors, strict=True))
     ]

@@ -22,9 +22,9 @@ from invariance.engine.recorder import Listed
 from invariance.engine.results import Results, joined, load
 from invariance.engine.stream import Sample
 from invariance.errors import UserError, nearest
-from invariance.maps import SOLVERS, Solver, solver_named
+from invariance.maps import MAPS, SOLVERS, Solver, solver_named, solvers_of
 from invariance.maps.settings import name_of
-from invariance.maps.spec import MapSpec
+from invariance.maps.spec import MapSpec, leaning
 from invariance.models.layers import choose_layers, choose_readouts
 from invariance.models.model import Model, require_model
 from invariance.progress import bar
@@ -85,7 +85,8 @@ def measure_model(
             names of your own.
         layers: names or patterns; "auto", the true cuts at the ends of blocks; "*", all.
         maps: "identity", a solver's name ("ridge") or settings (`Ridge(strengths=(0.1,))`), by which the residual map
-            is fitted, or a `MapSpec`. None: the identity, and ridge if there are fit images.
+            is fitted, "low_rank:8" (of rank 8 at most, by ridge), "orthogonal", "mlp", or a `MapSpec`. None: the
+            identity, and ridge if there are fit images.
         device: "cpu", "gpu", "auto"; None: where the network is.
         batch: images a forward pass; None: 256.
         seed: of how `fit=0.5` deals the images.
@@ -161,12 +162,15 @@ class _Asked:
         keep: Listed[Group, Measured] | Kept = Listed() if place is None else Kept(place, about)
         if isinstance(keep, Kept) and keep.finished:
             return load(keep.folder)
+        dims: dict[str, int] = {}
         for family in families:
-            check(
+            dims = check(
                 model, report, fit=fit, family=family, layers=chosen, maps=specs, measures=measures, readouts=readouts
             )
         at = ", ".join(layer if name == "flatten" else f"{layer} ({name})" for layer, name in readouts.items())
         print(f"{model.name}: {model.recipe}; {len(report)} images at {at}", flush=True)
+        for line in leaning(specs, dims, 0 if fit is None else len(fit)):
+            print(line, flush=True)
         with bar(self.numbers.progress) as shown:
             memory, shows = self.numbers.memory_gb * 1e9, shown if self.numbers.progress else None
             effort = Effort(self.numbers.batch or 256, memory, shows)
@@ -288,10 +292,7 @@ def _specs(given: Sequence[object] | None, fit: bool) -> list[MapSpec]:
         elif isinstance(one, MapSpec):
             specs.append(one)
         elif isinstance(one, str):
-            if one not in SOLVERS and ":" not in one:
-                known = ["identity", *SOLVERS]
-                raise UserError(f"maps: {one!r} is none{nearest(one, known)}; there are {', '.join(known)}")
-            specs.append(_spec(solver_named(one)()))
+            specs.append(_named(one))
         elif isinstance(one, Solver) and not isinstance(one, type):
             specs.append(_spec(one))
         else:
@@ -299,6 +300,19 @@ def _specs(given: Sequence[object] | None, fit: bool) -> list[MapSpec]:
     if not specs or len({spec.name for spec in specs}) < len(specs):
         raise UserError(f"maps={wanted}: give at least one, and each solver once")
     return specs
+
+
+def _named(name: str) -> MapSpec:
+    """The map of a name with the one solver that fits it, or the map that a solver is taken for."""
+    if name.partition(":")[0] in MAPS:
+        able = solvers_of(name)
+        if len(able) != 1:
+            raise UserError(f"maps: {name!r} is fitted by {' or '.join(able)}; give one of these names for it")
+        return MapSpec(name, able[0], solver_named(able[0])())
+    if name not in SOLVERS and ":" not in name:
+        known = ["identity", *SOLVERS, "low_rank:8", "orthogonal", "mlp"]
+        raise UserError(f"maps: {name!r} is none{nearest(name, known)}; there are {', '.join(known)}")
+    return _spec(solver_named(name)())
 
 
 def _spec(solver: Solver) -> MapSpec:

@@ -226,7 +226,8 @@ def curves_of(rows: pd.DataFrame, measure: str | None, split: str | None) -> pd.
     chosen = plain[(plain["metric"] == name) & (plain["split"] == wanted) & plain["status"].isin(WITH_SCORE)]
     if chosen.empty:
         raise UserError(f"measure={name!r}, split={wanted!r}: no such rows; there are {', '.join(measures) or 'none'}")
-    way = np.where(chosen["map"] == "identity", "invariance", "equivariance (" + chosen["solver"] + ")")
+    fitted = (chosen["map"] + ", ").where(chosen["map"] != "residual", "") + chosen["solver"]
+    way = np.where(chosen["map"] == "identity", "invariance", "equivariance (" + fitted + ")")
     grids = chosen["g"].str.partition(":")
     places = chosen["value"].where(chosen["value"].notna() | (grids[2] != UNTOUCHED), 0.0)
     frame = pd.DataFrame(chosen).assign(grid=grids[0], way=way, value=places)

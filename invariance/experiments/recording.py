@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, replace
@@ -17,7 +18,7 @@ from invariance.engine.grids import Grid
 from invariance.engine.groups import Ended, Group, Measured
 from invariance.engine.measuring import Effort, check, measure
 from invariance.engine.stream import Sample
-from invariance.maps.spec import MapSpec
+from invariance.maps.spec import CLOSED, MapSpec, leaning
 from invariance.progress import bar
 from invariance.runs.checked import write_facts
 from invariance.runs.files import DONE, atomic_path, write_text
@@ -34,8 +35,8 @@ from invariance.transforms.base import GridPoint, Transform
 from invariance.transforms.near import near_copies, told
 
 EXAMPLES = 4
-FITS = "g,status,error,reference,strength\n"
-"""Columns of `fits.csv`: mean squared error over the fit images, the identity's, and the strength ridge chose."""
+FITS = "g,status,error,reference,strength,sigma\n"
+"""Columns of `fits.csv`: mean squared error over the fit images, the identity's, the strength ridge chose, and σ."""
 
 
 def measure_grid(
@@ -70,9 +71,7 @@ def measure_grid(
         print(f"finished already: {folder}")
         return
     fit, report = samples_of(network, prepared)
-    check(
-        network.model, report, fit=fit, family=grid, layers=[network.layer], maps=list(new), measures=config["metrics"]
-    )
+    _check(network, grid, list(new), config, fit, report)
     with Recording(network, grid, prepared, new, stage) as keep:
         if not keep.runs:  # by another process, meanwhile
             print(f"finished already: {folder}")
@@ -90,7 +89,7 @@ def measure_grid(
                 maps=list(keep.runs),
                 measures=config["metrics"],
                 keep=keep,
-                unseen=["ridge", *config["unseen_classes"]],
+                unseen=[*CLOSED, *config["unseen_classes"]],
                 effort=Effort(
                     int(config["batch"]), config["memory_gb"] * 1e9, progress if config["progress"] else None
                 ),
@@ -98,6 +97,16 @@ def measure_grid(
         keep.finish()
         _show(network, grid, runs, keep.runs, prepared, config, stage, before)
     print(f"measured {network.place} over {len(grid.transform.grid())} g of {grid.name}: {folder}")
+
+
+def _check(
+    network: Network, grid: Grid, maps: list[MapSpec], config: dict[str, Any], fit: Sample, report: Sample
+) -> None:
+    """Refuse what cannot be measured, and say what maps lean on."""
+    layers = [network.layer]
+    dims = check(network.model, report, fit=fit, family=grid, layers=layers, maps=maps, measures=config["metrics"])
+    for line in leaning(maps, dims, len(fit)):
+        print(line, file=sys.stderr)
 
 
 def samples_of(network: Network, prepared: Prepared) -> tuple[Sample, Sample]:
@@ -175,7 +184,7 @@ def _open(network: Network, grid: Grid, spec: MapSpec, prepared: Prepared, confi
         "map": spec.map,
         "solver": {"name": spec.solver, **(asdict(spec.settings) if spec.settings else {})},
     }
-    if spec.solver in config["unseen_classes"]:  # by ridge always, so that it says nothing
+    if spec.solver in config["unseen_classes"]:  # in closed form always, so that it says nothing
         identity["unseen_classes"] = True
     return Run(network.runs, f"{stage}/{network.place}/{grid.name}/{spec.name}", identity)
 
@@ -307,7 +316,7 @@ def _account(fits: Sequence[Ended]) -> str:
     """How the fits of a group ended: lines of `fits.csv`."""
     strengths = ["" if math.isnan(one.strength) else f"{one.strength:g}" for one in fits]
     return "".join(
-        f"{one.g},{one.status},{one.error:.9g},{one.reference:.9g},{strength}\n"
+        f"{one.g},{one.status},{one.error:.9g},{one.reference:.9g},{strength},{'relu' if one.relu else 'identity'}\n"
         for one, strength in zip(fits, strengths, strict=True)
     )
 

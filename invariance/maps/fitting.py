@@ -33,14 +33,14 @@ class Wanted:
     """J fits of one kind of map that a solver is to begin.
 
     Attributes:
-        kind: the map, as `MAPS` names it.
-        residual: whether it is a residual of its input.
+        kind: the map, as `MAPS` names it, with its rank if it has one.
+        residual: whether it is a residual of its input, or another map that can be the identity.
         inputs: D_in.
         outputs: D_out, all stacked targets together.
         images: how many fit images an epoch has.
         problems: J, fits with inputs of their own.
         stacked: targets stacked along the outputs.
-        relu: of linear maps, whether σ of each stacked target is the ReLU; empty where all are.
+        relu: whether σ of each stacked target is the ReLU; empty where all are.
         device: where the fits run.
     """
 
@@ -119,6 +119,25 @@ class FitState(Protocol):
 def order(images: int, seed: int, epoch: int) -> Tensor:
     """The order (N,) in which an epoch visits the fit images: new each epoch, the same for every fit and machine."""
     return torch.randperm(images, generator=generator(seed, "order of the fit", epoch))
+
+
+def shuffled(images: int, seed: int = 0) -> Tensor:
+    """A permutation (N,) of the fit images that leaves none in its place: pairs of different images, for a null.
+
+    It is one cycle through all of them, the same on every machine; of a single image nothing else is possible.
+    """
+    turn = torch.randperm(images, generator=generator(seed, "shuffled pairs"))
+    pairs = torch.empty_like(turn)
+    pairs[turn] = turn.roll(1)
+    return pairs
+
+
+def never_negative(target: Tensor) -> bool:
+    """Whether σ is the ReLU for maps to a target (N, D): no number of it, over the fit images, is below 0.
+
+    Features after a ReLU never are, and a map then need not reach below 0 either. For others σ does nothing.
+    """
+    return bool(target.amin() >= 0)
 
 
 def fit_status(error: Tensor, reference: Tensor, scale: Tensor) -> list[str]:

@@ -66,7 +66,7 @@ class MinibatchSGD:
         """
         if wanted.inputs != wanted.outputs:
             raise UserError(f"an mlp map has as many outputs as inputs, not {wanted.outputs} and {wanted.inputs}")
-        return MinibatchFit(self, wanted.inputs, wanted.problems, wanted.device)
+        return MinibatchFit(self, wanted.inputs, wanted.problems, wanted.device, relu=all(wanted.relu))
 
     def least_bytes(self, wanted: Wanted) -> int:
         """See `Solver`: two layers, their gradients and momentum."""
@@ -82,6 +82,7 @@ class MinibatchFit:
         problems: J.
         device: where the parameters live.
         dtype: their type.
+        relu: whether σ is the ReLU.
     """
 
     strengths = ()
@@ -93,8 +94,10 @@ class MinibatchFit:
         problems: int,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
+        relu: bool = True,
     ) -> None:
         self.settings, self.epochs, self.block = settings, settings.epochs, settings.batch
+        self.relu = relu
         hidden = settings.hidden or features
         draw = torch.rand(hidden, features + 1, generator=generator(settings.seed, "start of the mlp"))
         start = ((2 * draw - 1) * features**-0.5).to(dtype).expand(problems, -1, -1)
@@ -121,7 +124,7 @@ class MinibatchFit:
         with full_float32(r.device):
             hidden = torch.baddbmm(p["bias_in"].unsqueeze(1), r, p["weight_in"].mT).relu()
             z = torch.baddbmm(p["bias"].unsqueeze(1), hidden, p["weight"].mT) + r
-            error = (z.relu() - t).square().sum(2).mean(1)
+            error = ((z.relu() if self.relu else z) - t).square().sum(2).mean(1)
             scale = 1.0 if self.settings.loss == "square" else 0.5 / r.shape[2]
             self._optimizer.zero_grad()
             torch.autograd.backward(scale * error.sum())

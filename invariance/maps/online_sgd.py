@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from invariance.device import full_float32
+from invariance.errors import UserError
 from invariance.maps.carry import Carry, ModesCarry, VelocityCarry
 from invariance.maps.dynamics import Dynamics
 from invariance.maps.fitting import FitState, Wanted, hold_checked
@@ -43,7 +44,8 @@ class OnlineSGD:
         weight_decay: λ, on W and b alike.
         epochs: passes over the fit images, each in a new order.
         loss: `scaled` is ‖σ(z) − t‖² / (2D), `square` the bare ‖σ(z) − t‖² that the paper prints.
-        relu: whether σ stands in a residual map's loss; a plain map starts at 0, where σ has no gradient, without it.
+        relu: whether σ stands in a residual map's loss, where it is the ReLU; a plain map starts at 0, where that has
+            no gradient, without it.
         seed: seed of the order of the images.
         block: images computed together; changes speed and rounding, not the trajectory.
         inner: images of a block run one by one between two matrix products on a CPU; the same holds.
@@ -75,7 +77,14 @@ class OnlineSGD:
         return "online_sgd"
 
     def begin(self, wanted: Wanted) -> FitState:
-        """See `Solver`."""
+        """See `Solver`.
+
+        Raises:
+            UserError: for residual maps to stacked targets of which σ is the ReLU for some alone.
+        """
+        sigma = all(wanted.relu) or not wanted.residual
+        if not sigma and any(wanted.relu):
+            raise UserError("solver=online_sgd: some of the stacked targets have numbers below 0; fit them apart")
         return OnlineSGDState(
             self,
             wanted.inputs,
@@ -83,6 +92,7 @@ class OnlineSGD:
             wanted.problems,
             stacked=wanted.stacked,
             residual=wanted.residual,
+            sigma=sigma,
             device=wanted.device,
         )
 
@@ -102,7 +112,9 @@ class OnlineSGDState:
         problems: J, fits with inputs of their own.
         stacked: targets stacked along the outputs, all of one size D = D_out / stacked; the loss is scaled by that D.
         residual: σ((W + I) r + b) instead of σ(W r + b), for every stacked target.
-        relu: whether σ stands in the loss; for residual maps what `settings` say and for plain maps not, unless given.
+        relu: whether the ReLU stands in the loss; unless given, for residual maps what `settings` say where σ is the
+            ReLU, and for plain maps not.
+        sigma: whether σ is the ReLU.
         dtype: float32 or float64.
         device: where the state lives and the blocks are.
         start: W (J, D_out, D_in) and b (J, D_out) to start from, at rest; zeros unless given.
@@ -121,6 +133,7 @@ class OnlineSGDState:
         stacked: int = 1,
         residual: bool = True,
         relu: bool | None = None,
+        sigma: bool = True,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
         start: tuple[Tensor, Tensor] | None = None,
@@ -130,7 +143,8 @@ class OnlineSGDState:
             raise ValueError(f"{outputs} outputs do not hold {stacked} stacked targets for {inputs} inputs")
         self.settings, self.residual, self.stacked = settings, residual, stacked
         self.epochs, self.block = settings.epochs, settings.block
-        self.relu = settings.relu and residual if relu is None else relu
+        self.sigma = sigma
+        self.relu = settings.relu and residual and sigma if relu is None else relu
         self._dynamics = Dynamics(settings.rate, settings.momentum, settings.weight_decay)
         self._gradient = 2.0 if settings.loss == "square" else stacked / outputs
         weight = torch.zeros(problems, inputs, outputs, dtype=dtype, device=device)
@@ -176,7 +190,7 @@ class OnlineSGDState:
         if self._last is None:
             raise ValueError("no block was taken yet")
         z, t = self._last
-        return (z.relu() - t).square_().sum(2).mean(1)
+        return ((z.relu() if self.sigma else z) - t).square_().sum(2).mean(1)
 
     def weights(self) -> tuple[Tensor, Tensor]:
         """W (J, D_out, D_in), as `torch.nn.Linear` holds it, and b (J, D_out) after all images so far; new tensors."""

@@ -3,17 +3,17 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Self
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from invariance.maps.fitting import FitState, Wanted, hold_checked
+from invariance.maps.kernel import Images, fewer_images
+from invariance.maps.maps import rank_of
+from invariance.maps.moments import Moments, System, inverse_of
 from invariance.settings import solvers
 from invariance.settings.base import Settings
-
-_CHUNK = 1024
-"""Images turned to float64 at a time."""
 
 
 def _default_strengths() -> tuple[float, ...]:
@@ -25,12 +25,20 @@ class Ridge:
     """Settings of the closed-form solver.
 
     It minimises Σ ‖W r + b − t‖² + λ n s ‖W‖² over n images, s the mean variance of a feature, b free; for residual
-    maps t − r stands for t, so that strength draws the map to the identity and not to 0.
+    maps t − r stands for t, so that strength draws the map to the identity and not to 0. Where there are fewer images
+    than dimensions the same minimum is found by their inner products (`Images`); it then leans on W = 0 in all
+    directions that the images say nothing of.
+
+    A map `low_rank:k` is the minimum among W of rank k at most, at the strength that is chosen for W of any rank. With
+    R and T the features and what is to be reached, about their means, the objective is ‖R̃ W − T̃‖² with
+    R̃ = [R; √δ I], T̃ = [T; 0] and δ = λ n s, which is ‖R̃ (W − W_δ)‖² beside a constant, W_δ being ridge's solution. So
+    R̃ W is the best approximation of R̃ W_δ of rank k (Eckart & Young 1936): W = W_δ V Vᵀ, the columns of V being the k
+    leading right singular vectors of R̃ W_δ, that is eigenvectors of W_δᵀ (RᵀR + δI) W_δ = TᵀR W_δ.
 
     Attributes:
         strengths: the values of λ to choose from, each from 0 to 10⁶, all different; one value is taken as it is.
-        held_out: share of the fit images on which the choice is made, by the squared error through the ReLU; the map
-            is then fitted again on all of them.
+        held_out: share of the fit images on which the choice is made, by the squared error through σ; the map is then
+            fitted again on all of them.
         seed: seed of which images are held out.
         block: images taken in at once.
 
@@ -38,7 +46,7 @@ class Ridge:
         UserError: for a value out of its bounds.
     """
 
-    fits: ClassVar[tuple[str, ...]] = ("residual", "linear")
+    fits: ClassVar[tuple[str, ...]] = ("residual", "linear", "low_rank")
     schema: ClassVar[type[Settings]] = solvers.RidgeSettings
     weight_bytes: ClassVar[int] = 56
 
@@ -65,69 +73,19 @@ class Ridge:
             wanted.images,
             stacked=wanted.stacked,
             residual=wanted.residual,
+            rank=rank_of(wanted.kind),
             relu=wanted.relu,
             device=wanted.device,
         )
 
     def least_bytes(self, wanted: Wanted) -> int:
-        """See `Solver`: sums over images, in float64."""
-        return 8 * wanted.problems * wanted.inputs * (wanted.inputs + wanted.outputs)
-
-
-class Moments:
-    """Sums over images, in float64, from which ridge solutions follow: never more than one block in float64 at a time.
-
-    Args:
-        inputs: D_in.
-        outputs: D_out.
-        device: where the sums are kept.
-    """
-
-    def __init__(self, inputs: int, outputs: int, device: torch.device | str = "cpu") -> None:
-        def zeros(*size: int) -> Tensor:
-            """Sums, in float64."""
-            return torch.zeros(size, dtype=torch.float64, device=device)
-
-        self.count = 0
-        self.sum_r, self.sum_t = zeros(inputs), zeros(outputs)
-        self.gram, self.cross = zeros(inputs, inputs), zeros(inputs, outputs)
-
-    def add(self, r: Tensor, t: Tensor) -> None:
-        """Take in images r (B, D_in) with targets t (B, D_out)."""
-        for part_r, part_t in zip(torch.split(r, _CHUNK), torch.split(t, _CHUNK), strict=True):
-            wide_r, wide_t = part_r.double(), part_t.double()
-            self.sum_r += wide_r.sum(0)
-            self.sum_t += wide_t.sum(0)
-            self.gram.addmm_(wide_r.T, wide_r)
-            self.cross.addmm_(wide_r.T, wide_t)
-            self.count += len(wide_r)
-
-    def __add__(self, other: Self) -> Self:
-        """The sums over the images of both."""
-        both = type(self)(len(self.sum_r), len(self.sum_t), self.gram.device)
-        for name in ("sum_r", "sum_t", "gram", "cross"):
-            torch.add(getattr(self, name), getattr(other, name), out=getattr(both, name))
-        both.count = self.count + other.count
-        return both
-
-    def finite(self) -> bool:
-        """Whether all images so far were finite numbers; decompositions refuse anything else."""
-        return bool(torch.isfinite(self.gram.sum() + self.cross.sum()))
-
-    def undefined(self) -> tuple[Tensor, Tensor]:
-        """W and b of nothing but NaN: what images that are not finite leave to fit."""
-        return torch.full_like(self.cross, torch.nan), torch.full_like(self.sum_t, torch.nan)
-
-    def centred(self) -> tuple[Tensor, Tensor]:
-        """Gram matrix (D_in, D_in) and cross products (D_in, D_out) about the means."""
-        mean_r = self.sum_r / self.count
-        gram = torch.addr(self.gram, mean_r, self.sum_r, alpha=-1)
-        return (gram + gram.T) / 2, torch.addr(self.cross, mean_r, self.sum_t, alpha=-1)
-
-    def bias(self, weight: Tensor) -> Tensor:
-        """The b (D_out,) that goes with W (D_in, D_out): the residuals' mean is 0."""
-        bias: Tensor = (self.sum_t - self.sum_r @ weight) / self.count
-        return bias
+        """See `Solver`: sums over images in float64; or the images, their inner products, and the maps."""
+        n, inputs, outputs = wanted.images, wanted.inputs, wanted.outputs
+        if not fewer_images(n, inputs):
+            return 8 * wanted.problems * inputs * (inputs + outputs)
+        rank = rank_of(wanted.kind)
+        weights = inputs * outputs if rank is None else min(rank, inputs) * (inputs + outputs)
+        return 4 * wanted.problems * (n * inputs + weights) + 4 * n * outputs + 8 * n * (n + inputs + outputs)
 
 
 class RidgeFit:
@@ -141,8 +99,12 @@ class RidgeFit:
         images: how many fit images will come.
         stacked: targets stacked along the outputs.
         residual: σ((W + I) r + b) instead of σ(W r + b).
+        rank: the highest rank that W may have; None: any.
         relu: of each stacked target, whether σ is the ReLU; empty where all are.
         device: where the sums are kept.
+
+    Attributes:
+        dual: whether the images are kept, and not sums over them: there are fewer than D_in.
     """
 
     epochs = 1
@@ -157,49 +119,64 @@ class RidgeFit:
         *,
         stacked: int = 1,
         residual: bool = True,
+        rank: int | None = None,
         relu: Sequence[bool] = (),
         device: torch.device | str = "cpu",
     ) -> None:
         self.relu = relu or [True] * stacked
         self.settings, self.block, self.stacked, self.residual = settings, settings.block, stacked, residual
+        self.rank, self.dual = rank, fewer_images(images, inputs)
         choose = len(settings.strengths) > 1
-        self._waiting = min(max(1, round(settings.held_out * images)), images - 1) if choose and images > 1 else 0
-        self._moments = [Moments(inputs, outputs, device) for _ in range(problems)]
-        self._held: list[tuple[Tensor, Tensor]] = []
+        self._held = min(max(1, round(settings.held_out * images)), images - 1) if choose and images > 1 else 0
+        self._moments = [Moments(inputs, outputs, device) for _ in range(0 if self.dual else problems)]
+        kept = images if self.dual else self._held  # the held-out images come first
+        self._r, self._t = torch.empty(0, kept, inputs, device=device), torch.empty(0, kept, outputs, device=device)
+        self._seen = 0
         self.strengths: list[list[float]] = []
 
     def step(self, r: Tensor, t: Tensor) -> None:
         """See `FitState`."""
-        held = min(self._waiting, r.shape[1])
-        if held:
-            self._waiting -= held
-            self._held.append((r[:, :held].clone(), t[:, :held].clone()))
+        if not len(self._t):  # targets are shared by all problems, or one each
+            self._r, self._t = (one.new_empty(len(one), self._r.shape[1], one.shape[2]) for one in (r, t))
+        kept = max(0, min(self._r.shape[1] - self._seen, r.shape[1]))
+        places = slice(self._seen, self._seen + kept)
+        self._r[:, places], self._t[:, places] = r[:, :kept], t[:, :kept]
+        self._seen += r.shape[1]
         for j, moments in enumerate(self._moments):
-            moments.add(r[j, held:], self._wanted(r[j, held:], t[j % len(t), held:]))
+            moments.add(r[j, kept:], self._wanted(r[j, kept:], t[j % len(t), kept:]))
 
     def block_error(self) -> None:
         """Nothing runs: the maps exist only at the end."""
         return None
 
     def finish(self) -> dict[str, Tensor]:
-        """W (J, D_out, D_in) and b (J, D_out), float32; `strengths` then holds the choice, [j][stacked target]."""
-        held_r = torch.cat([r for r, _ in self._held], 1) if self._held else None
-        held_t = torch.cat([t for _, t in self._held], 1) if self._held else None
-        weights, biases = [], []
-        for j, moments in enumerate(self._moments):
-            if not moments.finite():
+        """Parameters of the maps, each (J, …), float32; `strengths` then holds the choice, [j][stacked target].
+
+        They are W (J, D_out, D_in) as `weight` and b (J, D_out) as `bias`; of a limited rank A (J, D_out, k) as `left`
+        and B (J, k times the stacked targets, D_in) as `right` in the place of W.
+        """
+        found: list[dict[str, Tensor]] = []
+        for j in range(len(self._r)):
+            r, t = self._r[j, : self._held], self._t[j % len(self._t), : self._held]
+            system, chosen = self._system(j, self._held), [self.settings.strengths[0]] * self.stacked
+            if not system.finite():
                 chosen = [math.nan] * self.stacked
-            elif held_r is None or held_t is None:
-                chosen = [self.settings.strengths[0]] * self.stacked
-            else:
-                r, t = held_r[j], held_t[j % len(held_t)]
-                chosen = choose_strengths(self.settings, moments, r, t, residual=self.residual, relu=self.relu)
-                moments.add(r, self._wanted(r, t))
-            weight, bias = solve(moments, chosen) if moments.finite() else moments.undefined()
-            weights.append(weight.T.float())
-            biases.append(bias.float())
+            elif self._held:
+                chosen = choose_strengths(self.settings, system, r, t, residual=self.residual, relu=self.relu)
+                if self.dual:
+                    system = self._system(j, 0)
+                else:
+                    self._moments[j].add(r, self._wanted(r, t))
+            found.append(parameters_of(system, chosen, self.rank))
             self.strengths.append(chosen)
-        return {"weight": torch.stack(weights), "bias": torch.stack(biases)}
+        return {name: torch.stack([one[name] for one in found]) for name in found[0]}
+
+    def _system(self, j: int, start: int) -> System:
+        """The system of fit j: of the dual form, of the images from one on."""
+        if not self.dual:
+            return self._moments[j]
+        r, t = self._r[j, start : self._seen], self._t[j % len(self._t), start : self._seen]
+        return Images(r, self._wanted(r, t))
 
     def _wanted(self, r: Tensor, t: Tensor) -> Tensor:
         """What W r + b has to reach: t, or for residual maps t − r."""
@@ -207,30 +184,28 @@ class RidgeFit:
 
 
 def choose_strengths(
-    settings: Ridge, moments: Moments, r: Tensor, t: Tensor, *, residual: bool = True, relu: Sequence[bool] = (True,)
+    settings: Ridge, system: System, r: Tensor, t: Tensor, *, residual: bool = True, relu: Sequence[bool] = (True,)
 ) -> list[float]:
     """For each stacked target the strength of least squared error on held-out images r, t, through σ.
 
-    One eigendecomposition of the Gram matrix serves all strengths and targets.
+    One eigendecomposition serves all strengths and targets.
 
     Args:
         settings: the strengths to choose from.
-        moments: of the images that are not held out.
+        system: of the images that are not held out.
         r: (n, D_in), the held-out images.
         t: (n, D_out), their targets.
         residual: whether the map is σ((W + I) r + b).
         relu: for each of the targets stacked along the outputs, whether σ is the ReLU.
     """
-    stacked = len(relu)
-    gram, cross = moments.centred()
-    values, vectors = torch.linalg.eigh(gram)
-    inverses = [_inverse(values, strength * _unit(gram))[:, None] for strength in settings.strengths]
-    mean_r, mean_t = moments.sum_r / moments.count, moments.sum_t / moments.count
-    scores = ((r.double() - mean_r) @ vectors).float()
+    stacked, spectrum = len(relu), system.spectrum()
+    inverses = [inverse_of(spectrum.values, strength * spectrum.unit)[:, None] for strength in settings.strengths]
+    mean_r, mean_t = system.sum_r / system.count, system.sum_t / system.count
+    scores = ((r.double() - mean_r) @ spectrum.basis).float()
     chosen = []
-    parts = cross.chunk(stacked, 1), mean_t.chunk(stacked), t.chunk(stacked, 1)
-    for cross_k, mean_k, t_k, own in zip(*parts, relu, strict=True):
-        loads, start = vectors.T @ cross_k, mean_k.float() + (r if residual else 0.0)
+    parts = spectrum.right.chunk(stacked, 1), mean_t.chunk(stacked), t.chunk(stacked, 1)
+    for right_k, mean_k, t_k, own in zip(*parts, relu, strict=True):
+        loads, start = spectrum.vectors.T @ right_k, mean_k.float() + (r if residual else 0.0)
         errors = []
         for inverse in inverses:
             r_hat = torch.addmm(start, scores, (inverse * loads).float())
@@ -241,42 +216,24 @@ def choose_strengths(
     return chosen
 
 
-def solve(moments: Moments, strengths: list[float]) -> tuple[Tensor, Tensor]:
-    """W (D_in, D_out) and b (D_out,) in float64, each stacked target at its own strength."""
-    gram, cross = moments.centred()
-    weight = torch.empty_like(cross)
-    stacked = len(strengths)
-    parts, out = cross.chunk(stacked, dim=1), weight.chunk(stacked, dim=1)
-    for strength in sorted(set(strengths)):
-        members = [k for k, one in enumerate(strengths) if one == strength]
-        solved = _solve_damped(gram, strength * _unit(gram), torch.cat([parts[k] for k in members], 1))
-        for k, part in zip(members, solved.chunk(len(members), dim=1), strict=True):
-            out[k].copy_(part)
-    return weight, moments.bias(weight)
+def parameters_of(system: System, strengths: Sequence[float], rank: int | None = None) -> dict[str, Tensor]:
+    """The parameters of a map by the names that its module gives them, float32; NaN where images were not finite.
 
+    Args:
+        system: of all fit images.
+        strengths: one a stacked target.
+        rank: the highest rank that W may have; None: any.
+    """
+    inputs, outputs, finite = len(system.sum_r), len(system.sum_t), system.finite()
 
-def _unit(gram: Tensor) -> Tensor:
-    """What a strength of 1 adds to the diagonal: the mean of it, n times the mean variance of a feature."""
-    return gram.diagonal().mean()
+    def undefined(*size: int) -> Tensor:
+        """Nothing but NaN."""
+        return system.sum_r.new_full(size, torch.nan)
 
-
-def _inverse(values: Tensor, damping: Tensor) -> Tensor:
-    """1 / (values + damping) for eigenvalues of a Gram matrix; 0 where both are nothing, the least solution."""
-    floor = values.abs().max() * len(values) * torch.finfo(values.dtype).eps
-    damped = torch.where(values > floor, values, 0.0) + damping
-    return torch.where(damped > 0, 1 / torch.where(damped > 0, damped, 1.0), 0.0)
-
-
-def _solve_damped(gram: Tensor, damping: Tensor, right: Tensor) -> Tensor:
-    """(gram + damping · I)⁻¹ right; the least solution where that is singular, as without damping it may be."""
-    solution: Tensor
-    if damping > 0:
-        damped = gram.clone()
-        damped.diagonal().add_(damping)
-        factor, failed = torch.linalg.cholesky_ex(damped)
-        if not failed:
-            solution = torch.cholesky_solve(right, factor)
-            return solution
-    values, vectors = torch.linalg.eigh(gram)
-    solution = vectors @ (_inverse(values, damping)[:, None] * (vectors.T @ right))
-    return solution
+    if rank is None:
+        weight, bias = system.solve(strengths) if finite else (undefined(inputs, outputs), undefined(outputs))
+        return {"weight": weight.T.float(), "bias": bias.float()}
+    k = min(rank, inputs, outputs // len(strengths))
+    none = undefined(outputs, k), undefined(k * len(strengths), inputs), undefined(outputs)
+    left, right, bias = system.reduced(strengths, rank) if finite else none
+    return {"left": left.float(), "right": right.float(), "bias": bias.float()}

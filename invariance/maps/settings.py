@@ -8,14 +8,20 @@ import torch
 from invariance.device import require
 from invariance.errors import UserError, nearest
 from invariance.maps.fitting import FitState, Solver, Wanted
-from invariance.maps.maps import map_named
+from invariance.maps.maps import listed, map_named
 from invariance.maps.minibatch import MinibatchSGD
 from invariance.maps.online_sgd import OnlineSGD
+from invariance.maps.procrustes import Procrustes
 from invariance.maps.ridge import Ridge
 from invariance.settings.base import Settings, checked
 from invariance.settings.named import named
 
-SOLVERS: dict[str, str | type[Solver]] = {"online_sgd": OnlineSGD, "ridge": Ridge, "minibatch_sgd": MinibatchSGD}
+SOLVERS: dict[str, str | type[Solver]] = {
+    "online_sgd": OnlineSGD,
+    "ridge": Ridge,
+    "procrustes": Procrustes,
+    "minibatch_sgd": MinibatchSGD,
+}
 """Every solver by the name that `solver=` and the rows give it: its class, or `module:Class` of it. The only list."""
 
 
@@ -57,9 +63,9 @@ def solvers_of(kind: str, others: Sequence[str] = ()) -> tuple[str, ...]:
     Raises:
         UserError: for a map that there is not.
     """
-    themselves = map_named(kind).solvers
+    themselves, own = map_named(kind).solvers, listed(kind)
     names = dict.fromkeys([*SOLVERS, *others])
-    return tuple(name for name in names if name in themselves or kind in solver_named(name).fits)
+    return tuple(name for name in names if name in themselves or own in solver_named(name).fits)
 
 
 def solver_from_config(name: str, settings: Mapping[str, Any]) -> Solver:
@@ -97,7 +103,7 @@ def begin_fit(
         images: how many fit images an epoch has.
         problems: J, fits with inputs of their own.
         stacked: targets stacked along the outputs.
-        relu: of linear maps, whether σ of each stacked target is the ReLU; empty where all are.
+        relu: whether σ of each stacked target is the ReLU; empty where all are.
         device: where the fits run.
 
     Raises:
@@ -107,7 +113,7 @@ def begin_fit(
     able = solvers_of(kind, [name])
     if name not in able:
         raise UserError(f"solver={name} cannot fit map={kind}; use solver={' or solver='.join(able) or 'none'}")
-    require_room(solver, inputs, outputs, images, problems=problems, device=device)
+    require_room(solver, inputs, outputs, images, kind=kind, problems=problems, device=device)
     if residual and outputs != stacked * inputs:
         raise UserError(f"{outputs} outputs are not {stacked} targets of {inputs} features, as map={kind} has them")
     return solver.begin(Wanted(kind, residual, inputs, outputs, images, problems, stacked, relu, device))
@@ -129,14 +135,21 @@ def name_of(solver: Solver) -> str:
 
 
 def require_room(
-    solver: Solver, inputs: int, outputs: int, images: int, *, problems: int = 1, device: torch.device | str = "cpu"
+    solver: Solver,
+    inputs: int,
+    outputs: int,
+    images: int,
+    *,
+    kind: str = "",
+    problems: int = 1,
+    device: torch.device | str = "cpu",
 ) -> None:
-    """Refuse fits whose states cannot fit into this machine's memory; arguments as `begin_fit`.
+    """Refuse fits whose states cannot fit into this machine's memory; arguments as `begin_fit`; any map unless given.
 
     Raises:
         UserError: naming the solver and what it takes.
     """
     if torch.device(device).type == "cpu":
-        needed = solver.least_bytes(Wanted("", False, inputs, outputs, images, problems))
+        needed = solver.least_bytes(Wanted(kind, False, inputs, outputs, images, problems))
         what = f"solver={name_of(solver)} for maps of {inputs} to {outputs} features"
         require(needed, what, "choose a smaller layer")

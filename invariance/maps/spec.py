@@ -16,6 +16,9 @@ from invariance.settings.solvers import NoSettings
 JOINT = "joint"
 """The solver, as rows name it, of maps that were learned together with their network."""
 
+CLOSED = ("ridge", "procrustes")
+"""Solvers in closed form: their maps have the unseen-class control always, for sums kept by group give it."""
+
 
 @dataclass(frozen=True, eq=False)
 class Learned:
@@ -48,7 +51,7 @@ class MapSpec:
     """One way of mapping representations to representations.
 
     Attributes:
-        map: its name, as `MAPS` has it, or `module:Class`.
+        map: its name, as `MAPS` has it, with its rank if it has one, or `module:Class`.
         solver: name of the solver, or `module:Class`; empty for the identity.
         settings: settings of the solver; None where nothing is fitted.
         learned: the maps, where they are there already.
@@ -117,6 +120,23 @@ def unchosen(specs: Sequence[MapSpec], solvers: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def leaning(specs: Sequence[MapSpec], dims: Mapping[str, int], images: int) -> list[str]:
+    """What to say of fewer fit images than dimensions, where a map in closed form is fitted: a line a layer.
+
+    Args:
+        specs: what is fitted.
+        dims: D of every layer.
+        images: how many fit images there are.
+    """
+    maps = ", ".join(dict.fromkeys(spec.map for spec in specs if spec.solver in CLOSED))
+    return [
+        f"layer {layer}: {images} fit images for {dim} dimensions; where they say nothing, maps stay at the identity "
+        f"({maps})"
+        for layer, dim in dims.items()
+        if maps and images < dim
+    ]
+
+
 def check_unseen(unseen: Sequence[str], specs: Sequence[MapSpec], labels: bool = True) -> None:
     """Refuse solvers for the unseen-class control that would change nothing.
 
@@ -126,12 +146,12 @@ def check_unseen(unseen: Sequence[str], specs: Sequence[MapSpec], labels: bool =
         labels: whether the images have the networks' classes.
 
     Raises:
-        UserError: for a solver that fits none of the maps, ridge, or where there are no labels.
+        UserError: for a solver that fits none of the maps, one in closed form, or where there are no labels.
     """
     fitted = list(dict.fromkeys(spec.solver for spec in specs if spec.settings is not None))
     for name in unseen:
-        if name == "ridge":
-            raise UserError("unseen_classes: ridge has the control always; leave it out")
+        if name in CLOSED:
+            raise UserError(f"unseen_classes: {name} has the control always; leave it out")
         if name not in fitted:
             there = f"maps are fitted by {', '.join(fitted)}" if fitted else "no map is fitted"
             raise UserError(f"unseen_classes={name}: {there}; leave it out, or choose it with solver=")

@@ -4,20 +4,23 @@ The classes are dealt into four fixed groups. Two of them against the other two 
 all. Every half has a map of its own, fitted on as many images as the others'. An image is scored by the map of its own
 half (*same*) and by the one that was fitted without its class (*unseen*), in every deal.
 
-With ridge the sums over images are kept by group, so that one pass gives all six.
+In closed form the sums over images are kept by group, so that one pass gives all six.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from invariance.maps.fitting import fit_status, order
-from invariance.maps.maps import FittedMaps, build_map
-from invariance.maps.ridge import Moments, Ridge, choose_strengths, solve
+from invariance.maps.fitting import fit_status, never_negative, order
+from invariance.maps.kernel import Images, fewer_images
+from invariance.maps.maps import FittedMaps, listed, rank_of
+from invariance.maps.moments import Moments, System
+from invariance.maps.procrustes import Procrustes, rotations
+from invariance.maps.ridge import Ridge, choose_strengths, parameters_of
 from invariance.seeds import generator
 
 GROUPS = 4
@@ -76,49 +79,51 @@ def deal_classes(labels: NDArray[np.int64], classes: int, seed: int = 0) -> Deal
 
 
 @torch.no_grad()
-def ridge_by_halves(
-    r: Tensor, t: Tensor, deal: Deal, settings: Ridge, device: torch.device | str = "cpu"
+def closed_by_halves(
+    r: Tensor,
+    t: Tensor,
+    deal: Deal,
+    settings: Ridge | Procrustes,
+    kind: str = "residual",
+    device: torch.device | str = "cpu",
 ) -> FittedMaps:
-    """The six residual maps of one g by ridge, from sums kept by group: one pass over the fit images.
+    """The six maps of one g in closed form, from sums kept by group: one pass over the fit images.
 
-    The strength of a half is chosen on its own held-out images, and its map then fitted on all of its images.
+    The strength of a half is chosen on its own held-out images, and its map then fitted on all of its images. σ is that
+    of all fit images.
 
     Args:
         r: (N, D), φ(gx) of the fit images.
         t: (N, D), φ(x).
         deal: the classes and images.
         settings: of the solver.
+        kind: residual, low_rank:k or orthogonal.
         device: where the sums are kept.
 
     Returns:
         Six maps on the CPU, in the order of `HALVES`.
     """
-    each = len(deal.images[0])
-    choose = len(settings.strengths) > 1
-    held = min(max(1, round(settings.held_out * each)), each - 1) if choose else 0
-    fitted, waiting = [], []
-    for images in deal.images:
-        fitted.append(_moments(r, t, images[held:], settings.block, device))
-        waiting.append([_rows(one, images[:held], device) for one in (r, t)])
-    weights, biases, strengths = [], [], []
-    for first, second in HALVES:
-        moments = fitted[first] + fitted[second]
-        strength = [settings.strengths[0]]
-        if held and moments.finite():
-            r_held, t_held = (torch.cat(pair) for pair in zip(waiting[first], waiting[second], strict=True))
-            strength = choose_strengths(settings, moments, r_held, t_held)
-            moments.add(r_held, t_held - r_held)
-        weight, bias = solve(moments, strength) if moments.finite() else moments.undefined()
-        weights.append(weight.T.float())
-        biases.append(bias.float())
-        strengths += strength
-    parameters = {"weight": torch.stack(weights).cpu(), "bias": torch.stack(biases).cpu()}
-    status, error, reference = zip(
-        *(_judge(r, t, deal, half, parameters, settings.block, device) for half in range(len(HALVES))), strict=True
+    relu, held = never_negative(t), _held_out(settings, len(deal.images[0]))
+    by_group: list[Moments] = []
+    if not (isinstance(settings, Ridge) and fewer_images(deal.per_half, r.shape[1])):
+        residual = isinstance(settings, Ridge)
+        by_group = [_moments(r, t, one[held:], settings.block, device, residual=residual) for one in deal.images]
+    found, chosen = [], []
+    for groups in HALVES:
+        moments = by_group[groups[0]] + by_group[groups[1]] if by_group else None
+        if isinstance(settings, Ridge):
+            images = [deal.images[k] for k in groups]
+            own, strengths = _ridge(r, t, images, settings, moments, held, (rank_of(kind), relu), device)
+            chosen += strengths
+        else:
+            assert moments is not None
+            own = rotations(moments)
+        found.append(own)
+    parameters = {name: torch.stack([one[name] for one in found]).cpu() for name in found[0]}
+    maps = FittedMaps(
+        kind, settings.label, parameters, (), torch.empty(0), torch.empty(0), chosen, [relu] * len(HALVES)
     )
-    return FittedMaps(
-        "residual", settings.label, parameters, status, torch.stack(error), torch.stack(reference), strengths
-    )
+    return _judged(maps, r, t, deal, settings.block, device)
 
 
 @torch.no_grad()
@@ -144,31 +149,93 @@ def fit_by_halves(r: Tensor, t: Tensor, deal: Deal, fit: Callable[[Tensor, Tenso
         torch.cat([one.error for one in maps]),
         torch.cat([one.reference for one in maps]),
         [strength for one in maps for strength in one.strength],
+        [relu for one in maps for relu in one.relu],
     )
 
 
-def _judge(
-    r: Tensor, t: Tensor, deal: Deal, half: int, parameters: dict[str, Tensor], block: int, device: torch.device | str
-) -> tuple[str, Tensor, Tensor]:
-    """How the map of a half did over its fit images, its squared error, and the identity's."""
-    module = build_map("residual", {name: values[half] for name, values in parameters.items()}).to(device)
-    images = np.concatenate([deal.images[k] for k in HALVES[half]])
-    error, reference, scale = (torch.zeros((), dtype=torch.float64) for _ in range(3))
-    for start in range(0, len(images), block):
-        part_r, part_t = (_rows(one, images[start : start + block], device) for one in (r, t))
-        for total, difference in ((error, module(part_r) - part_t), (reference, part_r - part_t), (scale, part_t)):
-            total += difference.double().square().sum().cpu() / len(images)
-    return fit_status(error[None], reference[None], scale[None])[0], error, reference
+def in_closed_form(kind: str, settings: object) -> Ridge | Procrustes | None:
+    """The settings of a solver by which the six maps of a kind follow from sums kept by group; else None."""
+    of = ("residual", "low_rank") if isinstance(settings, Ridge) else ("orthogonal",)
+    return settings if isinstance(settings, Ridge | Procrustes) and listed(kind) in of else None
+
+
+def _held_out(settings: Ridge | Procrustes, images: int) -> int:
+    """How many images of a group the strength is chosen on."""
+    if not isinstance(settings, Ridge) or len(settings.strengths) == 1:
+        return 0
+    return min(max(1, round(settings.held_out * images)), images - 1)
+
+
+def _ridge(
+    r: Tensor,
+    t: Tensor,
+    images: Sequence[NDArray[np.int64]],
+    settings: Ridge,
+    moments: Moments | None,
+    held: int,
+    how: tuple[int | None, bool],
+    device: torch.device | str,
+) -> tuple[dict[str, Tensor], list[float]]:
+    """The map of one half by ridge, and its strength.
+
+    Args:
+        r: (N, D), φ(gx) of the fit images.
+        t: (N, D), φ(x).
+        images: those of its two groups.
+        settings: of the solver.
+        moments: the sums over those that are not held out; None: the dual form.
+        held: how many of each group are held out.
+        how: the highest rank that W may have, or None, and whether σ is the ReLU.
+        device: where it is computed.
+    """
+
+    def taken(part: slice) -> tuple[Tensor, Tensor]:
+        """The features and targets of a part of both groups."""
+        index = np.concatenate([one[part] for one in images])
+        return _rows(r, index, device), _rows(t, index, device)
+
+    def system(part: slice) -> System:
+        """Of the dual form."""
+        own_r, own_t = taken(part)
+        return Images(own_r, own_t - own_r)
+
+    rank, relu = how
+    found: System = moments or system(slice(held, None))
+    strengths = [settings.strengths[0]]
+    if held and found.finite():
+        r_held, t_held = taken(slice(held))
+        strengths = choose_strengths(settings, found, r_held, t_held, relu=(relu,))
+        if moments is None:
+            found = system(slice(None))
+        else:
+            moments.add(r_held, t_held - r_held)
+    return parameters_of(found, strengths, rank), strengths
+
+
+def _judged(maps: FittedMaps, r: Tensor, t: Tensor, deal: Deal, block: int, device: torch.device | str) -> FittedMaps:
+    """How the map of every half did over its fit images: its squared error, the identity's, and the status."""
+    totals = torch.zeros(3, len(HALVES), dtype=torch.float64)
+    for half, groups in enumerate(HALVES):
+        module = maps.module(half).to(device)
+        images = np.concatenate([deal.images[k] for k in groups])
+        for start in range(0, len(images), block):
+            part_r, part_t = (_rows(one, images[start : start + block], device) for one in (r, t))
+            for k, difference in enumerate((module(part_r) - part_t, part_r - part_t, part_t)):
+                totals[k, half] += difference.double().square().sum().cpu() / len(images)
+    error, reference, scale = totals
+    return replace(maps, status=fit_status(error, reference, scale), error=error, reference=reference)
 
 
 def _rows(values: Tensor, images: NDArray[np.int64], device: torch.device | str) -> Tensor:
     return values[torch.from_numpy(images).to(values.device)].to(device, torch.float32)
 
 
-def _moments(r: Tensor, t: Tensor, images: NDArray[np.int64], block: int, device: torch.device | str) -> Moments:
-    """Sums over some images, of residual targets t − r."""
-    moments = Moments(r.shape[1], t.shape[1], device)
+def _moments(
+    r: Tensor, t: Tensor, images: NDArray[np.int64], block: int, device: torch.device | str, *, residual: bool
+) -> Moments:
+    """Sums over some images: of residual targets t − r with the Gram matrix, or of t without."""
+    moments = Moments(r.shape[1], t.shape[1], device, gram=residual)
     for start in range(0, len(images), block):
         part_r, part_t = (_rows(one, images[start : start + block], device) for one in (r, t))
-        moments.add(part_r, part_t - part_r)
+        moments.add(part_r, part_t - part_r if residual else part_t)
     return moments

@@ -29,7 +29,7 @@ from invariance.data.sources.base import content_hash
 from invariance.device import full_float32
 from invariance.engine.stream import batches
 from invariance.errors import UserError
-from invariance.maps import ResidualMap, Ridge, Solver, begin_fit
+from invariance.maps import Procrustes, ResidualMap, Ridge, Solver, begin_fit
 from invariance.measures.cka import linear_cka
 from invariance.measures.distance import l2_distance_per_image
 from invariance.measures.moments import centred, cross_product
@@ -266,7 +266,7 @@ def _timed_dim(dim: int, cubic: bool, device: torch.device) -> int:
 def _fitted(unit: Unit, clock: Clock) -> Costs:
     """One fit of one map, by image and beside; the same for each further target that is stacked on it."""
     dim, kind, settings = unit.of
-    small = _timed_dim(dim, isinstance(settings, Ridge), clock.device)
+    small = _timed_dim(dim, isinstance(settings, Ridge | Procrustes), clock.device)
     plane, cube = (dim / small) ** 2, (dim / small) ** 3
     image, beside = _fit_line(clock, settings, kind, small, 1)
     yield Unit("image fitted", unit.of), image * plane
@@ -283,7 +283,8 @@ def _fit_line(clock: Clock, settings: Solver, kind: str, dim: int, stacked: int)
 
     def fit(blocks: int) -> None:
         """A fit of so many blocks."""
-        state = begin_fit(settings, kind, dim, stacked * dim, blocks * block, stacked=stacked, device=device)
+        images = max(blocks * block, dim)  # as there are in earnest: of fewer, ridge does something else
+        state = begin_fit(settings, kind, dim, stacked * dim, images, stacked=stacked, device=device)
         for _ in range(blocks):
             state.step(r, t)
         state.finish()

@@ -31,7 +31,7 @@ class Row:
         value: place of g on its grid's axis (degrees, pixels, …); NaN where it has none.
         unit: unit of `value`.
         split: split of the data the number is over.
-        map: identity, residual, mlp, linear.
+        map: identity, residual, low_rank:8 (of a rank of 8), orthogonal, mlp, linear.
         solver: how the map was fitted, empty where nothing was fitted.
         metric: error_rate, l2_distance, accuracy, …
         score: the number.

@@ -37,6 +37,12 @@ class RidgeSettings(Settings):
     block: Batch = 1024
 
 
+class ProcrustesSettings(Settings):
+    """Settings of the closed form of orthogonal maps; what is left out keeps its default."""
+
+    block: Batch = 1024
+
+
 class MinibatchSGDSettings(Settings):
     """Settings of minibatch SGD; what is left out keeps its default."""
 
@@ -51,4 +57,4 @@ class MinibatchSGDSettings(Settings):
 
 
 class NoSettings(Settings):
-    """Of a map, which has none."""
+    """Of a map, which has none but the rank in its name."""

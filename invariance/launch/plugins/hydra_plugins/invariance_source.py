@@ -57,9 +57,9 @@ def _made(config_path: str) -> dict[str, Any] | None:
         return outside_config(name)
     if group not in ("map", "solver"):
         return None
-    from invariance.maps import MAPS, SOLVERS, map_named, solver_named  # torch, which no choice with a file needs
+    from invariance.maps import MAPS, SOLVERS, listed, map_named, solver_named  # torch: no choice with a file needs it
 
-    if group == "map" and (name in MAPS or is_named(name)):
+    if group == "map" and (listed(name) in MAPS or is_named(name)):
         map_named(name)
         return {name: {}}
     if group == "solver" and (name in SOLVERS or is_named(name)):
