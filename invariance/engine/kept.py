@@ -42,7 +42,7 @@ class Kept:
     def __init__(self, folder: Path, about: dict[str, Any]) -> None:
         self.folder, self.about = folder, about
         self.groups: list[Group] = []
-        self._parts: dict[tuple[str, str, str], Parts] = {}
+        self._parts: dict[tuple[str, str, str, int], Parts] = {}
         self.finished = self._finished()
 
     @property
@@ -80,9 +80,9 @@ class Kept:
         shutil.rmtree(self.folder / "parts")
 
     def _of(self, group: Group) -> Parts:
-        key = (group.grid, group.layer, group.map.name)
+        key = (group.grid, group.layer, group.map.name, group.size)
         if key not in self._parts:
-            name = "/".join(key)
+            name = "/".join(key[:3])
             place = _Place(self.folder / "parts" / group.grid / group.layer / group.map.name, name, self.about)
             self._parts[key] = Parts(place, group.size)
         return self._parts[key]

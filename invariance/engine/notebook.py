@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from invariance.data.given import Images, fit_and_report, load_images
 from invariance.device import choose_device
+from invariance.engine.derivative import DERIVATIVE, settled_by
 from invariance.engine.grids import grids_for
 from invariance.engine.groups import Group, Measured
 from invariance.engine.kept import Kept
@@ -30,6 +31,10 @@ from invariance.runs.origin import made_by
 from invariance.transforms.base import Transform
 
 MEASURES = ("error_rate", "l2_distance")
+"""What is measured if nothing is said, where it can be."""
+
+ON_REQUEST = (DERIVATIVE,)
+"""What is measured beside, where it is asked for."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +81,8 @@ def measure_model(
         batch: images a forward pass; None: 256.
         seed: of how `fit=0.5` deals the images.
         keep: a folder: an interrupted call given again goes on from there, a finished one is read.
-        measures: error_rate, l2_distance; None: what there is.
+        measures: error_rate, l2_distance, derivative (how fast φ changes as g sets in); None: the first two, where
+            they can be.
         memory_gb: bound on the features and maps in memory.
         progress: whether to show a bar.
 
@@ -175,10 +181,8 @@ class _Asked:
         if self.measures is None:
             return [one for one in MEASURES if one != "error_rate" or report.labels is not None]
         for one in self.measures:
-            if one not in MEASURES:
-                raise UserError(
-                    f"measures: {one!r} is none{nearest(str(one), MEASURES)}; there are {', '.join(MEASURES)}"
-                )
+            if one not in (known := (*MEASURES, *ON_REQUEST)):
+                raise UserError(f"measures: {one!r} is none{nearest(str(one), known)}; there are {', '.join(known)}")
         return list(dict.fromkeys(self.measures))
 
 
@@ -280,6 +284,7 @@ def _about(
 ) -> dict[str, Any]:
     """What decides every number, and what made them: plain data."""
     versions = {key: made_by()[key] for key in ("versions",) if key in made_by()}
+    settled = {family.name: settled_by(family.transform) for family in families}
     return {
         "networks": [{"name": model.name, "weights": model.weights, "recipe": model.recipe}],
         "images": {one.split: _hash(one) for one in (report, fit) if one is not None},
@@ -293,6 +298,7 @@ def _about(
         "layers": list(layers),
         "maps": [[spec.name, repr(spec.settings)] for spec in specs],
         "measures": list(measures),
+        **({"derivative": settled} if DERIVATIVE in measures else {}),
         **versions,
     }
 
