@@ -15,6 +15,7 @@ from invariance.engine import derivative as engine
 from invariance.engine.kept import Kept
 from invariance.measures.derivative import derivative_per_image
 from invariance.models.cut import Cut
+from invariance.models.derivative import derivatives, features
 
 MEAN, STD = 0.4, 0.3
 HEIGHT, WIDTH = 9, 13
@@ -122,7 +123,7 @@ def residual():
     return torchvision.models.resnet18(num_classes=6), ["conv1", "layer1.0", "layer3.1.conv2", "avgpool"], (33, 47)
 
 
-def by_differences(network, layers, x, tangent, step=1e-6):
+def by_differences(network, layers, x, tangent, step=1e-7):
     """φ(x) and its derivative at layers, in float64, by central differences."""
     cut = Cut(copy.deepcopy(network).double(), layers)
 
@@ -140,14 +141,27 @@ FAMILIES = {"turned": Rotation(), "bright": ColorJitter(), "noisy": Noise(), "bl
 @pytest.mark.parametrize("made", [convolutional, attentive, residual])
 def test_it_is_the_float64_difference_at_every_layer(made):
     network, layers, size = made()
+    x, model = images_of(5, shape=(3, *size)), wrapped(network, 3)
+    cut = model.cut(layers)
+    features(model, cut, x.float())
+    for name, family in FAMILIES.items():
+        tangent = family.tangent(x.float())
+        told = derivatives(model, cut, x.float(), tangent)
+        for layer, (r, d) in by_differences(network, layers, x, tangent).items():
+            for one, wanted in zip(told[layer], (r, d), strict=True):
+                assert one.dtype == torch.float32 and one.shape == wanted.shape
+                assert (one - wanted).norm() < 2e-5 * wanted.norm(), (name, layer)
+
+
+def test_scores_are_those_of_the_float64_difference():
+    network, layers, size = convolutional()
     x = images_of(5, shape=(3, *size))
     rows = measured(wrapped(network, 3), x, FAMILIES, layers)
-    for grid, family in FAMILIES.items():
-        found = by_differences(network, layers, x, family.tangent(x.float()))
-        for layer, (r, d) in found.items():
+    for name, family in FAMILIES.items():
+        for layer, (r, d) in by_differences(network, layers, x, family.tangent(x.float())).items():
             wanted = derivative_per_image(d, r, r.square().mean(0).sqrt()).numpy()
-            told = rows.images(f"{grid}:derivative", layer)["derivative"].to_numpy()
-            np.testing.assert_allclose(told, wanted, rtol=2e-4, err_msg=f"{grid} at {layer}")
+            told = rows.images(f"{name}:derivative", layer)["derivative"].to_numpy()
+            np.testing.assert_allclose(told, wanted, rtol=2e-4, err_msg=f"{name} at {layer}")
 
 
 class Centred(nn.Module):

@@ -108,12 +108,7 @@ def measure(
 
 
 def _derivatives(
-    model: Model,
-    report: Sample,
-    fit: Sample | None,
-    families: Sequence[Family],
-    layers: Sequence[str],
-    effort: Effort,
+    model: Model, report: Sample, fit: Sample | None, families: Sequence[Family], layers: Sequence[str], effort: Effort
 ) -> Derivatives:
     """The derivatives, tried on a few images before anything takes long."""
     return Derivatives(

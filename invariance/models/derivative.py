@@ -1,8 +1,8 @@
 """d φ(g_t x) / dt at t = 0, at many layers, from one pass of forward-mode differentiation through the network.
 
-The derivative of the images is given (`Transform.tangent`); torch carries it through the preprocessing and the network
-beside the numbers themselves, in float32. Where an activation has a kink exactly at x, as a ReLU at 0, the derivative is
-what torch takes there.
+The derivative of the images is given (`Transform.tangent`). torch carries it through the preprocessing and the network
+beside the numbers themselves, in float32. Where an activation has a kink exactly at x, as a ReLU at 0, the derivative
+is what torch takes there.
 """
 
 import re
@@ -72,8 +72,8 @@ def derivatives(model: Model, cut: Cut, x: Tensor, tangent: Tensor) -> dict[str,
 def require_derivative(model: Model, cut: Cut, x: Tensor, tangent_of: Callable[[Tensor], Tensor]) -> dict[str, int]:
     """Refuse a network whose numbers do not move as their derivative says, tried on a few images.
 
-    Detaching, inference mode or numpy inside a forward pass stop a derivative without an error, and a network would look
-    invariant. The images are moved a little off themselves first, where no activation is at its kink.
+    Detaching, inference mode or numpy inside a forward pass stop a derivative without an error, and a network would
+    look invariant. The images are moved a little off themselves first, where no activation is at its kink.
 
     Args:
         model: the network.

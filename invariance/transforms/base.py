@@ -89,7 +89,7 @@ class Transform(ABC):
         return {}
 
     def tangent(self, x: Tensor) -> Tensor | None:
-        """d g_t x / dt at t = 0, how images (B, C, H, W) change at first, per `tangent_unit`: of their shape.
+        """How images (B, C, H, W) change at first, d g_t x / dt at t = 0 per `tangent_unit`: of their shape.
 
         The clamp to [0, 255] is left out. None for a family of which no g does arbitrarily little, as a flip.
         """

@@ -82,7 +82,7 @@ class Shear(Transform):
         return warp_homography(x, backward)
 
     def tangent(self, x: Tensor) -> Tensor:
-        """See `Transform.tangent`: per degree of a horizontal shear, of a vertical one where the grid has these alone."""
+        """See `Transform.tangent`: per degree of a horizontal shear, or a vertical one if the grid has these alone."""
         rate = torch.zeros(3, 3, dtype=torch.float64)
         rate[(1, 0) if self._upright else (0, 1)] = -self.sign * math.radians(1)
         return change_along(x, velocity(x, rate))

@@ -83,7 +83,7 @@ def velocity(x: Tensor, rate: Tensor) -> Tensor:
 
 
 def change_along(x: Tensor, field: Tensor) -> Tensor:
-    """d x(p + t field(p)) / dt at t = 0: how images change as their pixels are taken from places that move off.
+    """How images change as their pixels are taken from places that move off: d x(p + t field(p)) / dt at t = 0.
 
     Bilinear sampling has a kink at pixel centres, and another derivative on either side of it. This is the mean of the
     two, the central difference of the image, whose neighbours outside are 0.
