@@ -14,6 +14,7 @@ from invariance import Blur, ColorJitter, Mirror, Noise, Rotation, Transform, Us
 from invariance.engine import derivative as engine
 from invariance.engine.kept import Kept
 from invariance.measures.derivative import derivative_per_image
+from invariance.models.affine import AffineByInput
 from invariance.models.cut import Cut
 from invariance.models.derivative import derivatives, features
 
@@ -162,6 +163,44 @@ def test_scores_are_those_of_the_float64_difference():
             wanted = derivative_per_image(d, r, r.square().mean(0).sqrt()).numpy()
             told = rows.images(f"{name}:derivative", layer)["derivative"].to_numpy()
             np.testing.assert_allclose(told, wanted, rtol=2e-4, err_msg=f"{name} at {layer}")
+
+
+def affine_by_input():
+    weight = torch.randn(4, 3, 3, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    line, wide = weight[:, 0, :, :], weight.flatten(1)
+    bias, variance = weight[:, 0, 0, 0], weight[:3, 0, 0, 1].square() + 0.1
+    mean = weight[0, :, 0, 0]
+    return {
+        "conv1d": (lambda x: F.conv1d(x[:, :, 0], line, bias, 2, 1), (2, 3, 4, 9)),
+        "conv2d in groups": (lambda x: F.conv2d(x, weight[:3, :1], None, (2, 1), (0, 1), 1, 3), (2, 3, 7, 5)),
+        "conv2d by name": (lambda x: F.conv2d(x, weight, bias=bias, stride=2), (2, 3, 7, 5)),
+        "conv3d": (lambda x: F.conv3d(x[:, None], weight[:, :1, None], bias), (2, 3, 7, 5)),
+        "linear": (lambda x: F.linear(x.flatten(1), wide, bias), (2, 3, 3, 2)),
+        "batch norm": (lambda x: F.batch_norm(x, mean, variance, mean, None, False, 0.1, 1e-3), (2, 3, 4, 5)),
+        "batch norm of the batch": (lambda x: F.batch_norm(x, None, None, mean, mean, True, 0.1, 1e-3), (4, 3, 4, 5)),
+    }
+
+
+@pytest.mark.parametrize("name", affine_by_input())
+def test_what_is_affine_in_the_image_has_torchs_own_derivative(name):
+    run, shape = affine_by_input()[name]
+    x, rate = torch.randn(2, *shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    with forward_ad.dual_level(), torch.no_grad():
+        x = forward_ad.make_dual(x, rate)
+        wanted = forward_ad.unpack_dual(run(x))
+        with AffineByInput():
+            told = forward_ad.unpack_dual(run(x))
+    assert torch.equal(told.primal, wanted.primal)
+    assert torch.allclose(told.tangent, wanted.tangent, atol=1e-12, rtol=1e-10)
+
+
+def test_weights_that_depend_on_the_image_have_their_derivative():
+    x, rate = torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    with forward_ad.dual_level(), AffineByInput():
+        x = forward_ad.make_dual(x, rate)
+        told = forward_ad.unpack_dual(F.linear(x, 2 * x, x[:, 0])).tangent
+    x = forward_ad.unpack_dual(x).primal
+    assert torch.allclose(told, 2 * (rate @ x.mT + x @ rate.mT) + rate[:, 0])
 
 
 class Centred(nn.Module):

@@ -29,8 +29,12 @@ def derivative_per_image(d: Tensor, r: Tensor, scale: Tensor) -> Tensor:
     alive = scale > 0
     weight = torch.where(alive, 1 / torch.where(alive, scale, 1.0), 0.0).to(r.dtype)
     # where alive is false the derivative may be infinite, and 0 · ∞ would be NaN
-    rate, size = (
-        torch.linalg.vector_norm(torch.where(alive, one, 0.0).mul_(weight), dim=1, dtype=torch.float64)
-        for one in (d, r)
-    )
+    whole = bool(alive.all())
+    rate, size = (_norm(one if whole else torch.where(alive, one, 0.0), weight) for one in (d, r))
     return torch.where(size > 0, rate / size, torch.nan)
+
+
+def _norm(r: Tensor, weight: Tensor) -> Tensor:
+    """‖r · weight‖ of every image, (N,) float64."""
+    norm: Tensor = torch.linalg.vector_norm(r * weight, dim=1, dtype=torch.float64)
+    return norm

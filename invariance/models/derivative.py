@@ -15,6 +15,7 @@ from torch.autograd import forward_ad
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from invariance.errors import UserError
+from invariance.models.affine import AffineByInput
 from invariance.models.cut import Cut
 from invariance.models.hooks import evaluating
 from invariance.models.model import Model
@@ -90,15 +91,16 @@ def require_derivative(model: Model, cut: Cut, x: Tensor, tangent_of: Callable[[
     noise = torch.rand(x.shape, generator=torch.Generator().manual_seed(0)).to(x.device)
     x = x.clamp(2, 253) + 2 * noise - 1
     tangent = tangent_of(x)
-    r = features(model, cut, x)
+    with evaluating(cut.network, model.device):
+        cut.look(model.prepare(x))
     found = derivatives(model, cut, x, tangent)
     length = float(tangent.double().square().mean().sqrt())
     step = STEP / length if length > 0 else 0.0
     there, back = (features(model, cut, x + sign * step * tangent) for sign in (1, -1))
-    for name, (_, d) in found.items():
+    for name, (r, d) in found.items():
         change, told = (there[name] - back[name]).double(), 2 * step * d.double()
         off, size = float((change - told).norm()), max(float(change.norm()), float(told.norm()))
-        if off > TOLERANCE * size + _ROUNDING * float(r[name].double().norm()):
+        if off > TOLERANCE * size + _ROUNDING * float(r.double().norm()):
             raise UserError(
                 f"derivative: layer={name!r} of {model.name} does not move as its derivative says (by "
                 f"{float(change.norm()):.3g}, and by {float(told.norm()):.3g}); something before it detaches, runs in "
@@ -118,6 +120,7 @@ def _dual(model: Model, cut: Cut) -> Iterator[None]:
         evaluating(cut.network, model.device),
         sdpa_kernel(SDPBackend.MATH),
         forward_ad.dual_level(),
+        AffineByInput(),
     ):
         try:
             yield
