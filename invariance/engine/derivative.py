@@ -138,8 +138,8 @@ class Derivatives:
 
 
 def _squares(r: Tensor) -> Tensor:
-    """The sum of squares of every dimension of r (N, D), (D,) float64; few rows at a time in float32, where it is fast."""
-    return torch.stack([part.square().sum(0) for part in r.split(_SUMMED)]).sum(0, dtype=torch.float64)
+    """The sum of squares of every dimension of r (N, D), (D,) float64, few rows at a time in float32."""
+    return torch.stack([part.square().sum(0) for part in torch.split(r, _SUMMED)]).sum(0, dtype=torch.float64)
 
 
 def with_tangent(families: Mapping[str, Transform], x: Tensor) -> dict[str, Transform]:

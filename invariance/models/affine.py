@@ -19,6 +19,18 @@ _NORM_ARGUMENTS = 8
 """`F.batch_norm` is called by modules with all of its arguments, in their order."""
 
 
+def with_rate(value: Tensor, rate: Tensor) -> Tensor:
+    """A tensor that carries its derivative."""
+    dual: Tensor = forward_ad.make_dual(value, rate)  # type: ignore[no-untyped-call]
+    return dual
+
+
+def primal_and_rate(value: Tensor) -> tuple[Tensor, Tensor | None]:
+    """A tensor without its derivative, and that; None where it carries none."""
+    primal, rate = forward_ad.unpack_dual(value)  # type: ignore[no-untyped-call]
+    return primal, rate
+
+
 class AffineByInput(TorchFunctionMode):
     """Convolutions, linear layers and batch norm in evaluation mode: their derivative is they themselves without bias.
 
@@ -37,8 +49,8 @@ class AffineByInput(TorchFunctionMode):
         rate = None if named else _rate(func, args)
         if rate is None:
             return func(*args, **named)
-        plain = forward_ad.unpack_dual(args[0]).primal
-        return forward_ad.make_dual(func(plain, *args[1:]), rate)
+        plain = primal_and_rate(args[0])[0]
+        return with_rate(func(plain, *args[1:]), rate)
 
 
 def _rate(func: Callable[..., Any], args: Sequence[Any]) -> Tensor | None:
@@ -46,7 +58,7 @@ def _rate(func: Callable[..., Any], args: Sequence[Any]) -> Tensor | None:
     norm = func is F.batch_norm and len(args) == _NORM_ARGUMENTS and not args[5] and isinstance(args[1], Tensor)
     if not norm and not (func in _WITH_WEIGHT and len(args) > 1):
         return None
-    first, *others = (_tangent(one) for one in args)
+    first, *others = (primal_and_rate(one)[1] if isinstance(one, Tensor) else None for one in args)
     if first is None or any(one is not None for one in others):
         return None
     if norm:
@@ -54,12 +66,4 @@ def _rate(func: Callable[..., Any], args: Sequence[Any]) -> Tensor | None:
         found: Tensor = F.batch_norm(first, torch.zeros_like(mean), variance, weight, None, *rest)
     else:
         found = func(first, args[1], None, *args[3:])
-    return found
-
-
-def _tangent(value: object) -> Tensor | None:
-    """The derivative that a tensor carries."""
-    if not isinstance(value, Tensor):
-        return None
-    found: Tensor | None = forward_ad.unpack_dual(value).tangent
     return found

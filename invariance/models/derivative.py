@@ -15,7 +15,7 @@ from torch.autograd import forward_ad
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from invariance.errors import UserError
-from invariance.models.affine import AffineByInput
+from invariance.models.affine import AffineByInput, primal_and_rate, with_rate
 from invariance.models.cut import Cut
 from invariance.models.hooks import evaluating
 from invariance.models.model import Model
@@ -65,7 +65,7 @@ def derivatives(model: Model, cut: Cut, x: Tensor, tangent: Tensor) -> dict[str,
         UserError: if something in the network has no forward derivative.
     """
     with _dual(model, cut):
-        prepared = model.prepare(forward_ad.make_dual(x.clone(), tangent.clone()))
+        prepared = model.prepare(with_rate(x.clone(), tangent.clone()))
         both = {INPUT: prepared.flatten(1), **cut.reach(prepared)}
         return {name: _apart(r) for name, r in both.items()}
 
@@ -137,5 +137,5 @@ def _dual(model: Model, cut: Cut) -> Iterator[None]:
 
 def _apart(r: Tensor) -> tuple[Tensor, Tensor]:
     """The numbers of a representation (B, D), and their derivative."""
-    primal, tangent = forward_ad.unpack_dual(r)
-    return primal, torch.zeros_like(primal) if tangent is None else tangent
+    primal, rate = primal_and_rate(r)
+    return primal, torch.zeros_like(primal) if rate is None else rate
