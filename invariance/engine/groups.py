@@ -15,9 +15,9 @@ class Group:
         grid: name of the grid.
         layer: where φ ends.
         map: the map and its solver.
-        g: the labels of the g.
+        g: the labels of the g; `derivative` for how fast φ changes as g sets in.
         number: which group of the grid it is.
-        size: g of a group, except for the last.
+        size: g of a group, except for the last; 0 where it is of no g of the grid.
         readout: how the layer's activation becomes φ.
     """
 

@@ -85,7 +85,7 @@ class Kept:
     def __init__(self, folder: Path, about: dict[str, Any]) -> None:
         self.folder, self.about = folder, about
         self.groups: list[Group] = []
-        self._parts: dict[tuple[str, str, str], Parts] = {}
+        self._parts: dict[tuple[str, str, str, int], Parts] = {}
         self.finished = self._finished()
         if not self.finished:
             self._begin()
@@ -125,7 +125,7 @@ class Kept:
         shutil.rmtree(self.folder / _PARTS)
 
     def _of(self, group: Group) -> Parts:
-        key = (group.grid, group.layer, group.map.name)
+        key = (group.grid, group.layer, group.map.name, group.size)
         if key not in self._parts:
             name = json.dumps(key)  # of a user's own, so that it cannot name a folder
             place = _Place(self.folder / _PARTS / digest(name.encode()), name, self.about)

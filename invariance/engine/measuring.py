@@ -16,6 +16,7 @@ from rich.progress import Progress
 from torch import Tensor, nn
 
 from invariance.engine.control import Control
+from invariance.engine.derivative import DERIVATIVE, Derivatives
 from invariance.engine.groups import Ended, Group, Measured
 from invariance.engine.looks import grid_of
 from invariance.engine.recorder import Recorder
@@ -93,7 +94,7 @@ def measure(
         families: the transformations.
         layers: names of layers, all taken from one forward pass.
         maps: the identity (invariance) and maps that undo g (equivariance).
-        measures: error_rate (needs labels), l2_distance.
+        measures: error_rate (needs labels), l2_distance, derivative (of the report images alone).
         keep: takes what every group came to.
         unseen: solvers whose maps have the unseen-class control too, where labels are known.
         readouts: how activations become φ, by layer, as `choose_readouts` names them; else flatten.
@@ -101,14 +102,36 @@ def measure(
 
     Raises:
         UserError: for a map that needs fit images where there are none, a measure that needs labels where there are
-            none, layers that cannot be measured, or maps that memory cannot hold.
+            none, layers that cannot be measured, maps that memory cannot hold, or derivatives that no family or not the
+            network has.
     """
-    for family in families:
+    effort = effort or Effort()
+    of_grids = [one for one in measures if one != DERIVATIVE]
+    derivatives = _derivatives(model, report, fit, families, layers, effort) if DERIVATIVE in measures else None
+    for family in families if of_grids else ():
         dims = check(
-            model, report, fit=fit, family=family, layers=layers, maps=maps, measures=measures, readouts=readouts
+            model, report, fit=fit, family=family, layers=layers, maps=maps, measures=of_grids, readouts=readouts
         )
         samples = [report] if fit is None else [fit, report]
-        _OfFamily(model, family, samples, maps, measures, keep, unseen, readouts or {}, effort or Effort()).run(dims)
+        _OfFamily(model, family, samples, maps, of_grids, keep, unseen, readouts or {}, effort).run(dims)
+    if derivatives is not None:
+        derivatives.measure(keep)
+
+
+def _derivatives(
+    model: Model, report: Sample, fit: Sample | None, families: Sequence[Family], layers: Sequence[str], effort: Effort
+) -> Derivatives:
+    """The derivatives, tried on a few images before anything takes long."""
+    return Derivatives(
+        model,
+        report,
+        fit=fit,
+        families={family.name: family.transform for family in families},
+        layers=layers,
+        batch=effort.batch,
+        memory=effort.memory,
+        progress=effort.progress,
+    )
 
 
 def check(

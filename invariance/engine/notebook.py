@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from invariance.data.given import Images, fit_and_report, load_images
+from invariance.engine.derivative import DERIVATIVE, settled_by
 from invariance.engine.grids import grids_for
 from invariance.engine.groups import Group, Measured
 from invariance.engine.kept import Kept, note_networks, place_of
@@ -34,6 +35,10 @@ from invariance.settings.fields import Batch, Seed, native
 from invariance.transforms.base import Params, Transform
 
 MEASURES = ("error_rate", "l2_distance")
+"""What is measured if nothing is said, where it can be."""
+
+ON_REQUEST = (DERIVATIVE,)
+"""What is measured beside, where it is asked for."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +98,8 @@ def measure_model(
         keep: a folder: an interrupted call given again goes on from there, a finished one is read.
         readout: how what a layer gives becomes φ: "flatten", "mean", "cls", "token:k" or "project:k", or such by names
             and patterns of layers; "auto": flatten where D ≤ 4096 or no map is fitted, else mean.
-        measures: error_rate, l2_distance; None: what there is.
+        measures: error_rate, l2_distance, derivative (how fast φ changes as g sets in); None: the first two, where
+            they can be.
         memory_gb: bound on the features and maps in memory.
         progress: whether to show a bar.
 
@@ -207,10 +213,8 @@ class _Asked:
         if not isinstance(self.measures, list | tuple) or not self.measures:
             raise UserError(f"measures={self.measures!r}: give a list of {', '.join(MEASURES)}")
         for one in self.measures:
-            if one not in MEASURES:
-                raise UserError(
-                    f"measures: {one!r} is none{nearest(str(one), MEASURES)}; there are {', '.join(MEASURES)}"
-                )
+            if one not in (known := (*MEASURES, *ON_REQUEST)):
+                raise UserError(f"measures: {one!r} is none{nearest(str(one), known)}; there are {', '.join(known)}")
         return list(dict.fromkeys(self.measures))
 
 
@@ -333,7 +337,7 @@ def _about(
     """What decides every number, and what made them: plain data."""
     versions = {key: made_by()[key] for key in ("versions",) if key in made_by()}
     looks = {family.name: looks_of_grid(family.name, family.transform, image) for family in families}
-    prepared = look_of_model(model, image)
+    prepared, settled = look_of_model(model, image), {one.name: settled_by(one.transform) for one in families}
     about = {
         "networks": [{"name": model.name, "weights": model.weights, "recipe": model.recipe, "prepared": prepared}],
         "images": {one.split: _hash(one) for one in (report, fit) if one is not None},
@@ -351,6 +355,7 @@ def _about(
         "scale": "one a dimension" if model.ours else "one a channel, at least 1 % of the layer's",
         "maps": [[spec.name, repr(spec.settings)] for spec in specs],
         "measures": list(measures),
+        **({"derivative": settled} if DERIVATIVE in measures else {}),
         **versions,
     }
     plain: dict[str, Any] = json.loads(json.dumps(about, default=repr))  # as it is read back

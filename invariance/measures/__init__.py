@@ -12,7 +12,7 @@ from typing import Any, Literal
 from invariance.errors import UserError, nearest
 from invariance.settings.named import named
 
-Need = Literal["fit", "labels", "features"]
+Need = Literal["fit", "labels", "features", "tangent"]
 
 
 @dataclass(frozen=True)
@@ -24,15 +24,16 @@ class Measure:
         label: how tables and figures name it.
         better: which numbers are the better ones; "neither" for a signed difference.
         bounds: the least and the greatest number it can be.
-        needs: what it is taken from: `fit` images, which give the scale and the maps; `labels`; `features`.
+        needs: what it is taken from: `fit` images, which give the scale and the maps; `labels`; `features`; the
+            `tangent` of a family.
         over: `image` for a number an image, whose mean over images has an interval; `images` for one number over all
             images of two representations X and Y.
         directed: whether X → Y and Y → X are two numbers.
         unit: what its numbers are in; empty for a share.
         rate: whether its numbers are of zeros and ones, so that the mean's interval is Wilson's.
         function: `module:function`, or the function itself; empty for what is made of another measure's numbers. Over
-            an image: of L_L2 `(r_hat, r, scale)`, of L_err `(logits, labels)`, both → (N,). Over images: of a
-            `moments.Pairing` → float.
+            an image: of L_L2 `(r_hat, r, scale)`, of L_err `(logits, labels)`, of derivatives `(d, r, scale)`, all →
+            (N,). Over images: of a `moments.Pairing` → float.
     """
 
     name: str
@@ -136,6 +137,16 @@ MEASURES: dict[str, Measure] = {
             needs=_FIT,
             over="image",
             unit="‖r‖",
+        ),
+        Measure(
+            name="derivative",
+            label="‖dφ/dt‖ / ‖φ‖",
+            better="lower",
+            bounds=(0.0, math.inf),
+            needs=frozenset({"fit", "features", "tangent"}),
+            over="image",
+            unit="‖r‖ a unit of g",
+            function="invariance.measures.derivative:derivative_per_image",
         ),
         Measure(name="cka", label="CKA", better="higher", bounds=(-1.0, 1.0), function="invariance.measures.cka:cka"),
         Measure(

@@ -50,11 +50,13 @@ class Transform(ABC):
         unit: unit of the grid's axis ("°", "px", …; "" for an axis that only counts).
         ordinal: whether the axis only counts (mirror, crop): its figures show labels, not a number line.
         uniforms: how many uniform numbers one image's parameters take.
+        tangent_unit: what `tangent` is per: one ° of a rotation, one σ² of a blur; "" for a family that has none.
     """
 
     unit: str = ""
     ordinal: ClassVar[bool] = False
     uniforms: ClassVar[int] = 0
+    tangent_unit: str = ""
 
     def sample(self, n: int, generator: torch.Generator) -> Params:
         """Draw parameters for n images as training does (Appendix A).
@@ -85,6 +87,13 @@ class Transform(ABC):
     def beside(self) -> dict[str, object]:
         """What decides g beside its parameters, where two grids of the same labels may differ in it."""
         return {}
+
+    def tangent(self, x: Tensor) -> Tensor | None:
+        """How images (B, C, H, W) change at first, d g_t x / dt at t = 0 per `tangent_unit`: of their shape.
+
+        The clamp to [0, 255] is left out. None for a family of which no g does arbitrarily little, as a flip.
+        """
+        return None
 
     def source_size(self, input_size: int) -> int:
         """Side in pixels at which images must be prepared so that `apply` gives `input_size` (Crop: larger)."""

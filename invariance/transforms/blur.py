@@ -7,7 +7,7 @@ from torch import Tensor
 
 from invariance.transforms.base import GridPoint, Params, Transform, check_batch, frame_scale, line_grid, unscaled
 from invariance.transforms.checks import choice, flag, grid_values, needed_range, trained_range
-from invariance.transforms.smoothing import smooth
+from invariance.transforms.smoothing import laplacian, smooth
 from invariance.transforms.warp import keep
 
 WIDEST = 113.0
@@ -28,6 +28,7 @@ class Blur(Transform):
     """
 
     unit = "px"
+    tangent_unit = "σ² (px²)"
     uniforms = 1
 
     def __init__(
@@ -66,3 +67,11 @@ class Blur(Transform):
         if bool(same.all()):
             return x.clone()
         return keep(smooth(x, sigma, self.border).clamp_(0, 255), x, same)
+
+    def tangent(self, x: Tensor) -> Tensor:
+        """See `Transform.tangent`: ½ Δx per σ² in the frame, as Gaussian smoothing is heat that spreads for σ² / 2.
+
+        A kernel sampled at pixels does nothing at the smallest σ; this is what it does from about one pixel on, for an
+        image that is smooth.
+        """
+        return laplacian(x, self.border).mul_(0.5 * frame_scale(x, self.scale_lengths) ** 2)

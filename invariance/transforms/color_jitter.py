@@ -30,6 +30,7 @@ class ColorJitter(Transform):
     """
 
     unit = "intensity"
+    tangent_unit = "intensity"
     uniforms = CHANNELS
 
     def __init__(self, range: float | None = None, brightness: Sequence[float] = ()) -> None:
@@ -60,3 +61,7 @@ class ColorJitter(Transform):
             raise UserError(f"color_jitter: images of {channels} channels; it takes at most {CHANNELS}, as gray or RGB")
         offset = params["offset"][:, :channels, None, None].to(x.device, x.dtype)
         return (x + offset).clamp_(0, 255)
+
+    def tangent(self, x: Tensor) -> Tensor:
+        """See `Transform.tangent`: 1, as brightness moves all channels alike."""
+        return torch.ones_like(x)

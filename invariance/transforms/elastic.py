@@ -9,10 +9,12 @@ from invariance.transforms.base import UNTOUCHED, GridPoint, Params, Transform, 
 from invariance.transforms.checks import flag, grid_values, needed_range, number, trained_range, whole
 from invariance.transforms.counter import SEEDS, fixed_seed, seeds_from, uniform
 from invariance.transforms.smoothing import smooth, square_norm
-from invariance.transforms.warp import keep, warp_displacement
+from invariance.transforms.warp import change_along, keep, warp_displacement
 
 LARGEST = 227.0
 WIDEST = 113.0
+TANGENT_SIGMA = 3.0
+"""σ of the field that `Elastic.tangent` goes along."""
 
 
 class Elastic(Transform):
@@ -42,6 +44,7 @@ class Elastic(Transform):
 
     ordinal = True
     uniforms = 2
+    tangent_unit = f"α (px) at σ {TANGENT_SIGMA:g}"
 
     def __init__(
         self,
@@ -85,6 +88,10 @@ class Elastic(Transform):
         if bool(same.all()):
             return x.clone()
         return keep(warp_displacement(x, self.field(x, params)), x, same)
+
+    def tangent(self, x: Tensor) -> Tensor:
+        """See `Transform.tangent`: per pixel of α in the frame, along the field of α = 1 and σ = 3."""
+        return change_along(x, self.field(x, self._fixed(1.0, TANGENT_SIGMA)))
 
     def field(self, x: Tensor, params: Params) -> Tensor:
         """The displacements (n, 2, H, W) for images x (B, C, H, W): right (0) and down (1), in pixels of x."""

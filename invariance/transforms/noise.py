@@ -26,6 +26,7 @@ class Noise(Transform):
     """
 
     unit = "intensity"
+    tangent_unit = "σ"
     uniforms = 2
 
     def __init__(self, range: float | None = None, sigmas: Sequence[float] = (), grid_seed: int = 0) -> None:
@@ -54,3 +55,8 @@ class Noise(Transform):
         sigma = params["sigma"][:, None, None, None].to(x.device, x.dtype)
         field = normal(params["seed"], tuple(x.shape[1:]), x.device).to(x.dtype)
         return torch.addcmul(x, field, sigma).clamp_(0, 255)
+
+    def tangent(self, x: Tensor) -> Tensor:
+        """See `Transform.tangent`: a field ε, that of σ = 1, the same for every image."""
+        seed = torch.tensor([fixed_seed("noise", self.grid_seed, 1.0)])
+        return normal(seed, tuple(x.shape[1:]), x.device).to(x.dtype).repeat(len(x), 1, 1, 1)

@@ -19,7 +19,7 @@ from invariance.transforms.base import (
 )
 from invariance.transforms.checks import choice, flag, needed_range, trained_range, whole
 from invariance.transforms.counter import SEEDS, fixed_seed, normal_from
-from invariance.transforms.warp import warp_homography
+from invariance.transforms.warp import change_along, velocity, warp_homography
 
 UNIT_SQUARE = torch.tensor([[0, 0], [1, 0], [1, 1], [0, 1]], dtype=torch.float64)
 """Corners of the square, x first: top left, top right, bottom right, bottom left."""
@@ -69,10 +69,12 @@ class Perspective(Transform):
         self.draws = whole("perspective", "draws", draws, 0, 100)
         self.moves = _moves(moves)
         self.unit = "move" if self.moves else "draw"
+        self.tangent_unit = f"{self.unit} 1"
         if self.draws and self.moves:
             raise UserError(f"perspective: draws={draws} and {len(self.moves)} moves are two grids; set one to 0 or []")
         self.square = choice("perspective", "square", square, ("pixel", "image"))
         self.scale_lengths = flag("perspective", "scale_lengths", scale_lengths)
+        self._length = 1e-4 if self.square == "pixel" else 1e-3
         self.grid_seed = whole("perspective", "grid_seed", grid_seed, 0, SEEDS)
 
     def params_of(self, uniforms: Tensor) -> Params:
@@ -105,11 +107,18 @@ class Perspective(Transform):
         check_batch(x, params)
         return warp_homography(x, self.backward(x, params))
 
+    def tangent(self, x: Tensor) -> Tensor:
+        """See `Transform.tangent`: along the first of the grid, draw 1 or move 1, per its own length."""
+        corners = self._listed()[1].params["corners"] if self.moves else self._draw(1)["corners"]
+        frame = self._frame(x)
+        rate = frame @ square_rate(corners[0] * self._length) @ torch.linalg.inv(frame)
+        return change_along(x, velocity(x, -rate))  # the inverse of I + t rate is I − t rate + …
+
     def backward(self, x: Tensor, params: Params) -> Tensor:
         """The homographies (n, 3, 3), from output to input in pixels of x about its centre, float64."""
         corners = params["corners"].double()  # a corner moves by 1e-5 of its square, of which float32 keeps two digits
         same = (corners == 0).flatten(1).all(dim=1)
-        forward = square_to(UNIT_SQUARE + corners * (1e-4 if self.square == "pixel" else 1e-3))
+        forward = square_to(UNIT_SQUARE + corners * self._length)
         frame = self._frame(x)
         backward = frame @ torch.linalg.inv(forward) @ torch.linalg.inv(frame)
         return torch.where(same[:, None, None], torch.eye(3, dtype=torch.float64), backward)
@@ -179,3 +188,13 @@ def square_to(corners: Tensor) -> Tensor:
     top = torch.stack([a, b, p0], dim=2)
     bottom = torch.stack([g, h, torch.ones_like(g)], dim=1)
     return torch.cat([top, bottom[:, None]], dim=1)
+
+
+def square_rate(corners: Tensor) -> Tensor:
+    """The derivative (3, 3) of `square_to` at the unit square, as its corners move with these velocities (4, 2)."""
+    c0, c1, c2, c3 = corners
+    # the third corner, to first order: −h to the right and −g down are c₀ − c₁ + c₂ − c₃
+    h, g = c1 - c0 + c3 - c2
+    one = torch.eye(2, dtype=corners.dtype)
+    top = torch.stack([c1 - c0 + g * one[0], c3 - c0 + h * one[1], c0], dim=1)
+    return torch.cat([top, torch.stack([g, h, torch.zeros_like(g)])[None]])

@@ -1,5 +1,6 @@
 """Rotation about the centre (A.8)."""
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -7,7 +8,7 @@ from torch import Tensor
 
 from invariance.transforms.base import GridPoint, Params, Transform, check_batch, line_grid
 from invariance.transforms.checks import grid_values, needed_range, trained_range
-from invariance.transforms.warp import warp_homography
+from invariance.transforms.warp import change_along, velocity, warp_homography
 
 
 class Rotation(Transform):
@@ -32,6 +33,7 @@ class Rotation(Transform):
     """
 
     unit = "°"
+    tangent_unit = "°"
     uniforms = 1
 
     def __init__(self, range: float | None = None, angles: Sequence[float] = ()) -> None:
@@ -59,3 +61,8 @@ class Rotation(Transform):
         # y runs down: a counter-clockwise turn takes (1, 0) up, to (cos, −sin), and this is its inverse
         backward = torch.stack([cos, -sin, zero, sin, cos, zero, zero, zero, one], dim=1)
         return warp_homography(x, backward.view(-1, 3, 3))
+
+    def tangent(self, x: Tensor) -> Tensor:
+        """See `Transform.tangent`: per degree, counter-clockwise."""
+        quarter = torch.tensor([[0, -1, 0], [1, 0, 0], [0, 0, 0]], dtype=torch.float64)
+        return change_along(x, velocity(x, math.radians(1) * quarter))

@@ -1,5 +1,6 @@
 """Shear about the centre (A.9)."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -8,7 +9,7 @@ from torch import Tensor
 
 from invariance.transforms.base import UNTOUCHED, GridPoint, Params, Transform, check_batch, line_grid
 from invariance.transforms.checks import choice, grid_values, needed_range, trained_range
-from invariance.transforms.warp import warp_homography
+from invariance.transforms.warp import change_along, velocity, warp_homography
 
 STEEPEST = 89.0
 
@@ -46,6 +47,8 @@ class Shear(Transform):
         self.angles = grid_values("shear", "angles", angles, -STEEPEST, STEEPEST)
         self.vertical = grid_values("shear", "vertical", vertical, -STEEPEST, STEEPEST)
         self.sign = 1.0 if choice("shear", "positive", positive, ("left", "right")) == "left" else -1.0
+        self._upright = bool(self.vertical) and not self.angles
+        self.tangent_unit = "° (vertical)" if self._upright else "°"
 
     def params_of(self, uniforms: Tensor) -> Params:
         """`theta` (n,) ~ U(−range, range), in degrees, and `vertical` (n,), 0 or 1, each with probability 1/2."""
@@ -77,3 +80,9 @@ class Shear(Transform):
         backward[:, 0, 1] = torch.where(vertical, 0.0, slope)
         backward[:, 1, 0] = torch.where(vertical, slope, 0.0)
         return warp_homography(x, backward)
+
+    def tangent(self, x: Tensor) -> Tensor:
+        """See `Transform.tangent`: per degree of a horizontal shear, or a vertical one if the grid has these alone."""
+        rate = torch.zeros(3, 3, dtype=torch.float64)
+        rate[(1, 0) if self._upright else (0, 1)] = -self.sign * math.radians(1)
+        return change_along(x, velocity(x, rate))

@@ -82,6 +82,23 @@ def smooth(x: Tensor, sigma: Tensor, border: str = "zero") -> Tensor:
     return out
 
 
+def laplacian(x: Tensor, border: str) -> Tensor:
+    """Δx: the sum of the second differences along both axes of images (…, H, W), continued as `matrix` says."""
+    total = x * -4
+    for dim in (-2, -1):
+        size = x.shape[dim]
+        if border == "zero":
+            longer = F.pad(x, (1, 1) if dim == -1 else (0, 0, 1, 1))
+            total.add_(longer.narrow(dim, 0, size)).add_(longer.narrow(dim, 2, size))
+            continue
+        # the outermost pixel is its own neighbour, or the mirror, with the next on both of its sides
+        next_in = min(int(border == "reflect_101"), size - 1)
+        places = list(range(size))
+        for neighbours in ([next_in, *places[:-1]], [*places[1:], size - 1 - next_in]):
+            total.add_(x.index_select(dim, torch.tensor(neighbours, device=x.device)))
+    return total
+
+
 def _blocks(size: int, radius: int) -> Iterator[tuple[slice, slice]]:
     """Blocks of places, and the places from which a kernel of that radius brings anything to them."""
     for start in range(0, size, BLOCK):

@@ -65,6 +65,43 @@ def warp_displacement(x: Tensor, field: Tensor) -> Tensor:
     return _sample(x, grid)
 
 
+def velocity(x: Tensor, rate: Tensor) -> Tensor:
+    """How fast the places that pixels are taken from move, where backward maps are I + t rate + … at small t.
+
+    Args:
+        x: images (B, C, H, W).
+        rate: (3, 3) float64, the derivative of the homographies at t = 0, in pixels about the centre.
+
+    Returns:
+        (1, 2, H, W) float64 on the device of x: to the right (0) and down (1), in pixels per unit of t.
+    """
+    height, width = x.shape[-2:]
+    right, down = _centred(width, x.device).expand(height, -1), _centred(height, x.device).mT.expand(-1, width)
+    place = torch.stack([right, down, torch.ones_like(right)])
+    moved = torch.einsum("ij,jhw->ihw", rate.to(x.device), place)
+    return (moved[:2] - place[:2] * moved[2])[None]
+
+
+def change_along(x: Tensor, field: Tensor) -> Tensor:
+    """How images change as their pixels are taken from places that move off: d x(p + t field(p)) / dt at t = 0.
+
+    Bilinear sampling has a kink at pixel centres, and another derivative on either side of it. This is the mean of the
+    two, the central difference of the image, whose neighbours outside are 0.
+
+    Args:
+        x: images (B, C, H, W).
+        field: (n, 2, H, W), n = B or 1, as `warp_displacement` takes it and `velocity` gives it.
+
+    Returns:
+        (B, C, H, W), of the dtype of x, on its device.
+    """
+    field = field.to(x.dtype)
+    across, down = F.pad(x, (1, 1, 0, 0)), F.pad(x, (0, 0, 1, 1))
+    right = (across[..., 2:] - across[..., :-2]).mul_(field[:, :1]).mul_(0.5)
+    below = (down[..., 2:, :] - down[..., :-2, :]).mul_(field[:, 1:]).mul_(0.5)
+    return right.add_(below)
+
+
 def keep(out: Tensor, x: Tensor, same: Tensor) -> Tensor:
     """`out`, with images of x wherever `same` (n,), on the CPU, is true; n = B or 1."""
     if not bool(same.any()):
