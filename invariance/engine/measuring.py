@@ -8,22 +8,26 @@ recorder, which also knows the groups that need not be measured again.
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from rich.progress import Progress
 from torch import Tensor, nn
 
+from invariance.engine.alike import Alike, check_room
 from invariance.engine.control import Control
 from invariance.engine.groups import Ended, Group, Measured
+from invariance.engine.nulls import Nulls
 from invariance.engine.recorder import Recorder
+from invariance.engine.replaced import PROBED, Replaced, bypass_of
 from invariance.engine.rows import about, rows_of
-from invariance.engine.scoring import MeasuredSplit, Scorer, Scores, mean_of
-from invariance.engine.stream import Sample, batches, features
+from invariance.engine.scoring import MeasuredSplit, Scorer, Scores
+from invariance.engine.stream import Sample, features
 from invariance.errors import UserError
 from invariance.maps import FittedMaps, require_room
 from invariance.maps.spec import MapSpec
+from invariance.measures import FROM_LOGITS, INDEX_NAMES
 from invariance.measures.distance import rms
 from invariance.models.cut import Cut
 from invariance.models.model import Model
@@ -31,8 +35,6 @@ from invariance.runs.rows import REPORT_SCALE, Row
 from invariance.transforms.base import UNTOUCHED, GridPoint, Transform
 
 _GPU_SHARE = 0.8
-_PROBED = 32
-"""Images on which it is tried what a layer is."""
 
 
 class Family(Protocol):
@@ -62,6 +64,21 @@ class Effort:
     progress: Progress | None = None
 
 
+@dataclass(frozen=True)
+class More:
+    """What is measured beside the scores of maps.
+
+    Attributes:
+        nulls: whether rows have nulls, and are calibrated: about twice the fits and the scores.
+        shuffled: solvers whose maps are fitted on shuffled pairs, too, beside those in closed form.
+        intervals: whether CKA, Procrustes and R² have intervals, at about ten times their cost.
+    """
+
+    nulls: bool = False
+    shuffled: Sequence[str] = ()
+    intervals: bool = False
+
+
 def measure(
     model: Model,
     report: Sample,
@@ -73,6 +90,7 @@ def measure(
     measures: Sequence[str],
     keep: Recorder[Group, Measured],
     unseen: Sequence[str] = ("ridge",),
+    more: More | None = None,
     effort: Effort | None = None,
 ) -> None:
     """Measure a network over grids of transformations, at layers, through maps.
@@ -85,9 +103,11 @@ def measure(
         families: the transformations.
         layers: names of layers, all taken from one forward pass.
         maps: the identity (invariance) and maps that undo g (equivariance).
-        measures: error_rate (needs labels), l2_distance.
+        measures: error_rate (needs labels), l2_distance, agreement, effective_invariance; and those between φ(gx) and
+            φ(x) as a whole, which have rows of the identity alone: cka, procrustes, r2.
         keep: takes what every group came to.
         unseen: solvers whose maps have the unseen-class control too, where labels are known.
+        more: nulls and intervals, which cost; None: none of them.
         effort: memory, batch and progress.
 
     Raises:
@@ -97,7 +117,8 @@ def measure(
     for family in families:
         dims = check(model, report, fit=fit, family=family, layers=layers, maps=maps, measures=measures)
         samples = [report] if fit is None else [fit, report]
-        _OfFamily(model, family, samples, maps, measures, keep, unseen, effort or Effort()).run(dims)
+        how = (measures, keep, unseen, more or More(), effort or Effort())
+        _OfFamily(model, family, samples, maps, *how).run(dims)
 
 
 def check(
@@ -123,9 +144,11 @@ def check(
     if "error_rate" in measures and report.labels is None:
         raise UserError("error_rate needs labels: give labels=…, or leave it out")
     untouched = next(point for point in family.transform.grid() if point.label == UNTOUCHED)
-    few = Sample(report.split, report.pixels, report.indices[:_PROBED], None)
+    few = Sample(report.split, report.pixels, report.indices[:PROBED], None)
     r = features(model, model.cut(layers), few, family.transform, untouched.params)
     dims = {layer: of_layer.shape[1] for layer, of_layer in r.items()}
+    for layer in dims if set(measures) & set(INDEX_NAMES) else ():
+        check_room(layer, dims[layer], len(report))
     for spec in fitted:
         for dim in dims.values():
             if fit is not None and spec.settings is not None:
@@ -145,10 +168,11 @@ class _OfFamily:
         measures: Sequence[str],
         keep: Recorder[Group, Measured],
         unseen: Sequence[str],
+        more: More,
         effort: Effort,
     ) -> None:
         self.model, self.family, self.samples, self.maps = model, family, samples, maps
-        self.measures, self.keep, self.unseen, self.effort = measures, keep, unseen, effort
+        self.measures, self.keep, self.unseen, self.more, self.effort = measures, keep, unseen, more, effort
         self.points = family.transform.grid()
         self.untouched = next(point for point in self.points if point.label == UNTOUCHED)
         self.images = sum(map(len, samples))
@@ -220,9 +244,8 @@ class _OfFamily:
     def _fitting(self, dims: dict[str, int], memory: float) -> int:
         """How many g fit into so many bytes beside φ(x)."""
         of_g = 4 * sum(dims.values()) * self.images
-        map_and_solver = (
-            32 * max(dims.values()) ** 2
-        )  # the hungriest: an mlp's two layers, their gradients and momentum
+        # the hungriest: an mlp's two layers, their gradients and momentum; twice with the map of shuffled pairs
+        map_and_solver = 32 * max(dims.values()) ** 2 * (2 if self.more.nulls else 1)
         return int((memory - of_g) // (of_g + map_and_solver))
 
     def _features(self, cut: Cut, sample: Sample, point: GridPoint) -> dict[str, Tensor]:
@@ -247,12 +270,17 @@ class _OfLayer:
 
     def __init__(self, of: _OfFamily, cut: Cut, layer: str, sides: list[MeasuredSplit]) -> None:
         self.of, self.sides = of, sides
-        answers = "error_rate" in of.measures or cut.apart(layer)
-        scale = rms(sides[0].reference)
+        answers = bool(set(of.measures) & set(FROM_LOGITS)) or cut.apart(layer)
+        scale, transform = rms(sides[0].reference), of.family.transform
         self.scorer = Scorer(of.model, cut, layer, scale, answers=answers, batch=of.effort.batch)
-        self.bypass = self._bypass(cut, layer) if answers else math.nan
-        self._references: dict[tuple[int, str], float] = {}
+        bypass = bypass_of(self.scorer, cut, layer, sides[-1], transform, of.untouched) if answers else math.nan
+        self.replaced = Replaced(self.scorer, sides, transform, of.untouched, of.measures, bypass)
+        self.alike = Alike(sides[-1], of.measures, intervals=of.more.intervals)
         self.control = Control.of(self.scorer, sides, self.fit_maps, of.measures) if len(sides) == 2 else None
+        self.nulls: Nulls | None = None
+        if of.more.nulls:
+            fit, untouched = sides[0] if len(sides) == 2 else None, self.replaced.untouched(len(sides) - 1)
+            self.nulls = Nulls(self.scorer, fit, sides[-1], untouched, of.more.shuffled)
 
     def measure(self, group: Group, points: list[GridPoint], r: list[list[Tensor]]) -> Measured:
         """Fit the maps of a group and score every image through them.
@@ -262,8 +290,8 @@ class _OfLayer:
             points: its g.
             r: φ(gx) by side and g.
         """
-        fitted = self._fit(group.map, group.g, r[0])
-        transform, measures = self.of.family.transform, self.of.measures
+        fitted, shuffled = self._fit(group.map, group.g, r[0])
+        transform = self.of.family.transform
         modules = [nn.Identity() if fitted is None else fitted.module(j) for j in range(len(points))]
         status = ["ok"] * len(points) if fitted is None else list(fitted.status)
         rows: list[Row] = []
@@ -273,11 +301,10 @@ class _OfLayer:
                 self.scorer.scores(side, of_g, module, transform, point)
                 for of_g, module, point in zip(of_side, modules, points, strict=True)
             ]
-            common = [
-                {**about(self.of.model.name, group, transform, point, side), **self._beside(k, point)}
-                for point in points
-            ]
-            rows += rows_of(scores, measures, side, common, status)
+            common = [about(self.of.model.name, group, transform, point, side) for point in points]
+            rows += self._rows(k, scores, common, status, points, of_side, shuffled)
+            if group.map.map == "identity" and k == len(self.sides) - 1:
+                rows += self.alike.rows(of_side, common)
             for name in scores[0]:
                 stored[f"{side.sample.split}/{name}"] = np.stack([one[name] for one in scores])
         if len(self.sides) == 1:
@@ -287,35 +314,42 @@ class _OfLayer:
             rows, stored = rows + more, {**stored, **theirs}
         return Measured(rows, [] if fitted is None else _ended(points, fitted), stored)
 
-    def _beside(self, k: int, point: GridPoint) -> dict[str, float]:
-        """What rows carry of C: how much goes past the layer, and the score with φ(x) in the place of φ(gx)."""
-        if not self.scorer.answers or "error_rate" not in self.of.measures:
-            return {}
-        side, key = self.sides[k], (k, UNTOUCHED if self.scorer.apart else point.label)
-        if key not in self._references:
-            scores = self.scorer.scores(side, side.reference, nn.Identity(), self.of.family.transform, point)
-            self._references[key] = float(np.nanmean(mean_of(scores, "error_rate", side.labels)))
-        return {"bypass": self.bypass, "reference": self._references[key]}
+    def _rows(
+        self,
+        k: int,
+        scores: Sequence[Scores],
+        common: Sequence[dict[str, Any]],
+        status: Sequence[str],
+        points: Sequence[GridPoint],
+        r: Sequence[Tensor],
+        shuffled: FittedMaps | None,
+    ) -> list[Row]:
+        """The rows of a side, one for every g and measure of images, with all that stands beside a score."""
+        measures = [name for name in self.of.measures if name not in INDEX_NAMES]
+        untouched = self.replaced.untouched(k) if set(measures) & set(FROM_LOGITS) - {"error_rate"} else None
+        rows = rows_of(scores, measures, self.sides[k], common, status, untouched=untouched)
+        at = [point for point in points for _ in measures]
+        rows = [
+            replace(row, **self.replaced.beside(k, point, row.metric)) for row, point in zip(rows, at, strict=True)
+        ]
+        if self.nulls is None or k < len(self.sides) - 1:
+            return rows
+        return self.nulls.beside(rows, measures, self.of.family.transform, points, r, shuffled)
 
-    def _bypass(self, cut: Cut, layer: str) -> float:
-        """How much of the logits goes past the layer, on some of the report images; NaN where they tell nothing."""
-        sample, family = self.sides[-1].sample, self.of.family
-        _, x = next(iter(batches(sample.pixels, sample.indices[:_PROBED], _PROBED, self.of.model.device)))
-        try:
-            return cut.bypass(layer, self.of.model.prepare(family.transform.apply(x, self.of.untouched.params)))
-        except UserError:  # one image, or the same logits for all: rows say so themselves
-            return math.nan
-
-    def _fit(self, spec: MapSpec, labels: Sequence[str], r: list[Tensor]) -> FittedMaps | None:
-        """The maps of a group, fitted together; None for the identity."""
+    def _fit(
+        self, spec: MapSpec, labels: Sequence[str], r: list[Tensor]
+    ) -> tuple[FittedMaps | None, FittedMaps | None]:
+        """The maps of a group, fitted together (None for the identity), and those of shuffled pairs."""
         if spec.learned is not None:
-            return spec.learned.maps(labels)
+            return spec.learned.maps(labels), None
         if spec.settings is None:
-            return None
-        return self.fit_maps(r, self.sides[0].reference, spec)
+            return None, None
+        if self.nulls is not None:
+            return self.nulls.fitted(spec, r, self.fit_maps)
+        return self.fit_maps(r, self.sides[0].reference, spec), None
 
-    def fit_maps(self, r: list[Tensor], target: Tensor, spec: MapSpec) -> FittedMaps:
-        """Maps of features r to one target."""
+    def fit_maps(self, r: list[Tensor], target: Tensor | Sequence[Tensor], spec: MapSpec) -> FittedMaps:
+        """Maps of features r to one target, or to each of several."""
         from invariance.engine.fit import fit_maps  # Lightning, which a finished measurement need not wait for
 
         progress = self.of.effort.progress

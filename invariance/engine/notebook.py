@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 
 from invariance.data.given import Images, fit_and_report, load_images
 from invariance.device import choose_device
+from invariance.engine.alike import check_alike
 from invariance.engine.grids import grids_for
 from invariance.engine.groups import Group, Measured
 from invariance.engine.kept import Kept
-from invariance.engine.measuring import Effort, Family, check, measure
+from invariance.engine.measuring import Effort, Family, More, check, measure
 from invariance.engine.recorder import Listed
 from invariance.engine.results import Results, joined, load
 from invariance.engine.stream import Sample
@@ -23,13 +24,15 @@ from invariance.errors import UserError, nearest
 from invariance.maps import SOLVERS, Solver, solver_named
 from invariance.maps.settings import name_of
 from invariance.maps.spec import MapSpec
+from invariance.measures import MEASURES
 from invariance.models.layers import choose_layers
 from invariance.models.model import Model, require_model
 from invariance.progress import bar
 from invariance.runs.origin import made_by
 from invariance.transforms.base import Transform
 
-MEASURES = ("error_rate", "l2_distance")
+MEASURED = tuple(name for name, one in MEASURES.items() if one.function)
+"""What can be measured: of single images, and between φ(gx) and φ(x) as a whole."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,8 @@ def measure_model(
     keep: str | Path | None = None,
     *,
     measures: Sequence[str] | None = None,
+    nulls: bool | Sequence[str] = True,
+    intervals: bool = False,
     memory_gb: float = 4.0,
     progress: bool = False,
 ) -> Results:
@@ -76,7 +81,12 @@ def measure_model(
         batch: images a forward pass; None: 256.
         seed: of how `fit=0.5` deals the images.
         keep: a folder: an interrupted call given again goes on from there, a finished one is read.
-        measures: error_rate, l2_distance; None: what there is.
+        measures: error_rate (needs labels), agreement and effective_invariance (which need none), l2_distance; and
+            between φ(gx) and φ(x) as a whole cka, procrustes, r2. None: l2_distance, and error_rate where there are
+            labels, else agreement where the network names classes.
+        nulls: whether rows have nulls and are calibrated, at about twice the cost of fitted maps; or names of solvers
+            whose maps are fitted on shuffled pairs, too: ridge's always are, ["online_sgd"] adds those.
+        intervals: whether cka, procrustes and r2 have intervals, at ten times their cost.
         memory_gb: bound on the features and maps in memory.
         progress: whether to show a bar.
 
@@ -88,7 +98,19 @@ def measure_model(
     """
     networks = _networks(network)
     asked = _Asked(
-        images, labels, fit, fit_labels, transforms, layers, maps, batch, seed, measures, memory_gb, progress
+        images,
+        labels,
+        fit,
+        fit_labels,
+        transforms,
+        layers,
+        maps,
+        batch,
+        seed,
+        measures,
+        _more(nulls, intervals),
+        memory_gb,
+        progress,
     )
     found = []
     for one in networks:
@@ -123,6 +145,7 @@ class _Asked:
     batch: int | None
     seed: int
     measures: Sequence[str] | None
+    more: More
     memory_gb: float
     progress: bool
 
@@ -135,8 +158,11 @@ class _Asked:
         report, fit = self._samples(model)
         _same_size(model, families, report)
         chosen = choose_layers(model, self.layers, _images(report)[:32])
-        measures = self._measures(report)
+        _check_shuffled(self.more, specs)
+        measures = self._measures(model, report)
+        check_alike(measures, [spec.map for spec in specs])
         about = _about(model, report, fit, families, chosen, specs, measures)
+        about |= {"nulls": [self.more.nulls, *self.more.shuffled], "intervals": self.more.intervals}
         keep: Listed[Group, Measured] | Kept = Listed() if place is None else Kept(place, about)
         if isinstance(keep, Kept) and keep.finished:
             return load(keep.folder)
@@ -154,9 +180,10 @@ class _Asked:
                 maps=specs,
                 measures=measures,
                 keep=keep,
+                more=self.more,
                 effort=effort,
             )
-        results = Results.of(model.name, keep.groups, keep.results, about)
+        results = Results.of(model.name, keep.groups, keep.results, about, _labels(report, fit))
         if isinstance(keep, Kept):
             results.save(keep.folder)
             keep.remove()
@@ -171,15 +198,57 @@ class _Asked:
         fitted = None if fit is None else _sample("fit", *fit, classes)
         return _sample("report", *report, classes), fitted
 
-    def _measures(self, report: Sample) -> list[str]:
+    def _measures(self, model: Model, report: Sample) -> list[str]:
         if self.measures is None:
-            return [one for one in MEASURES if one != "error_rate" or report.labels is not None]
+            first = "agreement" if report.labels is None else "error_rate"
+            return [*([first] if first == "error_rate" or _names_classes(model, report) else []), "l2_distance"]
+        if isinstance(self.measures, str):
+            raise UserError(f"measures={self.measures!r}: give a list, as [{self.measures!r}]")
         for one in self.measures:
-            if one not in MEASURES:
+            if one not in MEASURED:
                 raise UserError(
-                    f"measures: {one!r} is none{nearest(str(one), MEASURES)}; there are {', '.join(MEASURES)}"
+                    f"measures: {one!r} is none{nearest(str(one), MEASURED)}; there are {', '.join(MEASURED)}"
                 )
+        if not self.measures:
+            raise UserError(f"measures={self.measures!r}: give at least one of {', '.join(MEASURED)}")
         return list(dict.fromkeys(self.measures))
+
+
+def _names_classes(model: Model, report: Sample) -> bool:
+    """Whether the network names classes, which agreement is of; if not, a line says so."""
+    few = torch.from_numpy(_images(report)[:4]).to(model.device)
+    try:
+        model.cut(["logits"]).logits(model.prepare(few.float()))
+    except UserError as error:
+        print(f"{model.name}: agreement is left out: {error}", flush=True)
+        return False
+    return True
+
+
+def _more(nulls: bool | Sequence[str], intervals: bool) -> More:
+    """What is measured beside the scores of maps."""
+    if isinstance(nulls, bool):
+        return More(nulls=nulls, intervals=bool(intervals))
+    if isinstance(nulls, str) or not all(isinstance(name, str) for name in nulls):
+        raise UserError(f"nulls={nulls!r}: give True, False, or a list of solvers, as ['online_sgd']")
+    return More(nulls=True, shuffled=tuple(nulls), intervals=bool(intervals))
+
+
+def _check_shuffled(more: More, specs: Sequence[MapSpec]) -> None:
+    """Refuse solvers for shuffled pairs that fit no map."""
+    there = [spec.solver for spec in specs if spec.settings is not None]
+    for name in more.shuffled:
+        if name not in there:
+            raise UserError(f"nulls: {name!r} fits no map here{nearest(name, there)}; there are {', '.join(there)}")
+
+
+def _labels(report: Sample, fit: Sample | None) -> dict[str, NDArray[np.int64]]:
+    """The classes of the images by split, where they are known."""
+    return {
+        one.split: one.labels.numpy().astype(np.int64)
+        for one in (report, fit)
+        if one is not None and one.labels is not None
+    }
 
 
 def _size(given: object, model: Model) -> int | None:
@@ -293,6 +362,7 @@ def _about(
         "layers": list(layers),
         "maps": [[spec.name, repr(spec.settings)] for spec in specs],
         "measures": list(measures),
+        "ordinal": [family.name for family in families if family.transform.ordinal],
         **versions,
     }
 

@@ -1,0 +1,96 @@
+"""φ(x) in the place of φ(gx): what the network says untouched, what it says with g undone at a layer, what passes by."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from invariance.engine.scoring import MeasuredSplit, Scorer, Scores, mean_of
+from invariance.engine.stream import batches
+from invariance.errors import UserError
+from invariance.measures import FROM_LOGITS
+from invariance.models.cut import Cut
+from invariance.transforms.base import UNTOUCHED, GridPoint, Transform
+
+PROBED = 32
+"""Images on which it is tried what a layer is."""
+
+
+class Replaced:
+    """What stands at one layer beside every score.
+
+    Args:
+        scorer: scores images at the layer.
+        sides: the splits.
+        transform: the family.
+        untouched: its g that changes nothing.
+        measures: what is measured.
+        bypass: how much of the logits goes past the layer.
+    """
+
+    def __init__(
+        self,
+        scorer: Scorer,
+        sides: Sequence[MeasuredSplit],
+        transform: Transform,
+        untouched: GridPoint,
+        measures: Sequence[str],
+        bypass: float,
+    ) -> None:
+        self.scorer, self.sides, self.transform, self.point = scorer, sides, transform, untouched
+        self.measures, self.bypass = measures, bypass
+        self._scores: dict[tuple[int, str], Scores] = {}
+        self._means: dict[tuple[int, str, str], float] = {}
+
+    def untouched(self, k: int) -> Scores:
+        """Scores of every image of a side untouched, without a map."""
+        return self._at(k, self.point)
+
+    def beside(self, k: int, point: GridPoint, measure: str) -> dict[str, Any]:
+        """What a row carries of C: how much goes past the layer, and the score with φ(x) in the place of φ(gx).
+
+        A row of L_L2 has the error rate of that, as φ(x) itself is no distance away.
+
+        Args:
+            k: which side.
+            point: g.
+            measure: what the row is of.
+        """
+        if not self.scorer.answers or not set(self.measures) & set(FROM_LOGITS):
+            return {}
+        of = "error_rate" if measure == "l2_distance" else measure
+        if of not in self.measures:
+            return {"bypass": self.bypass}
+        key = (k, UNTOUCHED if self.scorer.apart else point.label, of)
+        if key not in self._means:
+            scores = mean_of(self._at(k, point), of, self.sides[k].labels, self.untouched(k))
+            self._means[key] = float(np.nanmean(scores))
+        return {"bypass": self.bypass, "reference": self._means[key]}
+
+    def _at(self, k: int, point: GridPoint) -> Scores:
+        key = (k, UNTOUCHED if self.scorer.apart else point.label)
+        if key not in self._scores:
+            side = self.sides[k]
+            self._scores[key] = self.scorer.scores(side, side.reference, nn.Identity(), self.transform, point)
+        return self._scores[key]
+
+
+def bypass_of(scorer: Scorer, cut: Cut, layer: str, side: MeasuredSplit, transform: Transform, point: GridPoint) -> float:
+    """How much of the logits goes past a layer, on some images of a side; NaN where they tell nothing.
+
+    Args:
+        scorer: scores images at the layer.
+        cut: the network, cut there.
+        layer: its name.
+        side: the split.
+        transform: the family.
+        point: its g that changes nothing.
+    """
+    sample, model = side.sample, scorer.model
+    _, x = next(iter(batches(sample.pixels, sample.indices[:PROBED], PROBED, model.device)))
+    try:
+        return cut.bypass(layer, model.prepare(transform.apply(x, point.params)))
+    except UserError:  # one image, or the same logits for all: rows say so themselves
+        return math.nan
