@@ -20,7 +20,7 @@ from invariance.engine.control import Control
 from invariance.engine.groups import Ended, Group, Measured
 from invariance.engine.nulls import Nulls
 from invariance.engine.recorder import Recorder
-from invariance.engine.replaced import PROBED, Replaced, bypass_of
+from invariance.engine.replaced import PROBED, Replaced, bypass_of, no_classes, probed
 from invariance.engine.rows import about, rows_of
 from invariance.engine.scoring import MeasuredSplit, Scorer, Scores
 from invariance.engine.stream import Sample, features
@@ -270,8 +270,10 @@ class _OfLayer:
 
     def __init__(self, of: _OfFamily, cut: Cut, layer: str, sides: list[MeasuredSplit]) -> None:
         self.of, self.sides = of, sides
-        answers = bool(set(of.measures) & set(FROM_LOGITS)) or cut.apart(layer)
         scale, transform = rms(sides[0].reference), of.family.transform
+        answers = bool(set(of.measures) & set(FROM_LOGITS))
+        if not answers and cut.apart(layer):  # they cost next to nothing, where there are any
+            answers = not no_classes(cut, probed(of.model, sides[-1].sample, transform, of.untouched))
         self.scorer = Scorer(of.model, cut, layer, scale, answers=answers, batch=of.effort.batch)
         bypass = bypass_of(self.scorer, cut, layer, sides[-1], transform, of.untouched) if answers else math.nan
         self.replaced = Replaced(self.scorer, sides, transform, of.untouched, of.measures, bypass)
@@ -329,9 +331,7 @@ class _OfLayer:
         untouched = self.replaced.untouched(k) if set(measures) & set(FROM_LOGITS) - {"error_rate"} else None
         rows = rows_of(scores, measures, self.sides[k], common, status, untouched=untouched)
         at = [point for point in points for _ in measures]
-        rows = [
-            replace(row, **self.replaced.beside(k, point, row.metric)) for row, point in zip(rows, at, strict=True)
-        ]
+        rows = [replace(row, **self.replaced.beside(k, point, row.metric)) for row, point in zip(rows, at, strict=True)]
         if self.nulls is None or k < len(self.sides) - 1:
             return rows
         return self.nulls.beside(rows, measures, self.of.family.transform, points, r, shuffled)

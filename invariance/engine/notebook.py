@@ -18,6 +18,7 @@ from invariance.engine.groups import Group, Measured
 from invariance.engine.kept import Kept
 from invariance.engine.measuring import Effort, Family, More, check, measure
 from invariance.engine.recorder import Listed
+from invariance.engine.replaced import no_classes, probed
 from invariance.engine.results import Results, joined, load
 from invariance.engine.stream import Sample
 from invariance.errors import UserError, nearest
@@ -29,7 +30,7 @@ from invariance.models.layers import choose_layers
 from invariance.models.model import Model, require_model
 from invariance.progress import bar
 from invariance.runs.origin import made_by
-from invariance.transforms.base import Transform
+from invariance.transforms.base import UNTOUCHED, Transform
 
 MEASURED = tuple(name for name, one in MEASURES.items() if one.function)
 """What can be measured: of single images, and between φ(gx) and φ(x) as a whole."""
@@ -159,7 +160,7 @@ class _Asked:
         _same_size(model, families, report)
         chosen = choose_layers(model, self.layers, _images(report)[:32])
         _check_shuffled(self.more, specs)
-        measures = self._measures(model, report)
+        measures = self._measures(model, report, families[0].transform)
         check_alike(measures, [spec.map for spec in specs])
         about = _about(model, report, fit, families, chosen, specs, measures)
         about |= {"nulls": [self.more.nulls, *self.more.shuffled], "intervals": self.more.intervals}
@@ -198,10 +199,11 @@ class _Asked:
         fitted = None if fit is None else _sample("fit", *fit, classes)
         return _sample("report", *report, classes), fitted
 
-    def _measures(self, model: Model, report: Sample) -> list[str]:
+    def _measures(self, model: Model, report: Sample, transform: Transform) -> list[str]:
+        if self.measures is None and report.labels is not None:
+            return ["error_rate", "l2_distance"]
         if self.measures is None:
-            first = "agreement" if report.labels is None else "error_rate"
-            return [*([first] if first == "error_rate" or _names_classes(model, report) else []), "l2_distance"]
+            return ["agreement", "l2_distance"] if _names_classes(model, report, transform) else ["l2_distance"]
         if isinstance(self.measures, str):
             raise UserError(f"measures={self.measures!r}: give a list, as [{self.measures!r}]")
         for one in self.measures:
@@ -214,15 +216,13 @@ class _Asked:
         return list(dict.fromkeys(self.measures))
 
 
-def _names_classes(model: Model, report: Sample) -> bool:
+def _names_classes(model: Model, report: Sample, transform: Transform) -> bool:
     """Whether the network names classes, which agreement is of; if not, a line says so."""
-    few = torch.from_numpy(_images(report)[:4]).to(model.device)
-    try:
-        model.cut(["logits"]).logits(model.prepare(few.float()))
-    except UserError as error:
-        print(f"{model.name}: agreement is left out: {error}", flush=True)
-        return False
-    return True
+    untouched = next(point for point in transform.grid() if point.label == UNTOUCHED)
+    why = no_classes(model.cut(["logits"]), probed(model, report, transform, untouched))
+    if why:
+        print(f"{model.name}: agreement is left out: {why}", flush=True)
+    return not why
 
 
 def _more(nulls: bool | Sequence[str], intervals: bool) -> More:

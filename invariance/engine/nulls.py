@@ -17,8 +17,7 @@ from torch import Tensor, nn
 from invariance.engine.scoring import MeasuredSplit, Scorer, Scores, mean_of
 from invariance.maps import FittedMaps, Ridge
 from invariance.maps.spec import MapSpec
-from invariance.measures import measure_named
-from invariance.measures import moments
+from invariance.measures import measure_named, moments
 from invariance.measures.bootstrap import bootstrap
 from invariance.runs.rows import WITH_SCORE, Row
 from invariance.seeds import generator

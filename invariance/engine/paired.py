@@ -110,7 +110,7 @@ def _layers(a: Measurement, b: Measurement, wanted: Mapping[str, str] | None) ->
 
 def _require_paired(a: Measurement, b: Measurement) -> None:
     """Refuse images that are not the same, and g that are not."""
-    images = [dict(one.about.get("images", {})).get("report") for one in (a, b)]
+    images = [dict(one.about.get("images", {})).get(one.per_image.split) for one in (a, b)]
     counts = [one.per_image.counts(one.name) for one in (a, b)]
     labels = [one.per_image.labels.get(one.per_image.split) for one in (a, b)]
     same_labels = (labels[0] is None) == (labels[1] is None) and (
@@ -160,9 +160,7 @@ def _of_curve(
     found = []
     for k, label in enumerate([*labels, AREA][: len(table)]):
         row = a.iloc[k] if k < len(labels) else None
-        scores = [
-            float(part["score"].iloc[k]) if row is not None else _area(part, weights, places) for part in (a, b)
-        ]
+        scores = [float(part["score"].iloc[k]) if row is not None else _area(part, weights, places) for part in (a, b)]
         low, high = float(interval.low[k]), float(interval.high[k])
         found.append(
             {

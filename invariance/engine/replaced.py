@@ -1,17 +1,18 @@
-"""φ(x) in the place of φ(gx): what the network says untouched, what it says with g undone at a layer, what passes by."""
+"""φ(x) in the place of φ(gx): what the network says untouched, what with g undone at a layer, what passes it by."""
 
 import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from torch import nn
+from torch import Tensor, nn
 
 from invariance.engine.scoring import MeasuredSplit, Scorer, Scores, mean_of
-from invariance.engine.stream import batches
+from invariance.engine.stream import Sample, batches
 from invariance.errors import UserError
 from invariance.measures import FROM_LOGITS
 from invariance.models.cut import Cut
+from invariance.models.model import Model
 from invariance.transforms.base import UNTOUCHED, GridPoint, Transform
 
 PROBED = 32
@@ -66,7 +67,7 @@ class Replaced:
         key = (k, UNTOUCHED if self.scorer.apart else point.label, of)
         if key not in self._means:
             scores = mean_of(self._at(k, point), of, self.sides[k].labels, self.untouched(k))
-            self._means[key] = float(np.nanmean(scores))
+            self._means[key] = math.nan if np.isnan(scores).all() else float(np.nanmean(scores))
         return {"bypass": self.bypass, "reference": self._means[key]}
 
     def _at(self, k: int, point: GridPoint) -> Scores:
@@ -77,7 +78,29 @@ class Replaced:
         return self._scores[key]
 
 
-def bypass_of(scorer: Scorer, cut: Cut, layer: str, side: MeasuredSplit, transform: Transform, point: GridPoint) -> float:
+def probed(model: Model, sample: Sample, transform: Transform, point: GridPoint) -> Tensor:
+    """Some images of a sample under one g, as the network takes them."""
+    _, x = next(iter(batches(sample.pixels, sample.indices[:PROBED], PROBED, model.device)))
+    return model.prepare(transform.apply(x, point.params))
+
+
+def no_classes(cut: Cut, x: Tensor) -> str:
+    """Why a network names no classes, as one without a classifier; "" where it does.
+
+    Args:
+        cut: the network, cut anywhere.
+        x: some images, as the network takes them.
+    """
+    try:
+        cut.logits(x)
+    except UserError as error:
+        return str(error)
+    return ""
+
+
+def bypass_of(
+    scorer: Scorer, cut: Cut, layer: str, side: MeasuredSplit, transform: Transform, point: GridPoint
+) -> float:
     """How much of the logits goes past a layer, on some images of a side; NaN where they tell nothing.
 
     Args:
@@ -88,9 +111,7 @@ def bypass_of(scorer: Scorer, cut: Cut, layer: str, side: MeasuredSplit, transfo
         transform: the family.
         point: its g that changes nothing.
     """
-    sample, model = side.sample, scorer.model
-    _, x = next(iter(batches(sample.pixels, sample.indices[:PROBED], PROBED, model.device)))
     try:
-        return cut.bypass(layer, model.prepare(transform.apply(x, point.params)))
+        return cut.bypass(layer, probed(scorer.model, side.sample, transform, point))
     except UserError:  # one image, or the same logits for all: rows say so themselves
         return math.nan

@@ -77,11 +77,7 @@ class Results(pd.DataFrame):  # type: ignore[misc]
 
     @classmethod
     def from_parts(
-        cls,
-        rows: pd.DataFrame,
-        kept: list[GroupScores],
-        about: dict[str, Any],
-        labels: Labels | None = None,
+        cls, rows: pd.DataFrame, kept: list[GroupScores], about: dict[str, Any], labels: Labels | None = None
     ) -> "Results":
         """Results from their rows, the scores of every image, what `attrs` holds, and the images' classes by split."""
         results = cls(rows)
@@ -230,10 +226,17 @@ class Results(pd.DataFrame):  # type: ignore[misc]
         if (place / ABOUT).exists() and load(place).attrs != self.attrs:
             raise UserError(f"{place} holds other results; choose another folder")
         place.mkdir(parents=True, exist_ok=True)
-        write_rows(place / ROWS, pd.DataFrame(self)[COLUMNS])
-        write_arrays(place / SCORES, _arrays(self))
-        groups = [{"about": of_group.about, "g": of_group.g} for of_group in self.kept]
-        write_facts(place / ABOUT, {"about": self.attrs, "groups": groups})
+        _write(place, self)
+
+
+def _write(place: Path, results: Results) -> None:
+    """Write results into a folder that is there."""
+    rows = pd.DataFrame(results)[COLUMNS]
+    rows["run"] = rows["run"].where(rows["run"] != "", place.name or "results")  # rows in a file say where it is
+    write_rows(place / ROWS, rows)
+    write_arrays(place / SCORES, _arrays(results))
+    groups = [{"about": of_group.about, "g": of_group.g} for of_group in results.kept]
+    write_facts(place / ABOUT, {"about": results.attrs, "groups": groups})
 
 
 def _arrays(results: Results) -> Arrays:

@@ -174,7 +174,9 @@ def worst(rows: pd.DataFrame, per_image: PerImage, measure: str | None, n: int) 
         raise UserError(f"n={n!r}: give a whole number from 1")
     there = [name for name in OF_IMAGES if name in set(rows["metric"])]
     if measure is not None and measure not in there or not there:
-        raise UserError(f"measure={measure!r} was not measured of single images; there are {', '.join(there) or 'none'}")
+        raise UserError(
+            f"measure={measure!r} was not measured of single images; there are {', '.join(there) or 'none'}"
+        )
     measure = measure or there[0]
     sign = 1 if measure_named(measure).better == "lower" else -1
     found = []

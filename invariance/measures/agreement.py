@@ -1,6 +1,6 @@
 """Whether a network names the same class for gx as for x, and how sure it is of it, image by image.
 
-A class of −1 is none: the logits were not finite. An image that has none untouched is NaN, for there is nothing to keep.
+A class of −1 is none: the logits were not finite. An image that has none untouched is NaN: there is nothing to keep.
 """
 
 from typing import Any

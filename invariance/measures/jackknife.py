@@ -27,8 +27,8 @@ def jackknife(
     """The ends of a 95 % interval of a number θ over all images.
 
     The images are dealt into ten groups of nearly one size, and θ is taken ten times without one of them: the interval
-    is θ ± t s, s² = 9/10 Σ (θ_j − θ)², t Student's of nine degrees of freedom (Kott 2001). Where a number is none, there
-    is no interval: NaN, NaN; so for fewer than twenty images.
+    is θ ± t s with s² = 9/10 Σ (θ_j − θ)² and t Student's of nine degrees of freedom (Kott 2001). Where a number is
+    none, there is no interval: NaN, NaN; so for fewer than twenty images.
 
     Args:
         measure: the number over the images at indices (n,), in growing order.

@@ -1,4 +1,4 @@
-"""Figures of one table of results, as notebooks draw them: curves over a grid, depth curves, layer × family heat maps."""
+"""Figures of a table of results, as notebooks draw them: curves over a grid, over depth, layer × family heat maps."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

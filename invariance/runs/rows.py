@@ -105,7 +105,15 @@ _ROUNDING = 1e-6
 """How far beyond its bounds a number may be by rounding, of 1 or of itself."""
 
 COLUMNS = [field.name for field in fields(Row)]
-FINITE = ("value", "score", "low", "high", "reference", "bypass", *(name for name in COLUMNS if name.startswith("null_")))
+FINITE = (
+    "value",
+    "score",
+    "low",
+    "high",
+    "reference",
+    "bypass",
+    *(name for name in COLUMNS if name.startswith("null_")),
+)
 """Columns of numbers that may be missing, and are never infinite."""
 
 FIRST_COLUMNS = COLUMNS[: COLUMNS.index("run") + 1]
