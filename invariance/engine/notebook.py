@@ -82,11 +82,9 @@ def measure_model(
         batch: images a forward pass; None: 256.
         seed: of how `fit=0.5` deals the images.
         keep: a folder: an interrupted call given again goes on from there, a finished one is read.
-        measures: error_rate (needs labels), agreement and effective_invariance (which need none), l2_distance; and
-            between φ(gx) and φ(x) as a whole cka, procrustes, r2. None: l2_distance, and error_rate where there are
-            labels, else agreement where the network names classes.
-        nulls: whether rows have nulls and are calibrated, at about twice the cost of fitted maps; or names of solvers
-            whose maps are fitted on shuffled pairs, too: ridge's always are, ["online_sgd"] adds those.
+        measures: error_rate (of labels), agreement, effective_invariance, l2_distance; and between φ(gx) and φ(x) cka,
+            procrustes, r2. None: l2_distance, and error_rate, or without labels agreement.
+        nulls: whether rows have nulls, at twice the cost of maps; ["online_sgd"] has its maps of shuffled pairs, too.
         intervals: whether cka, procrustes and r2 have intervals, at ten times their cost.
         memory_gb: bound on the features and maps in memory.
         progress: whether to show a bar.
@@ -97,28 +95,18 @@ def measure_model(
     Raises:
         UserError: for images, labels, layers, transformations or maps that do not serve, naming what would.
     """
-    networks = _networks(network)
+    networks, more = _networks(network), _more(nulls, intervals)
     asked = _Asked(
-        images,
-        labels,
-        fit,
-        fit_labels,
-        transforms,
-        layers,
-        maps,
-        batch,
-        seed,
-        measures,
-        _more(nulls, intervals),
-        memory_gb,
-        progress,
+        images, labels, fit, fit_labels, transforms, layers, maps, batch, seed, measures, more, memory_gb, progress
     )
-    found = []
-    for one in networks:
-        model = one if device is None else one.moved(choose_device(device))
-        place = None if keep is None else Path(keep).expanduser() / (model.name if len(networks) > 1 else "")
-        found.append(asked.of(model, place))
+    found = [asked.of(*_placed(one, device, keep, len(networks) > 1)) for one in networks]
     return joined(found) if len(found) > 1 else found[0]
+
+
+def _placed(network: Model, device: str | None, keep: str | Path | None, several: bool) -> tuple[Model, Path | None]:
+    """A network on its device, and the folder of its results, below that of several."""
+    model = network if device is None else network.moved(choose_device(device))
+    return model, None if keep is None else Path(keep).expanduser() / (model.name if several else "")
 
 
 def _networks(network: Model | Sequence[Model]) -> list[Model]:

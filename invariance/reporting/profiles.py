@@ -7,7 +7,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
-from matplotlib.colors import to_hex
+from matplotlib.colors import ListedColormap, to_hex
 from matplotlib.figure import Figure
 
 from invariance.engine.results import Results
@@ -91,7 +91,7 @@ def curves(
         label = " ".join(filter(None, (words(str(grid)), f"({part['unit'].iloc[0]})" if part["unit"].iloc[0] else "")))
         names = tuple(here["label"]) if grid in counted else None
         axes[str(grid)] = Axis(label, tuple(here["x"]), names)
-    return _drawn(lambda: Lines(_colours(frame["who"]), axes, asked.label)(frame))
+    return _drawn(lambda: Lines(_colours(frame["who"]), axes, asked.label, size=(3.3, 2.3))(frame))
 
 
 def depth(
@@ -134,7 +134,16 @@ def depth(
     colours = _colours(frame["who"][frame["who"] != NULLS]) | {NULLS: GRAY}
     heading = "way" if transform is not None else "family"
     about = asked.label if transform is None else f"{asked.label}, {transform}"
-    return _drawn(lambda: Lines(colours, axes, about, heading)(frame))
+    return _drawn(lambda: _with_ends(Lines(colours, axes, about, heading)(frame), frame))
+
+
+def _with_ends(figure: Figure, frame: pd.DataFrame) -> Figure:
+    """A figure with lines at the ends of its bands of nulls, which would be faint among other bands."""
+    panels = {axes.get_title(loc="left"): axes for axes in figure.axes}
+    for panel, part in frame[frame["who"] == NULLS].groupby("panel", sort=False):
+        for end in ("low", "high"):
+            panels[str(panel)].plot(part["x"], part[end], linestyle=(0, (1, 1.5)), color=GRAY, linewidth=1.1, zorder=1)
+    return figure
 
 
 def heatmap(
@@ -171,7 +180,8 @@ def heatmap(
 def _heat(tables: dict[str, pd.DataFrame], asked: _Asked) -> Figure:
     values = np.concatenate([table.to_numpy(dtype=float).ravel() for table in tables.values()])
     least, most = (float(end(values)) for end in (np.nanmin, np.nanmax)) if np.isfinite(values).any() else (0.0, 1.0)
-    colours = "mako" if measure_named(asked.measure).better == "lower" else "mako_r"
+    shades = np.linspace(0.2, 1, 256) if measure_named(asked.measure).better == "lower" else np.linspace(1, 0.2, 256)
+    colours = ListedColormap(sns.color_palette("mako", as_cmap=True)(shades))
     wide = sum(1.2 + 0.55 * table.shape[1] for table in tables.values())
     tall = 1.3 + 0.28 * max(len(table) for table in tables.values())
     figure = canvas((wide + 1.0, tall))
