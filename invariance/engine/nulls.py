@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
+from typing import Any
 
 import numpy as np
 import torch
@@ -110,7 +111,7 @@ class Nulls:
         gap = bootstrap(values - np.stack([best[measure] for _, measure, _ in kinds]))
         found: dict[tuple[int, str], dict[str, _Null]] = {}
         for k, (j, measure, name) in enumerate(kinds):
-            apart = not gap.low[k] <= 0 <= gap.high[k]  # false of NaN, too: then the gap is no number either
+            apart = bool(gap.low[k] > 0 or gap.high[k] < 0)
             found.setdefault((j, measure), {})[name] = _Null(_mean(values[k]), float(gap.mean[k]), apart)
         return [
             _told(row, found.get((j, measure), {}))
@@ -167,14 +168,14 @@ class _Null:
 
 def _told(row: Row, nulls: Mapping[str, _Null]) -> Row:
     """A row with its nulls, and calibrated."""
-    columns = {name: null.score for name, null in nulls.items()}
+    columns: dict[str, Any] = {name: null.score for name, null in nulls.items()}
     measure = measure_named(row.metric)
     usual = ("null_image",) if row.map == "identity" else ("null_shuffled", "null_constant")
     there = [nulls[name] for name in usual if name in nulls and math.isfinite(nulls[name].score)]
     if measure.calibrated and there and row.status in WITH_SCORE:
         sign = 1 if measure.better == "lower" else -1
         null = min(there, key=lambda one: sign * one.score)
-        if null.apart and math.isfinite(null.gap):
+        if null.apart:
             columns["calibrated"] = (null.score - row.score) / null.gap
     return replace(row, **columns)
 

@@ -112,10 +112,8 @@ def _require_paired(a: Measurement, b: Measurement) -> None:
     """Refuse images that are not the same, and g that are not."""
     images = [dict(one.about.get("images", {})).get(one.per_image.split) for one in (a, b)]
     counts = [one.per_image.counts(one.name) for one in (a, b)]
-    labels = [one.per_image.labels.get(one.per_image.split) for one in (a, b)]
-    same_labels = (labels[0] is None) == (labels[1] is None) and (
-        labels[0] is None or np.array_equal(labels[0], labels[1])
-    )
+    first, second = (one.per_image.labels.get(one.per_image.split) for one in (a, b))
+    same_labels = first is second if first is None or second is None else np.array_equal(first, second)
     if images[0] != images[1] or counts[0] != counts[1] or not same_labels:
         raise UserError(
             f"{a.shown} and {b.shown} were not measured on the same images, so that nothing is paired; measure both on "
@@ -133,7 +131,7 @@ def _measure(a: Measurement, b: Measurement, wanted: str | None) -> str:
     there = [name for name in of_both if name in MEASURES and MEASURES[name].over == "image"]
     if wanted is None and there:
         return "agreement" if "agreement" in there else there[0]
-    if wanted not in there:
+    if wanted is None or wanted not in there:
         known = ", ".join(there) or "nothing, for both have no measure of images"
         raise UserError(f"measure={wanted!r}: {a.shown} and {b.shown} can be compared by {known}")
     return wanted

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -101,7 +102,8 @@ def area(rows: pd.DataFrame, counted: Sequence[str] | None, per_image: PerImage 
         counted: the grids whose axis only counts.
         per_image: scores of every image, for intervals; None: without.
     """
-    found, wanted = [], []
+    found: list[dict[str, Any]] = []
+    wanted: list[tuple[Of, pd.DataFrame, NDArray[np.float64]]] = []
     for of, curve in curves(rows):
         for metric, part in curve.groupby("metric", sort=False):
             weights = area_weights(part, counted)
@@ -110,7 +112,7 @@ def area(rows: pd.DataFrame, counted: Sequence[str] | None, per_image: PerImage 
             found.append({**told, "area": score, "low": math.nan, "high": math.nan, "n_g": len(part)})
             wanted.append((of, part, weights))
     if per_image is not None:
-        tables = {}
+        tables: dict[int, NDArray[np.float64]] = {}
         for k, (of, part, weights) in enumerate(wanted):
             if found[k]["metric"] not in INDEX_NAMES and math.isfinite(found[k]["area"]):
                 tables[k] = weights @ per_image.values(of, list(part["label"]), found[k]["metric"])
