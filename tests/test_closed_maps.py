@@ -6,7 +6,7 @@ import torch
 from scipy.linalg import orthogonal_procrustes
 from sklearn.linear_model import Ridge as SklearnRidge
 
-from invariance.engine.fit import fit_maps, fit_with_null
+from invariance.engine.fit import fit_maps
 from invariance.errors import UserError
 from invariance.maps import (
     FittedMaps,
@@ -20,7 +20,6 @@ from invariance.maps import (
     map_named,
     order,
     require_room,
-    shuffled,
     solvers_of,
 )
 from invariance.maps.kernel import Images
@@ -272,32 +271,6 @@ def test_online_sgd_without_relu_minimises_what_it_says():
     torch.testing.assert_close(found.parameters["bias"][0].double(), bias.detach(), rtol=1e-4, atol=1e-5)
     with pytest.raises(UserError, match="some of the stacked targets have numbers below 0; fit them apart"):
         fit_maps(r[None], [t, t.relu()], "residual", config)
-
-
-def test_shuffled_pairs_are_of_different_images_and_the_same_everywhere():
-    for n in (2, 3, 50):
-        pairing = shuffled(n, 1)
-        assert sorted(pairing.tolist()) == list(range(n)) and not bool((pairing == torch.arange(n)).any())
-    assert torch.equal(shuffled(50, 1), shuffled(50, 1)) and not torch.equal(shuffled(50, 1), shuffled(50, 2))
-
-
-@pytest.mark.parametrize(
-    ("kind", "solver"), [("residual", Ridge()), ("low_rank:2", Ridge()), ("orthogonal", Procrustes())]
-)
-@pytest.mark.parametrize("n", [20, 150])
-def test_a_null_comes_with_the_fit(kind, solver, n):
-    draw = torch.Generator().manual_seed(6)
-    t = torch.randn(n, 30, generator=draw)
-    g = torch.stack([t + 0.2 * torch.randn(n, 30, generator=draw), t.roll(1, 1)])
-    maps, null = fit_with_null(g, t, kind, solver, seed=4)
-    plain, other = fit_maps(g, t, kind, solver), fit_maps(g, t[shuffled(n, 4)], kind, solver)
-    for ours, wanted in ((maps, plain), (null, other)):
-        assert len(ours) == 2 and list(ours.strength) == list(wanted.strength) and list(ours.relu) == [False, False]
-        for j in range(2):
-            torch.testing.assert_close(ours.apply(j, g[j]), wanted.apply(j, g[j]), rtol=1e-3, atol=1e-3)
-        torch.testing.assert_close(ours.error, wanted.error, rtol=1e-4, atol=1e-6)
-    distance = [(one.apply(0, g[0]) - t).square().sum(1).mean() for one in (maps, null)]
-    assert distance[1] > 2 * distance[0]
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ import invariance.training.trained
 from invariance.data.prepared import prepare
 from invariance.errors import UserError
 from invariance.experiments.measure import measure
+from invariance.experiments.report import report
 from invariance.maps import order
 from invariance.runs.files import sha256
 from invariance.runs.parts import Parts
@@ -225,6 +226,21 @@ def test_finished_fits_are_kept_and_new_ones_added(place, compose, capsys):
     assert set(rows["map"]) == {"mlp"} and set(rows["solver"]) == {"minibatch_sgd_32"}
 
 
+def test_any_measure_is_asked_for_by_its_name_and_the_report_reads_the_rows(place, compose, undrawn):
+    folder, places = place
+    metrics = "metrics=[agreement,effective_invariance,l2_distance,cka,procrustes,r2]"
+    measure(compose("measure", *places, *ROTATION, "networks=baseline", "solver=ridge", metrics))
+    rows = {unit: rows_of(folder, "baseline", f"rotation/{unit}") for unit in ("identity", "residual_ridge")}
+    assert set(rows["residual_ridge"]["metric"]) == {"agreement", "effective_invariance", "l2_distance"}
+    assert set(rows["identity"]["metric"]) == {*rows["residual_ridge"]["metric"], "cka", "procrustes", "r2"}
+    untouched = rows["identity"][rows["identity"]["g"] == "rotation:untouched"].set_index("metric")["score"]
+    assert (untouched["agreement"] == 1).all() and untouched["cka"] == pytest.approx(1)
+    nulls = ["null_image", "null_constant", "null_shuffled", "calibrated"]
+    assert all(of_unit[nulls].isna().all(axis=None) for of_unit in rows.values())
+    report(compose("report", f"runs={folder}/runs", f"out={folder}/report", "logger=csv", "progress=false"))
+    assert (folder / "report" / "index.html").is_file()
+
+
 def test_a_fit_that_diverges_is_marked_and_shows_no_number(place, compose):
     folder, places = place
     wild = ["solver=online_sgd", "solver.online_sgd.rate=1000", "map=residual"]
@@ -312,6 +328,9 @@ def test_rotations_and_low_rank_maps_are_rows_of_their_own_and_say_their_sigma(p
         (["grid={rotation: {angels: [1]}}"], "did you mean 'angles'"),
         (["networks=baselin"], "did you mean 'baseline'"),
         (["map=residual", "solver=minibatch_sgd"], "map=residual needs a solver"),
+        (["metrics=[agrement]"], "did you mean 'agreement'"),
+        (["metrics=[cka]", "solver=ridge"], "cka say nothing of a map"),
+        (["metrics=[cka,l2_distance]", "map=residual", "solver=ridge"], "cka is between φ.* add identity to the maps"),
     ],
 )
 def test_mistakes_are_named_before_data_are_prepared(place, compose, overrides, said, monkeypatch):

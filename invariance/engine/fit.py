@@ -16,17 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from invariance.errors import UserError
-from invariance.maps import (
-    FittedMaps,
-    Solver,
-    begin_fit,
-    fit_status,
-    map_named,
-    never_negative,
-    order,
-    shuffled,
-    solvers_of,
-)
+from invariance.maps import FittedMaps, Solver, begin_fit, fit_status, map_named, never_negative, order, solvers_of
 
 _LOG_EVERY = 20
 _CHUNK = 4096
@@ -185,44 +175,6 @@ def fit_maps(
         label, strengths = solver.label, [one for row in module.fit.strengths for one in row]
     maps = FittedMaps(map, label, parameters, (), torch.empty(0), torch.empty(0), strengths, list(relu) * len(features))
     return _judge(features, each, maps, torch.device(device))
-
-
-def fit_with_null(
-    features: Features,
-    target: Tensor,
-    map: str,
-    solver: Solver,
-    *,
-    seed: int = 0,
-    relu: Sequence[bool] = (),
-    device: torch.device | str = "cpu",
-    progress: bool | Progress = False,
-) -> tuple[FittedMaps, FittedMaps]:
-    """Fit maps to one target, and in the same pass maps to the target of other images: what pairs alone give.
-
-    The second fit is that of any map of features to targets that have nothing to do with them. It is stacked on the
-    first: of ridge the Gram matrix and its decomposition serve both, of each the strength is its own. Rounding apart,
-    the first are those of `fit_maps`.
-
-    Args:
-        features: (J, N, D_in), or J tensors (N, D_in), of the fit images.
-        target: (N, D), their targets.
-        map: any but the identity and an mlp.
-        solver: settings of a solver that can fit it.
-        seed: which images are paired; never one with itself (`shuffled`).
-        relu: whether σ is the ReLU, one value; empty as in `fit_maps`.
-        device: where to fit.
-        progress: as in `fit_maps`.
-
-    Returns:
-        J maps fitted on the pairs, and J on the shuffled ones, whose error is that on the shuffled pairs.
-
-    Raises:
-        UserError: as `fit_maps`.
-    """
-    others = target[shuffled(len(target), seed).to(target.device)]
-    both = fit_maps(features, [target, others], map, solver, relu=[*relu, *relu], device=device, progress=progress)
-    return both.chosen(slice(0, None, 2)), both.chosen(slice(1, None, 2))
 
 
 def _each(targets: Targets, stacked: int | None) -> Sequence[Tensor]:

@@ -7,40 +7,33 @@ recorder, which also knows the groups that need not be measured again.
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import Protocol
 
-import numpy as np
 import torch
-from rich.progress import Progress
-from torch import Tensor, nn
+from torch import Tensor
 
-from invariance.engine.control import Control
+from invariance.engine.alike import check_room
+from invariance.engine.at_layer import AtLayer, Effort, How, More, answering
 from invariance.engine.derivative import DERIVATIVE, Derivatives
-from invariance.engine.groups import Ended, Group, Measured
+from invariance.engine.groups import Group, Measured
 from invariance.engine.looks import grid_of
 from invariance.engine.recorder import Recorder
-from invariance.engine.rows import about, rows_of
-from invariance.engine.scoring import MeasuredSplit, Scorer, Scores, mean_of
-from invariance.engine.stream import Sample, batches, features
+from invariance.engine.scoring import MeasuredSplit
+from invariance.engine.stream import Sample, features
 from invariance.errors import UserError
-from invariance.maps import FittedMaps, never_negative, require_room
+from invariance.maps import require_room
 from invariance.maps.spec import CLOSED, MapSpec
-from invariance.measures.distance import rms, scale_of_layer
+from invariance.measures import FROM_LOGITS, INDEX_NAMES
 from invariance.models.cut import Cut
 from invariance.models.model import Model
 from invariance.models.probe import PROBED
-from invariance.runs.rows import REPORT_SCALE, Row
 from invariance.transforms.base import UNTOUCHED, GridPoint, Transform
 
-_OF_ANSWERS = ("error_rate",)
-"""Measures of what C answers."""
+__all__ = ["Effort", "Family", "More", "check", "measure"]
 
 _NO_WAY_BACK = "its readout cannot be put back, so that nothing comes behind it"
 
 _GPU_SHARE = 0.8
-_BYPASSED = 16
-"""Images on which it is tried how much goes past a layer; three passes, however many are measured."""
 
 
 class Family(Protocol):
@@ -55,21 +48,6 @@ class Family(Protocol):
         """The transformations, with their grid."""
 
 
-@dataclass(frozen=True)
-class Effort:
-    """How measuring goes about it; none of it changes a number.
-
-    Attributes:
-        batch: images a forward pass.
-        memory: bound on features and maps, in bytes.
-        progress: where to show how far it is; None shows nothing.
-    """
-
-    batch: int = 256
-    memory: float = 4e9
-    progress: Progress | None = None
-
-
 def measure(
     model: Model,
     report: Sample,
@@ -82,6 +60,7 @@ def measure(
     keep: Recorder[Group, Measured],
     unseen: Sequence[str] = CLOSED,
     readouts: Mapping[str, str] | None = None,
+    more: More | None = None,
     effort: Effort | None = None,
 ) -> None:
     """Measure a network over grids of transformations, at layers, through maps.
@@ -94,10 +73,13 @@ def measure(
         families: the transformations.
         layers: names of layers, all taken from one forward pass.
         maps: the identity (invariance) and maps that undo g (equivariance).
-        measures: error_rate (needs labels), l2_distance, derivative (of the report images alone).
+        measures: error_rate (needs labels), l2_distance, agreement, effective_invariance; derivative (of the report
+            images alone); and those between φ(gx) and φ(x) as a whole, which have rows of the identity alone: cka,
+            procrustes, r2.
         keep: takes what every group came to.
         unseen: solvers whose maps have the unseen-class control too, where labels are known.
         readouts: how activations become φ, by layer, as `choose_readouts` names them; else flatten.
+        more: nulls and intervals, which cost; None: none of them.
         effort: memory, batch and progress.
 
     Raises:
@@ -113,7 +95,9 @@ def measure(
             model, report, fit=fit, family=family, layers=layers, maps=maps, measures=of_grids, readouts=readouts
         )
         samples = [report] if fit is None else [fit, report]
-        _OfFamily(model, family, samples, maps, of_grids, keep, unseen, readouts or {}, effort).run(dims)
+        untouched = next(point for point in family.transform.grid() if point.label == UNTOUCHED)
+        how = How(family.transform, untouched, of_grids, unseen, more or More(), effort)
+        _OfFamily(model, family, samples, maps, keep, readouts or {}, how).run(dims)
     if derivatives is not None:
         derivatives.measure(keep)
 
@@ -162,26 +146,22 @@ def check(
     cut = model.cut(layers, readouts)
     r = features(model, cut, few, family.transform, untouched.params)
     for layer in layers:
-        if not _answering(cut, layer, measures):
+        if not answering(cut, layer, measures):
             raise UserError(f"measures={list(measures)} at layer={layer!r}: {_NO_WAY_BACK}; add l2_distance")
-    if not model.ours and any(measure in _OF_ANSWERS for measure in measures):
+    if not model.ours and set(measures) & set(FROM_LOGITS):
         cut.require_logits()
     if "error_rate" in measures:
         for sample in (report, *(() if fit is None else (fit,))):
             if sample.labels is not None and (most := int(sample.labels.max())) >= cut.answers:
                 raise UserError(f"labels: class {most} of a network with {cut.answers} logits; they go from 0")
     dims = {layer: of_layer.shape[1] for layer, of_layer in r.items()}
+    for layer in dims if set(measures) & set(INDEX_NAMES) else ():
+        check_room(layer, dims[layer], len(report))
     for spec in fitted:
         for dim in dims.values():
             if fit is not None and spec.settings is not None:
                 require_room(spec.settings, dim, dim, len(fit), kind=spec.map, device=model.device)
     return dims
-
-
-def _answering(cut: Cut, layer: str, measures: Sequence[str]) -> list[str]:
-    """The measures that there can be at a layer: without a way back into it there is none of what C answers."""
-    lifts = cut.reading(layer).readout.lifts
-    return [measure for measure in measures if lifts or measure not in _OF_ANSWERS]
 
 
 class _OfFamily:
@@ -193,15 +173,12 @@ class _OfFamily:
         family: Family,
         samples: Sequence[Sample],
         maps: Sequence[MapSpec],
-        measures: Sequence[str],
         keep: Recorder[Group, Measured],
-        unseen: Sequence[str],
         readouts: Mapping[str, str],
-        effort: Effort,
+        how: How,
     ) -> None:
         self.model, self.family, self.samples, self.maps = model, family, samples, maps
-        self.measures, self.keep, self.unseen, self.effort = measures, keep, unseen, effort
-        self.readouts = readouts
+        self.keep, self.readouts, self.how, self.effort = keep, readouts, how, how.effort
         self.points = family.transform.grid()
         self.untouched = next(point for point in self.points if point.label == UNTOUCHED)
         self.images = sum(map(len, samples))
@@ -264,12 +241,12 @@ class _OfFamily:
                 self.keep.add(group, of_layer[group.layer].measure(group, points, r))
             del under
 
-    def _layer(self, cut: Cut, layer: str, references: list[Tensor]) -> "_OfLayer":
+    def _layer(self, cut: Cut, layer: str, references: list[Tensor]) -> AtLayer:
         sides = [
             MeasuredSplit(sample, reference, _classes(sample))
             for sample, reference in zip(self.samples, references, strict=True)
         ]
-        return _OfLayer(self, cut, layer, sides)
+        return AtLayer(self.model, cut, layer, sides, self.how)
 
     def _settle(self, dims: dict[str, int]) -> None:
         """Keep all features on the GPU if it holds those of one g beside φ(x): nothing is copied again for any fit."""
@@ -283,8 +260,8 @@ class _OfFamily:
         """How many g fit into so many bytes beside φ(x)."""
         of_g = 4 * sum(dims.values()) * self.images
         fitted = any(spec.settings or spec.learned for spec in self.maps)
-        # the hungriest: an mlp's two layers, their gradients and momentum
-        map_and_solver = 32 * max(dims.values()) ** 2 if fitted else 0
+        # the hungriest: an mlp's two layers, their gradients and momentum; twice with the map of shuffled pairs
+        map_and_solver = 32 * max(dims.values()) ** 2 * (2 if self.how.more.nulls else 1) if fitted else 0
         return int((memory - of_g) // (of_g + map_and_solver))
 
     def _features(self, cut: Cut, sample: Sample, point: GridPoint) -> dict[str, Tensor]:
@@ -304,118 +281,9 @@ class _OfFamily:
             self.effort.progress.advance(self.task, images)
 
 
-class _OfLayer:
-    """The measuring of one layer: its maps, and what they come to."""
-
-    def __init__(self, of: _OfFamily, cut: Cut, layer: str, sides: list[MeasuredSplit]) -> None:
-        self.of, self.sides = of, sides
-        self.measures = _answering(cut, layer, of.measures)
-        reading = cut.reading(layer)
-        answers = reading.readout.lifts and ("error_rate" in of.measures or cut.apart(layer))
-        first = sides[0].reference
-        # a network trained here is measured as in the paper
-        scale = rms(first) if of.model.ours else scale_of_layer(first, reading.channel_of)
-        self.scorer = Scorer(of.model, cut, layer, scale, answers=answers, batch=of.effort.batch)
-        self.bypass = self._bypass(cut, layer) if answers else math.nan
-        self._references: dict[tuple[int, str], float] = {}
-        self.relu = never_negative(sides[0].reference)
-        self.control = Control.of(self.scorer, sides, self.fit_maps, self.measures) if len(sides) == 2 else None
-
-    def measure(self, group: Group, points: list[GridPoint], r: list[list[Tensor]]) -> Measured:
-        """Fit the maps of a group and score every image through them.
-
-        Args:
-            group: what is measured.
-            points: its g.
-            r: φ(gx) by side and g.
-        """
-        fitted = self._fit(group.map, group.g, r[0])
-        transform, measures = self.of.family.transform, self.measures
-        modules = [nn.Identity() if fitted is None else fitted.module(j) for j in range(len(points))]
-        status = ["ok"] * len(points) if fitted is None else list(fitted.status)
-        rows: list[Row] = []
-        stored: Scores = {}
-        for k, (side, of_side) in enumerate(zip(self.sides, r, strict=True)):
-            scores = [
-                self.scorer.scores(side, of_g, module, transform, point)
-                for of_g, module, point in zip(of_side, modules, points, strict=True)
-            ]
-            common = [
-                {**about(self.of.model.name, group, transform, point, side), **self._beside(k, point)}
-                for point in points
-            ]
-            rows += rows_of(scores, measures, side, common, status)
-            for name in scores[0]:
-                stored[f"{side.sample.split}/{name}"] = np.stack([one[name] for one in scores])
-        if len(self.sides) == 1:
-            rows = [_of_report_scale(row) for row in rows]
-        if self.control is not None:
-            more, theirs = self.control.measure(group, transform, points, r, fitted, group.map.solver in self.of.unseen)
-            rows, stored = rows + more, {**stored, **theirs}
-        return Measured(rows, [] if fitted is None else _ended(points, fitted), stored)
-
-    def _beside(self, k: int, point: GridPoint) -> dict[str, float]:
-        """What rows carry of C: how much goes past the layer, and the score with φ(x) in the place of φ(gx)."""
-        if not self.scorer.answers or "error_rate" not in self.of.measures:
-            return {}
-        side, key = self.sides[k], (k, UNTOUCHED if self.scorer.apart else point.label)
-        if key not in self._references:
-            scores = self.scorer.scores(side, side.reference, nn.Identity(), self.of.family.transform, point)
-            errors = mean_of(scores, "error_rate", side.labels)
-            self._references[key] = float(np.nanmean(errors)) if np.isfinite(errors).any() else math.nan
-        return {"bypass": self.bypass, "reference": self._references[key]}
-
-    def _bypass(self, cut: Cut, layer: str) -> float:
-        """How much of the logits goes past the layer, on some of the report images; NaN where they tell nothing."""
-        sample, family = self.sides[-1].sample, self.of.family
-        _, x = next(iter(batches(sample.pixels, sample.indices[:_BYPASSED], _BYPASSED, self.of.model.device)))
-        try:
-            return cut.bypass(layer, self.of.model.prepare(family.transform.apply(x, self.of.untouched.params)))
-        except UserError:  # one image, or the same logits for all: rows say so themselves
-            return math.nan
-
-    def _fit(self, spec: MapSpec, labels: Sequence[str], r: list[Tensor]) -> FittedMaps | None:
-        """The maps of a group, fitted together; None for the identity."""
-        if spec.learned is not None:
-            return spec.learned.maps(labels)
-        if spec.settings is None:
-            return None
-        return self.fit_maps(r, self.sides[0].reference, spec)
-
-    def fit_maps(self, r: list[Tensor], target: Tensor, spec: MapSpec) -> FittedMaps:
-        """Maps of features r to one target."""
-        from invariance.engine.fit import fit_maps  # Lightning, which a finished measurement need not wait for
-
-        progress = self.of.effort.progress
-        return fit_maps(
-            r,
-            target,
-            spec.map,
-            spec.settings,
-            relu=[self.relu],
-            device=self.of.model.device,
-            progress=False if progress is None else progress,
-        )
-
-
-def _of_report_scale(row: Row) -> Row:
-    """A row of L_L2 says that its scale is over the images it reports on."""
-    return replace(row, status=REPORT_SCALE) if row.metric == "l2_distance" and row.status == "ok" else row
-
-
 def _classes(sample: Sample) -> Tensor | None:
     """The classes that a split has."""
     if sample.labels is None:
         return None
     classes: Tensor = torch.unique(sample.labels[sample.labels >= 0])
     return classes
-
-
-def _ended(points: Sequence[GridPoint], fitted: FittedMaps) -> list[Ended]:
-    """How the fits of a group ended."""
-    strengths, relu = list(fitted.strength) or [math.nan] * len(points), list(fitted.relu) or [True] * len(points)
-    errors = zip(fitted.error.tolist(), fitted.reference.tolist(), strict=True)
-    return [
-        Ended(point.label, fitted.status[j], *both, strengths[j], relu[j])
-        for j, (point, both) in enumerate(zip(points, errors, strict=True))
-    ]

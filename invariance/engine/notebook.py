@@ -13,32 +13,32 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from invariance.data.given import Images, fit_and_report, load_images
+from invariance.engine.alike import check_alike
 from invariance.engine.derivative import DERIVATIVE, settled_by
 from invariance.engine.grids import grids_for
 from invariance.engine.groups import Group, Measured
 from invariance.engine.kept import Kept, note_networks, place_of
 from invariance.engine.looks import look_of_model, looks_of_grid
-from invariance.engine.measuring import Effort, Family, check, measure
+from invariance.engine.measuring import Effort, Family, More, check, measure
 from invariance.engine.recorder import Listed
+from invariance.engine.replaced import no_classes, probed
 from invariance.engine.results import Results, joined, load
 from invariance.engine.stream import Sample
 from invariance.errors import UserError, nearest
 from invariance.maps import MAPS, SOLVERS, Solver, solver_named, solvers_of
 from invariance.maps.settings import name_of
 from invariance.maps.spec import MapSpec, leaning
+from invariance.measures import MEASURES
 from invariance.models.layers import choose_layers, choose_readouts
 from invariance.models.model import Model, require_model
 from invariance.progress import bar
 from invariance.runs.origin import made_by
 from invariance.settings.base import Settings, checked
 from invariance.settings.fields import Batch, Seed, native
-from invariance.transforms.base import Params, Transform
+from invariance.transforms.base import UNTOUCHED, Params, Transform
 
-MEASURES = ("error_rate", "l2_distance")
-"""What is measured if nothing is said, where it can be."""
-
-ON_REQUEST = (DERIVATIVE,)
-"""What is measured beside, where it is asked for."""
+MEASURED = tuple(name for name, one in MEASURES.items() if one.function)
+"""What can be measured: of single images, between φ(gx) and φ(x) as a whole, and how fast φ changes."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +74,8 @@ def measure_model(
     *,
     readout: str | Mapping[str, str] = "auto",
     measures: Sequence[str] | None = None,
+    nulls: bool | Sequence[str] = True,
+    intervals: bool = False,
     memory_gb: float = 4.0,
     progress: bool = False,
 ) -> Results:
@@ -98,8 +100,11 @@ def measure_model(
         keep: a folder: an interrupted call given again goes on from there, a finished one is read.
         readout: how what a layer gives becomes φ: "flatten", "mean", "cls", "token:k" or "project:k", or such by names
             and patterns of layers; "auto": flatten where D ≤ 4096 or no map is fitted, else mean.
-        measures: error_rate, l2_distance, derivative (how fast φ changes as g sets in); None: the first two, where
-            they can be.
+        measures: error_rate (of labels), agreement, effective_invariance, l2_distance; between φ(gx) and φ(x) cka,
+            procrustes, r2; derivative, how fast φ changes as g sets in. None: l2_distance, and error_rate, or without
+            labels agreement.
+        nulls: whether rows have nulls, at twice the cost of maps; ["online_sgd"] has its maps of shuffled pairs, too.
+        intervals: whether cka, procrustes and r2 have intervals, at ten times their cost.
         memory_gb: bound on the features and maps in memory.
         progress: whether to show a bar.
 
@@ -109,10 +114,10 @@ def measure_model(
     Raises:
         UserError: for images, labels, layers, transformations or maps that do not serve, naming what would.
     """
-    networks = _networks(network)
+    networks, more = _networks(network), _more(nulls, intervals)
     given = {"batch": batch, "seed": seed, "memory_gb": memory_gb, "progress": progress}
     numbers = checked(_Numbers, {key: native(value) for key, value in given.items()})
-    asked = _Asked(images, labels, fit, fit_labels, transforms, layers, maps, measures, numbers, readout)
+    asked = _Asked(images, labels, fit, fit_labels, transforms, layers, maps, measures, more, numbers, readout)
     found = []
     for one in networks:
         model = one.moved(device)
@@ -150,6 +155,7 @@ class _Asked:
     layers: str | Sequence[str]
     maps: Sequence[object] | None
     measures: Sequence[str] | None
+    more: More
     numbers: _Numbers
     readout: str | Mapping[str, str]
 
@@ -162,9 +168,12 @@ class _Asked:
         chosen = choose_layers(model, self.layers, _images(report)[:32])
         fitted = any(spec.settings is not None for spec in specs)
         readouts = choose_readouts(model, chosen, self.readout, _images(report)[:32], fitted=fitted)
-        measures = self._measures(report)
+        _check_shuffled(self.more, specs)
+        measures = self._measures(model, report, families[0].transform)
+        check_alike(measures, [spec.map for spec in specs])
         image = torch.from_numpy(_images(report)[:1]).float()
         about = _about(model, image, report, fit, families, readouts, specs, measures)
+        about |= {"nulls": [self.more.nulls, *self.more.shuffled], "intervals": self.more.intervals}
         keep: Listed[Group, Measured] | Kept = Listed() if place is None else Kept(place, about)
         if isinstance(keep, Kept) and keep.finished:
             return load(keep.folder)
@@ -190,9 +199,10 @@ class _Asked:
                 measures=measures,
                 keep=keep,
                 readouts=readouts,
+                more=self.more,
                 effort=effort,
             )
-        results = Results.of(model.name, keep.groups, keep.results, about)
+        results = Results.of(model.name, keep.groups, keep.results, about, _labels(report, fit))
         if isinstance(keep, Kept):
             results.save(keep.folder)
             keep.remove()
@@ -207,15 +217,54 @@ class _Asked:
         fitted = None if fit is None else _sample("fit", *fit, classes)
         return _sample("report", *report, classes), fitted
 
-    def _measures(self, report: Sample) -> list[str]:
+    def _measures(self, model: Model, report: Sample, transform: Transform) -> list[str]:
+        if self.measures is None and report.labels is not None:
+            return ["error_rate", "l2_distance"]
         if self.measures is None:
-            return [one for one in MEASURES if one != "error_rate" or report.labels is not None]
+            return ["agreement", "l2_distance"] if _names_classes(model, report, transform) else ["l2_distance"]
         if not isinstance(self.measures, list | tuple) or not self.measures:
-            raise UserError(f"measures={self.measures!r}: give a list of {', '.join(MEASURES)}")
+            raise UserError(f"measures={self.measures!r}: give a list of {', '.join(MEASURED)}")
         for one in self.measures:
-            if one not in (known := (*MEASURES, *ON_REQUEST)):
-                raise UserError(f"measures: {one!r} is none{nearest(str(one), known)}; there are {', '.join(known)}")
+            if one not in MEASURED:
+                raise UserError(
+                    f"measures: {one!r} is none{nearest(str(one), MEASURED)}; there are {', '.join(MEASURED)}"
+                )
         return list(dict.fromkeys(self.measures))
+
+
+def _names_classes(model: Model, report: Sample, transform: Transform) -> bool:
+    """Whether the network names classes, which agreement is of; if not, a line says so."""
+    untouched = next(point for point in transform.grid() if point.label == UNTOUCHED)
+    why = no_classes(model.cut(["logits"]), probed(model, report, transform, untouched))
+    if why:
+        print(f"{model.name}: agreement is left out: {why}", flush=True)
+    return not why
+
+
+def _more(nulls: bool | Sequence[str], intervals: bool) -> More:
+    """What is measured beside the scores of maps."""
+    if isinstance(nulls, bool):
+        return More(nulls=nulls, intervals=bool(intervals))
+    if isinstance(nulls, str) or not all(isinstance(name, str) for name in nulls):
+        raise UserError(f"nulls={nulls!r}: give True, False, or a list of solvers, as ['online_sgd']")
+    return More(nulls=True, shuffled=tuple(nulls), intervals=bool(intervals))
+
+
+def _check_shuffled(more: More, specs: Sequence[MapSpec]) -> None:
+    """Refuse solvers for shuffled pairs that fit no map."""
+    there = [spec.solver for spec in specs if spec.settings is not None]
+    for name in more.shuffled:
+        if name not in there:
+            raise UserError(f"nulls: {name!r} fits no map here{nearest(name, there)}; there are {', '.join(there)}")
+
+
+def _labels(report: Sample, fit: Sample | None) -> dict[str, NDArray[np.int64]]:
+    """The classes of the images by split, where they are known."""
+    return {
+        one.split: one.labels.numpy().astype(np.int64)
+        for one in (report, fit)
+        if one is not None and one.labels is not None
+    }
 
 
 def _size(given: object, model: Model) -> int | None:
@@ -355,6 +404,7 @@ def _about(
         "scale": "one a dimension" if model.ours else "one a channel, at least 1 % of the layer's",
         "maps": [[spec.name, repr(spec.settings)] for spec in specs],
         "measures": list(measures),
+        "ordinal": [family.name for family in families if family.transform.ordinal],
         **({"derivative": settled} if DERIVATIVE in measures else {}),
         **versions,
     }

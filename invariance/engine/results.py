@@ -1,43 +1,36 @@
 """What a measurement came to, as a table that plots itself, gives the scores of every image, and can be kept."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pandas as pd
 
 from invariance.engine.groups import Group, Measured
 from invariance.engine.kept import ABOUT, BEGUN, NETWORKS, folder_of, place_of
-from invariance.engine.scoring import digest_of
-from invariance.errors import UserError, nearest
-from invariance.measures import measure_named
+from invariance.engine.paired import Measurement, compared, told_apart
+from invariance.engine.per_image import Arrays, GroupScores, Labels, PerImage, images_of
+from invariance.engine.summaries import area, chosen, consistency, plain, worst
+from invariance.errors import UserError
 from invariance.runs.checked import DamagedFile, digest, read_facts, write_facts
-from invariance.runs.rows import COLUMNS, OF_CONTROL, WITH_SCORE, read_rows, rows_text, to_frame, write_rows
+from invariance.runs.rows import COLUMNS, read_rows, rows_text, to_frame, write_rows
 from invariance.runs.scores import read_arrays, write_arrays
-from invariance.transforms.base import UNTOUCHED
+from invariance.settings.named import named
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 ROWS = "rows.csv"
 SCORES = "scores.npz"
+LABELS = "labels"
+"""Where the labels stand among the arrays of `SCORES`, before the name of their split."""
 
-
-@dataclass(frozen=True)
-class GroupScores:
-    """Scores of every image under some g.
-
-    Attributes:
-        about: network, layer, map, solver and grid.
-        g: labels of the g.
-        arrays: (g, n) by `<split>/<name>`, or `<split>/<fit_classes>/<name>` of the unseen-class control.
-    """
-
-    about: dict[str, str]
-    g: list[str]
-    arrays: dict[str, np.ndarray] = field(repr=False)
+PLOTS = {
+    "curves": "invariance.reporting.profiles:curves",
+    "depth": "invariance.reporting.profiles:depth",
+    "heatmap": "invariance.reporting.profiles:heatmap",
+}
+"""What draws results, by the name that `Results.plot` takes; named, and not imported, as figures are a storey above."""
 
 
 class Results(pd.DataFrame):  # type: ignore[misc]
@@ -47,9 +40,10 @@ class Results(pd.DataFrame):  # type: ignore[misc]
     images, versions.
     """
 
-    _metadata = ["kept"]
+    _metadata = ["kept", "labels"]
 
     kept: Sequence[GroupScores] = ()  # what pandas makes of several tables has none
+    labels: Labels = {}  # noqa: RUF012 - likewise
 
     @property
     def _constructor(self) -> type["Results"]:
@@ -57,7 +51,12 @@ class Results(pd.DataFrame):  # type: ignore[misc]
 
     @classmethod
     def of(
-        cls, network: str, groups: Iterable[Group], measured: Iterable[Measured], about: dict[str, Any]
+        cls,
+        network: str,
+        groups: Iterable[Group],
+        measured: Iterable[Measured],
+        about: dict[str, Any],
+        labels: Labels | None = None,
     ) -> "Results":
         """The results of one network.
 
@@ -66,6 +65,7 @@ class Results(pd.DataFrame):  # type: ignore[misc]
             groups: what was measured.
             measured: what each group came to.
             about: for `attrs`.
+            labels: classes of the images by split, where there are any.
         """
         rows, kept = [], []
         for group, of_group in zip(groups, measured, strict=True):
@@ -73,13 +73,15 @@ class Results(pd.DataFrame):  # type: ignore[misc]
             told = {"network": network, "layer": group.layer, "grid": group.grid}
             told |= {"map": group.map.map, "solver": group.map.label}
             kept.append(GroupScores(told, list(group.g), of_group.scores))
-        return cls.from_parts(to_frame(rows), kept, about)
+        return cls.from_parts(to_frame(rows), kept, about, labels)
 
     @classmethod
-    def from_parts(cls, rows: pd.DataFrame, kept: list[GroupScores], about: dict[str, Any]) -> "Results":
-        """Results from their rows, the scores of every image, and what `attrs` holds."""
+    def from_parts(
+        cls, rows: pd.DataFrame, kept: list[GroupScores], about: dict[str, Any], labels: Labels | None = None
+    ) -> "Results":
+        """Results from their rows, the scores of every image, what `attrs` holds, and the images' classes by split."""
         results = cls(rows)
-        results.kept = kept
+        results.kept, results.labels = kept, dict(labels or {})
         results.attrs.update(about)
         return results
 
@@ -93,90 +95,126 @@ class Results(pd.DataFrame):  # type: ignore[misc]
         Raises:
             UserError: for a g or layer that was not measured, or scores that are not those that the rows are means of.
         """
-        if not self.kept:
-            raise UserError(
-                "this table has lost the scores of images, as pd.concat loses them; ask the results themselves"
-            )
-        grid, _, label = str(g).partition(":")
-        frames = []
-        for of_group in self.kept:
-            if (
-                of_group.about["grid"] != grid
-                or label not in of_group.g
-                or layer not in (None, of_group.about["layer"])
-            ):
-                continue
-            j = of_group.g.index(label)
-            for split in dict.fromkeys(name.split("/")[0] for name in of_group.arrays):
-                scores = {
-                    name.split("/")[1]: values[j]
-                    for name, values in of_group.arrays.items()
-                    if name.split("/")[0] == split and name.count("/") == 1
-                }
-                self._check(of_group, g, split, digest_of(scores))
-                count = len(next(iter(scores.values())))
-                frames.append(pd.DataFrame({**of_group.about, "g": g, "split": split, "image": range(count), **scores}))
-        if not frames:
-            known = sorted(set(self["g"]))
-            raise UserError(
-                f"g={g!r}, layer={layer!r} was not measured{'' if g in known else nearest(str(g), known)}; there are "
-                f"{', '.join(known)} at {', '.join(dict.fromkeys(self['layer']))}"
-            )
-        return pd.concat(frames, ignore_index=True)
+        return images_of(self, self.kept, g, layer)
 
-    def _check(self, of_group: GroupScores, g: str, split: str, wanted: str) -> None:
-        """Refuse scores that are not those of the rows."""
-        about = {key: value for key, value in of_group.about.items() if key != "grid"}
-        here = (self[list(about)] == pd.Series(about)).all(axis=1) & (self["g"] == g) & (self["split"] == split)
-        here &= self["fit_classes"].isin(["", "all"]) & ~self["metric"].isin(OF_CONTROL)
-        if not set(self.loc[here, "scores"]) <= {wanted}:
-            raise UserError(f"the scores of {g} are not those that its rows were made from; measure again")
+    def plot(
+        self,
+        what: str | None = None,
+        *,
+        measure: str | None = None,
+        transform: str | None = None,
+        way: str | None = None,
+        split: str | None = None,
+    ) -> "Figure":
+        """A figure of these results.
 
-    def plot(self, measure: str | None = None, *, split: str | None = None) -> "Figure":
-        """Curves: the score over each grid's axis, a panel a grid and layer, a line a network and way.
+        `curves`: the score over each grid's axis, a panel a grid and layer, a line a network and way. `depth`: the area
+        of each family's curve over the layers, as they were given, a line a family; of one `transform` a line a way; of
+        one g, as `rotation:30`, its score; a panel a network, the nulls grey, layers that are passed by hollow.
+        `heatmap`: layers × families, the areas in numbers, a panel a network.
 
-        Bands are 95 % intervals over images; what cannot be trusted is left open.
+        Bands are 95 % intervals over images; what cannot be trusted is left out, or a cross.
 
         Args:
-            measure: error_rate or l2_distance; None: the first that there is.
+            what: curves, depth or heatmap; or the measure whose curves to draw; None: curves.
+            measure: which; None: the first that there is.
+            transform: one family, or for `depth` one g.
+            way: "identity", or a solver's name; None: for `heatmap`, and `depth` of several families, the identity.
             split: the split; None: the one reported on.
 
         Raises:
             UserError: if nothing of the kind was measured.
         """
-        import matplotlib.pyplot as plt  # takes seconds, as seaborn does, and a table need not be drawn
-        import seaborn as sns
-
-        rows = curves_of(self, measure, split)
-        name = str(rows["metric"].iloc[0])
-        hue = "network" if rows["network"].nunique() > 1 else "way"
-        colours = dict(zip(rows[hue].unique(), sns.color_palette("colorblind"), strict=False))
-        facets = ["layer", "grid"] if rows["layer"].nunique() > 1 else ["grid"]
-        grid = sns.relplot(
-            data=rows,
-            kind="line",
-            x="value",
-            y="score",
-            hue=hue,
-            palette=colours,
-            style="way",
-            col="grid",
-            row="layer" if len(facets) > 1 else None,
-            markers=True,
-            height=3.2,
-            facet_kws={"sharex": "col"},
-        )
-        for key, here in rows.groupby(facets):
-            axes = grid.axes_dict[key if len(facets) > 1 else key[0]]
-            axes.set_xlabel(str(here["unit"].iloc[0]))
-            for (value, _), line in here.groupby([hue, "way"] if hue != "way" else ["way", "network"]):
-                ordered = line.sort_values("value")
-                band = {"color": colours[value], "alpha": 0.15, "linewidth": 0}
-                axes.fill_between(ordered["value"], ordered["low"], ordered["high"], **band)
-        grid.set_ylabels(measure_named(name).label)
-        figure: Figure = grid.figure
-        plt.close(figure)  # a notebook shows what is returned, and not twice
+        kind = what if what in PLOTS else "curves"
+        if what not in PLOTS and what is not None:
+            if measure is not None:
+                raise UserError(f"plot({what!r}, measure={measure!r}): give curves, depth or heatmap, or one measure")
+            measure = what
+        draw = named(PLOTS[kind], "plot")
+        figure: Figure = draw(self, measure=measure, transform=transform, way=way, split=split)
         return figure
+
+    def area(self, *, split: str | None = None, intervals: bool = False) -> pd.DataFrame:
+        """One number for every curve: a row a network, layer, map, grid and measure.
+
+        The trapezoid of the curve over its axis divided by the axis' range, both signs, without the untouched; the mean
+        where the axis only counts, as mirror's does. A curve that lacks a number has none.
+
+        Args:
+            split: the split; None: the one reported on.
+            intervals: whether to give 95 % intervals over images.
+        """
+        rows = plain(self, split)
+        return area(rows, self.attrs.get("ordinal"), self._per_image(rows) if intervals else None)
+
+    def consistency(self, *, split: str | None = None) -> pd.DataFrame:
+        """The share of images that keep their class at every g of a grid, with Wilson's interval.
+
+        Raises:
+            UserError: if no classes were named.
+        """
+        rows = plain(self, split)
+        return consistency(rows, self._per_image(rows))
+
+    def worst(
+        self, n: int = 12, measure: str | None = None, *, transform: str | None = None, split: str | None = None
+    ) -> pd.DataFrame:
+        """The images that lose most under the g of a grid: n of every network, layer, map and grid, most first.
+
+        `loss` is how much worse the measure is than untouched, mean over the g; of images that lose as much, those
+        first of whose class the network was surer untouched. `image` counts the images reported on.
+
+        Args:
+            n: how many images.
+            measure: of images; None: agreement, error_rate or l2_distance, the first that there is.
+            transform: one family; None: all.
+            split: the split; None: the one reported on.
+
+        Raises:
+            UserError: if nothing of the kind was measured.
+        """
+        rows = chosen(plain(self, split), "grid", transform, "transform")
+        return worst(rows, self._per_image(rows), measure, n)
+
+    def compare(
+        self,
+        a: str,
+        b: str,
+        *,
+        other: "Results | None" = None,
+        measure: str | None = None,
+        layers: Mapping[str, str] | None = None,
+        split: str | None = None,
+    ) -> pd.DataFrame:
+        """Is a more invariant than b? Paired differences for every layer, map, grid and g, with 95 % intervals.
+
+        A row a g, and one of the curve's area (`g` ends in `:area`): the score of a, that of b, their difference, an
+        interval that resamples images with what both networks made of them, and in `better` the network of the better
+        numbers, empty where the interval holds 0.
+
+        Args:
+            a: name of a network.
+            b: name of another.
+            other: the results that hold b, as those after more training; None: these.
+            measure: a measure over images; None: agreement where both have it, else the first that both have.
+            layers: which layer of b to set beside which of a; None: those of one name.
+            split: the split; None: the one reported on.
+
+        Raises:
+            UserError: if the two were not measured on the same images and g, or have nothing in common.
+        """
+        both = [self._measurement(a, split), (self if other is None else other)._measurement(b, split)]
+        return compared(*told_apart(*both, together=other is None), measure, layers)
+
+    def _measurement(self, network: str, split: str | None) -> Measurement:
+        """One network of these results."""
+        rows = chosen(plain(self, split), "network", network, "network")
+        return Measurement(network, network, rows, self._per_image(rows), self.attrs)
+
+    def _per_image(self, rows: pd.DataFrame) -> PerImage:
+        """The scores of every image of the split that some rows are over."""
+        kept, labels = (getattr(self, name, None) for name in self._metadata)  # a frame made anew has neither
+        return PerImage(kept or [], labels or {}, str(rows["split"].iloc[0]))
 
     def save(self, folder: str | Path) -> None:
         """Keep the rows, the scores of every image and what was measured in a folder, for `load`.
@@ -191,10 +229,7 @@ class Results(pd.DataFrame):  # type: ignore[misc]
         rows = rows.assign(run=rows["run"].replace("", place.name or "results"))  # in a file they name where they are
         self._require_own(place, rows)
         write_rows(place / ROWS, rows)
-        arrays = {
-            f"{k}/{name}": values for k, of_group in enumerate(self.kept) for name, values in of_group.arrays.items()
-        }
-        write_arrays(place / SCORES, arrays)
+        write_arrays(place / SCORES, _arrays(self))
         groups = [{"about": of_group.about, "g": of_group.g} for of_group in self.kept]
         files = {name: digest((place / name).read_bytes()) for name in (ROWS, SCORES)}
         write_facts(place / ABOUT, {"about": self.attrs, "groups": groups, "files": files})
@@ -211,27 +246,10 @@ class Results(pd.DataFrame):  # type: ignore[misc]
             raise UserError(f"{place} holds other results; choose another folder")
 
 
-def curves_of(rows: pd.DataFrame, measure: str | None, split: str | None) -> pd.DataFrame:
-    """The rows that curves are drawn from, with `grid` and `way` beside them.
-
-    Raises:
-        UserError: if there are none.
-    """
-    if lacking := {"fit_classes", "metric", "split", "status", "map", "solver", "g", "value", "score"} - set(rows):
-        raise UserError(f"this table has no column {min(lacking)} any more; draw the results themselves")
-    plain = rows[rows["fit_classes"].isin(["", "all"]) & ~rows["metric"].isin(OF_CONTROL)]
-    measures = list(dict.fromkeys(plain["metric"]))
-    name = measure or (measures[0] if measures else "")
-    wanted = split or (plain["split"].iloc[-1] if len(plain) else "")
-    chosen = plain[(plain["metric"] == name) & (plain["split"] == wanted) & plain["status"].isin(WITH_SCORE)]
-    if chosen.empty:
-        raise UserError(f"measure={name!r}, split={wanted!r}: no such rows; there are {', '.join(measures) or 'none'}")
-    fitted = (chosen["map"] + ", ").where(chosen["map"] != "residual", "") + chosen["solver"]
-    way = np.where(chosen["map"] == "identity", "invariance", "equivariance (" + fitted + ")")
-    grids = chosen["g"].str.partition(":")
-    places = chosen["value"].where(chosen["value"].notna() | (grids[2] != UNTOUCHED), 0.0)
-    frame = pd.DataFrame(chosen).assign(grid=grids[0], way=way, value=places)
-    return frame.reset_index(drop=True)
+def _arrays(results: Results) -> Arrays:
+    """The scores of every image by the number of their group, and the labels."""
+    arrays = {f"{k}/{name}": a for k, of_group in enumerate(results.kept) for name, a in of_group.arrays.items()}
+    return {**arrays, **{f"{LABELS}/{split}": values for split, values in results.labels.items()}}
 
 
 def load(folder: str | Path) -> Results:
@@ -256,7 +274,8 @@ def load(folder: str | Path) -> Results:
             )
             for k, one in enumerate(facts["groups"])
         ]
-        return Results.from_parts(rows, kept, facts["about"])
+        labels = {name.partition("/")[2]: a for name, a in arrays.items() if name.partition("/")[0] == LABELS}
+        return Results.from_parts(rows, kept, facts["about"], labels)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise UserError(f"{place} holds no results; name the folder that they were saved in") from error
     except (DamagedFile, OSError, KeyError, TypeError) as error:
@@ -278,4 +297,5 @@ def joined(results: Sequence[Results]) -> Results:
     about = {"networks": [network for one in results for network in one.attrs["networks"]]}
     about = {**results[0].attrs, **about}
     rows = pd.concat([pd.DataFrame(one) for one in results], ignore_index=True)
-    return Results.from_parts(rows, [of_group for one in results for of_group in one.kept], about)
+    kept = [of_group for one in results for of_group in one.kept]
+    return Results.from_parts(rows, kept, about, results[0].labels)

@@ -40,6 +40,7 @@ def rows_of(
     status: Sequence[str],
     *,
     pooled: bool = False,
+    untouched: Scores | None = None,
 ) -> list[Row]:
     """A row for every g and measure: the mean over images, in float64, of what is stored of them, and its interval.
 
@@ -50,11 +51,12 @@ def rows_of(
         common: what the rows of a g say alike, by g.
         status: how far each g can be trusted; without a number it becomes not_finite.
         pooled: whether an image's number is itself a mean, so that an error rate is no share of zeros and ones.
+        untouched: scores of the untouched images without a map, where a measure is of these, too.
     """
     hashes = [digest_of(one) for one in scores]
     means = {
         measure: (bootstrap if pooled else measure_named(measure).interval)(
-            np.stack([mean_of(one, measure, side.labels) for one in scores])
+            np.stack([mean_of(one, measure, side.labels, untouched) for one in scores])
         )
         for measure in measures
     }

@@ -14,6 +14,7 @@ from invariance.device import full_float32
 from invariance.engine.stream import Sample, batches
 from invariance.maps import FittedMaps
 from invariance.maps.unseen import DEALS, Deal
+from invariance.measures.agreement import agreement_per_image, effective_invariance_per_image
 from invariance.measures.distance import l2_distance_per_image
 from invariance.models.cut import Cut
 from invariance.models.model import Model
@@ -27,20 +28,31 @@ _CHUNK, _NUMBERS = 2048, 2**23
 """Images, and numbers of their representations, that go through a map at a time."""
 
 
-def mean_of(scores: Scores, measure: str, labels: NDArray[np.int64]) -> NDArray[np.float64]:
+def mean_of(
+    scores: Scores, measure: str, labels: NDArray[np.int64], untouched: Scores | None = None
+) -> NDArray[np.float64]:
     """What a measure says of every image, (n,) float64, of which its row is the mean; NaN where an image is left out.
 
     Args:
         scores: of every image.
-        measure: `l2_distance` or `error_rate`, or one that the scores hold as it is.
+        measure: `l2_distance`, `error_rate`, `agreement` or `effective_invariance`, or one that the scores hold as it
+            is.
         labels: (n,) classes, −1 where there is none.
+        untouched: scores of the untouched images without a map, of which agreement and effective invariance are, too.
     """
     if measure in scores:
         return scores[measure].astype(np.float64)
     predicted = scores["predicted"]
     if not (predicted >= 0).any():  # what gives no number for any image is not wrong, but broken
         return np.full(len(predicted), np.nan)
-    return np.where(labels < 0, np.nan, predicted != labels)
+    if measure == "error_rate":
+        return np.where(labels < 0, np.nan, predicted != labels)
+    assert untouched is not None, f"{measure} is of the untouched scores, too"
+    if measure == "agreement":
+        return agreement_per_image(predicted, untouched["predicted"])
+    return effective_invariance_per_image(
+        predicted, scores["confidence"], untouched["predicted"], untouched["confidence"]
+    )
 
 
 def digest_of(scores: Scores) -> str:
@@ -113,7 +125,7 @@ class Scorer:
         for span, x in self._spans(side, transform, point):
             with full_float32(device):
                 back = back_to(r[span].to(device))
-            self._add(found, "l2_distance", self._distance(back, side, span))
+            self._add(found, "l2_distance", self.distance(back, side, span))
             if self.answers:
                 logits = self._cut.classify(self._layer, back, x)
                 for name, values in _answers(logits, side.classes).items():
@@ -169,7 +181,7 @@ class Scorer:
                     rows = chosen + span.start
                     with full_float32(device):
                         back = modules[half](r[rows.to(r.device)].to(device))
-                    total["l2_distance"][rows] += self._distance(back, side, rows).double() / DEALS
+                    total["l2_distance"][rows] += self.distance(back, side, rows).double() / DEALS
                     if self.answers:
                         own = None if x is None else x[chosen.to(x.device)]
                         logits = self._cut.classify(self._layer, back, own).cpu()
@@ -192,7 +204,7 @@ class Scorer:
         for span, x in batches(side.sample.pixels, side.sample.indices, self._batch, self.model.device):
             yield span, self.model.prepare(transform.apply(x, point.params))
 
-    def _distance(self, back: Tensor, side: MeasuredSplit, rows: slice | Tensor) -> Tensor:
+    def distance(self, back: Tensor, side: MeasuredSplit, rows: slice | Tensor) -> Tensor:
         """‖r̂ − r‖ / ‖r‖ of some images, float32 on the CPU."""
         place = rows.to(side.reference.device) if isinstance(rows, Tensor) else rows
         wanted = side.reference[place].to(self.model.device)

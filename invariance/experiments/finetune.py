@@ -9,6 +9,7 @@ from torch import Tensor
 
 from invariance.cli.messages import say_error
 from invariance.device import check_devices, keep_freed
+from invariance.engine.alike import check_alike
 from invariance.engine.grids import Grid, check_joint, check_wanted, grids_for, joint_grid
 from invariance.errors import Busy, UserError
 from invariance.experiments.families import tell_unchosen, tell_unused
@@ -82,6 +83,7 @@ def check(config: dict[str, Any]) -> None:
         folder(config[key], key)
     fits = maps_of(config["map"], config.get("solver") or {})
     check_unseen(config["unseen_classes"], fits)
+    check_alike(config["metrics"], [fit.map for fit in fits])
     check_wanted(config["grids"])
     check_joint(config["G"] or {})
 

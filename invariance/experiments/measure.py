@@ -8,6 +8,7 @@ from typing import Any
 from invariance.cli.messages import say_error
 from invariance.data.sources.base import data_config
 from invariance.device import choose_device, keep_freed
+from invariance.engine.alike import check_alike
 from invariance.engine.grids import check_grids, check_wanted, grids_for
 from invariance.errors import Busy, UserError
 from invariance.experiments.families import tell_unchosen, tell_unused
@@ -81,6 +82,8 @@ def check(config: dict[str, Any]) -> None:
         folder(config[key], key)
     fits = maps_of(config["map"], config.get("solver") or {})
     check_unseen(config["unseen_classes"], fits, labels=config.get("data") is None)
+    labelled = config.get("data") is None
+    check_alike([name for name in config["metrics"] if labelled or name != "error_rate"], [fit.map for fit in fits])
     check_wanted(config["grids"])
     check_grids(config["grid"] or {})
     wanted = [dotted(one) for one in ([config["grids"]] if isinstance(config["grids"], str) else config["grids"])]

@@ -1,6 +1,6 @@
 """Maps between representations and the solvers that fit them (Sec. 5.2, 5.3)."""
 
-from invariance.maps.fitting import FitState, Solver, Wanted, fit_status, never_negative, order, shuffled
+from invariance.maps.fitting import FitState, Solver, Wanted, fit_status, never_negative, order
 from invariance.maps.maps import (
     MAPS,
     FittedMaps,
@@ -53,7 +53,6 @@ __all__ = [
     "order",
     "rank_of",
     "require_room",
-    "shuffled",
     "solver_from_config",
     "solver_named",
     "solvers_of",

@@ -121,17 +121,6 @@ def order(images: int, seed: int, epoch: int) -> Tensor:
     return torch.randperm(images, generator=generator(seed, "order of the fit", epoch))
 
 
-def shuffled(images: int, seed: int = 0) -> Tensor:
-    """A permutation (N,) of the fit images that leaves none in its place: pairs of different images, for a null.
-
-    It is one cycle through all of them, the same on every machine; of a single image nothing else is possible.
-    """
-    turn = torch.randperm(images, generator=generator(seed, "shuffled pairs"))
-    pairs = torch.empty_like(turn)
-    pairs[turn] = turn.roll(1)
-    return pairs
-
-
 def never_negative(target: Tensor) -> bool:
     """Whether σ is the ReLU for maps to a target (N, D): no number of it, over the fit images, is below 0.
 

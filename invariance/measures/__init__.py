@@ -12,7 +12,7 @@ from typing import Any, Literal
 from invariance.errors import UserError, nearest
 from invariance.settings.named import named
 
-Need = Literal["fit", "labels", "features", "tangent"]
+Need = Literal["fit", "labels", "logits", "features", "tangent"]
 
 
 @dataclass(frozen=True)
@@ -24,16 +24,17 @@ class Measure:
         label: how tables and figures name it.
         better: which numbers are the better ones; "neither" for a signed difference.
         bounds: the least and the greatest number it can be.
-        needs: what it is taken from: `fit` images, which give the scale and the maps; `labels`; `features`; the
-            `tangent` of a family.
+        needs: what it is taken from: `fit` images, which give the scale and the maps; `labels`; `logits`; `features`;
+            the `tangent` of a family.
         over: `image` for a number an image, whose mean over images has an interval; `images` for one number over all
             images of two representations X and Y.
         directed: whether X → Y and Y → X are two numbers.
         unit: what its numbers are in; empty for a share.
         rate: whether its numbers are of zeros and ones, so that the mean's interval is Wilson's.
+        calibrated: whether it is set between a null and the best that there is, which is its number untouched.
         function: `module:function`, or the function itself; empty for what is made of another measure's numbers. Over
-            an image: of L_L2 `(r_hat, r, scale)`, of L_err `(logits, labels)`, of derivatives `(d, r, scale)`, all →
-            (N,). Over images: of a `moments.Pairing` → float.
+            an image: of L_L2 `(r_hat, r, scale)`, of L_err `(logits, labels)`, of agreement the classes named for gx
+            and x, of derivatives `(d, r, scale)`, all → (N,). Over images: of a `moments.Pairing` → float.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Measure:
     directed: bool = False
     unit: str = ""
     rate: bool = False
+    calibrated: bool = False
     function: str | Callable[..., Any] = ""
 
     @property
@@ -83,6 +85,7 @@ MEASURES: dict[str, Measure] = {
             needs=frozenset({"labels"}),
             over="image",
             rate=True,
+            calibrated=True,
             function="invariance.measures.error:errors_per_image",
         ),
         Measure(
@@ -119,7 +122,28 @@ MEASURES: dict[str, Measure] = {
             over="image",
             directed=True,
             unit="‖r‖",
+            calibrated=True,
             function="invariance.measures.distance:l2_distance_per_image",
+        ),
+        Measure(
+            name="agreement",
+            label="agreement",
+            better="higher",
+            bounds=(0.0, 1.0),
+            needs=frozenset({"logits"}),
+            over="image",
+            rate=True,
+            calibrated=True,
+            function="invariance.measures.agreement:agreement_per_image",
+        ),
+        Measure(
+            name="effective_invariance",
+            label="effective invariance",
+            better="higher",
+            bounds=(0.0, 1.0),
+            needs=frozenset({"logits"}),
+            over="image",
+            function="invariance.measures.agreement:effective_invariance_per_image",
         ),
         Measure(
             name="l2_distance_mean",  # Eq. 4
@@ -170,6 +194,13 @@ MEASURES: dict[str, Measure] = {
 
 INDEX_NAMES = tuple(name for name, measure in MEASURES.items() if measure.over == "images")
 """Names of the measures that are one number over all images of two representations, and need no fit."""
+
+FROM_LOGITS = tuple(
+    name
+    for name, measure in MEASURES.items()
+    if measure.over == "image" and measure.function and measure.needs & {"labels", "logits"}
+)
+"""Names of the measures of what the network says of an image, for which C behind the layer is run."""
 
 
 def measure_named(name: str) -> Measure:

@@ -130,6 +130,25 @@ def check_product(images: int, dims: int, y: Centred, cross: Tensor) -> None:
         raise UserError(f"a product of shape {tuple(cross.shape)} is not {wanted}, that of cross_product(x, y)")
 
 
+def thin(x: Tensor) -> Tensor:
+    """A representation (N, D) of more dimensions than images, turned into N of them: (N, N), float64.
+
+    XXᵀ about the mean stays what it is, and with it all that a rotation of X does not change: CKA, Procrustes, R².
+    One of no more dimensions than images is given back as it is.
+    """
+    images, dims = x.shape
+    if dims <= images:
+        return x
+    mean = mean_of(x)
+    gram = torch.zeros(images, images, dtype=torch.float64, device=x.device)
+    for columns in torch.split(torch.arange(dims, device=x.device), _CHUNK):
+        part = x[:, columns].double() - mean[columns]
+        gram.addmm_(part, part.T)
+    values, vectors = torch.linalg.eigh(gram)
+    turned: Tensor = vectors * values.clamp(min=0).sqrt()
+    return turned
+
+
 def mean_of(x: Tensor) -> Tensor:
     """Mean (D,) of a representation (N, D) over its images, float64."""
     total = torch.zeros(x.shape[1], dtype=torch.float64, device=x.device)

@@ -21,11 +21,17 @@ INVARIANCE, DOTTED = "invariance", "unseen classes"
 
 _SOLID = (INVARIANCE, "")
 
-MISSING = (*WITH_SCORE, "not measured")
+PASSED = "passed"
+"""Status of a number at a layer that some of the logits go past."""
+
+MISSING = (*WITH_SCORE, PASSED, "not measured")
 """Statuses of points that are drawn, and of one that is a gap; all others are a cross."""
 
 FEW = "fewer than 2 fit images a dimension"
 """What the legend calls hollow marks: numbers that too few images decided."""
+
+HOLLOW = {FEW_IMAGES: FEW, PASSED: "logits go past the layer"}
+"""What the legend calls hollow marks, by the status of their numbers."""
 
 _DASHES = ((4, 1.8), (7, 1.6, 1.6, 1.6), (2.4, 1.2))
 _MARKERS = ("s", "^", "D", "P", "X", "p")
@@ -63,7 +69,7 @@ class Lines:
     """How a frame with the columns `row, panel, family, who, way, x, y, low, high, status` is drawn.
 
     A point whose y is NaN breaks its line; where its status is another than `MISSING`, a cross below says so. A number
-    that too few images decided has a hollow mark.
+    of a status of `HOLLOW` has a hollow mark.
 
     Attributes:
         colours: the colour of every `who`, in the legend's order; `INK` is that of text.
@@ -147,7 +153,7 @@ class Lines:
             colour = self.colours[one]
             if self.bands:
                 axes.fill_between(curve["x"], curve["low"], curve["high"], color=colour, alpha=0.14, linewidth=0)
-            few = curve[curve["status"] == FEW_IMAGES]
+            few = curve[curve["status"].isin(list(HOLLOW))]
             axes.plot(few["x"], few["y"], "o", color=colour, mfc="white", ms=4.4, mew=1.1, zorder=3)
             bad = curve[~curve["status"].isin(MISSING)]
             if len(bad):
@@ -212,9 +218,9 @@ class Lines:
                 handle.set(color=INK)
         if any(axis.shaded for axis in self.axes.values()):
             handles, labels = [*handles, Patch(color=INK, alpha=0.15, lw=0)], [*labels, "covered by training"]
-        if (frame["status"] == FEW_IMAGES).any():
+        for status in [one for one in HOLLOW if (frame["status"] == one).any()]:
             hollow = Line2D([], [], color=INK, marker="o", mfc="white", ms=5, mew=1.1, linestyle="")
-            handles, labels = [*handles, hollow], [*labels, FEW]
+            handles, labels = [*handles, hollow], [*labels, HOLLOW[status]]
         for status in sorted(set(frame["status"]) - set(MISSING)):
             cross = Line2D([], [], color=INK, marker="x", ms=5, mew=1.4, linestyle="")
             handles, labels = [*handles, cross], [*labels, f"{status}: no number"]

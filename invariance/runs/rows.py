@@ -105,6 +105,17 @@ _ROUNDING = 1e-6
 """How far beyond its bounds a number may be by rounding, of 1 or of itself."""
 
 COLUMNS = [field.name for field in fields(Row)]
+FINITE = (
+    "value",
+    "score",
+    "low",
+    "high",
+    "reference",
+    "bypass",
+    *(name for name in COLUMNS if name.startswith("null_")),
+)
+"""Columns of numbers that may be missing, and are never infinite."""
+
 FIRST_COLUMNS = COLUMNS[: COLUMNS.index("run") + 1]
 """The columns of before, which files of rows may have alone."""
 
@@ -189,7 +200,7 @@ def check_values(path: Path, table: pd.DataFrame) -> None:
 def _wrong(table: pd.DataFrame) -> Iterator[tuple[str, str, "pd.Series[bool]"]]:
     """Every rule for a column: its name, what is expected, and which rows break it."""
     score, low, high, ok = table["score"], table["low"], table["high"], table["status"].isin(WITH_SCORE)
-    for column in ("value", "score", "low", "high", "reference", "bypass"):
+    for column in FINITE:
         yield column, "a finite number", pd.Series(np.isinf(table[column].to_numpy(dtype=float)), table.index)
     yield "stage", f"one of {', '.join(STAGES)}", ~table["stage"].isin(STAGES)
     yield "status", f"one of {', '.join(STATUSES)}", ~table["status"].isin(STATUSES)

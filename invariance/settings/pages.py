@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -58,7 +58,7 @@ def metrics(known: Iterable[str]) -> str:
 Data = dict[str, Any]
 Layer = Annotated[str, AfterValidator(_layer), Field(description="give the name of a layer, as relu7")]
 Given = Annotated[Any, AfterValidator(plain)]
-Measured = Literal["error_rate", "l2_distance"]
+Measured = Literal["error_rate", "l2_distance", "agreement", "effective_invariance", "cka", "procrustes", "r2"]
 Compared = Literal["l2_distance", "indices"]
 Grids = Annotated[
     str | Annotated[list[str], Field(min_length=1)],
@@ -66,7 +66,7 @@ Grids = Annotated[
     Field(description="give own, all, or names of different families, as [rotation, shear]"),
 ]
 Metrics = Annotated[
-    list[Measured], AfterValidator(distinct), Field(min_length=1, description=metrics(("error_rate", "l2_distance")))
+    list[Measured], AfterValidator(distinct), Field(min_length=1, description=metrics(get_args(Measured)))
 ]
 DataName = Annotated[
     Annotated[str, Field(min_length=1)] | None, Field(description="give the name of a data set, or null for all")
