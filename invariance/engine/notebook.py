@@ -10,7 +10,7 @@ import torch
 import xxhash
 from numpy.typing import NDArray
 
-from invariance.data.given import Images, fit_and_report, load_images
+from invariance.data.given import Images, fit_and_report, for_network, load_images
 from invariance.device import choose_device
 from invariance.engine.grids import grids_for
 from invariance.engine.groups import Group, Measured
@@ -62,8 +62,10 @@ def measure_model(
 
     Args:
         network: of `wrap` or `load_model`; or several, measured on the same images.
-        images: uint8 (N, C, H, W), floats in [0, 255], a Dataset, a folder, or what `load_images` gives.
-        labels: (N,) classes by the network's own numbers; with them there is an error rate.
+        images: uint8 (N, C, H, W), floats in [0, 255], a Dataset, a folder, or what `load_images` gives. Files and
+            pictures are resized and cropped as `network.resize` says, or warped to its size.
+        labels: (N,) classes by the network's own numbers; with them there is an error rate. Class folders are told by
+            their names; "none" leaves them out.
         fit: images of their own on which maps are fitted; or a share of `images`, as 0.5, dealt by `seed`. None: no map
             is fitted, and the scale of L_L2 is over the reported images, which its rows say (status `report_scale`).
         fit_labels: their classes: with them and `labels` ridge has the unseen-class control.
@@ -132,7 +134,7 @@ class _Asked:
             raise UserError(f"batch={self.batch!r}: give a whole number from 1")
         specs = _specs(self.maps, self.fit is not None)
         families = _families(self.transforms)
-        report, fit = self._samples(model)
+        report, fit = self._samples(model, families)
         _same_size(model, families, report)
         chosen = choose_layers(model, self.layers, _images(report)[:32])
         measures = self._measures(report)
@@ -162,14 +164,18 @@ class _Asked:
             keep.remove()
         return results
 
-    def _samples(self, model: Model) -> tuple[Sample, Sample | None]:
+    def _samples(self, model: Model, families: Sequence[Family]) -> tuple[Sample, Sample | None]:
         """The images to report on, and those to fit on."""
-        given = load_images(self.images, self.labels, size=_size(self.images, model))
-        size = _size(self.fit, model)
-        fit, report = fit_and_report(given, self.fit, self.fit_labels, seed=self.seed, size=size)
-        classes = None if model.classes is None else len(model.classes)
-        fitted = None if fit is None else _sample("fit", *fit, classes)
-        return _sample("report", *report, classes), fitted
+
+        def load(given: object, labels: object) -> Images:
+            """Images at the size that the network takes, with its classes as labels."""
+            return for_network(load_images(given, labels, **_sizing(given, model, families)), model)
+
+        fit, report = fit_and_report(
+            load(self.images, self.labels), self.fit, self.fit_labels, seed=self.seed, load=load
+        )
+        fitted = None if fit is None else _sample("fit", *fit, model.class_count)
+        return _sample("report", *report, model.class_count), fitted
 
     def _measures(self, report: Sample) -> list[str]:
         if self.measures is None:
@@ -182,16 +188,20 @@ class _Asked:
         return list(dict.fromkeys(self.measures))
 
 
-def _size(given: object, model: Model) -> int | None:
-    """The side that files are resized to; arrays are taken as they come."""
-    return model.size if not isinstance(given, np.ndarray | torch.Tensor | Images) else None
+def _sizing(given: object, model: Model, families: Sequence[Family]) -> dict[str, Any]:
+    """How files and pictures are resized, by the network's recipe, for the families; arrays are taken as they come."""
+    if isinstance(given, np.ndarray | torch.Tensor | Images) or model.size is None:
+        return {}
+    sides = {family.transform.source_size(model.size) for family in families}
+    side = sides.pop() if len(sides) == 1 else model.size  # several are refused where the images are looked at
+    return {"size": side} if model.resize is None else {"resize": model.resize.scaled(side)}
 
 
 def _sample(split: str, images: Images, indices: NDArray[np.int64], classes: int | None) -> Sample:
     labels = None
     if images.labels is not None:
         labels = torch.from_numpy(images.labels[indices])
-        if classes is not None and int(labels.max()) >= classes:
+        if classes and int(labels.max()) >= classes:
             raise UserError(f"labels: class {int(labels.max())} of a network with {classes} classes; they go from 0")
     return Sample(split, images.images, indices, labels)
 
@@ -209,7 +219,7 @@ def _same_size(model: Model, families: Sequence[Family], report: Sample) -> None
             height = int(report.pixels.shape[-2])
             raise UserError(
                 f"images are {height} × {side} pixels, and {model.name} under {family.name} takes {wanted} × {wanted}; "
-                f"give load_images(…, size={wanted})"
+                f"give load_images(…, size={wanted}), or resize=model.resize.scaled({wanted})"
             )
 
 
