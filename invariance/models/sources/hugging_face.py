@@ -48,8 +48,8 @@ def load(
         config = transformers.AutoConfig.from_pretrained(name, trust_remote_code=False)
     except Exception as error:  # httpx', the Hub's and the library's own, of no common kind
         raise UserError(
-            f"model=hugging_face/{name}: its config.json cannot be had ({line_of(error)}); name a folder that holds it, "
-            "as hugging_face/./folder"
+            f"model=hugging_face/{name}: its config.json cannot be had ({line_of(error)}); name a folder that holds "
+            "it, as hugging_face/./folder"
         ) from error
     classifier = any(_CLASSIFIER in one for one in config.architectures or ())
     own = config if classifier else getattr(config, "vision_config", config)

@@ -79,7 +79,7 @@ def _filled(timm: Any, module: nn.Module, weights: Weights, name: str, fixed: Ma
 
 
 def recipe_of(data: Mapping[str, Any], name: str) -> tuple[Resize, Normalise]:
-    """The configuration that timm resolves for its data as a recipe: what `timm.data.create_transform` does with a picture.
+    """What timm resolves of a network's data as a recipe: what `timm.data.create_transform` does with a picture.
 
     Raises:
         UserError: for images that are not square, or a way to crop that is not known.
