@@ -109,8 +109,15 @@ def test_another_size_keeps_the_part_of_the_picture_and_is_refused_where_the_net
         load_model("torchvision/vit_b_32", weights="random", size=64)
     with pytest.raises(UserError, match="classes= holds 2 names for 1000 classes"):
         load_model(TINY, weights="random", classes=["a", "b"])
+
+
+def test_timm_brings_given_weights_to_another_size():
     library("timm")
-    assert load_model("timm/test_vit", weights="random", size=96).count_logits(torch.zeros(1, 3, 96, 96)) == 1000
+    given = state("timm/test_vit")
+    model = load_model("timm/test_vit", weights=given, size=96)
+    assert model.size == 96 and model.count_logits(torch.zeros(1, 3, 96, 96)) == 1000
+    assert torch.equal(model.module.state_dict()["head.weight"], given["head.weight"])
+    assert model.module.pos_embed.shape != given["pos_embed"].shape
 
 
 PROCESSORS = {

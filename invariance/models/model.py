@@ -185,7 +185,7 @@ def wrap(
     return Model(module, function, name=called, recipe=recipe, size=size, classes=classes).moved(device)
 
 
-def check_size_and_classes(name: str, size: object, classes: object) -> None:
+def check_size_and_classes(name: str, size: object, classes: Sequence[str] | None) -> None:
     """Refuse a size that is no side in pixels, and classes that are no names.
 
     Raises:
@@ -193,8 +193,7 @@ def check_size_and_classes(name: str, size: object, classes: object) -> None:
     """
     if size is not None and (isinstance(size, bool) or not isinstance(size, int) or not 1 <= size <= LARGEST_SIZE):
         raise UserError(f"model {name}: size={size!r}; give the side of square images in pixels, or None")
-    names = classes is None or (isinstance(classes, Sequence) and all(isinstance(one, str) for one in classes))
-    if isinstance(classes, str) or not names:
+    if classes is not None and (isinstance(classes, str) or not all(isinstance(one, str) for one in classes)):
         raise UserError(f"model {name}: classes={classes!r}; give the names of the classes, in the logits' order")
 
 
