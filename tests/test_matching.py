@@ -122,7 +122,7 @@ def test_the_classes_of_a_dataset_are_the_networks_likewise():
     assert for_network(beyond, network()).labels.tolist() == [5, 1]
 
 
-def test_files_are_resized_by_the_networks_recipe(tmp_path):
+def test_files_are_resized_by_the_networks_recipe(tmp_path, capsys):
     path = folder(tmp_path, "n02102040", "n01440764", sides=(21, 34))
     model = network()
     model.resize = Resize("shorter", 10, 8, "bicubic")
@@ -135,6 +135,12 @@ def test_files_are_resized_by_the_networks_recipe(tmp_path):
     assert by_folder["score"].tolist() == by_hand["score"].tolist() and "error_rate" in set(by_folder["metric"])
     unlabelled = measure_model(model, path, "none", transforms="mirror", layers=["1"])
     assert "error_rate" not in set(unlabelled["metric"])
+    lines = capsys.readouterr().out.splitlines()
+    assert "4 images taken at their own size, at 1" in lines[0] and "4 images, at 1" in lines[1]
+    with pytest.raises(
+        UserError, match=r"9 × 7 pixels, and Sequential .* 8 × 8; give .*resize=model.resize.scaled\(8\)"
+    ):
+        measure_model(model, np.full((2, 3, 9, 7), 9, np.uint8), transforms="mirror", layers=["1"])
     fit = folder(tmp_path.with_name("to_fit_on"), "n01440764")
     fitted = measure_model(model, path, fit=fit, transforms="mirror", layers=["1"])
     assert set(fitted["map"]) == {"identity", "residual"}

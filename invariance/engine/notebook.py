@@ -144,7 +144,8 @@ class _Asked:
             return load(keep.folder)
         for family in families:
             check(model, report, fit=fit, family=family, layers=chosen, maps=specs, measures=measures)
-        print(f"{model.name}: {model.recipe}; {len(report)} images at {', '.join(chosen)}", flush=True)
+        taken = "" if _sizing(self.images, model, families) else " taken at their own size"
+        print(f"{model.name}: {model.recipe}; {len(report)} images{taken}, at {', '.join(chosen)}", flush=True)
         with bar(self.progress) as shown:
             effort = Effort(self.batch or 256, self.memory_gb * 1e9, shown if self.progress else None)
             measure(
@@ -217,9 +218,10 @@ def _same_size(model: Model, families: Sequence[Family], report: Sample) -> None
         wanted = None if model.size is None else family.transform.source_size(model.size)
         if wanted is not None and report.pixels.shape[-2:] != (wanted, wanted):
             height = int(report.pixels.shape[-2])
+            how = f"size={wanted}" if model.resize is None else f"resize=model.resize.scaled({wanted})"
             raise UserError(
                 f"images are {height} × {side} pixels, and {model.name} under {family.name} takes {wanted} × {wanted}; "
-                f"give load_images(…, size={wanted}), or resize=model.resize.scaled({wanted})"
+                f"give load_images(…, {how})"
             )
 
 
