@@ -79,6 +79,8 @@ def test_the_user_says_which_classes_folders_are(tmp_path):
     path, names = folder(tmp_path, "cat", "dog"), [*map(str, range(998)), "twice", "twice"]
     assert labels(path, network(), classes=[281, 207]) == [281, 207]
     assert labels(path, network(1000, names), classes={"dog": "207", "cat": np.int64(3)}) == [3, 207]
+    synonyms = ["tench, Tinca tinca", "crane", "crane, bird", "wading bird, crane"]
+    assert labels(path, network(4, synonyms), classes=["Tinca tinca", "crane"]) == [0, 1]
     for classes, said in [
         ([1], r"classes= holds 1 for 2 classes: cat, dog"),
         ({"cat": 1}, "'dog' is missing"),

@@ -84,6 +84,8 @@ def _number(given: int | str, names: Sequence[str] | None, count: int) -> int:
     if names is None:
         raise UserError(f"classes: {given!r}: the names of the network's classes are not known; give numbers")
     places = [place for place, name in enumerate(names) if name == given]
+    if not places:  # names of ImageNet's classes are lists of synonyms, as "tench, Tinca tinca"
+        places = [place for place, name in enumerate(names) if given in name.split(", ")]
     if len(places) != 1:
         why = f"is the name of {len(places)} of the network's classes" if places else "is no class of the network"
         raise UserError(f"classes: {given!r} {why}{'' if places else nearest(given, names)}; give its number")

@@ -52,23 +52,19 @@ def load(
             "it, as hugging_face/./folder"
         ) from error
     classifier = any(_CLASSIFIER in one for one in config.architectures or ())
-    own = config if classifier else getattr(config, "vision_config", config)
+    seen = config if classifier else getattr(config, "vision_config", config)  # of CLIP its tower of vision
     kind = transformers.AutoModelForImageClassification if classifier else transformers.AutoModel
-    module = _module(kind, own, name, weights)
-    recipe = (None, None) if preprocess is not None and size is not None else _recipe(transformers, name)
-    count = int(config.num_labels) if classifier else 0
-    return model_of(
-        Own(
-            module if classifier else Features(module),
-            name.rstrip("/").rpartition("/")[2],
-            *recipe,
-            _classes(config) if classifier else None,
-            count,
-        ),
-        preprocess=preprocess,
-        size=size,
-        **settings,
+    module = _module(kind, seen, name, weights)
+    resize, normalise = (None, None) if preprocess is not None and size is not None else _recipe(transformers, name)
+    own = Own(
+        module if classifier else Features(module),
+        name.rstrip("/").rpartition("/")[2],
+        resize,
+        normalise,
+        _classes(config) if classifier else None,
+        int(config.num_labels) if classifier else 0,
     )
+    return model_of(own, preprocess=preprocess, size=size, **settings)
 
 
 class Features(nn.Module):

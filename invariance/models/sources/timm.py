@@ -8,7 +8,7 @@ from torch import nn
 
 from invariance.errors import UserError, nearest
 from invariance.models.model import Model
-from invariance.models.recipe import Normalise, Resize
+from invariance.models.recipe import How, Normalise, Resize
 from invariance.models.sources.building import Own, downloaded, model_of, optional
 from invariance.models.sources.weights import Drawn, Weights, differences, drawing, fill
 
@@ -47,7 +47,7 @@ def load(
             module = _filled(timm, module, weights, name, fixed)
     recipe = optional("timm.data", _EXTRA).resolve_model_data_config(module)
     resize, normalise = recipe_of(recipe, name)
-    count = int(module.num_classes)
+    count = int(getattr(module, "num_classes", 0))
     return model_of(Own(module, name, resize, normalise, _classes(module, count), count), size=size, **settings)
 
 
@@ -89,13 +89,14 @@ def recipe_of(data: Mapping[str, Any], name: str) -> tuple[Resize, Normalise]:
         raise UserError(f"model=timm/{name} takes images of {height} × {width} pixels; only square ones are measured")
     mean, std = tuple(map(float, data["mean"])), tuple(map(float, data["std"]))
     side, mode = math.floor(height / data["crop_pct"]), data.get("crop_mode") or "center"
-    how, fill = {
+    ways: dict[str, tuple[How, tuple[int, ...]]] = {
         "center": ("shorter", (0,)),
         "squash": ("both", (0,)),
         "border": ("longer", tuple(round(255 * one) for one in mean)),
-    }.get(mode, (None, None))
-    if how is None:
+    }
+    if mode not in ways:
         raise UserError(f"model=timm/{name}: its pictures are cropped by mode {mode!r}, which is not known here")
+    how, fill = ways[mode]
     return Resize(how, side, height, data["interpolation"], fill=fill), Normalise(mean, std)
 
 
