@@ -194,6 +194,27 @@ def test_a_network_of_hugging_face_without_classifier_gives_its_features(tmp_pat
         torch.testing.assert_close(model.module(model.prepare(x)), wanted)
 
 
+@pytest.mark.parametrize("kind", ["vit without pooler", "resnet"])
+def test_features_are_what_is_pooled_or_the_first_token(kind, tmp_path):
+    transformers = library("transformers")
+    torch.manual_seed(0)
+    if kind == "resnet":
+        config = transformers.ResNetConfig(embedding_size=4, hidden_sizes=[4, 8], depths=[1, 1], layer_type="basic")
+        network = transformers.ResNetModel(config).eval()
+    else:
+        small = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+        config = transformers.ViTConfig(image_size=32, patch_size=8, **small)
+        network = transformers.ViTModel(config, add_pooling_layer=False).eval()
+    network.save_pretrained(tmp_path)
+    transformers.ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(tmp_path)
+    model = load_model(f"hugging_face/{tmp_path}")
+    x = model.prepare(torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8))
+    with torch.no_grad():
+        answer = network(x)
+        wanted = answer.pooler_output.flatten(1) if kind == "resnet" else answer.last_hidden_state[:, 0]
+        torch.testing.assert_close(model.module(x), wanted)
+
+
 def test_a_checkpoint_without_head_or_a_processor_that_does_more_is_refused(tmp_path):
     transformers = library("transformers")
     save_vit(tmp_path)
