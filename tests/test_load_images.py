@@ -90,7 +90,7 @@ def test_a_folder_of_images_and_one_of_classes(tmp_path):
 def test_folders_that_do_not_serve(tmp_path):
     with pytest.raises(UserError, match="does not exist"):
         load_images(tmp_path / "none", size=4)
-    with pytest.raises(UserError, match="give size="):
+    with pytest.raises(UserError, match="files of any size; give resize=model.resize, or size="):
         load_images(folder(tmp_path / "a", ["1.png"]))
     with pytest.raises(UserError, match=r"holds splits \(test, train\); name one"):
         load_images(folder(tmp_path / "b", ["train/x/1.png", "test/x/1.png"]), size=4)

@@ -16,6 +16,7 @@ from PIL.ExifTags import Base as Exif
 from invariance.data import tiff
 from invariance.data.colours import mend, plain
 from invariance.errors import BrokenImage as BrokenImage
+from invariance.models.recipe import Resize
 
 Pixels = NDArray[np.uint8]
 COLOURS = {"gray": 1, "rgb": 3}
@@ -150,11 +151,39 @@ def decode_sizes(data: bytes | Pixels, sizes: Sequence[int], colour: str) -> lis
     return made
 
 
+def decode_as(data: bytes | Pixels, resize: Resize, colour: str) -> Pixels:
+    """Pixels of one image, resized and cropped as a network takes them: the whole image is decoded, and turned first.
+
+    Args:
+        data: as `decode` takes it.
+        resize: what is done.
+        colour: "gray" or "rgb".
+
+    Returns:
+        uint8 (C, H, W), C = 1 or 3.
+
+    Raises:
+        BrokenImage: as `decode`.
+    """
+    try:
+        image = Image.fromarray(data) if isinstance(data, np.ndarray) else _open(data)
+        image.load()
+        turn = None if isinstance(data, np.ndarray) else _TURNS.get(_orientation(image))
+        image = plain(image, COLOURS[colour])
+        return _pixels(resize(image if turn is None else image.transpose(turn)), COLOURS[colour])
+    except Image.DecompressionBombError as error:
+        raise BrokenImage(f"has more than {MAX_PIXELS / 1e6:.0f} megapixels") from error
+    except _DAMAGE as error:
+        raise BrokenImage(f"cannot be decoded ({_line(error)})") from error
+
+
 def _sized(image: Image.Image, turn: Image.Transpose | None, size: int, channels: int) -> Pixels:
     if image.size != (size, size):
         image = image.resize((size, size), Image.Resampling.BILINEAR)
-    if turn is not None:
-        image = image.transpose(turn)
+    return _pixels(image if turn is None else image.transpose(turn), channels)
+
+
+def _pixels(image: Image.Image, channels: int) -> Pixels:
     pixels = np.asarray(image)
     if image.mode == "F":
         pixels = np.clip(np.rint(pixels), 0, 255).astype(np.uint8)

@@ -1,8 +1,8 @@
 """Images that a user gives: arrays, tensors, a Dataset, or a folder of files."""
 
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +13,23 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from invariance.data.archives import open_tree
-from invariance.data.decode import COLOURS, BrokenImage, decode, large_images
+from invariance.data.decode import COLOURS, BrokenImage, decode, decode_as, large_images
 from invariance.data.image_files import image_files
 from invariance.data.left_out import LeftOut
+from invariance.data.matching import Wanted, check_wanted, numbers_of
 from invariance.data.names import split_named
 from invariance.data.reading import read_ahead
 from invariance.data.sources.trees import Tree
 from invariance.device import require
 from invariance.errors import UserError, shown
+from invariance.models.model import Model
+from invariance.models.recipe import KEPT, Resize
 from invariance.progress import bar
 from invariance.seeds import generator
 from invariance.settings.fields import LARGEST_SIZE, native
+
+NONE = "none"
+"""The word for labels that are left out, and for files that are taken at their own size."""
 
 _THREADS = 4
 _FORM = "(N, C, H, W) with 1 or 3 channels"
@@ -36,14 +42,16 @@ class Images:
     Attributes:
         images: (N, C, H, W) in [0, 255]; uint8, or float32 where they hold fractions.
         labels: (N,) int64; None where there are none.
-        classes: names of the classes by label; None where they are not known.
+        classes: names of the classes by label; None where the labels are a network's own numbers, or there are none.
         name: what they are called.
+        wanted: the network's class of each of `classes`, as the user gave it.
     """
 
     images: NDArray[Any]
     labels: NDArray[np.int64] | None = None
     classes: list[str] | None = None
     name: str = "images"
+    wanted: Wanted | None = None
 
     def __len__(self) -> int:
         return len(self.images)
@@ -54,6 +62,8 @@ def load_images(
     labels: object = None,
     *,
     size: int | None = None,
+    resize: Resize | str | None = None,
+    classes: object = None,
     colour: str = "rgb",
     name: str | None = None,
     progress: bool = False,
@@ -63,40 +73,100 @@ def load_images(
     Args:
         images: arrays or tensors (N, C, H, W), uint8 or floats in [0, 255]; a Dataset of images, or of images with
             labels; a folder or archive of images, or of one folder a class; or `Images`.
-        labels: (N,) whole numbers, for arrays.
+        labels: (N,) whole numbers, for arrays; "none" leaves out those of a folder or Dataset.
         size: side in pixels that files and pictures are warped to, antialiased, as everywhere in this package; None:
             arrays as they are.
+        resize: how files and pictures are resized and cropped instead, as `model.resize`; "none": they stay at their
+            own size, which must be one. Arrays stay as they are.
+        classes: the network's class of each class folder (or class of a Dataset), by its number or its name: a list in
+            their order, or a mapping from their names. None: told from the names when a network is measured.
         colour: "rgb" or "gray", for files and pictures.
         name: what they are called; None: the folder's name, or "images".
         progress: whether to show a bar.
 
     Raises:
         UserError: for no images, another shape or number of channels, floats that are not in [0, 255] (in [0, 1],
-            negative, NaN), labels that do not fit, or a file that cannot be read.
+            negative, NaN), labels or classes that do not fit, or a file that cannot be read.
     """
-    if isinstance(images, Images):
+    left_out = isinstance(labels, str) and labels == NONE
+    given = _load(images, None if left_out else labels, _way(size, resize), colour, name, progress)
+    if left_out:
+        given = replace(given, labels=None, classes=None, wanted=None)
+    if classes is None:
+        return given
+    if given.classes is None:
+        raise UserError(f"classes= are of class folders, or of a Dataset with classes, and {given.name} has none")
+    return replace(given, wanted=check_wanted(classes, given.classes))
+
+
+def for_network(images: Images, network: Model) -> Images:
+    """Images whose labels are the numbers that a network gives its classes; labels that came as numbers are these.
+
+    Args:
+        images: with labels or without.
+        network: whose classes they are to be.
+
+    Raises:
+        UserError: if it cannot be told which of the network's classes they are, or the network has none.
+    """
+    if images.labels is None or images.classes is None:
         return images
+    count = network.class_count
+    if count is None:
+        channels, *sides = images.images.shape[1:]
+        height, width = sides if network.size is None else (network.size, network.size)
+        count = network.count_logits(torch.zeros(1, channels, height, width))
+    if not count:
+        raise UserError(f"labels: {network.name} has no classifier; give load_images(…, labels='none')")
+    numbers = numbers_of(images.classes, images.wanted, network.classes, count)
+    return replace(images, labels=np.array(numbers, np.int64)[images.labels], classes=None, wanted=None)
+
+
+def _way(size: object, resize: object) -> int | Resize | None:
+    """How files and pictures get their size: warped to a side, as a network says, or, with None, not at all."""
     size = native(size)
+    if size is not None and resize is not None:
+        raise UserError(f"images: size={size!r} and resize={resize!r}; give one of them")
     if size is not None and (isinstance(size, bool) or not isinstance(size, int) or not 1 <= size <= LARGEST_SIZE):
         raise UserError(f"images: size={size!r}; give a side in pixels from 1 to {LARGEST_SIZE}")
+    if isinstance(resize, str) and resize == NONE:
+        return KEPT
+    if resize is not None and not isinstance(resize, Resize):
+        raise UserError(f"images: resize={resize!r}; give model.resize, 'none', or size=… in its place")
+    return size if resize is None else resize
+
+
+def _load(
+    images: object, labels: object, way: int | Resize | None, colour: str, name: str | None, progress: bool
+) -> Images:
+    """The images, with labels as they stand there."""
+    if isinstance(images, Images):
+        if labels is not None:
+            raise UserError("images: what load_images gave has its own labels; leave labels= out")
+        return images
     if colour not in COLOURS:
         raise UserError(f"images: colour={colour!r}; choose {' or '.join(COLOURS)}")
     if isinstance(images, str | Path):
         if labels is not None:
             raise UserError("images: labels of a folder are its class folders; leave labels= out")
-        return _of_folder(Path(images).expanduser(), size, colour, name, progress)
+        return _of_folder(Path(images).expanduser(), way, colour, name, progress)
     if isinstance(images, torch.Tensor | np.ndarray):
-        pixels = _of_array(images, size, colour)
+        pixels = _of_array(images, way if isinstance(way, int) else None, colour)
         return Images(pixels, _labels(labels, len(pixels)), None, name or "images")
     if hasattr(images, "__getitem__") and hasattr(images, "__len__"):
         if labels is not None:
             raise UserError("images: a Dataset gives its own labels; leave labels= out")
-        return _of_dataset(images, size, colour, name or "images", progress)
+        return _of_dataset(images, way, colour, name or "images", progress)
     raise UserError(f"images: a {type(images).__name__} is none; give arrays {_FORM}, a Dataset or a folder")
 
 
 def fit_and_report(
-    images: Images, fit: object, fit_labels: object = None, *, seed: int = 0, size: int | None = None
+    images: Images,
+    fit: object,
+    fit_labels: object = None,
+    *,
+    seed: int = 0,
+    load: Callable[[object, object], Images] = load_images,
 ) -> tuple[tuple[Images, NDArray[np.int64]] | None, tuple[Images, NDArray[np.int64]]]:
     """Which images maps are fitted on, if any, and which are reported on: images, and which of them.
 
@@ -105,7 +175,7 @@ def fit_and_report(
         fit: images of their own, as `load_images` takes them; or a share of `images` to deal out, as 0.5; or None.
         fit_labels: labels of fit images of their own.
         seed: seed of the deal.
-        size: as `load_images` takes it, for fit images.
+        load: makes images of their own, and their labels, `Images`.
 
     Raises:
         UserError: for a share that leaves a side without images, labels of no images, or fit images of another shape
@@ -125,7 +195,7 @@ def fit_and_report(
         turn = torch.randperm(len(images), generator=generator(seed, "fit images")).numpy()
         return (images, np.sort(turn[:count])), (images, np.sort(turn[count:]))
     try:
-        own = load_images(fit, fit_labels, size=size)
+        own = load(fit, fit_labels)
     except UserError as error:
         raise UserError(f"fit: {error}") from error
     shapes = tuple(one.images.shape[1:] for one in (own, images))
@@ -216,7 +286,7 @@ def _labels(given: object, count: int) -> NDArray[np.int64] | None:
     return values.astype(np.int64)
 
 
-def _of_dataset(given: Any, size: int | None, colour: str, name: str, progress: bool) -> Images:  # noqa: ANN401
+def _of_dataset(given: Any, way: int | Resize | None, colour: str, name: str, progress: bool) -> Images:  # noqa: ANN401
     """All of a Dataset: its items are images, or tuples that begin with an image and a label."""
     if not len(given):
         raise UserError("images: the Dataset is empty; give at least one image")
@@ -225,7 +295,7 @@ def _of_dataset(given: Any, size: int | None, colour: str, name: str, progress: 
         for place in display.track(range(len(given)), description="images"):
             item = _item_of(given, place)
             picture, label = (*item, None)[:2] if isinstance(item, tuple | list) and item else (item, None)
-            pixels.append(_item(picture, place, size, colour))
+            pixels.append(_item(picture, place, way, colour))
             labels.append(label)
     shapes = sorted({one.shape for one in pixels})
     if len(shapes) > 1:
@@ -233,13 +303,16 @@ def _of_dataset(given: Any, size: int | None, colour: str, name: str, progress: 
     known = [_whole(one, place) for place, one in enumerate(labels) if one is not None]
     if known and len(known) < len(labels):
         raise UserError("images: some items of the Dataset have labels, and some have none")
+    labelled = _labels([int(one) for one in known], len(pixels)) if known else None
+    return Images(_of_array(np.stack(pixels), None, colour), labelled, _classes(given, labelled), name)
+
+
+def _classes(given: Any, labels: NDArray[np.int64] | None) -> list[str] | None:  # noqa: ANN401
+    """The names of a Dataset's classes, if it has them for its labels."""
     classes = getattr(given, "classes", None)
-    return Images(
-        _of_array(np.stack(pixels), None, colour),
-        _labels(known, len(pixels)) if known else None,
-        [str(one) for one in classes] if isinstance(classes, Sequence) and not isinstance(classes, str) else None,
-        name,
-    )
+    if labels is None or not isinstance(classes, Sequence) or isinstance(classes, str):
+        return None
+    return [str(one) for one in classes] if int(labels.max()) < len(classes) else None
 
 
 def _item_of(given: Any, place: int) -> Any:  # noqa: ANN401
@@ -263,30 +336,31 @@ def _whole(label: object, place: int) -> int:
     return value
 
 
-def _item(picture: object, place: int, size: int | None, colour: str) -> NDArray[Any]:
+def _item(picture: object, place: int, way: int | Resize | None, colour: str) -> NDArray[Any]:
     """An item's image (C, H, W)."""
     if isinstance(picture, Image.Image):
         pixels = np.asarray(picture.convert("L" if colour == "gray" else "RGB"))
-        if size is not None:
-            return decode(pixels, size, colour)
+        if way is not None:
+            return _decode(pixels, way, colour)
         return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
     if isinstance(picture, torch.Tensor):
         picture = picture.detach().cpu().numpy()
     if not isinstance(picture, np.ndarray) or picture.ndim != 3:
         got = f"an array {picture.shape}" if isinstance(picture, np.ndarray) else f"a {type(picture).__name__}"
         raise UserError(f"images: item {place} of the Dataset is {got}; give pictures, or arrays (C, H, W) in [0, 255]")
-    if size is None or picture.dtype != np.uint8 or picture.shape[0] not in COLOURS.values():
+    if not isinstance(way, int) or picture.dtype != np.uint8 or picture.shape[0] not in COLOURS.values():
         return picture
-    return _picture(picture, size, colour if picture.shape[0] == 3 else "gray")
+    return _picture(picture, way, colour if picture.shape[0] == 3 else "gray")
 
 
-def _of_folder(path: Path, size: int | None, colour: str, name: str | None, progress: bool) -> Images:
+def _of_folder(path: Path, way: int | Resize | None, colour: str, name: str | None, progress: bool) -> Images:
     """All images of a folder: those in its class folders, or, where it has none, those in itself."""
     if not path.exists():
         raise UserError(f"images: {path} does not exist; give a folder of images, or of one folder a class")
-    if size is None:
+    if way is None:
         raise UserError(
-            f"images: {path} holds files of any size; give size=…, the side in pixels that the network takes"
+            f"images: {path} holds files of any size; give resize=model.resize, or size=…, the side in pixels that the "
+            "network takes"
         )
     tree = open_tree(path)
     tree.index(progress)
@@ -305,27 +379,37 @@ def _of_folder(path: Path, size: int | None, colour: str, name: str | None, prog
         raise UserError(f"images: {tree.where(empty[0])} holds no images; name a folder with one folder a class")
     if not files:
         raise UserError(f"images: {path} holds no images")
-    require(
-        len(files) * COLOURS[colour] * size * size, f"images: {len(files):,} at size {size}", "give fewer or smaller"
-    )
-    pixels = _decoded(tree, [file for file, _ in files], size, colour, progress)
+    pixels = _decoded(tree, [file for file, _ in files], way, colour, progress)
     labels = np.array([label for _, label in files], np.int64) if classes else None
     return Images(pixels, labels, classes or None, name or path.resolve().name)
 
 
-def _decoded(tree: Tree, files: list[str], size: int, colour: str, progress: bool) -> NDArray[np.uint8]:
-    pixels = np.empty((len(files), COLOURS[colour], size, size), np.uint8)
+def _decode(data: bytes | NDArray[np.uint8], way: int | Resize, colour: str) -> NDArray[np.uint8]:
+    return decode(data, way, colour) if isinstance(way, int) else decode_as(data, way, colour)
+
+
+def _decoded(tree: Tree, files: list[str], way: int | Resize, colour: str, progress: bool) -> NDArray[np.uint8]:
+    """The pixels of all files, which the first decides the size of."""
 
     def read(place: int) -> NDArray[np.uint8]:
         """The pixels of an image."""
         try:
-            return decode(tree.read(files[place]), size, colour)
+            return _decode(tree.read(files[place]), way, colour)
         except BrokenImage as error:
             raise UserError(f"images: {tree.where(files[place])} {error}; mend or remove it") from error
 
     with large_images(), bar(progress) as display:
+        shape = read(0).shape
+        sides = f"{shape[1]} × {shape[2]}"
+        require(len(files) * int(np.prod(shape)), f"images: {len(files):,} at {sides} pixels", "give fewer or smaller")
+        pixels = np.empty((len(files), *shape), np.uint8)
         for place, one in enumerate(
             display.track(read_ahead(read, len(files), _THREADS), len(files), description="images")
         ):
+            if one.shape != shape:
+                raise UserError(
+                    f"images: {tree.where(files[place])} is {one.shape[1]} × {one.shape[2]} pixels and "
+                    f"{tree.where(files[0])} {sides}; give resize=model.resize or size=…"
+                )
             pixels[place] = one
     return pixels

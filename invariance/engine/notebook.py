@@ -12,7 +12,7 @@ import xxhash
 from numpy.typing import NDArray
 from pydantic import Field
 
-from invariance.data.given import Images, fit_and_report, load_images
+from invariance.data.given import Images, fit_and_report, for_network, load_images
 from invariance.engine.alike import check_alike
 from invariance.engine.derivative import DERIVATIVE, settled_by
 from invariance.engine.grids import grids_for
@@ -83,8 +83,10 @@ def measure_model(
 
     Args:
         network: of `wrap` or `load_model`; or several, measured on the same images.
-        images: uint8 (N, C, H, W), floats in [0, 255], a Dataset, a folder, or what `load_images` gives.
-        labels: (N,) classes by the network's own numbers; with them there is an error rate.
+        images: uint8 (N, C, H, W), floats in [0, 255], a Dataset, a folder, or what `load_images` gives. Files and
+            pictures are resized and cropped as `network.resize` says, or warped to its size.
+        labels: (N,) classes by the network's own numbers; with them there is an error rate. Class folders are told by
+            their names; "none" leaves them out.
         fit: images of their own on which maps are fitted; or a share of `images`, as 0.5, dealt by `seed`. None: no map
             is fitted, and the scale of L_L2 is over the reported images, which its rows say (status `report_scale`).
         fit_labels: their classes: with them and `labels` ridge has the unseen-class control.
@@ -163,7 +165,7 @@ class _Asked:
         """The results of one network."""
         specs = _specs(self.maps, self.fit is not None)
         families = _families(self.transforms)
-        report, fit = self._samples(model)
+        report, fit = self._samples(model, families)
         _same_size(model, families, report)
         chosen = choose_layers(model, self.layers, _images(report)[:32])
         fitted = any(spec.settings is not None for spec in specs)
@@ -183,7 +185,8 @@ class _Asked:
                 model, report, fit=fit, family=family, layers=chosen, maps=specs, measures=measures, readouts=readouts
             )
         at = ", ".join(layer if name == "flatten" else f"{layer} ({name})" for layer, name in readouts.items())
-        print(f"{model.name}: {model.recipe}; {len(report)} images at {at}", flush=True)
+        taken = "" if _sizing(self.images, model, families) else " taken at their own size"
+        print(f"{model.name}: {model.recipe}; {len(report)} images{taken}, at {at}", flush=True)
         for line in leaning(specs, dims, 0 if fit is None else len(fit)):
             print(line, flush=True)
         with bar(self.numbers.progress) as shown:
@@ -208,14 +211,18 @@ class _Asked:
             keep.remove()
         return results
 
-    def _samples(self, model: Model) -> tuple[Sample, Sample | None]:
+    def _samples(self, model: Model, families: Sequence[Family]) -> tuple[Sample, Sample | None]:
         """The images to report on, and those to fit on."""
-        given = load_images(self.images, self.labels, size=_size(self.images, model))
-        size = _size(self.fit, model)
-        fit, report = fit_and_report(given, self.fit, self.fit_labels, seed=self.numbers.seed, size=size)
-        classes = None if model.classes is None else len(model.classes)
-        fitted = None if fit is None else _sample("fit", *fit, classes)
-        return _sample("report", *report, classes), fitted
+
+        def load(given: object, labels: object) -> Images:
+            """Images at the size that the network takes, with its classes as labels."""
+            return for_network(load_images(given, labels, **_sizing(given, model, families)), model)
+
+        fit, report = fit_and_report(
+            load(self.images, self.labels), self.fit, self.fit_labels, seed=self.numbers.seed, load=load
+        )
+        fitted = None if fit is None else _sample("fit", *fit, model.class_count)
+        return _sample("report", *report, model.class_count), fitted
 
     def _measures(self, model: Model, report: Sample, transform: Transform) -> list[str]:
         if self.measures is None and report.labels is not None:
@@ -267,16 +274,20 @@ def _labels(report: Sample, fit: Sample | None) -> dict[str, NDArray[np.int64]]:
     }
 
 
-def _size(given: object, model: Model) -> int | None:
-    """The side that files are resized to; arrays are taken as they come."""
-    return model.size if not isinstance(given, np.ndarray | torch.Tensor | Images) else None
+def _sizing(given: object, model: Model, families: Sequence[Family]) -> dict[str, Any]:
+    """How files and pictures are resized, by the network's recipe, for the families; arrays are taken as they come."""
+    if isinstance(given, np.ndarray | torch.Tensor | Images) or model.size is None:
+        return {}
+    sides = {family.transform.source_size(model.size) for family in families}
+    side = sides.pop() if len(sides) == 1 else model.size  # several are refused where the images are looked at
+    return {"size": side} if model.resize is None else {"resize": model.resize.scaled(side)}
 
 
 def _sample(split: str, images: Images, indices: NDArray[np.int64], classes: int | None) -> Sample:
     labels = None
     if images.labels is not None:
         labels = torch.from_numpy(images.labels[indices])
-        if classes is not None and int(labels.max()) >= classes:
+        if classes and int(labels.max()) >= classes:
             raise UserError(f"labels: class {int(labels.max())} of a network with {classes} classes; they go from 0")
     return Sample(split, images.images, indices, labels)
 
@@ -292,9 +303,10 @@ def _same_size(model: Model, families: Sequence[Family], report: Sample) -> None
         wanted = None if model.size is None else family.transform.source_size(model.size)
         if wanted is not None and report.pixels.shape[-2:] != (wanted, wanted):
             height = int(report.pixels.shape[-2])
+            how = f"size={wanted}" if model.resize is None else f"resize=model.resize.scaled({wanted})"
             raise UserError(
                 f"images are {height} × {side} pixels, and {model.name} under {family.name} takes {wanted} × {wanted}; "
-                f"give load_images(…, size={wanted})"
+                f"give load_images(…, {how})"
             )
 
 

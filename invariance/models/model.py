@@ -9,8 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from invariance.errors import UserError
+from invariance.models.answers import read_logits
 from invariance.models.cut import Cut
-from invariance.models.hooks import original
+from invariance.models.hooks import evaluating, forward, original
+from invariance.models.recipe import Normalise, Resize
 from invariance.settings.fields import LARGEST_SIZE, native
 
 Preprocess = Callable[[Tensor], Tensor]
@@ -30,6 +32,8 @@ class Model:
         name: how rows name it.
         size: side in pixels of the square images it takes; None: as they come.
         classes: names of the classes in the order of the logits; None where they are not known.
+        class_count: how many classes there are; 0 for a network without classifier, None where it is not known.
+        resize: how files are resized and cropped; None: they are warped to `size`.
         recipe: size and preprocessing as text: a part of a measurement's identity.
         ours: whether it is of a training run: its L_L2 is scaled dimension by dimension, as the paper's.
     """
@@ -43,11 +47,14 @@ class Model:
         recipe: str,
         size: int | None = None,
         classes: Sequence[str] | None = None,
+        class_count: int | None = None,
+        resize: Resize | None = None,
         ours: bool = False,
     ) -> None:
         self.module, self.preprocess, self.name, self.size, self.ours = module, preprocess, name, size, ours
         self.classes = None if classes is None else list(classes)
-        self.recipe = recipe
+        self.class_count = class_count if classes is None else len(classes)
+        self.resize, self.recipe = resize, recipe
         self._tried = False
 
     @property
@@ -112,6 +119,24 @@ class Model:
         self._tried = True
         return prepared
 
+    def count_logits(self, x: Tensor) -> int:
+        """K, of logits (B, K), on the first of some images (B, C, H, W) in [0, 255].
+
+        Raises:
+            UserError: if the network does not take the image, or gives no logits.
+        """
+        image = self.prepare(x[:1])
+        try:
+            with evaluating(self.module, image.device):
+                return read_logits(forward(self.module, image).answer, 1).shape[1]
+        except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
+            if isinstance(error, UserError | torch.OutOfMemoryError):
+                raise
+            why = next(iter(str(error).splitlines()), "") or type(error).__name__
+            raise UserError(
+                f"model {self.name} does not take images of {x.shape[-2]} × {x.shape[-1]} pixels ({why[:200]})"
+            ) from error
+
     def cut(self, layers: Sequence[str], readouts: str | Mapping[str, str] | None = None) -> Cut:
         """φ at layers, and C behind them; they take what `prepare` gives; arguments as `Cut`.
 
@@ -156,15 +181,23 @@ def wrap(
     called = type(module).__name__ if name is None else name
     if not isinstance(called, str) or not called.strip() or not called.isprintable():
         raise UserError(f"model: name={name!r} is no name; give a text of one line")
-    size = native(size)
-    if size is not None and (isinstance(size, bool) or not isinstance(size, int) or not 1 <= size <= LARGEST_SIZE):
-        raise UserError(f"model {called}: size={size!r}; give the side of square images in pixels, or None")
-    classes = native(classes)
-    if classes is not None and not (isinstance(classes, list | tuple) and all(isinstance(one, str) for one in classes)):
-        raise UserError(f"model {called}: classes={classes!r}; give the names of the classes, in the logits' order")
-    function, told = _preprocess(preprocess, called)
+    size, classes = native(size), native(classes)
+    check_size_and_classes(called, size, classes)
+    function, told = read_preprocess(preprocess, called)
     recipe = told if size is None else f"size {size}; {told}"
     return Model(module, function, name=called, recipe=recipe, size=size, classes=classes).moved(device)
+
+
+def check_size_and_classes(name: str, size: object, classes: Sequence[str] | None) -> None:
+    """Refuse a size that is no side in pixels, and classes that are no names.
+
+    Raises:
+        UserError: naming the model.
+    """
+    if size is not None and (isinstance(size, bool) or not isinstance(size, int) or not 1 <= size <= LARGEST_SIZE):
+        raise UserError(f"model {name}: size={size!r}; give the side of square images in pixels, or None")
+    if classes is not None and (isinstance(classes, str) or not all(isinstance(one, str) for one in classes)):
+        raise UserError(f"model {name}: classes={classes!r}; give the names of the classes, in the logits' order")
 
 
 def device_of(device: str | torch.device) -> torch.device:
@@ -213,8 +246,12 @@ def hash_of_weights(module: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def _preprocess(given: object, name: str) -> tuple[Preprocess, str]:
-    """The preprocessing that a user gives, and its text."""
+def read_preprocess(given: object, name: str) -> tuple[Preprocess, str]:
+    """The preprocessing that a user gives, as `wrap` takes it, and its text.
+
+    Raises:
+        UserError: if it is missing, or makes no sense.
+    """
     if given is None:
         raise UserError(f"model {name}: preprocess= is missing, and another one moves every number; {_GIVE}")
     if callable(given):
@@ -227,7 +264,8 @@ def _preprocess(given: object, name: str) -> tuple[Preprocess, str]:
         raise UserError(f"model {name}: mean={mean} and std={std} are not one number a channel each, std above 0")
     if not max(map(abs, mean)) <= 1:
         raise UserError(f"model {name}: mean={mean} is not of images in [0, 1]; divide mean and std by 255")
-    return _Normalise(mean, std), f"(x / 255 − {mean}) / {std}"
+    normalise = Normalise(mean, std)
+    return normalise, normalise.told
 
 
 def _numbers(given: object, key: str, name: str) -> list[float]:
@@ -242,15 +280,3 @@ def _called(function: Callable[..., Any]) -> str:
     """A function as a person would name it."""
     named = function if hasattr(function, "__qualname__") else type(function)
     return f"{named.__module__}.{named.__qualname__}"
-
-
-class _Normalise:
-    """(x / 255 − mean) / std, one number a channel."""
-
-    def __init__(self, mean: list[float], std: list[float]) -> None:
-        self.mean, self.std = (torch.tensor(one).reshape(1, -1, 1, 1) for one in (mean, std))
-
-    def __call__(self, x: Tensor) -> Tensor:
-        if x.shape[1] != self.mean.shape[1] and self.mean.shape[1] != 1:
-            raise UserError(f"images have {x.shape[1]} channels, and the mean of the network has {self.mean.shape[1]}")
-        return (x / 255 - self.mean.to(x.device)).div_(self.std.to(x.device))

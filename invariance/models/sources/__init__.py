@@ -11,7 +11,12 @@ from invariance.settings.named import named
 ModelSource = Callable[..., Model]
 """A source: from what stands behind its name, and the settings of `wrap`, to a model."""
 
-SOURCES: dict[str, str | ModelSource] = {"function": "invariance.models.sources.function:load"}
+SOURCES: dict[str, str | ModelSource] = {
+    "function": "invariance.models.sources.function:load",
+    "timm": "invariance.models.sources.timm:load",
+    "torchvision": "invariance.models.sources.torchvision:load",
+    "hugging_face": "invariance.models.sources.hugging_face:load",
+}
 """Sources by the name that stands before the slash, as "function/mine:network": `module:function`, or the function."""
 
 TAKES = "module:function, which gives a module or a model; or the folder of a training run"
@@ -23,7 +28,7 @@ def from_source(name: str, **settings: Any) -> Model:  # noqa: ANN401
 
     Args:
         name: the name.
-        settings: as `wrap` takes them, for sources that do not know them.
+        settings: as `wrap` takes them, for sources that do not know them; and `weights`, where some are asked for.
 
     Raises:
         UserError: for a name of no source, or whatever the source refuses.

@@ -7,19 +7,24 @@ from torch import nn
 
 from invariance.errors import UserError
 from invariance.models.model import Model, wrap
+from invariance.models.sources.weights import Drawn, Weights, fill
 from invariance.settings.named import is_named, named
 
 
-def load(name: str, **settings: Any) -> Model:  # noqa: ANN401
+def load(name: str, *, weights: Drawn | Weights | None = None, **settings: Any) -> Model:  # noqa: ANN401
     """The model that a function without arguments gives.
 
     Args:
         name: `module:function`; it gives a `Model`, or a torch module with `settings` for it.
+        weights: what is put into the module; None: it has its own.
         settings: as `wrap` takes them.
 
     Raises:
-        UserError: if there is no such function, it fails, or gives something else; or for a module without preprocess=.
+        UserError: if there is no such function, it fails, or gives something else; for a module without preprocess=;
+            or for weights that do not fit.
     """
+    if isinstance(weights, Drawn):
+        raise UserError(f"model={name}: the function makes its own weights; leave weights='random' out")
     function = imported(name)
     try:
         made = function()
@@ -29,10 +34,13 @@ def load(name: str, **settings: Any) -> Model:  # noqa: ANN401
         why = next(iter(str(error).splitlines()), "")
         raise UserError(f"model={name}: the function failed with {type(error).__name__} ({why[:200]})") from error
     if isinstance(made, nn.Module):
+        if weights is not None:
+            fill(made, weights, name)
         return wrap(made, **{**settings, "name": settings.get("name") or name})
     if not isinstance(made, Model):
         raise UserError(f"model={name}: the function gave a {type(made).__name__}; let it give a module or a Model")
     given = [key for key in ("preprocess", "size", "classes") if settings.get(key) is not None]
+    given += ["weights"] if weights is not None else []
     if given:
         raise UserError(
             f"model={name}: the function gave a Model, which has its own {', '.join(given)}; leave that out"
