@@ -18,6 +18,7 @@ from invariance.data.image_files import image_files
 from invariance.data.left_out import LeftOut
 from invariance.data.matching import Wanted, check_wanted, numbers_of
 from invariance.data.names import split_named
+from invariance.data.pixels import FORM, of_array, picture_of
 from invariance.data.reading import read_ahead
 from invariance.data.sources.trees import Tree
 from invariance.device import require
@@ -32,7 +33,6 @@ NONE = "none"
 """The word for labels that are left out, and for files that are taken at their own size."""
 
 _THREADS = 4
-_FORM = "(N, C, H, W) with 1 or 3 channels"
 
 
 @dataclass(frozen=True)
@@ -151,13 +151,13 @@ def _load(
             raise UserError("images: labels of a folder are its class folders; leave labels= out")
         return _of_folder(Path(images).expanduser(), way, colour, name, progress)
     if isinstance(images, torch.Tensor | np.ndarray):
-        pixels = _of_array(images, way if isinstance(way, int) else None, colour)
+        pixels = of_array(images, way if isinstance(way, int) else None, colour)
         return Images(pixels, _labels(labels, len(pixels)), None, name or "images")
     if hasattr(images, "__getitem__") and hasattr(images, "__len__"):
         if labels is not None:
             raise UserError("images: a Dataset gives its own labels; leave labels= out")
         return _of_dataset(images, way, colour, name or "images", progress)
-    raise UserError(f"images: a {type(images).__name__} is none; give arrays {_FORM}, a Dataset or a folder")
+    raise UserError(f"images: a {type(images).__name__} is none; give arrays {FORM}, a Dataset or a folder")
 
 
 def fit_and_report(
@@ -222,55 +222,6 @@ def _refuse_common(fit: Images, report: Images) -> None:
         )
 
 
-def _of_array(given: torch.Tensor | NDArray[Any], size: int | None, colour: str) -> NDArray[Any]:
-    """Arrays that are checked, all of them, and as uint8 where they hold whole numbers."""
-    if isinstance(given, torch.Tensor):
-        given = given.detach().cpu()
-        given = (given.float() if given.dtype == torch.bfloat16 else given).numpy()
-    if given.ndim != 4 or given.shape[1] not in COLOURS.values():
-        turned = "; they seem to be (N, H, W, C): give images.transpose(0, 3, 1, 2)"
-        hint = turned if given.ndim == 4 and given.shape[3] in COLOURS.values() else f"; give {_FORM}"
-        raise UserError(f"images of shape {given.shape} are not images {_FORM}{hint}")
-    if not given.size:
-        raise UserError(f"images of shape {given.shape}: there are none; give at least one")
-    pixels = _in_bytes(given)
-    if size is None or pixels.shape[2:] == (size, size):
-        return pixels
-    if pixels.dtype != np.uint8:
-        raise UserError(f"images of sides {pixels.shape[2:]} are to be resized to {size}: give uint8 images")
-    return np.stack([_picture(one, size, colour if one.shape[0] == 3 else "gray") for one in pixels])
-
-
-def _in_bytes(given: NDArray[Any]) -> NDArray[Any]:
-    """Numbers in [0, 255] as uint8 if they are whole, else as float32.
-
-    Raises:
-        UserError: for other numbers.
-    """
-    if given.dtype == np.uint8:
-        return np.ascontiguousarray(given)
-    if given.dtype.kind not in "iuf":
-        raise UserError(f"images of type {given.dtype}: give uint8, or floats in [0, 255]")
-    low, high = float(given.min()), float(given.max())
-    if not np.isfinite(low) or not np.isfinite(high):
-        raise UserError("images hold numbers that are not finite (NaN); give uint8, or floats in [0, 255]")
-    if low < 0:
-        raise UserError(f"images hold {low:g}: they seem to be normalised; give them in [0, 255], as they were before")
-    if high > 255:
-        raise UserError(f"images hold {high:g}: give uint8, or floats in [0, 255]")
-    if given.dtype.kind == "f" and high <= 1:
-        raise UserError(
-            f"images are floats of at most {high:g}: they seem to be in [0, 1]; multiply them by 255 (ToTensor divides)"
-        )
-    whole = given.dtype.kind in "iu" or bool((given == np.rint(given)).all())
-    return np.ascontiguousarray(given, dtype=np.uint8 if whole else np.float32)
-
-
-def _picture(pixels: NDArray[np.uint8], size: int, colour: str) -> NDArray[np.uint8]:
-    """Pixels (C, H, W) warped to a square."""
-    return decode(np.ascontiguousarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0)), size, colour)
-
-
 def _labels(given: object, count: int) -> NDArray[np.int64] | None:
     if given is None:
         return None
@@ -304,7 +255,7 @@ def _of_dataset(given: Any, way: int | Resize | None, colour: str, name: str, pr
     if known and len(known) < len(labels):
         raise UserError("images: some items of the Dataset have labels, and some have none")
     labelled = _labels([int(one) for one in known], len(pixels)) if known else None
-    return Images(_of_array(np.stack(pixels), None, colour), labelled, _classes(given, labelled), name)
+    return Images(of_array(np.stack(pixels), None, colour), labelled, _classes(given, labelled), name)
 
 
 def _classes(given: Any, labels: NDArray[np.int64] | None) -> list[str] | None:  # noqa: ANN401
@@ -324,7 +275,7 @@ def _item_of(given: Any, place: int) -> Any:  # noqa: ANN401
         why = next(iter(str(error).splitlines()), "")
         raise UserError(
             f"images: item {place} of a {type(given).__name__} fails with {type(error).__name__} ({why[:200]}); give a "
-            f"Dataset, arrays {_FORM}, or a folder"
+            f"Dataset, arrays {FORM}, or a folder"
         ) from error
 
 
@@ -350,7 +301,7 @@ def _item(picture: object, place: int, way: int | Resize | None, colour: str) ->
         raise UserError(f"images: item {place} of the Dataset is {got}; give pictures, or arrays (C, H, W) in [0, 255]")
     if not isinstance(way, int) or picture.dtype != np.uint8 or picture.shape[0] not in COLOURS.values():
         return picture
-    return _picture(picture, way, colour if picture.shape[0] == 3 else "gray")
+    return picture_of(picture, way, colour if picture.shape[0] == 3 else "gray")
 
 
 def _of_folder(path: Path, way: int | Resize | None, colour: str, name: str | None, progress: bool) -> Images:

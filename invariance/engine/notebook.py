@@ -15,7 +15,7 @@ from pydantic import Field
 from invariance.data.given import Images, fit_and_report, for_network, load_images
 from invariance.engine.alike import check_alike
 from invariance.engine.derivative import DERIVATIVE, settled_by
-from invariance.engine.grids import grids_for
+from invariance.engine.given import check_shuffled, families_given, maps_given, more_given
 from invariance.engine.groups import Group, Measured
 from invariance.engine.kept import Kept, note_networks, place_of
 from invariance.engine.looks import look_of_model, looks_of_grid
@@ -25,8 +25,6 @@ from invariance.engine.replaced import no_classes, probed
 from invariance.engine.results import Results, joined, load
 from invariance.engine.stream import Sample
 from invariance.errors import UserError, nearest
-from invariance.maps import MAPS, SOLVERS, Solver, solver_named, solvers_of
-from invariance.maps.settings import name_of
 from invariance.maps.spec import MapSpec, leaning
 from invariance.measures import MEASURES
 from invariance.models.layers import choose_layers, choose_readouts
@@ -39,14 +37,6 @@ from invariance.transforms.base import UNTOUCHED, Params, Transform
 
 MEASURED = tuple(name for name, one in MEASURES.items() if one.function)
 """What can be measured: of single images, between φ(gx) and φ(x) as a whole, and how fast φ changes."""
-
-
-@dataclass(frozen=True)
-class NamedTransform:
-    """Transformations under a name."""
-
-    name: str
-    transform: Transform
 
 
 class _Numbers(Settings):
@@ -116,7 +106,7 @@ def measure_model(
     Raises:
         UserError: for images, labels, layers, transformations or maps that do not serve, naming what would.
     """
-    networks, more = _networks(network), _more(nulls, intervals)
+    networks, more = _networks(network), more_given(nulls, intervals)
     given = {"batch": batch, "seed": seed, "memory_gb": memory_gb, "progress": progress}
     numbers = checked(_Numbers, {key: native(value) for key, value in given.items()})
     asked = _Asked(images, labels, fit, fit_labels, transforms, layers, maps, measures, more, numbers, readout)
@@ -163,14 +153,14 @@ class _Asked:
 
     def of(self, model: Model, place: Path | None) -> Results:
         """The results of one network."""
-        specs = _specs(self.maps, self.fit is not None)
-        families = _families(self.transforms)
+        specs = maps_given(self.maps, self.fit is not None)
+        families = families_given(self.transforms)
         report, fit = self._samples(model, families)
         _same_size(model, families, report)
         chosen = choose_layers(model, self.layers, _images(report)[:32])
         fitted = any(spec.settings is not None for spec in specs)
         readouts = choose_readouts(model, chosen, self.readout, _images(report)[:32], fitted=fitted)
-        _check_shuffled(self.more, specs)
+        check_shuffled(self.more, specs)
         measures = self._measures(model, report, families[0].transform)
         check_alike(measures, [spec.map for spec in specs])
         image = torch.from_numpy(_images(report)[:1]).float()
@@ -248,23 +238,6 @@ def _names_classes(model: Model, report: Sample, transform: Transform) -> bool:
     return not why
 
 
-def _more(nulls: bool | Sequence[str], intervals: bool) -> More:
-    """What is measured beside the scores of maps."""
-    if isinstance(nulls, bool):
-        return More(nulls=nulls, intervals=bool(intervals))
-    if isinstance(nulls, str) or not all(isinstance(name, str) for name in nulls):
-        raise UserError(f"nulls={nulls!r}: give True, False, or a list of solvers, as ['online_sgd']")
-    return More(nulls=True, shuffled=tuple(nulls), intervals=bool(intervals))
-
-
-def _check_shuffled(more: More, specs: Sequence[MapSpec]) -> None:
-    """Refuse solvers for shuffled pairs that fit no map."""
-    there = [spec.solver for spec in specs if spec.settings is not None]
-    for name in more.shuffled:
-        if name not in there:
-            raise UserError(f"nulls: {name!r} fits no map here{nearest(name, there)}; there are {', '.join(there)}")
-
-
 def _labels(report: Sample, fit: Sample | None) -> dict[str, NDArray[np.int64]]:
     """The classes of the images by split, where they are known."""
     return {
@@ -308,81 +281,6 @@ def _same_size(model: Model, families: Sequence[Family], report: Sample) -> None
                 f"images are {height} × {side} pixels, and {model.name} under {family.name} takes {wanted} × {wanted}; "
                 f"give load_images(…, {how})"
             )
-
-
-def _families(given: object) -> list[Family]:
-    """Transformations by name, as objects, or by names of the user's."""
-    found: list[Family] = []
-    several: list[Any] = list(given) if isinstance(given, list | tuple) else [given]
-    if isinstance(given, Mapping):
-        found, several = [NamedTransform(_called(name), _transform(one)) for name, one in given.items()], []
-    for one in several:
-        if isinstance(one, str):  # a family, or module:Class
-            try:
-                found += grids_for({"name": "baseline"}, [one], {})
-            except UserError as error:
-                raise UserError(str(error).replace("grids=", "transforms: ", 1)) from error
-        else:
-            found.append(NamedTransform(type(one).__name__.lower(), _transform(one)))
-    if not found:
-        raise UserError("transforms: give at least one, as ['rotation']")
-    names = [one.name for one in found]
-    for name in names:
-        if names.count(name) > 1:
-            raise UserError(f"transforms: several are called {name}; name them, as {{'near': …, 'far': …}}")
-    return found
-
-
-def _called(name: object) -> str:
-    if not isinstance(name, str) or not name.strip() or ":" in name:
-        raise UserError(f"transforms: {name!r} is no name; give a text without a colon, which ends it in the column g")
-    return name
-
-
-def _transform(given: object) -> Transform:
-    if not isinstance(given, Transform):
-        raise UserError(f"transforms: a {type(given).__name__} is none; give names of families or a Transform")
-    return given
-
-
-def _specs(given: Sequence[object] | None, fit: bool) -> list[MapSpec]:
-    """Maps by names of solvers, or their settings."""
-    if given is not None and not isinstance(given, list | tuple):
-        raise UserError(f"maps={given!r}: give a list, as ['identity', 'ridge']")
-    wanted = list(given) if given is not None else ["identity", *(["ridge"] if fit else [])]
-    specs = []
-    for one in wanted:
-        if one == "identity":
-            specs.append(MapSpec("identity"))
-        elif isinstance(one, MapSpec):
-            specs.append(one)
-        elif isinstance(one, str):
-            specs.append(_named(one))
-        elif isinstance(one, Solver) and not isinstance(one, type):
-            specs.append(_spec(one))
-        else:
-            raise UserError(f"maps: a {type(one).__name__} is none; give names of solvers or their settings")
-    if not specs or len({spec.name for spec in specs}) < len(specs):
-        raise UserError(f"maps={wanted}: give at least one, and each solver once")
-    return specs
-
-
-def _named(name: str) -> MapSpec:
-    """The map of a name with the one solver that fits it, or the map that a solver is taken for."""
-    if name.partition(":")[0] in MAPS:
-        able = solvers_of(name)
-        if len(able) != 1:
-            raise UserError(f"maps: {name!r} is fitted by {' or '.join(able)}; give one of these names for it")
-        return MapSpec(name, able[0], solver_named(able[0])())
-    if name not in SOLVERS and ":" not in name:
-        known = ["identity", *SOLVERS, "low_rank:8", "orthogonal", "mlp"]
-        raise UserError(f"maps: {name!r} is none{nearest(name, known)}; there are {', '.join(known)}")
-    return _spec(solver_named(name)())
-
-
-def _spec(solver: Solver) -> MapSpec:
-    """The map that a solver is taken for."""
-    return MapSpec(solver.fits[0], name_of(solver), solver)
 
 
 def _about(

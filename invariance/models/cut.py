@@ -102,9 +102,7 @@ class Cut:
         Raises:
             UserError: if it gives none, or `phi` was never called.
         """
-        if self._few is None:
-            raise UserError("how many logits the network gives is not known yet: call phi on a batch of images first")
-        return read_logits(self._answer, len(self._few)).shape[1]
+        return self._readings.count_logits()
 
     def logits(self, x: Tensor) -> Tensor:
         """f(x): images (B, …) to logits (B, K).

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from invariance.errors import UserError
-from invariance.models.answers import require_telling
+from invariance.models.answers import read_logits, require_telling
 from invariance.models.behind import Form
 from invariance.models.hooks import Put, Seen, forward
 from invariance.models.layout import Layout
@@ -174,6 +174,16 @@ class Readings:
         values = {name: _rows(layer, seen, len(x)) for name, layer in self.layers.items()}
         self._take(seen, x)
         return {name: self._readings[name].rows(value) for name, value in values.items()}
+
+    def count_logits(self) -> int:
+        """K, how many logits the network gave for the first images.
+
+        Raises:
+            UserError: if it gives none, or none were looked at.
+        """
+        if self.few is None:
+            raise UserError("how many logits the network gives is not known yet: call phi on a batch of images first")
+        return read_logits(self._answer, len(self.few)).shape[1]
 
     def require_logits(self) -> None:
         """Refuse a network without logits, or with the same for all of the first images.

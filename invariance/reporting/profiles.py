@@ -232,7 +232,7 @@ def _areas(asked: _Asked, rows: pd.DataFrame, *, intervals: bool) -> pd.DataFram
     """The areas of curves as rows of scores, with what layers say of themselves."""
     of = ["network", "layer", "map", "solver", "grid"]
     results = asked.results
-    curves_of = Results.from_parts(rows, results.kept, dict(results.attrs), results.labels)
+    curves_of = Results.from_parts(rows, list(results.kept), dict(results.attrs), results.labels)
     areas = curves_of.area(split=str(rows["split"].iloc[0]), intervals=intervals)
     if areas.empty:
         raise UserError(f"measure={asked.measure!r}: there is no g but the untouched, and so no curve")
