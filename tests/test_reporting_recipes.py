@@ -34,7 +34,7 @@ def collected(*runs):
         split = "val" if data == "ilsvrc" else "test"
         rows.append({**facts, "split": split, "n_images": images, "run": name})
     facts = {name: RunFacts(name, ("val",), {}, config) for name, _, config in runs}
-    return Collected(pd.DataFrame(rows), facts, [], {}, {})
+    return Collected(pd.DataFrame(rows), facts, [], {})
 
 
 def config(name, model, **other):

@@ -127,13 +127,13 @@ def _placed(collected: Collected, rows: pd.DataFrame) -> pd.DataFrame:
     """Rows with what their g says: its grid and label, and the family that the grid is of."""
     rows = rows.assign(grid=grid_name(rows["g"]), label=grid_label(rows["g"]))
     keys = rows[["data", "network", "seed", "grid"]].itertuples(index=False, name=None)
-    return rows.assign(grid_family=[collected.grids[GridKey(*values)].family for values in keys])
+    return rows.assign(grid_family=[collected.grids[GridKey("measure", *values)].family for values in keys])
 
 
 def _family(collected: Collected, data: str, layer: str, name: str, rows: pd.DataFrame) -> MeasuredFamily:
     columns = ["network", "family", "range", "seed", "grid"]
     measured = [
-        Subject(network, family, reach, seed, collected.grids[GridKey(data, network, seed, grid)])
+        Subject(network, family, reach, seed, collected.grids[GridKey("measure", data, network, seed, grid)])
         for network, family, reach, seed, grid in rows[columns].drop_duplicates().itertuples(index=False, name=None)
     ]
 
@@ -217,14 +217,18 @@ def gaps(collected: Collected, family: MeasuredFamily) -> list[str]:
     everything = family.rows["metric"].unique()
     for values, rows in family.rows.groupby(["network", "seed", "grid", "map", "solver"], sort=True):
         network, seed, grid, kind, solver = (str(value) for value in values)
-        facts = collected.grids[GridKey(family.data, network, int(seed), grid)]
-        states = {str(metric): _states(part, facts) for metric, part in rows.groupby("metric", sort=True)}
-        lacking = sorted({lack for states_of in states.values() for lack in states_of.items()})
-        for state, labels in lacking:
-            metrics = [metric for metric, states_of in states.items() if states_of.get(state) == labels]
+        facts = collected.grids[GridKey("measure", family.data, network, int(seed), grid)]
+        said = rows["status"].mask((rows["status"] == "ok") & rows["score"].isna(), "no image to average over")
+        states = rows.assign(said=said).pivot(index="label", columns="metric", values="said")
+        states = states.reindex([point.label for point in facts.points]).fillna("not measured")
+        lacking: dict[tuple[str, tuple[str, ...]], list[str]] = {}
+        for metric, state in states.items():
+            for name, part in state[state != "ok"].groupby(state):
+                lacking.setdefault((str(name), tuple(part.index)), []).append(str(metric))
+        for (name, labels), metrics in sorted(lacking.items()):
             only = "" if len(metrics) == len(everything) else f", {' and '.join(words(m) for m in metrics)} alone"
             where = f"{network} (seed {seed}) over {grid}, {fit_title((kind, solver))}{only}"
-            found.append(f"{where}: {state} at {', '.join(labels)}")
+            found.append(f"{where}: {name} at {', '.join(labels)}")
     for subject in family.compared:
         for fit in (IDENTITY, *family.fits):
             if all(curve(family, subject, fit, metric) is None for metric in family.metrics()):
@@ -236,16 +240,4 @@ def gaps(collected: Collected, family: MeasuredFamily) -> list[str]:
         found.append(f"no network trained with {family.name} was measured over its grid")
     elif family.baseline is None:
         found.append(f"no baseline was measured over {family.trained[-1].facts.grid}")
-    return found
-
-
-def _states(rows: pd.DataFrame, facts: GridFacts) -> dict[str, tuple[str, ...]]:
-    """The g at which a metric has no number, by the reason."""
-    status = rows.set_index("label")["status"].to_dict()
-    empty = set(rows.loc[rows["score"].isna() & (rows["status"] == "ok"), "label"])
-    found: dict[str, tuple[str, ...]] = {}
-    for point in facts.points:
-        state = "no image to average over" if point.label in empty else str(status.get(point.label, "not measured"))
-        if state != "ok":
-            found[state] = (*found.get(state, ()), point.label)
     return found

@@ -86,7 +86,8 @@ def _neighbours(found: Distances, slug: str) -> Figure | None:
 
 def _shares(way: str, one: Neighbours) -> pd.DataFrame:
     """The points of one panel of Fig. 3a."""
-    of = {"row": "", "panel": f"{way}, {one.networks} networks: p = {one.p:.2g}", "family": "", "way": ""}
+    panel = f"{way}, {one.networks} networks: p = {one.p:.2g}"
+    of: dict[str, object] = {"row": "", "panel": panel, "family": "", "way": ""}
     of |= {"through": way, "p": one.p, "pairs": one.pairs, "networks": one.networks}
     k, none = np.arange(1, one.networks), np.nan
     same = pd.DataFrame({**of, "who": "same family", "x": k, "y": one.share, "low": none, "high": none})
@@ -300,7 +301,8 @@ def _told(found: Distances, solver: str) -> pd.DataFrame:
 
     def told(metric: str, solver: str = "") -> NDArray[Any]:
         ends = (found.matrix(metric, solver, of) for of in ("score", "low", "high"))
-        return np.vectorize(_number, otypes=[object])(*ends)
+        texts: NDArray[Any] = np.vectorize(_number, otypes=[object])(*ends)
+        return texts
 
     mean, one_way, difference = (told(f"l2_distance{end}", solver) for end in ("_mean", "", "_difference"))
     indices = {name: told(name) for name in found.indices}

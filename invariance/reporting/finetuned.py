@@ -91,7 +91,7 @@ class FinetunedNetworks:
         split: of which split.
         all: the finetunings.
         fits: the maps that were measured through, no map first.
-        grids: the grids, by data, network, seed and name.
+        grids: the measured grids.
         numbers: by network, seed, grid, map, solver and g: `accuracy` in percent, `half`, the half-width of its
             interval over images, `l2_distance`, and the `run`; NaN where there is none or it is not to be trusted.
     """
@@ -153,14 +153,13 @@ class FinetunedNetworks:
 
     def whole_grid(self, one: Finetuning) -> GridFacts | None:
         """The family's grid, if it was measured before and after."""
-        own = one.grid.rpartition("_G")[0]
-        if GridKey(self.data, one.finetuned, one.seed, own) not in self.grids:
-            return None
-        return self.grids.get(GridKey(self.data, one.network, one.seed, own))
+        own, networks = one.grid.rpartition("_G")[0], (one.network, one.finetuned)
+        before, after = (self.grids.get(GridKey("finetune", self.data, name, one.seed, own)) for name in networks)
+        return before if after else None
 
     def in_g(self, one: Finetuning) -> set[str]:
         """Hashes of the parameters of G, by which its g are known in other grids."""
-        facts = self.grids.get(GridKey(self.data, one.finetuned, one.seed, one.grid))
+        facts = self.grids.get(GridKey("finetune", self.data, one.finetuned, one.seed, one.grid))
         return {point.params for point in facts.points if point.label in one.labels} if facts else set()
 
 
@@ -188,7 +187,7 @@ def studies(collected: Collected) -> list[FinetunedNetworks]:
                 split=str(trusted["split"].iloc[0]),
                 all=tuple(sorted(everything, key=lambda one: (one.family, natural(one.finetuned), one.seed))),
                 fits=tuple(sorted(fits - {LEARNED}, key=lambda fit: (fit != NO_MAP, fit))),
-                grids={key: facts for key, facts in collected.finetuned.items() if key.data == data},
+                grids=collected.grids,
                 numbers=_numbers(over),
             )
         )

@@ -147,10 +147,9 @@ def _made(collected: Collected, progress: Progress, figures: Sequence[str]) -> t
     apart = [done(distance_section(making(one.data), one)) for one in compared]
     tuned = [done(finetuned_section(making(one.data), one)) for one in finetuned]
     said = claims.claims(
-        *(
-            [(one, section.anchor) for one, section in zip(asked, shown, strict=True)]
-            for asked, shown in ((measured, sections), (compared, apart), (finetuned, tuned))
-        )
+        [(one, section.anchor) for one, section in zip(measured, sections, strict=True)],
+        [(one, section.anchor) for one, section in zip(compared, apart, strict=True)],
+        [(one, section.anchor) for one, section in zip(finetuned, tuned, strict=True)],
     )
     own = "".join(f" {data}:{note}" for data, note in notes.items() if note and "@" not in data)
     accuracy = tables.accuracy(collected)

@@ -89,8 +89,9 @@ class GridFacts:
 
 
 class GridKey(NamedTuple):
-    """Which network was measured over which grid."""
+    """Which network was measured over which grid, by itself (`measure`) or around a finetuning."""
 
+    stage: str
     data: str
     network: str
     seed: int
@@ -125,7 +126,6 @@ class Collected:
         runs: the finished runs, by name.
         unfinished: names of the runs that were begun and are not finished.
         grids: the measured grids.
-        finetuned: the grids that were measured around a finetuning.
         damaged: the finished runs that are not what they were finished with, and why; they are in nothing else.
         unseen: what could not be looked into.
     """
@@ -134,7 +134,6 @@ class Collected:
     runs: dict[str, RunFacts]
     unfinished: list[str]
     grids: dict[GridKey, GridFacts]
-    finetuned: dict[GridKey, GridFacts]
     damaged: dict[str, str] = field(default_factory=dict)
     unseen: list[Unseen] = field(default_factory=list)
 
@@ -189,27 +188,22 @@ def collect(root: Path, data: str | None = None) -> Collected:
     named = set(rows["run"])
     kept = {name: one for name, one in read.items() if name in named}
     of_data = [name for name in found if data is None or any(_is_of(one, data) for one in name.split("/")[1:2])]
-    measured, finetuned = (
-        {key: facts for one in kept.values() for of, key, facts in one.grids if of == stage}
-        for stage in ("measure", "finetune")
-    )
     return Collected(
         rows,
         {name: one.facts for name, one in kept.items()},
         [name for name in of_data if name not in finished],
-        measured,
-        finetuned,
+        {key: facts for one in kept.values() for key, facts in one.grids.items()},
         {name: why for name, why in damaged.items() if name in of_data},
         unseen,
     )
 
 
 class _Read(NamedTuple):
-    """One run as it was read: its rows, its facts, and the grids that its rows are over, each with its stage."""
+    """One run as it was read: its rows, its facts, and the grids that its rows are over."""
 
     rows: pd.DataFrame
     facts: RunFacts
-    grids: list[tuple[str, GridKey, GridFacts]]
+    grids: dict[GridKey, GridFacts]
 
 
 def _read_all(finished: dict[str, Path]) -> tuple[dict[str, _Read], dict[str, str]]:
@@ -324,19 +318,16 @@ def _is_of(name: str, data: str) -> bool:
     return name == data or name.startswith(f"{data}@")
 
 
-def _grids(path: Path, rows: pd.DataFrame) -> list[tuple[str, GridKey, GridFacts]]:
-    """The grids that a run's rows are over, each with its stage."""
+def _grids(path: Path, rows: pd.DataFrame) -> dict[GridKey, GridFacts]:
+    """The grids that a run's rows are over."""
     measured = rows[rows["stage"].isin(("measure", "finetune")) & (rows["g"] != "")]
     measured = measured.assign(grid=grid_name(measured["g"]))[["stage", "data", "network", "seed", "grid"]]
-    grids = []
-    for stage, *rest in measured.drop_duplicates().itertuples(index=False, name=None):
-        key = GridKey(*rest)
-        facts = _facts(path.parent)
-        if facts.grid != key.grid:
-            raise UserError(
-                f"{facts.folder / GRID} is of {facts.grid}, but the rows of {path} are of {key.grid}; measure again"
-            )
-        grids.append((stage, key, facts))
+    grids = {}
+    for key in map(GridKey._make, measured.drop_duplicates().itertuples(index=False, name=None)):
+        grids[key] = _facts(path.parent)
+        if grids[key].grid != key.grid:
+            where = grids[key].folder / GRID
+            raise UserError(f"{where} is of {grids[key].grid}, but the rows of {path} are of {key.grid}; measure again")
     return grids
 
 

@@ -176,11 +176,13 @@ class _Asked(NamedTuple):
 
 
 def _asked(family: MeasuredFamily) -> Iterator[_Asked]:
-    """The comparisons of a family that could be made, by claim: see `CLAIMS` in `verdicts`.
+    """The comparisons of a family that could be made, by claim.
 
-    (d): the network of the largest range against that of the smallest, where the latter's training did not reach.
-    Networks of one σ are compared where the family has several (Elastic). Left out are families whose ranges are no
-    numbers (Mirror), and those whose networks have grids of their own (Crop).
+    (a): the family's most extreme network against the baseline, without a map. (b): the baseline with maps against
+    itself without. (c): the most extreme network inside its range, with maps against without. (h): ridge against online
+    SGD, the same maps of the same networks. (d): the network of the largest range against that of the smallest, where
+    the latter's training did not reach. Networks of one σ are compared where the family has several (Elastic). Left out
+    are families whose ranges are no numbers (Mirror), and those whose networks have grids of their own (Crop).
     """
     name, baseline, trained = words(family.name), family.baseline, family.trained[-1] if family.trained else None
     if trained and baseline:
