@@ -26,7 +26,7 @@ from invariance.errors import UserError
 from invariance.maps import FittedMaps, require_room
 from invariance.maps.spec import MapSpec
 from invariance.measures.distance import rms
-from invariance.models.cut import Cut
+from invariance.models.cut import Cut, logits_of
 from invariance.models.model import Model
 from invariance.runs.rows import REPORT_SCALE, Row
 from invariance.transforms.base import UNTOUCHED, GridPoint, Transform
@@ -128,9 +128,10 @@ def check(
     cut = model.cut(layers)
     r = features(model, cut, few, family.transform, untouched.params)
     if "error_rate" in measures:
+        classes = logits_of(cut)
         for sample in (report, *(() if fit is None else (fit,))):
-            if sample.labels is not None and (most := int(sample.labels.max())) >= cut.answers:
-                raise UserError(f"labels: class {most} of a network with {cut.answers} logits; they go from 0")
+            if sample.labels is not None and (most := int(sample.labels.max())) >= classes:
+                raise UserError(f"labels: class {most} of a network with {classes} logits; they go from 0")
     dims = {layer: of_layer.shape[1] for layer, of_layer in r.items()}
     for spec in fitted:
         for dim in dims.values():

@@ -36,7 +36,7 @@ def jobs_of_sweep(overrides: list[Override]) -> list[list[str]]:
 
 
 def _typed(text: str) -> str:
-    """An override, or a value, as a person types it: Hydra writes mine\\:Family for mine:Family."""
+    """An override, or a value, as a person types it: Hydra puts a backslash before the colon of mine:Family."""
     return text.replace("\\:", ":") if re.fullmatch(r"([\w./]+=)?[\w.]+\\:\w+", text) else text
 
 

@@ -100,17 +100,6 @@ class Cut:
         self._few, self._answer = images, seen.answer
         self._forms = {name: Form.of(layer, seen) for name, layer in self._layer.items()}
 
-    @property
-    def answers(self) -> int:
-        """K, how many logits the network gave for the first images.
-
-        Raises:
-            UserError: if it gives none, or `phi` was never called.
-        """
-        if self._few is None:
-            raise UserError("how many logits the network gives is not known yet: call phi on a batch of images first")
-        return read_logits(self._answer, len(self._few)).shape[1]
-
     def logits(self, x: Tensor) -> Tensor:
         """f(x): images (B, …) to logits (B, K).
 
@@ -225,6 +214,17 @@ class Cut:
         """What comes behind a layer, or why it cannot be had without images."""
         assert self._few is not None
         return self._rests.behind(self._layer[layer], self._few)
+
+
+def logits_of(cut: Cut) -> int:
+    """K, how many logits the network of a cut gave for the first images.
+
+    Raises:
+        UserError: if it gives none, or `phi` was never called.
+    """
+    if cut._few is None:
+        raise UserError("how many logits the network gives is not known yet: call phi on a batch of images first")
+    return read_logits(cut._answer, len(cut._few)).shape[1]
 
 
 def _check_images(x: Tensor, device: torch.device | None) -> None:
