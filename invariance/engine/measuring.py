@@ -151,9 +151,10 @@ def check(
     if not model.ours and set(measures) & set(FROM_LOGITS):
         cut.require_logits()
     if "error_rate" in measures:
+        classes = cut.answers
         for sample in (report, *(() if fit is None else (fit,))):
-            if sample.labels is not None and (most := int(sample.labels.max())) >= cut.answers:
-                raise UserError(f"labels: class {most} of a network with {cut.answers} logits; they go from 0")
+            if sample.labels is not None and (most := int(sample.labels.max())) >= classes:
+                raise UserError(f"labels: class {most} of a network with {classes} logits; they go from 0")
     dims = {layer: of_layer.shape[1] for layer, of_layer in r.items()}
     for layer in dims if set(measures) & set(INDEX_NAMES) else ():
         check_room(layer, dims[layer], len(report))
