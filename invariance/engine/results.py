@@ -227,23 +227,24 @@ class Results(pd.DataFrame):  # type: ignore[misc]
             raise UserError(f"this table has no column {lacking[0]} any more; save the results themselves")
         rows = pd.DataFrame(self)[COLUMNS]
         rows = rows.assign(run=rows["run"].replace("", place.name or "results"))  # in a file they name where they are
-        self._require_own(place, rows)
+        _require_own(self, place, rows)
         write_rows(place / ROWS, rows)
         write_arrays(place / SCORES, _arrays(self))
         groups = [{"about": of_group.about, "g": of_group.g} for of_group in self.kept]
         files = {name: digest((place / name).read_bytes()) for name in (ROWS, SCORES)}
         write_facts(place / ABOUT, {"about": self.attrs, "groups": groups, "files": files})
 
-    def _require_own(self, place: Path, rows: pd.DataFrame) -> None:
-        """Refuse a folder of something else: what is there is not written over."""
-        if not (place / ABOUT).exists():
-            there = [name for name in (ROWS, SCORES) if (place / name).exists()]
-            if there and not (place / BEGUN).exists():
-                raise UserError(f"{place} holds {there[0]} of something else; choose another folder")
-            return
-        held = load(place)
-        if held.attrs != self.attrs or rows_text(pd.DataFrame(held)) != rows_text(rows):
-            raise UserError(f"{place} holds other results; choose another folder")
+
+def _require_own(results: Results, place: Path, rows: pd.DataFrame) -> None:
+    """Refuse a folder of something else: what is there is not written over."""
+    if not (place / ABOUT).exists():
+        there = [name for name in (ROWS, SCORES) if (place / name).exists()]
+        if there and not (place / BEGUN).exists():
+            raise UserError(f"{place} holds {there[0]} of something else; choose another folder")
+        return
+    held = load(place)
+    if held.attrs != results.attrs or rows_text(pd.DataFrame(held)) != rows_text(rows):
+        raise UserError(f"{place} holds other results; choose another folder")
 
 
 def _arrays(results: Results) -> Arrays:
