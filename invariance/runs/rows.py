@@ -27,9 +27,10 @@ class Row:
         range: the trained range as text ("20", "both"), empty for a baseline.
         seed: seed of the network's training.
         layer: where φ ends.
-        g: the transformation, `<grid>:<label>` as `rotation:-15`; `<grid>:untouched` is no transformation at all.
+        g: the transformation, `<grid>:<label>` as `rotation:-15`; `<grid>:untouched` is no transformation at all,
+            `<grid>:derivative` how fast φ changes as g sets in.
         value: place of g on its grid's axis (degrees, pixels, …); NaN where it has none.
-        unit: unit of `value`.
+        unit: unit of `value`; of a derivative what it is per.
         split: split of the data the number is over.
         map: identity, residual, low_rank:8 (of a rank of 8), orthogonal, mlp, linear.
         solver: how the map was fitted, empty where nothing was fitted.
