@@ -13,7 +13,6 @@ from torch import nn
 import invariance
 from invariance import Mirror, Ridge, Rotation, UserError, load, measure_model, wrap
 from invariance.engine.recorder import Listed
-from invariance.engine.results import curves_of
 from invariance.maps.unseen import HALVES, closed_by_halves, deal_classes
 from invariance.runs.parts import Parts
 from invariance.runs.rows import COLUMNS, FIRST_COLUMNS, OF_CONTROL, check_values, read_rows
@@ -393,8 +392,9 @@ def test_a_mirror_of_the_pixels_is_a_rotation_of_them_and_of_half_their_rank(net
     assert score["identity", "", "report"] > 0.5
     unseen = rows[(rows["fit_classes"] == "unseen") & (rows["metric"] == "l2_distance")]
     assert set(unseen["map"]) == {"orthogonal", "low_rank:60", "low_rank:8", "residual"}
-    ways = set(curves_of(moved, "l2_distance", "fit")["way"])
-    assert {"equivariance (ridge)", "equivariance (low_rank:8, ridge)", "equivariance (orthogonal, procrustes)"} < ways
+    figure = moved.plot("l2_distance", split="fit")
+    ways = {text.get_text() for legend in figure.legends for text in legend.get_texts()}
+    assert {"equivariance (ridge)", "equivariance (low rank:8, ridge)", "equivariance (orthogonal, procrustes)"} < ways
 
 
 @pytest.mark.parametrize(

@@ -99,7 +99,7 @@ class AtLayer:
         self.measures, transform = answering(cut, layer, how.measures), how.transform
         reading, first = cut.reading(layer), sides[0].reference
         # a network trained here is measured as in the paper
-        scale = rms(first) if model.ours else scale_of_layer(first, reading.channel_of)
+        scale = rms(first) if model.ours else scale_of_layer(rms(first), reading.channel_of)
         answers = reading.readout.lifts and bool(set(self.measures) & set(FROM_LOGITS))
         if reading.readout.lifts and not answers and cut.apart(layer):  # they cost next to nothing, where there are any
             answers = not no_classes(cut, probed(model, sides[-1].sample, transform, how.untouched))

@@ -21,8 +21,10 @@ from invariance.engine.stream import Sample, batches
 from invariance.errors import UserError
 from invariance.maps.spec import MapSpec
 from invariance.measures.derivative import derivative_per_image
+from invariance.measures.distance import scale_of_layer
 from invariance.models.derivative import INPUT, derivatives, features, require_derivative
 from invariance.models.model import Model
+from invariance.models.readout import Flatten
 from invariance.runs.rows import REPORT_SCALE
 from invariance.transforms.base import GridPoint, Transform
 
@@ -50,6 +52,7 @@ class Derivatives:
         fit: the images that give the scale, as of L_L2; None: those of `report`, which rows say (`report_scale`).
         families: the transformations, by the names of their grids.
         layers: names of layers; the network's input is measured beside them.
+        readouts: how activations become φ, by layer; else flatten.
         batch: images a forward pass.
         memory: bound on the features of a batch, in bytes.
         progress: where to show how far it is; None shows nothing.
@@ -67,12 +70,13 @@ class Derivatives:
         fit: Sample | None,
         families: Mapping[str, Transform],
         layers: Sequence[str],
+        readouts: Mapping[str, str] | None = None,
         batch: int = 256,
         memory: float = 4e9,
         progress: Progress | None = None,
     ) -> None:
         self._model, self._report, self._fit, self._progress = model, report, fit, progress
-        self._cut = model.cut(layers)
+        self._cut = model.cut(layers, readouts)
         x = next(iter(batches(report.pixels, report.indices[:_TRIED], _TRIED, model.device)))[1]
         self._families = with_tangent(families, x)
         dims: dict[str, int] = {}
@@ -84,7 +88,10 @@ class Derivatives:
     def measure(self, keep: Recorder[Group, Measured]) -> None:
         """Measure the families and layers that a recorder has not yet, a group each."""
         groups = {
-            name: [Group(name, layer, MapSpec("identity"), (DERIVATIVE,), 0, 0) for layer in self._layers]
+            name: [
+                Group(name, layer, MapSpec("identity"), (DERIVATIVE,), 0, 0, self._readout(layer))
+                for layer in self._layers
+            ]
             for name in self._families
         }
         missing = {name: [one for one in of_family if not keep.has(one)] for name, of_family in groups.items()}
@@ -102,14 +109,28 @@ class Derivatives:
                     keep.add(group, self._measured(group, scores[group.layer]))
 
     def _scale(self, sample: Sample) -> dict[str, Tensor]:
-        """The root mean square of every dimension, by layer: what L_L2 divides it by."""
+        """What every dimension is divided by, as L_L2 divides it, by layer."""
         total: dict[str, Tensor] = {}
+        channels = 1
         for _, x in batches(sample.pixels, sample.indices, self._batch, self._model.device):
             for layer, r in features(self._model, self._cut, x).items():
                 squares = _squares(r)
                 total[layer] = total[layer] + squares if layer in total else squares
+            channels = x.shape[1]
             self._advance(len(x))
-        return {layer: (squares / len(sample)).sqrt() for layer, squares in total.items()}
+        scale = {layer: (squares / len(sample)).sqrt() for layer, squares in total.items()}
+        if self._model.ours:  # a network trained here is measured as in the paper
+            return scale
+        return {name: scale_of_layer(one, self._channel_of(name, len(one), channels)) for name, one in scale.items()}
+
+    def _channel_of(self, layer: str, dim: int, channels: int) -> Tensor:
+        """Which channel each dimension of a layer is of, (D,); of the input, which colour."""
+        if layer in self._cut.layers:
+            return self._cut.reading(layer).channel_of
+        return torch.arange(dim) // (dim // channels if dim % channels == 0 else 1)
+
+    def _readout(self, layer: str) -> str:
+        return self._cut.reading(layer).readout.name if layer in self._cut.layers else Flatten.name
 
     def _scores(self, transform: Transform, scale: Mapping[str, Tensor]) -> dict[str, Scores]:
         """‖d‖ / ‖r‖ of every image, by layer."""

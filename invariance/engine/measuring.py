@@ -89,7 +89,9 @@ def measure(
     """
     effort = effort or Effort()
     of_grids = [one for one in measures if one != DERIVATIVE]
-    derivatives = _derivatives(model, report, fit, families, layers, effort) if DERIVATIVE in measures else None
+    derivatives = None
+    if DERIVATIVE in measures:
+        derivatives = _derivatives(model, report, fit, families, layers, readouts, effort)
     for family in families if of_grids else ():
         dims = check(
             model, report, fit=fit, family=family, layers=layers, maps=maps, measures=of_grids, readouts=readouts
@@ -103,7 +105,13 @@ def measure(
 
 
 def _derivatives(
-    model: Model, report: Sample, fit: Sample | None, families: Sequence[Family], layers: Sequence[str], effort: Effort
+    model: Model,
+    report: Sample,
+    fit: Sample | None,
+    families: Sequence[Family],
+    layers: Sequence[str],
+    readouts: Mapping[str, str] | None,
+    effort: Effort,
 ) -> Derivatives:
     """The derivatives, tried on a few images before anything takes long."""
     return Derivatives(
@@ -112,6 +120,7 @@ def _derivatives(
         fit=fit,
         families={family.name: family.transform for family in families},
         layers=layers,
+        readouts=readouts,
         batch=effort.batch,
         memory=effort.memory,
         progress=effort.progress,

@@ -157,14 +157,15 @@ class _Asked:
         families = families_given(self.transforms)
         report, fit = self._samples(model, families)
         _same_size(model, families, report)
+        image = torch.from_numpy(_images(report)[:1]).float()
+        looks = {family.name: looks_of_grid(family.name, family.transform, image) for family in families}
         chosen = choose_layers(model, self.layers, _images(report)[:32])
         fitted = any(spec.settings is not None for spec in specs)
         readouts = choose_readouts(model, chosen, self.readout, _images(report)[:32], fitted=fitted)
         check_shuffled(self.more, specs)
         measures = self._measures(model, report, families[0].transform)
         check_alike(measures, [spec.map for spec in specs])
-        image = torch.from_numpy(_images(report)[:1]).float()
-        about = _about(model, image, report, fit, families, readouts, specs, measures)
+        about = _about(model, look_of_model(model, image), looks, report, fit, families, readouts, specs, measures)
         about |= {"nulls": [self.more.nulls, *self.more.shuffled], "intervals": self.more.intervals}
         keep: Listed[Group, Measured] | Kept = Listed() if place is None else Kept(place, about)
         if isinstance(keep, Kept) and keep.finished:
@@ -285,7 +286,8 @@ def _same_size(model: Model, families: Sequence[Family], report: Sample) -> None
 
 def _about(
     model: Model,
-    image: torch.Tensor,
+    prepared: str,
+    looks: Mapping[str, list[list[str]]],
     report: Sample,
     fit: Sample | None,
     families: Sequence[Family],
@@ -295,8 +297,7 @@ def _about(
 ) -> dict[str, Any]:
     """What decides every number, and what made them: plain data."""
     versions = {key: made_by()[key] for key in ("versions",) if key in made_by()}
-    looks = {family.name: looks_of_grid(family.name, family.transform, image) for family in families}
-    prepared, settled = look_of_model(model, image), {one.name: settled_by(one.transform) for one in families}
+    settled = {one.name: settled_by(one.transform) for one in families}
     about = {
         "networks": [{"name": model.name, "weights": model.weights, "recipe": model.recipe, "prepared": prepared}],
         "images": {one.split: _hash(one) for one in (report, fit) if one is not None},

@@ -23,17 +23,17 @@ def rms(r: Tensor) -> Tensor:
     return (total / len(r)).sqrt()
 
 
-def scale_of_layer(r: Tensor, channel_of: Tensor) -> Tensor:
+def scale_of_layer(scale: Tensor, channel_of: Tensor) -> Tensor:
     """The scale of L_L2 at a layer of any network, (D,) float64: one a channel, and never near 0.
 
     The RMS of each channel over images and positions, which all of its dimensions share, and at least 1 % of the RMS of
     all dimensions: else dimensions that hardly ever differ from 0 decide the distance.
 
     Args:
-        r: φ(x) of the images that give the scale, (N, D).
+        scale: (D,), the RMS of every dimension over the images that give the scale.
         channel_of: (D,) int64, which channel each dimension is of.
     """
-    pooled = rms_of_channels(rms(r), channel_of)
+    pooled = rms_of_channels(scale, channel_of)
     finite = pooled[pooled.isfinite()]  # a dimension that overflows says nothing of the others
     return pooled.clamp(min=LEAST_SCALE * float(finite.square().mean().sqrt()) if len(finite) else 0.0)
 

@@ -196,7 +196,7 @@ def check_size_and_classes(name: str, size: object, classes: Sequence[str] | Non
     """
     if size is not None and (isinstance(size, bool) or not isinstance(size, int) or not 1 <= size <= LARGEST_SIZE):
         raise UserError(f"model {name}: size={size!r}; give the side of square images in pixels, or None")
-    if classes is not None and (isinstance(classes, str) or not all(isinstance(one, str) for one in classes)):
+    if classes is not None and not (isinstance(classes, list | tuple) and all(isinstance(one, str) for one in classes)):
         raise UserError(f"model {name}: classes={classes!r}; give the names of the classes, in the logits' order")
 
 
