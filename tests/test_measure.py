@@ -301,7 +301,7 @@ def test_maps_that_no_memory_holds_are_refused_before_any_features(place, compos
 def test_rotations_and_low_rank_maps_are_rows_of_their_own_and_say_their_sigma(place, compose):
     folder, places = place
     fits = ["map=[orthogonal,'low_rank:3',residual]", "solver=[ridge,online_sgd]", "solver.online_sgd.epochs=1"]
-    for layer, sigma in (("conv5", "identity"), ("relu7", "relu")):
+    for layer, sigma in (("fc7", "identity"), ("relu7", "relu")):
         runs = [f"runs={folder}/{layer}" if one.startswith("runs=") else one for one in places]
         shutil.copytree(folder / "runs/train", folder / layer / "train")
         measure(compose("measure", *runs, *ROTATION, *fits, "networks=baseline", f"layer={layer}"))
