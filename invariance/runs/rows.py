@@ -47,11 +47,11 @@ class Row:
         readout: how the layer's activation becomes a vector: flatten, mean, cls, token:k or project:k.
         fit_classes: which classes the map was fitted on: all, or of the unseen-class control those of the half that the
             image's own is of (same) or of the other (unseen); empty where no map was fitted.
-        null_image: the score between different images.
+        null_image: the score between different images; nulls stand beside the report images' rows, where wanted.
         null_constant: the score of the mean of φ(x) over the fit images.
         null_shuffled: the score of a map fitted on shuffled pairs.
-        calibrated: (null − score) / (null − best).
-        reference: the error rate with φ(x) put in the place of φ(gx): g undone at the layer exactly.
+        calibrated: (null − score) / (null − best); NaN where null and best cannot be told apart.
+        reference: the score with φ(x) put in the place of φ(gx), g undone at the layer exactly; of L_L2 the error rate.
         bypass: how much of the logits goes past the layer; 0 at a true cut.
         scores: hash of the scores of every image that this is the mean of.
     """
