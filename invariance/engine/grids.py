@@ -234,7 +234,8 @@ def joint_grid(trained: Mapping[str, Any], wanted: Mapping[str, Mapping[str, Any
     except UserError as error:
         raise UserError(f"G: {error}") from error
     if all(point.label == UNTOUCHED for point in points):
-        takes = ", ".join(default or [key for key in keys if key != "range"]) or "none of its grid's settings"
+        named = [str(key) for key in default] or [key for key in keys if key != "range"]
+        takes = ", ".join(named) or "none of its grid's settings"
         raise UserError(f"G of {family} is empty: it takes {takes}, and at least one g that is not the untouched image")
     return grid
 
@@ -255,9 +256,9 @@ def grids_for(
         UserError: for an unknown family or key.
     """
     _known(settings, "grid")
-    settings = {family: given or {} for family, given in settings.items()}
+    given = {family: of_family or {} for family, of_family in settings.items()}
     own_family = str(trained["name"])
-    own = _own(trained, settings.get(own_family, {}))
+    own = _own(trained, given.get(own_family, {}))
     if wanted == "own" and not varies(trained):
         wanted = "all"
     if wanted == "own":
@@ -266,7 +267,7 @@ def grids_for(
         own if grid.name == own.name else grid
         for family in families()
         if family_sweep(family)
-        for grid in _grids_of_family(family, settings.get(family, {}))
+        for grid in _grids_of_family(family, given.get(family, {}))
     ]
     if own.name not in {grid.name for grid in everything} and varies(trained):
         everything.append(own)
@@ -275,7 +276,7 @@ def grids_for(
     asked = [str(name) for name in wanted] if isinstance(wanted, list) else [str(wanted)]
     names = [name for name in asked if not is_named(name)]
     outside = [
-        own if name == family_of(trained) else _outside(name, settings.get(dotted(name), {}))
+        own if name == family_of(trained) else _outside(name, given.get(dotted(name), {}))
         for name in asked
         if is_named(name)
     ]

@@ -221,8 +221,8 @@ def _require_drawn(fit: Mapping[str, Any] | None, merged: Mapping[str, Any]) -> 
     """
     if fit and "seed" in fit and merged.get("images") is None:
         raise UserError(
-            f"fit.seed={fit['seed']}: all images of the split are taken, and none drawn; give fit={{images: …}} beside it, "
-            "or leave it out"
+            f"fit.seed={fit['seed']}: all images of the split are taken, and none drawn; give fit={{images: …}} beside "
+            "it, or leave it out"
         )
 
 
