@@ -234,8 +234,8 @@ def joint_grid(trained: Mapping[str, Any], wanted: Mapping[str, Mapping[str, Any
     except UserError as error:
         raise UserError(f"G: {error}") from error
     if all(point.label == UNTOUCHED for point in points):
-        named = [str(key) for key in default] or [key for key in keys if key != "range"]
-        takes = ", ".join(named) or "none of its grid's settings"
+        lists = [str(key) for key in default] or [key for key in keys if key != "range"]
+        takes = ", ".join(lists) or "none of its grid's settings"
         raise UserError(f"G of {family} is empty: it takes {takes}, and at least one g that is not the untouched image")
     return grid
 
