@@ -234,10 +234,8 @@ def joint_grid(trained: Mapping[str, Any], wanted: Mapping[str, Mapping[str, Any
     except UserError as error:
         raise UserError(f"G: {error}") from error
     if all(point.label == UNTOUCHED for point in points):
-        takes = (
-            ", ".join(map(str, default) if default else [key for key in keys if key != "range"])
-            or "none of its grid's settings"
-        )
+        lists = [str(key) for key in default] or [key for key in keys if key != "range"]
+        takes = ", ".join(lists) or "none of its grid's settings"
         raise UserError(f"G of {family} is empty: it takes {takes}, and at least one g that is not the untouched image")
     return grid
 
@@ -258,7 +256,7 @@ def grids_for(
         UserError: for an unknown family or key.
     """
     _known(settings, "grid")
-    given: dict[str, Mapping[str, Any]] = {family: one or {} for family, one in settings.items()}
+    given = {family: of_family or {} for family, of_family in settings.items()}
     own_family = str(trained["name"])
     own = _own(trained, given.get(own_family, {}))
     if wanted == "own" and not varies(trained):

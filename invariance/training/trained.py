@@ -99,11 +99,7 @@ class Network:
             Representation(outline(model, 2, channels), layer)
         chosen = own if data is None else self._foreign(data, own)
         self.settings = {**chosen, "fit": {**chosen["fit"], **(fit or {})}, "report": report or chosen["report"]}
-        if fit and "seed" in fit and self.settings["fit"].get("images") is None:
-            raise UserError(
-                f"fit.seed={fit['seed']}: all images of the split are taken, and none drawn; give fit={{images: …}} "
-                "beside it, or leave it out"
-            )
+        _require_drawn(fit, self.settings["fit"])
         self._trained_on = None if data is not None else trained_on
         self.place = self.name if data is None else self.name.replace("/", f"@{chosen['name']}/", 1)
 
@@ -216,6 +212,19 @@ class Network:
                 "were, or train the network again"
             )
         return prepared
+
+
+def _require_drawn(fit: Mapping[str, Any] | None, merged: Mapping[str, Any]) -> None:
+    """Refuse a seed of fit images that are not drawn, which would change nothing.
+
+    Raises:
+        UserError: saying what to give beside it.
+    """
+    if fit and "seed" in fit and merged.get("images") is None:
+        raise UserError(
+            f"fit.seed={fit['seed']}: all images of the split are taken, and none drawn; give fit={{images: …}} beside "
+            "it, or leave it out"
+        )
 
 
 def files_of(prepared: Prepared) -> dict[str, str]:
