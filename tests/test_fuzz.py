@@ -29,7 +29,7 @@ from invariance.launch.heeded import UNREAD
 from invariance.settings.files import conf_dir, page_keys
 from invariance.settings.pages import GROUPS
 
-PAGES = ("prepare", "train", "measure", "distance", "finetune", "report", "status", "plan", "dashboard")
+PAGES = ("prepare", "train", "layers", "measure", "distance", "finetune", "report", "status", "plan", "dashboard")
 MEMORY_KB, CPU_SECONDS = 300_000, 30
 SHORT, LONG = 30, 2000
 

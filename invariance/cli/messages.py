@@ -14,7 +14,7 @@ from yaml import YAMLError
 from invariance.errors import UserError, nearest
 from invariance.launch.known import unknown_setting
 from invariance.runs.files import disk_refusal
-from invariance.settings.files import conf_dir
+from invariance.settings.files import choices, conf_dir
 
 LAUNCHER = "hydra.launcher."
 _COMPOSING = ("hydra._internal.config_loader_impl", "hydra._internal.defaults_list", "hydra.core.override_parser.")
@@ -78,7 +78,7 @@ def no_choice(arguments: list[str]) -> str:
     for override in overrides:
         group = override.key_or_group
         if (conf_dir() / group).is_dir() and not isinstance(override.value(), str | list) and not override.is_delete():
-            there = ", ".join(sorted(path.stem for path in (conf_dir() / group).glob("*.yaml")))
+            there = ", ".join(choices(group))
             given = str(override.input_line).partition("=")[2]
             return f"{group}={given}: choose one by its name, or leave it out (there are: {there})"
     return "a group of the configuration is set to null, or to what names no file; choose one of its files"
@@ -134,7 +134,7 @@ def explain(error: Exception, page: str) -> str:
             return unknown_setting(key.removeprefix(LAUNCHER), sys.argv[1:])
         group = key.partition(".")[0]
         if key != group and key in known_keys(page) and group in _unset_groups(page):
-            there = sorted(path.stem for path in (conf_dir() / group).glob("*.yaml"))
+            there = choices(group, page)
             return f"{key}: there is no {group} yet; choose it, as {group}={there[0]} (there are: {', '.join(there)})"
         others = [other for other in known_keys(page) if other != key]
         return f"unknown key {key!r}{nearest(key, others)} (invariance-{page} --help lists them)"

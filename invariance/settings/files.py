@@ -18,6 +18,27 @@ def conf_dir() -> Path:
     return package / "conf" if (package / "conf").is_dir() else package.parent / "conf"
 
 
+def choices(group: str, page: str = "") -> list[str]:
+    """The files of a group of `conf/`, by name, sorted; of the group `model` those that a command takes.
+
+    Networks that are trained are built by `_target_`; those that are looked at as they are come from a `source`, and
+    measuring finds what was trained here by `networks=`.
+
+    Args:
+        group: the group.
+        page: the command; without one, all files.
+    """
+    names = sorted(path.stem for path in (conf_dir() / group).glob("*.yaml"))
+    if group != "model" or not page:
+        return names
+    as_they_are = [name for name in names if "source" in _mapping(conf_dir() / group / f"{name}.yaml")]
+    if page == "layers":
+        return as_they_are
+    if page == "measure":
+        return [name for name in as_they_are if name != "run"]
+    return [name for name in names if name not in as_they_are]
+
+
 def families() -> list[str]:
     """All families of transformations: the files of `conf/transform/`."""
     return sorted(path.stem for path in (conf_dir() / "transform").glob("*.yaml"))
