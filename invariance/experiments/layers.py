@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from invariance.data.prepared import prepare
+from invariance.data.prepared import Prepared, prepare
 from invariance.data.sources.base import data_config
 from invariance.experiments.given import Given, given, seen_by, telling_colour
 from invariance.models.layers import choose_layers, list_layers
@@ -71,21 +72,24 @@ def listing(network: Given, config: dict[str, Any]) -> pd.DataFrame:
     Raises:
         UserError: if there are none, or the network does not take the images.
     """
-    model, wanted = network.model, config["layers"]
+    prepared = _prepared(network, config)
+    images = None if prepared is None else seen_by(prepared, Baseline())
+    with nullcontext() if prepared is None else telling_colour(prepared):
+        wanted = config["layers"]
+        if wanted == "auto":
+            wanted = choose_layers(network.model, wanted, images)
+        return list_layers(network.model, images, wanted, bypass=config["bypass"])
+
+
+def _prepared(network: Given, config: dict[str, Any]) -> Prepared | None:
+    """The images to look at the network with, having said which; None for noise."""
+    size = network.size
     if (data := config.get("data")) is None:
-        print(f"images: noise, {network.size} × {network.size}", flush=True)
-        images = None
-        if wanted == "auto":
-            wanted = choose_layers(model, wanted)
-        return list_layers(model, images, wanted, bypass=config["bypass"])
-    root = Path(config["prepared"]).expanduser()
-    prepared = prepare(data, network.size, root, progress=config["progress"])
-    images = seen_by(prepared, Baseline())
-    print(f"images: {prepared.name} ({prepared.report}), warped to {network.size} × {network.size}", flush=True)
-    with telling_colour(prepared):
-        if wanted == "auto":
-            wanted = choose_layers(model, wanted, images)
-        return list_layers(model, images, wanted, bypass=config["bypass"])
+        print(f"images: noise, {size} × {size}", flush=True)
+        return None
+    prepared = prepare(data, size, Path(config["prepared"]).expanduser(), progress=config["progress"])
+    print(f"images: {prepared.name} ({prepared.report}), warped to {size} × {size}", flush=True)
+    return prepared
 
 
 def _cells(row: Any) -> list[str]:  # noqa: ANN401

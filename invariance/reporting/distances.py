@@ -12,7 +12,8 @@ from scipy.spatial.distance import squareform
 from sklearn.manifold import TSNE
 
 from invariance.reporting.curves import BASELINE, Floats, extent, words
-from invariance.reporting.rows import Collected, grid_label
+from invariance.reporting.grids import grid_label
+from invariance.reporting.rows import Collected, of_given
 
 INDICES = ("cka", "procrustes", "r2")
 ONE_WAY = ("l2_distance", "r2")
@@ -109,7 +110,8 @@ def distances(collected: Collected) -> list[Distances]:
     rows = collected.reported("distance")
     found = []
     for (data, layer), of in rows.groupby(["data", "layer"], sort=True):
-        nodes = _nodes(collected.rows[collected.rows["data"] == data], of)
+        trained = collected.rows[(collected.rows["data"] == data) & ~of_given(collected.rows)]
+        nodes = _nodes(trained, of)
         if len(nodes) < 2:
             continue
         place = {f"{node.network}/seed{node.seed}": k for k, node in enumerate(nodes)}

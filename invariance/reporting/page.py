@@ -23,6 +23,7 @@ from invariance.reporting.curves import counts, families, fit_title, words
 from invariance.reporting.distances import distances
 from invariance.reporting.figure import figures_of
 from invariance.reporting.finetuned import studies
+from invariance.reporting.given import given_networks, given_section, trained_data
 from invariance.reporting.paper import claims, recipes, tables, verdicts
 from invariance.reporting.paper.figures import index
 from invariance.reporting.paper.finetuned import with_gaps
@@ -145,7 +146,8 @@ def _made(
     slugs = slugs_of(measured)
     notes = {data: recipes.note(collected, data) for data in sorted(set(collected.rows["data"]))}
     whole = overviews_of(measured, slugs)
-    task = progress.add_task("figures", total=len(whole) + len(measured) + len(compared) + len(finetuned))
+    given = given_networks(collected)
+    task = progress.add_task("figures", total=sum(map(len, (whole, measured, given, compared, finetuned))))
 
     def kept(shown: T, files: dict[str, bytes]) -> T:
         made.update(files)
@@ -159,6 +161,7 @@ def _made(
     sections = [
         kept(*family_section(collected, one, slug, notes[one.data])) for one, slug in zip(measured, slugs, strict=True)
     ]
+    looked_at = [kept(*given_section(one)) for one in given]
     apart = [kept(*distance_section(one, notes[one.data])) for one in compared]
     tuned = [kept(*finetuned_section(one, notes.get(one.data, ""))) for one in finetuned]
     said = claims.claims(
@@ -166,7 +169,7 @@ def _made(
         [(one, shown.anchor) for one, shown in zip(compared, apart, strict=True)],
         [(one, shown.anchor) for one, shown in zip(finetuned, tuned, strict=True)],
     )
-    told = verdicts.summary(said, sorted(set(collected.rows["data"])))
+    told = verdicts.summary(said, trained_data(collected))
     accuracy = tables.accuracy(collected)
     own = [f" {data}:{note}" for data, note in notes.items() if note and "@" not in data]
     accuracy = recipes.noted(accuracy, "".join(own)) if accuracy else None
@@ -179,7 +182,7 @@ def _made(
         if making.files.keys() & made.keys():
             raise UserError(f"figures: two figures are called {one.name}; give each another name")
         made.update(making.files)
-    return *_page(collected, everything, sections, [*apart, *tuned], overviewed, folder), made
+    return *_page(collected, everything, sections, [*looked_at, *apart, *tuned], overviewed, folder), made
 
 
 def _write(out: Path, rows: pd.DataFrame, made: dict[str, bytes], page: str, contents: str) -> None:

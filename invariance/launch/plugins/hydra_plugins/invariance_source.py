@@ -52,6 +52,8 @@ def _made(config_path: str) -> dict[str, Any] | None:
     group, _, name = config_path.removesuffix(".yaml").rpartition("/")
     if group == "hydra/launcher" and is_named(name):
         return {"_target_": "hydra_plugins.invariance_named_launcher.NamedLauncher", "launcher": name}
+    if group == "model" and is_named(name):
+        return {"source": name, "name": "???", "weights": None, "size": None, "label": None}
     if group not in ("map", "solver"):
         return None
     from invariance.maps import MAPS, SOLVERS, map_named, solver_named  # torch, which no choice with a file needs
