@@ -95,7 +95,7 @@ def test_every_layer_and_map_is_a_sealed_run_that_says_what_it_is_of(composed, t
     measure(composed(*SMALL, "layers=[relu,pool]"))
     assert "finished already: " in capsys.readouterr().out
     measure(composed(*SMALL, "layers=[relu,pool,head]"))
-    assert "measured 1 layers of small over 4 g of rotation" in capsys.readouterr().out
+    assert "measured 1 layer of small over 4 g of rotation" in capsys.readouterr().out
     assert {run: (run / "done.json").stat().st_mtime_ns for run in runs} == before
 
 

@@ -74,7 +74,8 @@ class Given:
     @property
     def versions(self) -> dict[str, str]:
         """What it was built with, besides this package."""
-        package = _PACKAGES.get(self.source, self.source.partition(":")[0].partition(".")[0])
+        module = self.name if self.source == "function" else self.source
+        package = _PACKAGES.get(self.source, module.partition(":")[0].partition(".")[0])
         try:
             return {package: version(package)}
         except PackageNotFoundError:  # a module of the user's

@@ -145,7 +145,8 @@ class _Work:
             if new:
                 self._show(grid, prepared, runs, new, runs_folder / place)
         if new:
-            at = f"{len(keep.layers)} layers of {network.label} over {len(grid.transform.grid())} g of {grid.name}"
+            layers = f"{len(keep.layers)} layer{'s' * (len(keep.layers) > 1)}"
+            at = f"{layers} of {network.label} over {len(grid.transform.grid())} g of {grid.name}"
             print(f"measured {at}: {runs_folder / place}")
         else:  # by another process, meanwhile
             print(f"finished already: {runs_folder / place}")

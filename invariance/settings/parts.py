@@ -61,8 +61,8 @@ class ModelSettings(Built):
 class Preprocess(Settings):
     """Mean and standard deviation of images in [0, 1], one number a channel each."""
 
-    mean: Annotated[list[float], Field(min_length=1)]
-    std: Annotated[list[float], Field(min_length=1)]
+    mean: Annotated[list[float], Field(min_length=1)] = Field(description="give one number a channel, as [0.5]")
+    std: Annotated[list[float], Field(min_length=1)] = Field(description="give one number a channel, as [0.25]")
 
 
 class GivenModel(Settings):
