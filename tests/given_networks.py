@@ -63,4 +63,6 @@ def broken():
 
 def source(name, **settings):
     """A source from outside the package."""
-    return wrap(seeded(int(name)), preprocess=([0.3], [0.4]), size=settings.get("size", 17), device=settings.get("device"))
+    return wrap(
+        seeded(int(name)), preprocess=([0.3], [0.4]), size=settings.get("size", 17), device=settings.get("device")
+    )

@@ -27,18 +27,28 @@ def listed(compose, tmp_path, capsys):
 
 def test_a_listing_is_plain_where_it_is_piped(listed):
     first, images, header, *rest = listed("model=function", f"{OF}model")
-    assert first.startswith("function/tests.given_networks:model (weights ") and "size 17; (x / 255 − [0.3]) / [0.4]" in first
+    assert (
+        first.startswith("function/tests.given_networks:model (weights ")
+        and "size 17; (x / 255 − [0.3]) / [0.4]" in first
+    )
     assert images == "images: noise, 17 × 17"
     assert header.split() == ["layer", "runs", "shape", "layout", "D", "bypass", "remark"]
     assert [line.split()[0] for line in rest] == ["stem", "relu", "inner", "pool", "head", "logits", "idle"]
     assert rest[0].split()[1:8] == ["1", "6", "×", "9", "×", "9", "(B,"]
-    assert rest[-1].endswith("cannot be measured: is not run by the network's forward pass, or by fused code that passes its module by")
+    assert rest[-1].endswith(
+        "cannot be measured: is not run by the network's forward pass, or by fused code that passes its module by"
+    )
 
 
 def test_patterns_auto_and_images_choose_what_is_listed(listed):
     of = ["model=function", f"{OF}model"]
-    assert [line.split()[0] for line in listed(*of, "layers=[stem,'[hi]*']", "bypass=false")[3:]] == ["stem", "inner", "head", "idle"]
-    assert [line.split()[0] for line in listed(*of, "layers=auto")[3:]] == ["relu", "pool", "logits"]
+    assert [line.split()[0] for line in listed(*of, "layers=[stem,'[hi]*']", "bypass=false")[3:]] == [
+        "stem",
+        "inner",
+        "head",
+        "idle",
+    ]
+    assert [line.split()[0] for line in listed(*of, "layers=auto")[3:]] == ["relu", "pool", "head"]
     assert listed(*of, "data=digits", "layers=head")[1] == "images: digits (test), warped to 17 × 17"
 
 
@@ -80,7 +90,7 @@ def test_a_source_from_outside_the_package_is_one(listed):
         ([], "model"),
         (["model=timmm"], "there is no such model"),
         (["model=function"], "model.name is not set"),
-        (["model=small"], "networks that were trained are named by"),
+        (["model=small"], "listed by model=run then"),
         (["model=function", f"{OF}nothing"], "has no nothing"),
         (["model=function", "model.name=nowhere_at_all:network"], "cannot be imported"),
         (["model=function", f"{OF}broken"], "the function failed with RuntimeError (no weights here)"),
@@ -91,7 +101,7 @@ def test_a_source_from_outside_the_package_is_one(listed):
         (["model=function", f"{OF}model", "layers=[]"], "layers"),
         (["model=function", f"{OF}model", "bypass=maybe"], "bypass"),
         (["model=function", f"{OF}model", "csv=/dev/null/x"], "csv=/dev/null/x"),
-        (["model=function", f"{OF}colour", "data=digits", "prepared=/tmp"], "data.colour=rgb"),
+        (["model=function", f"{OF}colour", "data=digits", "prepared=/tmp", "progress=false"], "data.colour=rgb"),
         (["model=run", "model.name=runs/train/nothing"], "there is no such folder"),
         (["model=function", f"{OF}model", "model.label=a/b"], "model.label"),
         (["model=function", f"{OF}model", "model.preprocess={mean: [0.5]}"], "model.preprocess.std"),

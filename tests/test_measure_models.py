@@ -54,11 +54,15 @@ def test_rows_are_those_of_python_on_the_same_images(composed, tmp_path, prepare
     measure(composed(*SMALL))
     first = capsys.readouterr().out.splitlines()[0]
     assert "function/tests.given_networks:model" in first and "size 17" in first
-    assert "images of digits (test)" in first and first.endswith("layers relu, pool, logits")
+    assert "images of digits (test)" in first and first.endswith("layers relu, pool, head")
     rows = all_rows(tmp_path)
-    assert set(rows["layer"]) == {"relu", "pool", "logits"} and set(rows["status"]) <= {"ok", "few_images"}
+    assert set(rows["layer"]) == {"relu", "pool", "head"} and set(rows["status"]) <= {"ok", "few_images"}
     assert set(rows["model"]) == {"function/tests.given_networks:model"} and set(rows["network"]) == {"small"}
-    assert set(rows["data"]) == {"digits"} and set(rows["readout"]) == {"flatten"} and set(rows["metric"]) >= {"error_rate"}
+    assert (
+        set(rows["data"]) == {"digits"}
+        and set(rows["readout"]) == {"flatten"}
+        and set(rows["metric"]) >= {"error_rate"}
+    )
 
     data = prepare(composed(*SMALL)["data"], 17, prepared_once, progress=False)
     test, val = data.split("test"), data.split("val")
@@ -69,7 +73,7 @@ def test_rows_are_those_of_python_on_the_same_images(composed, tmp_path, prepare
         np.array(val.images),
         val.labels,
         transforms={"rotation": Rotation(angles=[-30, 10, 45])},
-        layers=["relu", "pool", "logits"],
+        layers=["relu", "pool", "head"],
     )
     splits = {"report": "test", "fit": "val"}
     expected = python.assign(split=python["split"].map(splits)).set_index(KEY)["score"].sort_index()
@@ -172,9 +176,9 @@ def test_labels_are_the_networks_by_its_own_order(composed, tmp_path, monkeypatc
     ("given", "said"),
     [
         (["model=function"], "model.name is not set"),
-        (["model=small"], "by invariance-train"),
+        (["model=small"], "measured by networks= then"),
         (["model=resnet"], "there is no such model"),
-        (["model=run", "model.name=runs/x"], "networks=digits"),
+        (["model=run", "model.name=runs/x"], "measured by networks= then"),
         (["model=function", f"{OF}model", "~data"], "data=folder data.root=photos"),
         (["model=function", f"{OF}model", "layer=relu"], "layer: invariance-measure does not read it"),
         (["model=function", f"{OF}model", "networks=digits"], "networks: invariance-measure does not read it"),
@@ -252,7 +256,9 @@ def test_a_report_keeps_networks_that_were_trained_here_as_they_are(trained, com
     of = ["model=function", f"{OF}model", "model.label=baseline", "layers=pool", "map=identity", "data=digits"]
     measure(compose("measure", *places, *ROTATION, *of))
     both = make_report(tmp_path / "copy/runs", tmp_path / "both")
-    assert {path.name for path in (alone.parent / "tables").iterdir()} < {path.name for path in (both.parent / "tables").iterdir()}
+    assert {path.name for path in (alone.parent / "tables").iterdir()} < {
+        path.name for path in (both.parent / "tables").iterdir()
+    }
     for name in ("figures/digits-rotation-baseline-accuracy.csv", "tables/digits-rotation-accuracy.csv"):
         assert (alone.parent / name).read_bytes() == (both.parent / name).read_bytes()
 

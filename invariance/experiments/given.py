@@ -1,4 +1,4 @@
-"""Networks that were not trained here: which one `model=` names, and how a data set's images and classes are its own."""
+"""Networks that were not trained here: which one `model=` names, and how images and classes are its own."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager

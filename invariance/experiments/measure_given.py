@@ -62,7 +62,12 @@ def measure_given(config: Mapping[str, Any], maps: list[MapSpec]) -> None:
 
 
 def _begun(
-    network: Given, data: Mapping[str, Any], prepared: Prepared, grid: Grid, maps: list[MapSpec], config: Mapping[str, Any]
+    network: Given,
+    data: Mapping[str, Any],
+    prepared: Prepared,
+    grid: Grid,
+    maps: list[MapSpec],
+    config: Mapping[str, Any],
 ) -> "_Work":
     """What is to be done alike over all grids, chosen on the images of the first; and the line that says it."""
     images = seen_by(prepared, grid.transform)
@@ -125,7 +130,9 @@ class _Work:
         """
         runs_folder, network = folder(self.config["runs"], "runs"), self.network
         place = given_place(prepared.name, network.source, network.label, grid.name)
-        names = {(layer, spec): f"{place}/{folder_name(layer)}/{spec.name}" for layer in self.layers for spec in self.maps}
+        names = {
+            (layer, spec): f"{place}/{folder_name(layer)}/{spec.name}" for layer in self.layers for spec in self.maps
+        }
         if not all((runs_folder / name / DONE).exists() for name in names.values()):
             require_writable(runs_folder / place, "runs")
         runs = {key: Run(runs_folder, name, self._identity(grid, prepared, *key)) for key, name in names.items()}

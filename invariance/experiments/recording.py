@@ -290,12 +290,7 @@ class Recording:
         prepared = self.prepared
         for run in self.runs.values():
             run.record(
-                {
-                    **facts,
-                    "remarks": prepared.remarks,
-                    "skipped": prepared.skipped,
-                    "left_out": prepared.left_out,
-                }
+                {**facts, "remarks": prepared.remarks, "skipped": prepared.skipped, "left_out": prepared.left_out}
             )
         _write_grid(folder, self.grid, prepared)
 

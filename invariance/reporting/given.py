@@ -69,7 +69,8 @@ class GivenNetwork:
         """One of its layers over a grid, as curves are taken from."""
         facts = self.grids[grid]
         rows, control = (
-            one[(one["layer"] == layer) & (one["grid"] == grid)] if len(one) else one for one in (self.rows, self.control)
+            one[(one["layer"] == layer) & (one["grid"] == grid)] if len(one) else one
+            for one in (self.rows, self.control)
         )
         subject = Subject(self.network, "", "", 0, facts)
         return MeasuredFamily(self.data, layer, facts.family, (), subject, self.fits, rows, (), control), subject

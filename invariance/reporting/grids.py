@@ -148,5 +148,3 @@ def grid_facts(folder: Path) -> GridFacts:
         )
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path} does not describe a grid ({error}); delete {folder} and measure it again") from error
-
-

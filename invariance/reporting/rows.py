@@ -30,6 +30,7 @@ _NEEDED = ("data", "network", "family")
 """Columns of names that files of the report are called by, or the page's anchors; and those that are never empty, but
 for the family of a network that was not trained here."""
 
+
 @dataclass(frozen=True)
 class RunFacts:
     """A finished run.

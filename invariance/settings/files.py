@@ -39,6 +39,21 @@ def choices(group: str, page: str = "") -> list[str]:
     return [name for name in names if name not in as_they_are]
 
 
+def other_model(choice: object, page: str) -> str:
+    """What to tell of a network that a command does not take.
+
+    Args:
+        choice: its file in `conf/model/`, or its source.
+        page: the command.
+    """
+    there = ", ".join(choices("model", page))
+    if page in ("measure", "layers"):
+        found = "listed by model=run" if page == "layers" else "measured by networks="
+        own = f"networks of this package are trained by invariance-train, and {found} then"
+        return f"model={choice}: {own}; model= takes others (there are: {there})"
+    return f"model={choice}: it is measured as it is, and not trained; choose one that is built here (there are: {there})"
+
+
 def families() -> list[str]:
     """All families of transformations: the files of `conf/transform/`."""
     return sorted(path.stem for path in (conf_dir() / "transform").glob("*.yaml"))
@@ -111,6 +126,9 @@ def check_choices(page: str, config: DictConfig, hydra: DictConfig) -> None:
         one = isinstance(choice, str | None) and not str(group).startswith("override ")
         if one and group not in chosen and not any(text.startswith(f"~{group}") for text in hydra.overrides.task):
             raise UserError(f"{group} takes one choice, not a list; -m {group}=a,b runs a command for each")
+    model = chosen.get("model")
+    if "model" in dict(groups) and model in choices("model") and model not in choices("model", page):
+        raise UserError(other_model(model, page))
     name = OmegaConf.select(config, "transform.name", default=None)
     if "transform" in dict(groups) and name != chosen.get("transform"):
         raise UserError(f"transform.name={name}: rows go by it, and this is {chosen.get('transform')}; leave it out")

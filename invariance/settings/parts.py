@@ -11,10 +11,10 @@ from typing import Annotated, Any
 
 from pydantic import ConfigDict, Field, model_validator
 
-from invariance.errors import UserError, shown
+from invariance.errors import UserError
 from invariance.settings.base import Settings
 from invariance.settings.fields import Name, Side
-from invariance.settings.files import choices
+from invariance.settings.files import other_model
 
 FAMILY = ("_target_", "name", "label", "sweep", "grid", "joint")
 """What a family's file holds for the commands, beside the arguments of its class."""
@@ -50,11 +50,7 @@ class ModelSettings(Built):
     @classmethod
     def _is_built(cls, values: Any) -> Any:  # noqa: ANN401
         if isinstance(values, Mapping) and "source" in values:
-            there = ", ".join(choices("model", "train"))
-            raise UserError(
-                f"model={shown(values['source'])}: networks of this source are measured as they are, and not trained; "
-                f"choose one that is built here (there are: {there})"
-            )
+            raise UserError(other_model(values["source"], "train"))
         return values
 
 
@@ -81,11 +77,7 @@ class GivenModel(Settings):
     @classmethod
     def _is_given(cls, values: Any) -> Any:  # noqa: ANN401
         if isinstance(values, Mapping) and "_target_" in values:
-            there = ", ".join(choices("model", "measure"))
-            raise UserError(
-                "model: this one is to be trained first, by invariance-train; networks that were trained are named by "
-                f"networks=, and others by model= (there are: {there})"
-            )
+            raise UserError(other_model(str(values["_target_"]).rpartition(".")[2], "measure"))
         return values
 
 
