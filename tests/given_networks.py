@@ -13,12 +13,12 @@ class Small(nn.Module):
 
     def __init__(self, channels: int = 1, classes: int = 10) -> None:
         super().__init__()
-        self.stem = nn.Conv2d(channels, 6, 3, stride=2, padding=1)
+        self.stem = nn.Conv2d(channels, 3, 3, stride=4)
         self.relu = nn.ReLU()
-        self.inner = nn.Conv2d(6, 6, 3, padding=1)
+        self.inner = nn.Conv2d(3, 3, 3, padding=1)
         self.pool = nn.AdaptiveAvgPool2d(2)
-        self.head = nn.Linear(24, classes)
-        self.idle = nn.Linear(3, 3)
+        self.head = nn.Linear(12, classes)
+        self.idle = nn.Linear(2, 2)
 
     def forward(self, x):
         x = self.relu(self.stem(x))

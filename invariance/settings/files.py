@@ -51,7 +51,9 @@ def other_model(choice: object, page: str) -> str:
         found = "listed by model=run" if page == "layers" else "measured by networks="
         own = f"networks of this package are trained by invariance-train, and {found} then"
         return f"model={choice}: {own}; model= takes others (there are: {there})"
-    return f"model={choice}: it is measured as it is, and not trained; choose one that is built here (there are: {there})"
+    return (
+        f"model={choice}: it is measured as it is, and not trained; choose one that is built here (there are: {there})"
+    )
 
 
 def families() -> list[str]:
