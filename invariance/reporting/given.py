@@ -18,6 +18,7 @@ from invariance.reporting.sections import Making, Section
 from invariance.reporting.style import growing
 from invariance.reporting.table import GAP, Table
 from invariance.reporting.tidy import BOUNDS, axis_of, curves_of, said, tidy
+from invariance.runs.places import folder_name
 from invariance.transforms.base import UNTOUCHED
 
 _KEY = ["data", "model", "network"]
@@ -131,18 +132,18 @@ def given_section(network: GivenNetwork) -> tuple[Section, dict[str, bytes]]:
         for metric in network.metrics()
         if (figure := _figure(network, grid, metric)) is not None
     ]
-    first, *others = [
+    means = [
         (f"Means over each grid: {what_of(metric, short=True)}", making.table(_means(network, metric)))
         for metric in network.metrics()
-    ] or [("", None)]
+    ]
     section = Section(
         f"{network.slug}-layers",
         network.data,
         _title(network),
         _about(network),
         [making.figure(one) for one in figures],
-        first[1],
-        [(title, table) for title, table in others if table is not None],
+        means[0][1] if means else None,
+        means[1:],
         _gaps(figures),
     )
     return section, making.files
@@ -150,7 +151,7 @@ def given_section(network: GivenNetwork) -> tuple[Section, dict[str, bytes]]:
 
 def _title(network: GivenNetwork) -> str:
     name = network.model.partition("/")[2]
-    called = "" if network.network == re.sub(r"[^\w.#\[\]()-]+", "_", name) else f" ({network.network})"
+    called = "" if network.network == folder_name(name) else f" ({network.network})"
     return f"{network.data}: {network.model}{called}"
 
 

@@ -147,7 +147,9 @@ def _made(
     notes = {data: recipes.note(collected, data) for data in sorted(set(collected.rows["data"]))}
     whole = overviews_of(measured, slugs)
     given = given_networks(collected)
-    task = progress.add_task("figures", total=sum(map(len, (whole, measured, given, compared, finetuned))))
+    task = progress.add_task(
+        "figures", total=len(whole) + sum(len(one) for one in (measured, given, compared, finetuned))
+    )
 
     def kept(shown: T, files: dict[str, bytes]) -> T:
         made.update(files)

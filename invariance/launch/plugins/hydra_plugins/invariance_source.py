@@ -16,8 +16,8 @@ from invariance.settings.nested import check_yaml
 class FileConfigSource(file_config_source.FileConfigSource):
     """Hydra's own, whose name and place it takes, but for files that would explode, and choices without a file.
 
-    A map, solver or source of networks that is in its list and has no file in `conf/` is there with its default
-    settings; so is one, or a launcher, from outside the package that is chosen as `module:name`.
+    A map or solver that is in its list and has no file in `conf/` is there with its default settings; so is a map,
+    solver, launcher or source of networks from outside the package that is chosen as `module:name`.
     """
 
     def load_config(self, config_path: str) -> ConfigResult:
@@ -52,13 +52,12 @@ def _made(config_path: str) -> dict[str, Any] | None:
     group, _, name = config_path.removesuffix(".yaml").rpartition("/")
     if group == "hydra/launcher" and is_named(name):
         return {"_target_": "hydra_plugins.invariance_named_launcher.NamedLauncher", "launcher": name}
-    if group not in ("map", "solver", "model"):
+    if group == "model" and is_named(name):
+        return {"source": name, "name": "???", "weights": None, "size": None, "label": None}
+    if group not in ("map", "solver"):
         return None
     from invariance.maps import MAPS, SOLVERS, map_named, solver_named  # torch, which no choice with a file needs
-    from invariance.models.sources import SOURCES
 
-    if group == "model" and (name in SOURCES or is_named(name)):
-        return {"source": name, "name": "???", "weights": None, "size": None, "label": None}
     if group == "map" and (name in MAPS or is_named(name)):
         map_named(name)
         return {name: {}}
