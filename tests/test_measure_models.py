@@ -18,6 +18,7 @@ from invariance.experiments.layers import layers as list_them
 from invariance.experiments.measure import measure
 from invariance.experiments.status import look
 from invariance.maps.ridge import Ridge
+from invariance.reporting.given import spread
 from invariance.reporting.page import make_report, report_of
 from invariance.runs.parts import Parts
 from invariance.runs.rows import read_rows
@@ -274,3 +275,10 @@ def test_layers_that_are_listed_are_those_that_are_measured(composed, compose, t
     list_them(compose("layers", *SMALL, "data=digits", "layers=auto", f"prepared={prepared_once}", "progress=false"))
     listed = [line.split()[0] for line in capsys.readouterr().out.splitlines()[3:]]
     assert sorted(listed) == sorted(path.name for path in (tmp_path / "runs" / PLACE).iterdir() if path.is_dir())
+
+
+def test_a_figure_shows_so_many_layers_from_the_first_to_the_last():
+    many = [f"blocks.{k}" for k in range(50)]
+    shown = spread(many, 12)
+    assert len(shown) == len(set(shown)) == 12 and (shown[0], shown[-1]) == ("blocks.0", "blocks.49")
+    assert shown == sorted(shown, key=many.index) and spread(many[:3], 12) == many[:3]

@@ -23,6 +23,9 @@ from invariance.transforms.base import UNTOUCHED
 
 _KEY = ["data", "model", "network"]
 
+MOST = 12
+"""Layers that a figure shows; of more, so many from the first to the last."""
+
 
 @dataclass(frozen=True)
 class GivenNetwork:
@@ -169,7 +172,8 @@ def _about(network: GivenNetwork) -> str:
 
 def _figure(network: GivenNetwork, grid: str, metric: str) -> Figure | None:
     """A curve a layer over one grid, a panel a way; None where there is no number to draw."""
-    found = [(layer, *network.of(layer, grid)) for layer in network.layers]
+    layers = spread(network.layers, MOST)
+    found = [(layer, *network.of(layer, grid)) for layer in layers]
     frame = tidy(
         drawn
         for fit in network.ways
@@ -180,7 +184,7 @@ def _figure(network: GivenNetwork, grid: str, metric: str) -> Figure | None:
         return None
     _, family, subject = found[0]
     draw = Lines(
-        dict(zip(network.layers, growing(len(network.layers)), strict=True)),
+        dict(zip(layers, growing(len(layers)), strict=True)),
         {family.name: axis_of(family, [subject], shade=False)},
         METRICS[metric],
         heading="layer",
@@ -188,13 +192,21 @@ def _figure(network: GivenNetwork, grid: str, metric: str) -> Figure | None:
         size=(3.6, 2.9),
     )
     title = f"{network.model} under {words(subject.facts.grid)}, layer by layer: {what_of(metric, short=True)}"
+    few = f"{len(layers)} of its {len(network.layers)}" if len(layers) < len(network.layers) else "its"
     caption = (
-        f"{what_of(metric)} of {network.network} at its layers, coloured by depth, under each g of {grid}, over "
+        f"{what_of(metric)} of {network.network} at {few} layers, coloured by depth, under each g of {grid}, over "
         f"{counts(n for n in network.rows['n_images'] if n > 0)} images of {network.data}. {HOW[metric]} Bands: 95 % "
         "intervals over images."
     )
     name = f"{network.slug}-{re.sub(r'[^-A-Za-z0-9_.]+', '_', grid)}-layers-{SHORT[metric]}"
     return Figure(name, title, caption + remarks(frame, metric), f"{title}. {said(frame)}", frame, draw)
+
+
+def spread(layers: Sequence[str], most: int) -> list[str]:
+    """At most so many of some layers, from the first to the last, as evenly as can be."""
+    if len(layers) <= most:
+        return list(layers)
+    return [layers[round(k * (len(layers) - 1) / (most - 1))] for k in range(most)]
 
 
 def _means(network: GivenNetwork, metric: str) -> Table:
