@@ -27,7 +27,7 @@ from invariance.launch.known import launcher_keys
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
-COMMANDS = ("prepare", "train", "measure", "distance", "finetune", "report", "status", "plan", "dashboard")
+COMMANDS = ("prepare", "train", "layers", "measure", "distance", "finetune", "report", "status", "plan", "dashboard")
 OTHERS = ("pip", "wandb", "docker", "sbatch", "find")
 """What shell blocks call beside the project's own commands: it is taken as it is."""
 

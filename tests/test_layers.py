@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "invariance"
-PAGES = {"prepare", "train", "measure", "distance", "finetune", "report", "status", "dashboard", "plan"}
+PAGES = {"prepare", "train", "layers", "measure", "distance", "finetune", "report", "status", "dashboard", "plan"}
 LEVELS = [
     {"errors", "version", "seeds", "progress", "device", "settings"},
     {"transforms", "models", "maps", "measures"},

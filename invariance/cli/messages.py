@@ -14,7 +14,7 @@ from yaml import YAMLError
 from invariance.errors import UserError, nearest
 from invariance.launch.known import unknown_setting
 from invariance.runs.files import disk_refusal
-from invariance.settings.files import conf_dir
+from invariance.settings.files import choices, conf_dir, page_keys
 
 LAUNCHER = "hydra.launcher."
 _COMPOSING = ("hydra._internal.config_loader_impl", "hydra._internal.defaults_list", "hydra.core.override_parser.")
@@ -78,7 +78,7 @@ def no_choice(arguments: list[str]) -> str:
     for override in overrides:
         group = override.key_or_group
         if (conf_dir() / group).is_dir() and not isinstance(override.value(), str | list) and not override.is_delete():
-            there = ", ".join(sorted(path.stem for path in (conf_dir() / group).glob("*.yaml")))
+            there = ", ".join(choices(group))
             given = str(override.input_line).partition("=")[2]
             return f"{group}={given}: choose one by its name, or leave it out (there are: {there})"
     return "a group of the configuration is set to null, or to what names no file; choose one of its files"
@@ -135,8 +135,11 @@ def explain(error: Exception, page: str) -> str:
         group = key.partition(".")[0]
         chosen = any(one.lstrip("+").startswith(f"{group}=") for one in sys.argv[1:])
         if key != group and key in known_keys(page) and group in _unset_groups(page) and not chosen:
-            there = sorted(path.stem for path in (conf_dir() / group).glob("*.yaml"))
+            there = choices(group, page)
             return f"{key}: there is no {group} yet; choose it, as {group}={there[0]} (there are: {', '.join(there)})"
+        if (conf_dir() / key).is_dir() and key not in page_keys(page):
+            taken = "; networks= names what it takes" if "networks" in page_keys(page) else ""
+            return f"{key}: invariance-{page} has no choice of that{taken} (invariance-{page} --help lists its groups)"
         others = [other for other in known_keys(page) if other != key]
         return f"unknown key {key!r}{nearest(key, others)} (invariance-{page} --help lists them)"
     if "Launcher'" in first and (match := re.search(r"unexpected keyword argument '(\w+)'", text)):
@@ -153,7 +156,8 @@ def explain(error: Exception, page: str) -> str:
     if match := re.search(r"Interpolation key '(.+?)' not found", text):
         return f"the configuration refers to {match[1]!r}, which is not set; set it on the command line: {match[1]}=…"
     if match := re.search(r"Missing mandatory value: (\S+)", text):
-        return f"{match[1]} is not set; set it on the command line: {match[1]}=…"
+        key = getattr(error, "full_key", None) or match[1]
+        return f"{key} is not set; set it on the command line: {key}=…"
     return first
 
 

@@ -12,6 +12,7 @@ from invariance.engine.alike import check_alike
 from invariance.engine.grids import check_grids, check_wanted, grids_for
 from invariance.errors import Busy, UserError
 from invariance.experiments.families import tell_unchosen, tell_unused
+from invariance.experiments.measure_given import measure_given
 from invariance.experiments.recording import measure_grid
 from invariance.maps.spec import check_unseen, maps_of
 from invariance.runs.find import find_runs
@@ -24,7 +25,7 @@ from invariance.training.trained import Network
 
 
 def measure(config: dict[str, Any]) -> None:
-    """Every chosen network over its grids: features under each g, maps fitted, rows written.
+    """Every chosen network over its grids, or the one of `model=`: features under each g, maps fitted, rows written.
 
     Args:
         config: the configuration of `conf/measure.yaml`, plain and resolved.
@@ -35,10 +36,14 @@ def measure(config: dict[str, Any]) -> None:
     check(config)
     keep_freed()
     runs = folder(config["runs"], "runs")
-    config = {"data": None, "solver": {}, **config, "metrics": metrics_of(config)}
+    given = config.get("model") is not None
+    config = {"data": None, "solver": {}, **config, "metrics": config["metrics"] if given else metrics_of(config)}
     solvers = config.get("solver") or {}
     fits = maps_of(config["map"], solvers)
     tell_unchosen(fits, solvers)
+    if given:
+        measure_given({"layers": "auto", "labels": None, **config}, fits)
+        return
     found, failed, busy = find_runs(runs / "train", config["networks"]), 0, []
     if config["grids"] == "own":
         tell_unused("grid", config["grid"] or {}, found)
@@ -81,8 +86,9 @@ def check(config: dict[str, Any]) -> None:
     for key in ("runs", "prepared"):
         folder(config[key], key)
     fits = maps_of(config["map"], config.get("solver") or {})
-    check_unseen(config["unseen_classes"], fits, labels=config.get("data") is None)
-    labelled = config.get("data") is None
+    trained = config.get("model") is None  # else its classes are known once it is loaded
+    check_unseen(config["unseen_classes"], fits, labels=config.get("data") is None or not trained)
+    labelled = config.get("data") is None or not trained
     check_alike([name for name in config["metrics"] if labelled or name != "error_rate"], [fit.map for fit in fits])
     check_wanted(config["grids"])
     check_grids(config["grid"] or {})

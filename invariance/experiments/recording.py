@@ -3,8 +3,8 @@
 import hashlib
 import math
 import sys
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Self
@@ -12,6 +12,7 @@ from typing import Any, Self
 import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import NDArray
 
 from invariance.data.prepared import Prepared
 from invariance.engine.grids import Grid
@@ -19,6 +20,7 @@ from invariance.engine.groups import Ended, Group, Measured
 from invariance.engine.measuring import Effort, check, measure
 from invariance.engine.stream import Sample
 from invariance.maps.spec import CLOSED, MapSpec, leaning
+from invariance.models.model import Model
 from invariance.progress import bar
 from invariance.runs.checked import write_facts
 from invariance.runs.files import DONE, atomic_path, write_text
@@ -37,6 +39,9 @@ from invariance.transforms.near import near_copies, told
 EXAMPLES = 4
 FITS = "g,status,error,reference,strength,sigma\n"
 """Columns of `fits.csv`: mean squared error over the fit images, the identity's, the strength ridge chose, and σ."""
+
+Key = tuple[str, MapSpec]
+"""What has a run of its own: a layer, and a map with its solver."""
 
 
 def measure_grid(
@@ -66,69 +71,66 @@ def measure_grid(
         require_writable(folder, "runs")
     prepared = network.data(size, Path(config["prepared"]).expanduser(), config["progress"])
     runs = {spec: _open(network, grid, spec, prepared, config, stage) for spec in maps}
-    new = {spec: run for spec, run in runs.items() if not run.done}
-    if not new:
+    keep = Recording(grid, prepared, {(network.layer, spec): run for spec, run in runs.items()}, _about(network, stage))
+    if keep.finished:
         print(f"finished already: {folder}")
         return
-    fit, report = samples_of(network, prepared)
-    _check(network, grid, list(new), config, fit, report)
-    with Recording(network, grid, prepared, new, stage) as keep:
-        if not keep.runs:  # by another process, meanwhile
-            print(f"finished already: {folder}")
-            return
-        if near := told(near_copies(grid.transform, network.input_size), grid.name, network.input_size):
-            print(near, flush=True)
-        keep.begin(folder)
-        with bar(config["progress"]) as progress:
-            measure(
-                network.model,
-                report,
-                fit=fit,
-                families=[grid],
-                layers=[network.layer],
-                maps=list(keep.runs),
-                measures=config["metrics"],
-                keep=keep,
-                unseen=[*CLOSED, *config["unseen_classes"]],
-                effort=Effort(
-                    int(config["batch"]), config["memory_gb"] * 1e9, progress if config["progress"] else None
-                ),
-            )
-        keep.finish()
-        _show(network, grid, runs, keep.runs, prepared, config, stage, before)
-    print(f"measured {network.place} over {len(grid.transform.grid())} g of {grid.name}: {folder}")
-
-
-def _check(
-    network: Network, grid: Grid, maps: list[MapSpec], config: dict[str, Any], fit: Sample, report: Sample
-) -> None:
-    """Refuse what cannot be measured, and say what maps lean on."""
-    layers = [network.layer]
-    dims = check(network.model, report, fit=fit, family=grid, layers=layers, maps=maps, measures=config["metrics"])
-    for line in leaning(maps, dims, len(fit)):
-        print(line, file=sys.stderr)
+    facts = {
+        "upstream": {network.directory.as_posix(): network.weights},
+        "device": str(network.device),
+        "trained_on": network.trained_on,
+    }
+    with keep.measuring(network.model, samples_of(network, prepared), folder, facts, config):
+        new = {spec: run for (_, spec), run in keep.runs.items()}
+        if new:
+            _show(network, grid, runs, new, prepared, config, stage, before)
+    if new:
+        print(f"measured {network.place} over {len(grid.transform.grid())} g of {grid.name}: {folder}")
+    else:
+        print(f"finished already: {folder}")
 
 
 def samples_of(network: Network, prepared: Prepared) -> tuple[Sample, Sample]:
     """The images that a network's maps are fitted on, and those that are reported on."""
-    name, report = prepared.fit_split(network.settings["fit"]), prepared.split(prepared.report)
     own = network.measured_on == network.trained_on  # another data set's classes are not the network's
+    return samples(prepared, network.settings["fit"], np.arange(len(prepared.classes)) if own else None)
+
+
+def samples(
+    prepared: Prepared, fit: Mapping[str, Any] | None, places: NDArray[np.int64] | None
+) -> tuple[Sample, Sample]:
+    """The images of a data set that maps are fitted on, and those that are reported on.
+
+    Args:
+        prepared: the data set.
+        fit: which images maps are fitted on, as its `fit` says.
+        places: the network's number of each class of the data set; None where the classes are not the network's.
+
+    Raises:
+        UserError: if there is no split to fit on.
+    """
+    name, report = prepared.fit_split(fit), prepared.split(prepared.report)
     chosen = [
-        (name, prepared.split(name), prepared.fit_indices(network.settings["fit"])),
+        (name, prepared.split(name), prepared.fit_indices(fit)),
         (prepared.report, report, np.arange(len(report))),
     ]
-    fit, reported = (
-        Sample(split_name, split.images, indices, torch.from_numpy(np.asarray(split.labels[indices])) if own else None)
+    fitted, reported = (
+        Sample(split_name, split.images, indices, _labels(np.asarray(split.labels[indices]), places))
         for split_name, split, indices in chosen
     )
-    return fit, reported
+    return fitted, reported
+
+
+def _labels(labels: NDArray[np.int64], places: NDArray[np.int64] | None) -> torch.Tensor | None:
+    """Labels as the network numbers its classes; −1 where an image has none."""
+    return None if places is None else torch.from_numpy(np.append(places, -1)[labels])
 
 
 def _show(
     network: Network,
     grid: Grid,
-    runs: dict[MapSpec, Run],
-    new: dict[MapSpec, Run],
+    runs: Mapping[MapSpec, Run],
+    new: Mapping[MapSpec, Run],
     prepared: Prepared,
     config: dict[str, Any],
     stage: str,
@@ -136,13 +138,9 @@ def _show(
 ) -> None:
     """The measurement in W&B: its rows and means; those of the network it was finetuned from, too."""
     trained, name, phase = network.config, f"{network.place}/{grid.name}", "after" if before else "before"
-    about = {
-        "stage": stage,
-        "data": network.measured_on,
-        "network": trained["name"],
-        "family": trained["transform"]["name"],
+    about: dict[str, Any] = {
+        **_about(network, stage),
         "range": trained["transform"].get("range"),
-        "seed": trained["seed"],
         "grid": grid.name,
         "layer": network.layer,
         "maps": list(dict.fromkeys(spec.map for spec in runs)),
@@ -190,27 +188,24 @@ def _open(network: Network, grid: Grid, spec: MapSpec, prepared: Prepared, confi
 
 
 class Recording:
-    """The recorder of a command: a run directory for every map, of one network over one grid.
+    """The recorder of a command: a run directory for every layer and map, of one network over one grid.
 
     What a group came to is a part of its run, and is not measured again after an interruption; a run gets its rows and
     its marker once all of its parts are there. Use as a context manager: it holds the locks of the runs.
 
     Args:
-        network: the trained network.
         grid: the transformations.
         prepared: the images.
-        runs: the run of every map that is not measured yet.
-        stage: what the measurement is a part of.
+        runs: the run of every layer and map; those that are measured already are left out.
+        about: what rows say of the network.
     """
 
-    def __init__(
-        self, network: Network, grid: Grid, prepared: Prepared, runs: Mapping[MapSpec, Run], stage: str
-    ) -> None:
-        self.network, self.grid, self.prepared, self.stage = network, grid, prepared, stage
+    def __init__(self, grid: Grid, prepared: Prepared, runs: Mapping[Key, Run], about: Mapping[str, Any]) -> None:
+        self.grid, self.prepared, self.about = grid, prepared, about
         self.runs = dict(runs)
         self._locks = ExitStack()
-        self._parts: dict[MapSpec, Parts] = {}
-        self._groups: dict[MapSpec, list[tuple[str, ...]]] = {}
+        self._parts: dict[Key, Parts] = {}
+        self._groups: dict[Key, list[tuple[str, ...]]] = {}
 
     def __enter__(self) -> Self:
         """Take the locks; runs that another process finished meanwhile are left out."""
@@ -218,74 +213,137 @@ class Recording:
             for run in self.runs.values():
                 locks.enter_context(run)
             self._locks = locks.pop_all()
-        self.runs = {spec: run for spec, run in self.runs.items() if not run.done}
-        self._groups = {spec: [] for spec in self.runs}
+        self.runs = {key: run for key, run in self.runs.items() if not run.done}
+        self._groups = {key: [] for key in self.runs}
         return self
 
     def __exit__(self, *raised: object) -> None:
         """Give up the locks."""
         self._locks.close()
 
-    def begin(self, folder: Path) -> None:
-        """Write down what is measured: provenance, the grid, and a few of its images."""
-        prepared, network = self.prepared, self.network
+    @property
+    def layers(self) -> list[str]:
+        """The layers of which something is to be measured."""
+        return list(dict.fromkeys(layer for layer, _ in self.runs))
+
+    @property
+    def maps(self) -> list[MapSpec]:
+        """The maps through which something is to be measured."""
+        return list(dict.fromkeys(spec for _, spec in self.runs))
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing is left to measure."""
+        return all(run.done for run in self.runs.values())
+
+    @contextmanager
+    def measuring(
+        self,
+        model: Model,
+        images: tuple[Sample, Sample],
+        folder: Path,
+        facts: Mapping[str, Any],
+        config: Mapping[str, Any],
+    ) -> Iterator[None]:
+        """Measure what has no rows yet, under the locks of the runs, which are held until the context is left.
+
+        Args:
+            model: the network.
+            images: those that maps are fitted on, and those that are reported on.
+            folder: of the grid.
+            facts: what made the network, for the provenance of every run.
+            config: metrics, unseen_classes, batch, memory_gb and progress.
+
+        Raises:
+            UserError: for anything the user can mend.
+        """
+        grid, (fit, report) = self.grid, images
+        self.runs = {key: run for key, run in self.runs.items() if not run.done}
+        asked: dict[str, Any] = {"fit": fit, "layers": self.layers, "maps": self.maps, "measures": config["metrics"]}
+        for line in leaning(self.maps, check(model, report, family=grid, **asked), len(fit)):
+            print(line, file=sys.stderr)
+        with self:
+            if self.runs:  # not finished by another process, meanwhile
+                side = int(model.size or report.pixels.shape[-1])
+                if near := told(near_copies(grid.transform, side), grid.name, side):
+                    print(near, flush=True)
+                self._begin(folder, facts)
+                with bar(config["progress"]) as progress:
+                    shown = progress if config["progress"] else None
+                    measure(
+                        model,
+                        report,
+                        families=[grid],
+                        **{**asked, "layers": self.layers, "maps": self.maps},
+                        keep=self,
+                        unseen=[*CLOSED, *config["unseen_classes"]],
+                        effort=Effort(int(config["batch"]), config["memory_gb"] * 1e9, shown),
+                    )
+                self._finish()
+            yield
+
+    def _begin(self, folder: Path, facts: Mapping[str, Any]) -> None:
+        """Write down what is measured: provenance, the grid, and a few of its images.
+
+        Args:
+            folder: of the grid.
+            facts: what made the network, for the provenance of every run.
+        """
+        prepared = self.prepared
         for run in self.runs.values():
             run.record(
-                {
-                    "upstream": {network.directory.as_posix(): network.weights},
-                    "device": str(network.device),
-                    "trained_on": network.trained_on,
-                    "remarks": prepared.remarks,
-                    "skipped": prepared.skipped,
-                    "left_out": prepared.left_out,
-                }
+                {**facts, "remarks": prepared.remarks, "skipped": prepared.skipped, "left_out": prepared.left_out}
             )
         _write_grid(folder, self.grid, prepared)
 
     def has(self, group: Group) -> bool:
-        """See `Recorder`."""
-        run = self.runs[group.map]
-        if group.map not in self._parts:
-            self._parts[group.map] = Parts(run, group.size)
-        self._groups[group.map].append(group.g)
-        return self._parts[group.map].read(group.number, group.g) is not None
+        """See `Recorder`; what is of no run here was measured before."""
+        key = group.layer, group.map
+        if key not in self.runs:
+            return True
+        if key not in self._parts:
+            self._parts[key] = Parts(self.runs[key], group.size)
+        self._groups[key].append(group.g)
+        return self._parts[key].read(group.number, group.g) is not None
 
     def add(self, group: Group, result: Measured) -> None:
         """See `Recorder`."""
-        run = self.runs[group.map]
-        facts = {**self._facts(), "run": run.name}
-        rows = to_frame(replace(row, **facts) for row in result.rows)
+        key = group.layer, group.map
+        run = self.runs[key]
+        rows = to_frame(replace(row, **self.about, run=run.name) for row in result.rows)
         run.require_here()
-        self._parts[group.map].write(group.number, group.g, Part(rows, _account(result.fits), result.scores))
+        self._parts[key].write(group.number, group.g, Part(rows, _account(result.fits), result.scores))
 
     def note(self, done: int, of: int) -> None:
         """See `Recorder`."""
         for run in self.runs.values():
             run.note(done, of, "g")
 
-    def finish(self) -> None:
-        """Make a finished run of the parts of every map."""
-        for spec, run in self.runs.items():
+    def _finish(self) -> None:
+        """Make a finished run of the parts of every layer and map."""
+        for key, run in self.runs.items():
             run.require_here()
-            parts = self._parts[spec].all(self._groups[spec])
+            _, spec = key
+            parts = self._parts[key].all(self._groups[key])
             if spec.settings is not None:
                 write_text(run.directory / "fits.csv", FITS + "".join(part.fits for part in parts))
             scores = {name: np.concatenate([part.scores[name] for part in parts]) for name in parts[0].scores}
-            write_scores(run.directory, [label for labels in self._groups[spec] for label in labels], scores)
+            write_scores(run.directory, [label for labels in self._groups[key] for label in labels], scores)
             run.finish(pd.concat([part.rows for part in parts], ignore_index=True))
-            self._parts[spec].remove()
+            self._parts[key].remove()
 
-    def _facts(self) -> dict[str, Any]:
-        """What the rows of a network trained here say of it."""
-        trained = self.network.config
-        return {
-            "stage": self.stage,
-            "data": self.network.measured_on,
-            "network": trained["name"],
-            "family": trained["transform"]["name"],
-            "range": _text(trained["transform"].get("range")),
-            "seed": trained["seed"],
-        }
+
+def _about(network: Network, stage: str) -> dict[str, Any]:
+    """What the rows of a network that was trained here say of it."""
+    trained = network.config
+    return {
+        "stage": stage,
+        "data": network.measured_on,
+        "network": trained["name"],
+        "family": trained["transform"]["name"],
+        "range": _text(trained["transform"].get("range")),
+        "seed": trained["seed"],
+    }
 
 
 def _write_grid(folder: Path, grid: Grid, prepared: Prepared) -> None:

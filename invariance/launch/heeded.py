@@ -45,6 +45,10 @@ def _is(key: str, *values: object) -> Condition:
     return lambda config: OmegaConf.select(config, key, default=None) in values
 
 
+def _isnt(key: str, *values: object) -> Condition:
+    return lambda config: OmegaConf.select(config, key, default=None) not in values
+
+
 def _cosine(config: DictConfig) -> bool:
     return _is("recipe.schedule", "cosine")(config) and not _is("recipe.step", None)(config)
 
@@ -61,10 +65,17 @@ _MEASURING = (
     Unread("trainer.channels_last", "measuring keeps images' channels apart"),
     Unread("trainer.workers", "measuring reads ahead by one thread"),
 )
+_TRAINED, _GIVEN = _is("model", None), _isnt("model", None)
 _OTHER_DATA = (
-    Unread("data.colour", "images are read in the colours that each network takes"),
+    Unread("data.colour", "images are read in the colours that each network takes", _TRAINED),
     Unread("data.input_size", "images are read at the size that each network takes"),
     Unread("data.mean", "a network subtracts the mean that it was trained with"),
+)
+_BY_NETWORKS = (
+    Unread("networks", "model= names the network", _GIVEN),
+    Unread("layer", "with model= layers= chooses where φ ends", _GIVEN),
+    Unread("layers", "networks that were trained here are measured at layer=", _TRAINED),
+    Unread("labels", "without model= the images are the networks' own", _TRAINED),
 )
 _PLANNED = "check=true measures nothing and plans nothing"
 
@@ -82,7 +93,12 @@ UNREAD: dict[str, tuple[Unread, ...]] = {
         Unread("transform.joint", "finetuning chooses G, as G={rotation: {angles: [-10, 10]}}"),
         Unread("transform.sweep", "-m range=5,10 chooses the ranges of a sweep"),
     ),
-    "measure": (*_MEASURING, *_OTHER_DATA, _FIT_SEED),
+    "measure": (*_MEASURING, *_OTHER_DATA, _FIT_SEED, *_BY_NETWORKS),
+    "layers": (
+        Unread("data.fit", "no map is fitted"),
+        Unread("data.input_size", "images are read at the size that the network takes"),
+        Unread("data.mean", "a network subtracts its own mean"),
+    ),
     "distance": _MEASURING,
     "finetune": (_STEP,),
     "status": (Unread("every", "seal=true looks once", _is("seal", True)),),

@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from invariance.reporting.rows import HALF_ERROR, Collected, GridFacts, GridKey, fit_classes, grid_label, grid_name
+from invariance.reporting.grids import GridFacts, GridKey, grid_label, grid_name
+from invariance.reporting.rows import HALF_ERROR, Collected, fit_classes
 from invariance.runs.rows import WITH_SCORE
 
 BASELINE = "baseline"

@@ -13,7 +13,8 @@ from scipy.spatial.distance import squareform
 from sklearn.manifold import TSNE
 
 from invariance.reporting.curves import BASELINE, Floats, extent, words
-from invariance.reporting.rows import Collected, grid_label
+from invariance.reporting.grids import grid_label
+from invariance.reporting.rows import Collected, of_given
 
 INDICES = ("cka", "procrustes", "r2")
 ONE_WAY = ("l2_distance", "r2")
@@ -103,8 +104,9 @@ class Distances:
 def distances(collected: Collected) -> list[Distances]:
     """What was compared, a data set and layer each."""
     found = []
+    trained = collected.rows[~of_given(collected.rows)]
     for (data, layer), rows in collected.reported("distance").groupby(["data", "layer"], sort=True):
-        nodes = _nodes(collected.rows[collected.rows["data"] == data], rows)
+        nodes = _nodes(trained[trained["data"] == data], rows)
         if len(nodes) > 1:
             pairs = _pairs(rows, nodes)
             used = pairs.loc[pairs["score"].notna(), "n_images"]

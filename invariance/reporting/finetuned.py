@@ -12,7 +12,8 @@ import pandas as pd
 
 from invariance.errors import UserError
 from invariance.reporting.curves import Fit, fit_title, natural
-from invariance.reporting.rows import Collected, GridFacts, GridKey, grid_label, grid_name, shortened, unfit
+from invariance.reporting.grids import GridFacts, GridKey, grid_label, grid_name, shortened, unfit
+from invariance.reporting.rows import Collected
 from invariance.reporting.table import GAP
 from invariance.runs.run import PROVENANCE
 from invariance.transforms.base import UNTOUCHED

@@ -15,7 +15,7 @@ from PIL import Image
 from invariance.errors import UserError
 from invariance.reporting.curves import MeasuredFamily, words
 from invariance.reporting.figure import rendered
-from invariance.reporting.rows import GridFacts
+from invariance.reporting.grids import GridFacts
 
 EXAMPLES = "examples.npz"
 _COLUMNS = 9

@@ -4,7 +4,7 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from importlib.resources import files as package_files
@@ -25,6 +25,7 @@ from invariance.reporting.curves import counts, families, fit_title, words
 from invariance.reporting.distances import distances
 from invariance.reporting.figure import figures_of
 from invariance.reporting.finetuned import studies
+from invariance.reporting.given import given_networks, given_section, trained_data
 from invariance.reporting.paper import claims, recipes, tables, verdicts
 from invariance.reporting.paper.figures import INDEX, index
 from invariance.reporting.paper.finetuned import with_gaps
@@ -128,10 +129,12 @@ def _alone(out: Path) -> Iterator[bool]:
 def _made(collected: Collected, progress: Progress, figures: Sequence[str]) -> tuple[dict[str, Any], dict[str, bytes]]:
     """What the page shows, by its names in the template, and all files by their paths in the report."""
     measured, compared, finetuned = families(collected), distances(collected), with_gaps(collected, studies(collected))
-    whole, data_sets = overviews_of(measured), sorted(set(collected.rows["data"]))
-    notes = {data: recipes.note(collected, data) for data in data_sets}
+    whole, data_sets = overviews_of(measured), trained_data(collected)
+    notes = {data: recipes.note(collected, data) for data in sorted(set(collected.rows["data"]))}
+    given = given_networks(collected)
     made: dict[str, bytes] = {}
-    task = progress.add_task("figures", total=len(whole) + len(measured) + len(compared) + len(finetuned))
+    parts: tuple[Sized, ...] = (whole, measured, given, compared, finetuned)
+    task = progress.add_task("figures", total=sum(map(len, parts)))
 
     def done(shown: T) -> T:
         progress.advance(task)
@@ -144,6 +147,7 @@ def _made(collected: Collected, progress: Progress, figures: Sequence[str]) -> t
     slugs = [f"{beginnings(measured)[one.data, one.layer]}-{one.name}" for one in measured]
     named = zip(measured, slugs, strict=True)
     sections = [done(family_section(making(one.data), collected, one, slug)) for one, slug in named]
+    looked_at = [done(given_section(Making(made), one)) for one in given]
     apart = [done(distance_section(making(one.data), one)) for one in compared]
     tuned = [done(finetuned_section(making(one.data), one)) for one in finetuned]
     said = claims.claims(
@@ -168,8 +172,8 @@ def _made(collected: Collected, progress: Progress, figures: Sequence[str]) -> t
         if further.files.keys() & made.keys():
             raise UserError(f"figures: two figures are called {one.name}; give each another name")
         made.update(further.files)
-    parts = {"sections": sections, "apart": [*apart, *tuned], "overviewed": overviewed}
-    return {**parts, **shown_tables}, made
+    shown_parts = {"sections": sections, "apart": [*looked_at, *apart, *tuned], "overviewed": overviewed}
+    return {**shown_parts, **shown_tables}, made
 
 
 def _write(out: Path, rows: pd.DataFrame, made: dict[str, bytes], page: str, contents: str) -> None:

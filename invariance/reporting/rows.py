@@ -2,8 +2,6 @@
 
 import hashlib
 import os
-import re
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,18 +9,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from invariance.errors import UserError, nearest
-from invariance.runs.checked import DamagedFile, read_facts
+from invariance.reporting.grids import GRID, GivenKey, GridFacts, GridKey, grid_facts, grid_name, shortened, unfit
 from invariance.runs.files import DONE
 from invariance.runs.find import Unseen, but_for, locked_file, walk
 from invariance.runs.run import CONFIG, PROVENANCE, ROWS, read_config
 from invariance.runs.seal import read_marker, rows_of
 from invariance.settings.nested import load_json
-from invariance.transforms.base import UNTOUCHED
 
-KEY = ["stage", "data", "network", "family", "range", "seed", "layer", "g", "split", "map", "solver", "metric"]
+KEY = ["stage", "data", "model", "network", "family", "range", "seed"]
+KEY += ["layer", "g", "split", "map", "solver", "metric"]
 """Columns that say which number a row is: no two rows may agree in all of them, and in `fit_classes` where it is."""
 
 SAME, UNSEEN, HALF_ERROR = "same", "unseen", "half_error_rate"
@@ -30,72 +27,8 @@ SAME, UNSEEN, HALF_ERROR = "same", "unseen", "half_error_rate"
 
 _NAMES = ("data", "network", "family", "layer", "split", "map", "solver", "metric")
 _NEEDED = ("data", "network", "family")
-"""Columns of names that files of the report are called by, or the page's anchors; and those that are never empty."""
-
-_LONGEST = 100
-"""Characters of a name; of both names of a finetuned network, and of two data sets."""
-
-GRID = "grid.json"
-
-
-class Point(NamedTuple):
-    """One g of a measured grid, at its place on the axis; a hash of its parameters tells g of the same name apart."""
-
-    label: str
-    value: float
-    covered: bool
-    params: str = ""
-
-
-@dataclass(frozen=True)
-class GridFacts:
-    """What a figure needs to know of a grid beyond its rows.
-
-    Attributes:
-        grid: name of the grid, the part of a row's g before the colon.
-        family: its family.
-        unit: unit of the axis.
-        ordinal: whether the axis only counts and shows labels.
-        points: all g in the order of the axis.
-        folder: where its examples lie.
-    """
-
-    grid: str
-    family: str
-    unit: str
-    ordinal: bool
-    points: tuple[Point, ...]
-    folder: Path
-
-    def same_g(self, other: "GridFacts") -> bool:
-        """Whether every g that both grids name is the same transformation in both.
-
-        The untouched image is the same whatever its parameters: those of Elastic name the σ of the network's training.
-        """
-        ours = {point.label: point.params for point in self.points if point.label != UNTOUCHED}
-        return all(ours.get(point.label, point.params) == point.params for point in other.points)
-
-    @property
-    def n_covered(self) -> int:
-        """How many g the network's training covered."""
-        return sum(point.covered for point in self.points)
-
-    @property
-    def parts(self) -> dict[str, NDArray[np.bool_]]:
-        """Which points are untouched; and of the others which training covered, `inside`, and which not, `beyond`."""
-        untouched = np.array([point.label == UNTOUCHED for point in self.points])
-        covered = np.array([point.covered for point in self.points])
-        return {"untouched": untouched, "inside": covered & ~untouched, "beyond": ~covered & ~untouched}
-
-
-class GridKey(NamedTuple):
-    """Which network was measured over which grid, by itself (`measure`) or around a finetuning."""
-
-    stage: str
-    data: str
-    network: str
-    seed: int
-    grid: str
+"""Columns of names that files of the report are called by, or the page's anchors; and those that are never empty, but
+for the family of a network that was not trained here."""
 
 
 @dataclass(frozen=True)
@@ -126,6 +59,7 @@ class Collected:
         runs: the finished runs, by name.
         unfinished: names of the runs that were begun and are not finished.
         grids: the measured grids.
+        given: the grids that networks were measured over which were not trained here.
         damaged: the finished runs that are not what they were finished with, and why; they are in nothing else.
         unseen: what could not be looked into.
     """
@@ -136,15 +70,23 @@ class Collected:
     grids: dict[GridKey, GridFacts]
     damaged: dict[str, str] = field(default_factory=dict)
     unseen: list[Unseen] = field(default_factory=list)
+    given: dict[GivenKey, GridFacts] = field(default_factory=dict)
 
     @property
     def unverified(self) -> list[str]:
         """Names of the runs that no seal says anything of."""
         return [name for name, run in self.runs.items() if not run.verified]
 
-    def reported(self, stage: str, *, control: bool = False) -> pd.DataFrame:
-        """Rows of a stage over the split that results are reported on: ordinary ones, or those of the control."""
-        rows = self.rows[(self.rows["stage"] == stage) & (of_control(self.rows) == control)]
+    def reported(self, stage: str, *, control: bool = False, given: bool = False) -> pd.DataFrame:
+        """Rows of a stage over the split that results are reported on.
+
+        Args:
+            stage: the stage.
+            control: those of the control over classes, instead of ordinary ones.
+            given: those of networks that were not trained here, instead of those that were.
+        """
+        asked = (self.rows["stage"] == stage) & (of_control(self.rows) == control) & (of_given(self.rows) == given)
+        rows = self.rows[asked]
         wanted = rows["run"].map({name: run.splits[-1] for name, run in self.runs.items()})
         return rows[rows["split"] == wanted]
 
@@ -187,14 +129,16 @@ def collect(root: Path, data: str | None = None) -> Collected:
         rows = _only(rows, data)
     named = set(rows["run"])
     kept = {name: one for name, one in read.items() if name in named}
+    every = {key: facts for one in kept.values() for key, facts in one.grids.items()}
     of_data = [name for name in found if data is None or any(_is_of(one, data) for one in name.split("/")[1:2])]
     return Collected(
         rows,
         {name: one.facts for name, one in kept.items()},
         [name for name in of_data if name not in finished],
-        {key: facts for one in kept.values() for key, facts in one.grids.items()},
+        {key: facts for key, facts in every.items() if isinstance(key, GridKey)},
         {name: why for name, why in damaged.items() if name in of_data},
         unseen,
+        {key: facts for key, facts in every.items() if isinstance(key, GivenKey)},
     )
 
 
@@ -203,7 +147,7 @@ class _Read(NamedTuple):
 
     rows: pd.DataFrame
     facts: RunFacts
-    grids: dict[GridKey, GridFacts]
+    grids: dict[GridKey | GivenKey, GridFacts]
 
 
 def _read_all(finished: dict[str, Path]) -> tuple[dict[str, _Read], dict[str, str]]:
@@ -228,16 +172,6 @@ def run_anchor(name: str) -> str:
     return "r" + hashlib.blake2b(name.encode(), digest_size=6).hexdigest()
 
 
-def grid_name(g: pd.Series) -> pd.Series:
-    """The grid of each g: what stands before the colon."""
-    return g.str.split(":", n=1).str[0]
-
-
-def grid_label(g: pd.Series) -> pd.Series:
-    """The label of each g: what stands after the colon."""
-    return g.str.split(":", n=1).str[1]
-
-
 def fit_classes(rows: pd.DataFrame) -> pd.Series:
     """Which classes each row's map was fitted on; empty where rows do not say."""
     return rows["fit_classes"].fillna("") if "fit_classes" in rows else pd.Series("", index=rows.index)
@@ -248,25 +182,15 @@ def of_control(rows: pd.DataFrame) -> pd.Series:
     return fit_classes(rows).isin((SAME, UNSEEN)) | (rows["metric"] == HALF_ERROR)
 
 
+def of_given(rows: pd.DataFrame) -> pd.Series:
+    """Which rows are of networks that were not trained here: they name their source."""
+    return rows["model"].fillna("") != "" if "model" in rows else pd.Series(False, index=rows.index)
+
+
 def _rows_of(path: Path, name: str) -> pd.DataFrame:
     if not (path / ROWS).exists():
         raise UserError(f"{path} is marked finished but has no {ROWS}; delete the folder and repeat the run")
     return rows_of(path).assign(run=name)  # the runs folder itself may lie anywhere, and be a part of another
-
-
-def unfit(name: str) -> str:
-    """Why a name may not be part of a file's name, in words; empty where it may.
-
-    Data, networks, families and layers are named by the project's commands without any such; a file that was damaged or
-    made by hand could lead a report's files out of its folder.
-    """
-    if "/" in name or name.startswith("."):
-        return "it is a path, or hidden"
-    if any(unicodedata.category(letter) == "Cc" for letter in name):
-        return "it has control characters"
-    if any(len(part) > _LONGEST for part in re.split("[+@]", name)):
-        return f"it is longer than {_LONGEST} characters"
-    return ""
 
 
 def _refuse_damaged(rows: pd.DataFrame, path: Path) -> None:
@@ -275,11 +199,13 @@ def _refuse_damaged(rows: pd.DataFrame, path: Path) -> None:
     def refuse(said: str) -> None:
         raise UserError(f"{path} is damaged: {said}; delete its folder and repeat the run")
 
+    trained = not of_given(rows).any()
     for column in _NAMES:
+        needed = column in _NEEDED and (trained or column != "family")
         for name in rows[column].unique():
             # files' names have a layer's slashes as _
             why = unfit(name.replace("/", "_") if column == "layer" else name)
-            why = why or ("it is empty" if column in _NEEDED and not name else "")
+            why = why or ("it is empty" if needed and not name else "")
             if why:
                 refuse(f"{column} is {shortened(name)!r} ({why})")
     for column in ("value", "score", "low", "high"):
@@ -287,14 +213,9 @@ def _refuse_damaged(rows: pd.DataFrame, path: Path) -> None:
             refuse(f"{column} is infinite")
 
 
-def shortened(name: str) -> str:
-    """A name for a message of one line."""
-    return name if len(name) <= 40 else f"{name[:40]}…"
-
-
 def refuse_twice(rows: pd.DataFrame) -> None:
     """Refuse rows of which two agree in all that says which number a row is."""
-    key = [*KEY, *(name for name in ("fit_classes",) if name in rows)]
+    key = [name for name in (*KEY, "fit_classes") if name in rows]
     again = rows.duplicated(key, keep=False)
     if not again.any():
         return
@@ -318,44 +239,20 @@ def _is_of(name: str, data: str) -> bool:
     return name == data or name.startswith(f"{data}@")
 
 
-def _grids(path: Path, rows: pd.DataFrame) -> dict[GridKey, GridFacts]:
+def _grids(path: Path, rows: pd.DataFrame) -> dict[GridKey | GivenKey, GridFacts]:
     """The grids that a run's rows are over."""
     measured = rows[rows["stage"].isin(("measure", "finetune")) & (rows["g"] != "")]
-    measured = measured.assign(grid=grid_name(measured["g"]))[["stage", "data", "network", "seed", "grid"]]
-    grids = {}
-    for key in map(GridKey._make, measured.drop_duplicates().itertuples(index=False, name=None)):
-        grids[key] = _facts(path.parent)
-        if grids[key].grid != key.grid:
-            where = grids[key].folder / GRID
-            raise UserError(f"{where} is of {grids[key].grid}, but the rows of {path} are of {key.grid}; measure again")
+    columns = ["stage", "data", "network", "seed", "model"]
+    measured = measured.assign(grid=grid_name(measured["g"]))[[*columns, "grid"]].drop_duplicates()
+    grids: dict[GridKey | GivenKey, GridFacts] = {}
+    for stage, data, network, seed, model, grid in measured.itertuples(index=False, name=None):
+        key = GivenKey(data, model, network, grid) if model else GridKey(stage, data, network, seed, grid)
+        facts = grid_facts(path.parent.parent if model else path.parent)  # one grid for all layers
+        if facts.grid != key.grid:
+            where = facts.folder / GRID
+            raise UserError(f"{where} is of {facts.grid}, but the rows of {path} are of {key.grid}; measure again")
+        grids[key] = facts
     return grids
-
-
-def _facts(folder: Path) -> GridFacts:
-    path = folder / GRID
-    try:
-        held, _ = read_facts(path)
-    except PermissionError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}); see to it and repeat") from error
-    except (DamagedFile, OSError) as error:
-        raise UserError(f"{path} cannot be read ({error}); delete {folder} and measure it again") from error
-    try:
-        if not held["points"]:
-            raise ValueError("it has no points")
-        for name in (str(held["grid"]), str(held["family"])):
-            if why := unfit(name):
-                raise ValueError(f"{shortened(name)!r}: {why}")
-        points = tuple(
-            Point(str(point["label"]), float(point["value"]), bool(point["covered"]), str(point.get("params", "")))
-            for point in held["points"]
-        )
-        if not np.isfinite([point.value for point in points]).all():
-            raise ValueError("a point has no place")
-        return GridFacts(
-            str(held["grid"]), str(held["family"]), str(held["unit"]), bool(held["ordinal"]), points, folder
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path} does not describe a grid ({error}); delete {folder} and measure it again") from error
 
 
 def _provenance(path: Path) -> dict[str, Any]:

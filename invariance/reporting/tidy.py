@@ -7,8 +7,9 @@ import numpy as np
 import pandas as pd
 
 from invariance.reporting.curves import IDENTITY, METRICS, Fit, MeasuredFamily, Subject, curve, words
+from invariance.reporting.grids import GridFacts, Point
 from invariance.reporting.lines import DOTTED, INVARIANCE, Axis
-from invariance.reporting.rows import HALF_ERROR, UNSEEN, GridFacts, Point
+from invariance.reporting.rows import HALF_ERROR, UNSEEN
 
 COLUMNS = [
     *("family", "row", "panel", "who", "way", "data", "layer", "grid", "network", "seed", "map", "solver"),

@@ -9,6 +9,7 @@ import pandas as pd
 
 from invariance.errors import UserError
 from invariance.runs.facts import CONFIG, ROWS
+from invariance.runs.places import folder_name, is_given
 from invariance.runs.rows import OF_CONTROL
 
 _Wanted = tuple[str, "pd.Series[Any]", object, str]
@@ -45,25 +46,38 @@ def check_belonging(directory: Path, config: Mapping[str, Any], rows: pd.DataFra
 
 
 def _by_place(directory: Path, rows: pd.DataFrame) -> Iterator[_Wanted]:
-    """`<stage>/<data>/<network>/seed<k>/…`, or of pairs `distance/<data>/…`, is the end of the folder's path."""
+    """What the end of the folder's path says.
+
+    It is `<stage>/<data>/<network>/seed<k>/…`, of pairs `distance/<data>/…`, or as `runs.places` has it.
+    """
     here = Path(os.path.abspath(directory)).parts
     parts = PurePosixPath(str(rows["run"].iloc[0])).parts
     place = here[-len(parts) :]
     if len(place) >= 3:
         yield "data", rows["data"], place[1], "its folder"
-    if len(place) >= 4 and place[0] != "distance":
+    if is_given(place):
+        yield "network", rows["network"], place[3], "its folder"
+        yield "layer", rows["layer"].map(folder_name), place[5], "its folder"
+        yield "g", _grid(rows), place[4], "its folder"
+    elif len(place) >= 4 and place[0] != "distance":
         yield "network", rows["network"], place[2], "its folder"
         yield "seed", "seed" + rows["seed"].astype(str), place[3], "its folder"
     if len(place) == 6 and place[0] != "distance":
-        yield "g", rows["g"].str.split(":", n=1).str[0], place[4], "its folder"
+        yield "g", _grid(rows), place[4], "its folder"
     if len(place) >= 3:
         yield "stage", rows["stage"], place[0], "its folder"
     yield "run", rows["run"], "/".join(place), "its folder"
 
 
+def _grid(rows: pd.DataFrame) -> "pd.Series[Any]":
+    return rows["g"].str.split(":", n=1).str[0]
+
+
 def _by_config(config: Mapping[str, Any], rows: pd.DataFrame) -> Iterator[_Wanted]:
     """What a configuration says: of a training its own name, of a measurement the network, of a pair both networks."""
     data, transform = _mapping(config.get("data")), _mapping(config.get("transform"))
+    if (model := _mapping(config.get("model")).get("name")) is not None:
+        yield "model", rows["model"], model, CONFIG
     yield "data", rows["data"].str.split("@").str[-1], data.get("name"), CONFIG
     yield "layer", rows["layer"], config.get("layer"), CONFIG
     if transform:

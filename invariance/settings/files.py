@@ -20,6 +20,44 @@ def conf_dir() -> Path:
     return package / "conf" if (package / "conf").is_dir() else package.parent / "conf"
 
 
+def choices(group: str, page: str = "") -> list[str]:
+    """The files of a group of `conf/`, by name, sorted; of the group `model` those that a command takes.
+
+    Networks that are trained are built by `_target_`; those that are looked at as they are come from a `source`, and
+    measuring finds what was trained here by `networks=`.
+
+    Args:
+        group: the group.
+        page: the command; without one, all files.
+    """
+    names = sorted(path.stem for path in (conf_dir() / group).glob("*.yaml"))
+    if group != "model" or not page:
+        return names
+    as_they_are = [name for name in names if "source" in _mapping(conf_dir() / group / f"{name}.yaml")]
+    if page == "layers":
+        return as_they_are
+    if page == "measure":
+        return [name for name in as_they_are if name != "run"]
+    return [name for name in names if name not in as_they_are]
+
+
+def other_model(choice: object, page: str) -> str:
+    """What to tell of a network that a command does not take.
+
+    Args:
+        choice: its file in `conf/model/`, or its source.
+        page: the command.
+    """
+    there = ", ".join(choices("model", page))
+    if page in ("measure", "layers"):
+        found = "listed by model=run" if page == "layers" else "measured by networks="
+        own = f"networks of this package are trained by invariance-train, and {found} then"
+        return f"model={choice}: {own}; model= takes others (there are: {there})"
+    return (
+        f"model={choice}: it is measured as it is, and not trained; choose one that is built here (there are: {there})"
+    )
+
+
 def families() -> list[str]:
     """All families of transformations: the files of `conf/transform/`."""
     return sorted(path.stem for path in (conf_dir() / "transform").glob("*.yaml"))
@@ -108,6 +146,9 @@ def check_choices(page: str, config: DictConfig, hydra: DictConfig) -> None:
         one = isinstance(choice, str | None) and not str(group).startswith("override ")
         if one and group not in chosen and not any(text.startswith(f"~{group}") for text in hydra.overrides.task):
             raise UserError(f"{group} takes one choice, not a list; -m {group}=a,b runs a command for each")
+    model = chosen.get("model")
+    if "model" in dict(groups) and model in choices("model") and model not in choices("model", page):
+        raise UserError(other_model(model, page))
     name, family = OmegaConf.select(config, "transform.name", default=None), chosen.get("transform")
     if "transform" in dict(groups) and name != (dotted(family) if isinstance(family, str) else family):
         raise UserError(f"transform.name={name}: rows go by it, and this is {family}; leave it out")

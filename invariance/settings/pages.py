@@ -12,23 +12,23 @@ from invariance.errors import UserError
 from invariance.settings.base import Settings
 from invariance.settings.data import FitImages, Split
 from invariance.settings.fields import Batch, Folder, Gigabytes, Name, Networks, Positive, Seed, Side, distinct, plain
-from invariance.settings.files import conf_dir
+from invariance.settings.files import choices, conf_dir
 from invariance.settings.logger import Logger
-from invariance.settings.parts import ModelSettings, TransformSettings
+from invariance.settings.parts import GivenModel, ModelSettings, TransformSettings
 from invariance.settings.training import Joint, Recipe, Trainer
 
 GROUPS = ("data", "model", "transform", "recipe", "trainer", "logger", "map", "solver")
 """Groups of which a command's configuration holds what was chosen."""
 
 
-def chosen(group: str) -> str:
-    """What to tell of a group from which nothing was chosen."""
-    there = sorted(path.stem for path in (conf_dir() / group).glob("*.yaml"))
+def chosen(group: str, page: str = "") -> str:
+    """What to tell of a group from which nothing was chosen, by a command where not all of it serves each."""
+    there = choices(group, page)
     return f"choose one, as {group}={there[0]} (there are: {', '.join(there)})"
 
 
-def _of(group: str) -> Any:  # noqa: ANN401
-    return Field(description=chosen(group))
+def _of(group: str, page: str = "") -> Any:  # noqa: ANN401
+    return Field(description=chosen(group, page))
 
 
 def _layer(value: str) -> str:
@@ -49,6 +49,10 @@ def _names(value: str | list[str]) -> str | list[str]:
     return distinct(value) if isinstance(value, list) else value
 
 
+def _different(value: str | list[str]) -> str | list[str]:
+    return distinct(value) if isinstance(value, list) else value
+
+
 def metrics(known: Iterable[str]) -> str:
     """What to tell of metrics that there are not."""
     there = list(known)
@@ -57,6 +61,11 @@ def metrics(known: Iterable[str]) -> str:
 
 Data = dict[str, Any]
 Layer = Annotated[str, AfterValidator(_layer), Field(description="give the name of a layer, as relu7")]
+Layers = Annotated[
+    Annotated[str, Field(min_length=1)] | Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1)],
+    AfterValidator(_different),
+    Field(description="give auto, names of layers or patterns, as [stem,'blocks.*']"),
+]
 Given = Annotated[Any, AfterValidator(plain)]
 Measured = Literal["error_rate", "l2_distance", "agreement", "effective_invariance", "cka", "procrustes", "r2"]
 Compared = Literal["l2_distance", "indices"]
@@ -105,7 +114,7 @@ class TrainPage(Page):
 
     prepared: Folder
     data: Data = _of("data")
-    model: ModelSettings = _of("model")
+    model: ModelSettings = _of("model", "train")
     transform: TransformSettings = _of("transform")
     recipe: Recipe = _of("recipe")
     trainer: Trainer = _of("trainer")
@@ -152,11 +161,35 @@ class MeasurePage(_Measuring):
     """`conf/measure.yaml`."""
 
     map: Annotated[Chosen, Field(min_length=1)] = _of("map")
+    model: GivenModel | None = Field(default=None, description=chosen("model", "measure"))
     data: Data | None = Field(default=None, description=chosen("data"))
     grids: Grids
+    layers: Layers = "auto"
+    labels: bool | None = None
     metrics: Metrics
     unseen_classes: Unseen
     grid: Settled | None = Field(description="give a family's grid settings, as grid={rotation: {angles: [-90, 90]}}")
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.model is None:
+            return self
+        if self.model.source == "run":
+            raise UserError("model=run: a network that was trained here is measured by its name, as networks=digits")
+        if self.data is None:
+            raise UserError(f"model={self.model.source}: give its images, as data=folder data.root=photos")
+        return self
+
+
+class LayersPage(Page):
+    """`conf/layers.yaml`."""
+
+    prepared: Folder
+    model: GivenModel = _of("model", "layers")
+    data: Data | None = Field(default=None, description=chosen("data"))
+    layers: Layers
+    bypass: bool
+    file: Folder | None = Field(alias="csv", description="give a path, or null")
 
 
 class DistancePage(_Measuring):
@@ -262,6 +295,7 @@ SCHEMAS: dict[str, type[Page]] = {
     "prepare": PreparePage,
     "train": TrainPage,
     "measure": MeasurePage,
+    "layers": LayersPage,
     "distance": DistancePage,
     "finetune": FinetunePage,
     "report": ReportPage,

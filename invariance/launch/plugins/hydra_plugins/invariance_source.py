@@ -18,7 +18,7 @@ class FileConfigSource(file_config_source.FileConfigSource):
     """Hydra's own, whose name and place it takes, but for files that would explode, and choices without a file.
 
     A map or solver that is in its list and has no file in `conf/` is there with its default settings; so is a map,
-    solver, family or launcher from outside the package that is chosen as `module:Class`.
+    solver, family, launcher or source of networks from outside the package that is chosen as `module:name`.
     """
 
     def load_config(self, config_path: str) -> ConfigResult:
@@ -55,6 +55,8 @@ def _made(config_path: str) -> dict[str, Any] | None:
         return {"_target_": "hydra_plugins.invariance_named_launcher.NamedLauncher", "launcher": name}
     if group == "transform" and is_named(name):
         return outside_config(name)
+    if group == "model" and is_named(name):
+        return {"source": name, "name": "???", "weights": None, "size": None, "label": None}
     if group not in ("map", "solver"):
         return None
     from invariance.maps import MAPS, SOLVERS, listed, map_named, solver_named  # torch: no choice with a file needs it
