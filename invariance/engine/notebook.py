@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 import numpy as np
 import torch
@@ -47,6 +47,11 @@ class _Numbers(Settings):
     memory_gb: Annotated[float, Field(gt=0, le=1e9)]
     progress: bool
 
+    @classmethod
+    def of(cls, **given: object) -> Self:
+        """The numbers that a user gave, checked."""
+        return checked(cls, {key: native(value) for key, value in given.items()})
+
 
 def measure_model(
     network: Model | Sequence[Model],
@@ -80,8 +85,7 @@ def measure_model(
         fit: images of their own on which maps are fitted; or a share of `images`, as 0.5, dealt by `seed`. None: no map
             is fitted, and the scale of L_L2 is over the reported images, which its rows say (status `report_scale`).
         fit_labels: their classes: with them and `labels` ridge has the unseen-class control.
-        transforms: names of families ("rotation"; from outside the package "module:Class"), `Transform`s, or such by
-            names of your own.
+        transforms: families by name ("rotation", or "module:Class"), `Transform`s, or such by names of your own.
         layers: names or patterns; "auto", the true cuts at the ends of blocks; "*", all.
         maps: "identity", a solver's name ("ridge") or settings (`Ridge(strengths=(0.1,))`), by which the residual map
             is fitted, "low_rank:8" (of rank 8 at most, by ridge), "orthogonal", "mlp", or a `MapSpec`. None: the
@@ -92,9 +96,8 @@ def measure_model(
         keep: a folder: an interrupted call given again goes on from there, a finished one is read.
         readout: how what a layer gives becomes φ: "flatten", "mean", "cls", "token:k" or "project:k", or such by names
             and patterns of layers; "auto": flatten where D ≤ 4096 or no map is fitted, else mean.
-        measures: error_rate (of labels), agreement, effective_invariance, l2_distance; between φ(gx) and φ(x) cka,
-            procrustes, r2; derivative, how fast φ changes as g sets in. None: l2_distance, and error_rate, or without
-            labels agreement.
+        measures: some of `MEASURED`, as ["agreement", "cka", "derivative"]. None: l2_distance, and error_rate, or
+            without labels agreement.
         nulls: whether rows have nulls, at twice the cost of maps; ["online_sgd"] has its maps of shuffled pairs, too.
         intervals: whether cka, procrustes and r2 have intervals, at ten times their cost.
         memory_gb: bound on the features and maps in memory.
@@ -107,9 +110,13 @@ def measure_model(
         UserError: for images, labels, layers, transformations or maps that do not serve, naming what would.
     """
     networks, more = _networks(network), more_given(nulls, intervals)
-    given = {"batch": batch, "seed": seed, "memory_gb": memory_gb, "progress": progress}
-    numbers = checked(_Numbers, {key: native(value) for key, value in given.items()})
+    numbers = _Numbers.of(batch=batch, seed=seed, memory_gb=memory_gb, progress=progress)
     asked = _Asked(images, labels, fit, fit_labels, transforms, layers, maps, measures, more, numbers, readout)
+    return _of_all(asked, networks, device, keep)
+
+
+def _of_all(asked: "_Asked", networks: Sequence[Model], device: str | None, keep: str | Path | None) -> Results:
+    """The results of every network, as one, each kept in a folder of its own below that of several."""
     found = []
     for one in networks:
         model = one.moved(device)
