@@ -16,7 +16,6 @@ from invariance.data.prepared import Prepared
 from invariance.errors import UserError
 from invariance.models.model import Model
 from invariance.models.naming import read_layer, submodules
-from invariance.models.sources import from_source
 from invariance.runs.places import folder_name
 from invariance.settings.parts import GivenModel
 from invariance.training.loading import load_model
@@ -144,7 +143,8 @@ def given(settings: GivenModel, device: str | torch.device) -> Given:
     wanted: dict[str, Any] = {key: value for key, value in told.items() if value is not None}
     if settings.preprocess is not None:
         wanted["preprocess"] = settings.preprocess.model_dump()
-    return Given(from_source(f"{source}/{name}", device=device, **wanted), source, name, label)
+    called = name if source == "function" else f"{source}/{name}"
+    return Given(load_model(called, device=device, **wanted), source, name, label)
 
 
 @contextmanager
