@@ -20,6 +20,7 @@ from invariance.experiments.pair_units import UnitResults
 from invariance.runs.checked import DamagedFile, read_facts, read_part, write_facts, write_part
 from invariance.runs.parts import Part, Parts
 from invariance.runs.rows import Row, to_frame
+from invariance.transforms import build
 
 BASELINE = {"name": "baseline", "_target_": "invariance.transforms.baseline.Baseline"}
 N_FIT, N_REPORT, DIM = 7, 5, 3
@@ -104,6 +105,7 @@ class Kept:
             name=f"digits/{name}",
             weights=f"hash of {name}",
             transform=BASELINE,
+            untouching=build(BASELINE),
             device="cpu",
             phi=name,
             classifier=SimpleNamespace(normalise=None),

@@ -36,7 +36,8 @@ def test_a_listing_is_plain_where_it_is_piped(listed):
     assert [line.split()[0] for line in rest] == ["stem", "relu", "inner", "pool", "head", "logits", "idle"]
     assert rest[0].split()[1:8] == ["1", "3", "×", "4", "×", "4", "(B,"]
     assert rest[-1].endswith(
-        "cannot be measured: is not run by the network's forward pass, or by fused code that passes its module by"
+        "cannot be measured: is not run by the network's forward pass, or by fused code that passes its module by; the "
+        "nearest that can be measured is head"
     )
 
 

@@ -151,7 +151,7 @@ def test_unknown_models_are_one_line(mine, name, said):
 def test_a_folder_that_is_no_run_is_refused(tmp_path, mine):
     with pytest.raises(UserError, match="is no training run: it holds no best.ckpt"):
         load_model(tmp_path)
-    with pytest.raises(UserError, match="has its own size; leave that out"):
+    with pytest.raises(UserError, match="is no training run: it holds no best.ckpt"):
         load_model(tmp_path, size=3)
     with pytest.raises(UserError, match="a Model, which has its own classes; leave that out"):
         load_model(f"{mine}:model", classes=["a"])

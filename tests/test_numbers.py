@@ -22,7 +22,7 @@ def test_so_has_what_else_stands_in_a_name():
 
 
 def test_a_set_G_goes_by_its_numbers():
-    trained = {"name": "rotation", "range": 20}
+    trained = {"name": "rotation", "_target_": "invariance.transforms.rotation.Rotation", "range": 20}
     whole, written = (joint_grid(trained, {"rotation": {"angles": angles}}) for angles in ([-10, 10], [-10.0, 10.0]))
     assert whole.name == written.name
     assert joint_grid(trained, {"rotation": {"range": 20.0, "angles": [5]}}).family == "rotation"

@@ -166,9 +166,10 @@ class _Asked:
         _same_size(model, families, report)
         image = torch.from_numpy(_images(report)[:1]).float()
         looks = {family.name: looks_of_grid(family.name, family.transform, image) for family in families}
-        chosen = choose_layers(model, self.layers, _images(report)[:32])
+        seen = _untouched(report, families[0].transform)
+        chosen = choose_layers(model, self.layers, seen)
         fitted = any(spec.settings is not None for spec in specs)
-        readouts = choose_readouts(model, chosen, self.readout, _images(report)[:32], fitted=fitted)
+        readouts = choose_readouts(model, chosen, self.readout, seen, fitted=fitted)
         check_shuffled(self.more, specs)
         measures = self._measures(model, report, families[0].transform)
         check_alike(measures, [spec.map for spec in specs])
@@ -271,6 +272,12 @@ def _sample(split: str, images: Images, indices: NDArray[np.int64], classes: int
         if classes and int(labels.max()) >= classes:
             raise UserError(f"labels: class {int(labels.max())} of a network with {classes} classes; they go from 0")
     return Sample(split, images.images, indices, labels)
+
+
+def _untouched(sample: Sample, transform: Transform) -> torch.Tensor:
+    """Some images as a network is shown them untouched, (B, C, H, W): Crop cuts them out of larger ones."""
+    untouched = next(point for point in transform.grid() if point.label == UNTOUCHED)
+    return transform.apply(torch.from_numpy(np.asarray(sample.pixels[sample.indices[:32]])).float(), untouched.params)
 
 
 def _images(sample: Sample) -> NDArray[Any]:

@@ -7,6 +7,7 @@ in a process in which a person gave the same name.
 
 import importlib
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from invariance.errors import UserError, nearest
@@ -75,3 +76,8 @@ def recalled(name: str, what: str, how: str) -> Any:  # noqa: ANN401
             f"{how}"
         )
     return named(name, what)
+
+
+def arguments_of(config: Mapping[str, Any], not_arguments: tuple[str, ...]) -> dict[str, Any]:
+    """The arguments of the class that a configuration names."""
+    return {str(key): value for key, value in config.items() if key not in not_arguments}

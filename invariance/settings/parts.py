@@ -76,8 +76,3 @@ class GivenModel(Settings):
         if isinstance(values, Mapping) and "_target_" in values:
             raise UserError(other_model(str(values["_target_"]).rpartition(".")[2], "measure"))
         return values
-
-
-def arguments_of(config: Mapping[str, Any], not_arguments: tuple[str, ...]) -> dict[str, Any]:
-    """The arguments of the class that a configuration names."""
-    return {str(key): value for key, value in config.items() if key not in not_arguments}

@@ -56,7 +56,7 @@ def load_model(
     text = str(name)
     directory = Path(text).expanduser()
     if not text or not directory.is_dir():
-        return from_source(text, **settings)
+        return from_source(text, **{key: value for key, value in settings.items() if value is not None})
     directory = directory.resolve()
     if not (directory / BEST).is_file() or len(directory.parts) < 5:
         raise UserError(

@@ -8,9 +8,8 @@ from typing import Any
 import torch
 
 from invariance.errors import UserError, nearest
-from invariance.settings.named import dotted, is_named, named, recalled
+from invariance.settings.named import arguments_of, dotted, is_named, named, recalled
 from invariance.settings.outside import FAMILY
-from invariance.settings.parts import arguments_of
 from invariance.transforms.base import FRAME, UNTOUCHED, GridPoint, Params, Transform
 
 __all__ = ["FRAME", "UNTOUCHED", "GridPoint", "Params", "Transform", "build", "transform_named"]
