@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from invariance.engine.grids import grids_for
+from invariance.engine.grids import check_wanted, grids_for
 from invariance.engine.measuring import Family, More
 from invariance.errors import UserError, nearest
 from invariance.maps import MAPS, SOLVERS, Solver, solver_named, solvers_of
@@ -34,6 +34,7 @@ def families_given(given: object) -> list[Family]:
     for one in several:
         if isinstance(one, str):  # a family, or module:Class
             try:
+                check_wanted(one)  # a name from outside is given here, by a person
                 found += grids_for({"name": "baseline"}, [one], {})
             except UserError as error:
                 raise UserError(str(error).replace("grids=", "transforms: ", 1)) from error
