@@ -137,3 +137,8 @@ def test_what_is_said_to_be_unread_is_what_is_not_read(page, more, trained, comp
     assert unread == {one.key for one in UNREAD[page] if one.key.startswith("trainer.")} | {
         "trainer.devices"
     }  # which is to be 1
+
+
+@pytest.mark.parametrize("metrics", ["1_000", "null", "l2_distance"])
+def test_metrics_that_are_no_list_are_left_to_their_schema(metrics):
+    assert typed("distance", f"metrics={metrics}", "solver.ridge.block=100")["solver"]["ridge"]["block"] == 100

@@ -174,9 +174,10 @@ def _check_solvers(solvers: Sequence[str], page: str, config: DictConfig) -> Non
     from invariance.maps.maps import MAPS  # torch takes seconds to import, and few command lines have solvers
     from invariance.maps.settings import SOLVERS, solvers_of
 
-    compared = page == "distance"
-    maps = (["linear"] if "l2_distance" in (config.get("metrics") or ()) else []) if compared else config.get("map")
-    if not isinstance(maps, list | DictConfig):  # its schema says what it is to be
+    compared, metrics = page == "distance", config.get("metrics")
+    maps = (["linear"] if "l2_distance" in metrics else []) if compared and isinstance(metrics, Sequence) else None
+    maps = maps if compared else config.get("map")
+    if not isinstance(maps, list | DictConfig):  # its schema says what it, or metrics, is to be
         return
     known = [name for name in map(str, maps) if name in MAPS or ":" in name]
     chosen = {name: solvers_of(name, [one for one in solvers if ":" in one]) for name in known}
