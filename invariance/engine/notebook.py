@@ -164,7 +164,7 @@ class _Asked:
         families = families_given(self.transforms)
         report, fit = self._samples(model, families)
         _same_size(model, families, report)
-        image = torch.from_numpy(_images(report)[:1]).float()
+        image = torch.from_numpy(np.asarray(report.pixels[report.indices[:1]])).float()
         looks = {family.name: looks_of_grid(family.name, family.transform, image) for family in families}
         seen = _untouched(report, families[0].transform)
         chosen = choose_layers(model, self.layers, seen)
@@ -278,10 +278,6 @@ def _untouched(sample: Sample, transform: Transform) -> torch.Tensor:
     """Some images as a network is shown them untouched, (B, C, H, W): Crop cuts them out of larger ones."""
     untouched = next(point for point in transform.grid() if point.label == UNTOUCHED)
     return transform.apply(torch.from_numpy(np.asarray(sample.pixels[sample.indices[:32]])).float(), untouched.params)
-
-
-def _images(sample: Sample) -> NDArray[Any]:
-    return np.asarray(sample.pixels)[sample.indices]
 
 
 def _same_size(model: Model, families: Sequence[Family], report: Sample) -> None:

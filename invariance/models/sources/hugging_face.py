@@ -107,6 +107,7 @@ def _pretrained(kind: Any, config: Any, name: str) -> nn.Module:  # noqa: ANN401
     """The network as transformers loads it; layers for which there are no weights would be drawn at random."""
 
     def loaded(**more: object) -> tuple[nn.Module, list[str]]:
+        """The network, and the names of weights that the checkpoint lacks or has in another shape."""
         module, told = downloaded(
             lambda: kind.from_pretrained(
                 name, config=config, trust_remote_code=False, dtype=torch.float32, output_loading_info=True, **more
