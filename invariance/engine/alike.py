@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -43,6 +44,10 @@ class Alike:
         self._reference = side.reference
         self._once: ComparedSide | None = None
 
+    def hold(self, reference: Tensor) -> None:
+        """Take φ(x) (n, D), where the side has it not."""
+        self._reference, self._once = reference, None
+
     def rows(self, r: Sequence[Tensor], common: Sequence[Mapping[str, Any]]) -> list[Row]:
         """A row for every g and measure.
 
@@ -50,21 +55,33 @@ class Alike:
             r: φ(gx), (n, D), by g.
             common: what the rows of a g say alike, by g.
         """
+        if not self._measures:
+            return []
         return [row for of_g, told in zip(r, common, strict=True) for row in self._of(of_g, told)]
 
     def _of(self, r: Tensor, common: Mapping[str, Any]) -> list[Row]:
-        if not self._measures:
-            return []
         finite = bool(torch.isfinite(r.sum()) & torch.isfinite(self._reference.sum()))
         pairing = Pairing(ComparedSide(thin(r)), self._side()) if finite else None
+        rows = self.of(pairing, common, len(r))
+        if not self._intervals:
+            return rows
+        both = zip(self._measures, rows, strict=True)
+        ends = [self._interval(one, row.score, r) if row.status == "ok" else (math.nan,) * 2 for one, row in both]
+        return [replace(row, low=low, high=high) for row, (low, high) in zip(rows, ends, strict=True)]
+
+    def of(self, pairing: Pairing | None, common: Mapping[str, Any], images: int) -> list[Row]:
+        """A row for every measure of one g, without intervals.
+
+        Args:
+            pairing: φ(gx) and φ(x); None: they are not finite.
+            common: what the rows say alike.
+            images: how many images it is of.
+        """
         rows = []
         for measure in self._measures:
             score = math.nan if pairing is None else float(measure.call(pairing))
-            status = "ok" if math.isfinite(score) else "undefined" if finite else "not_finite"
-            low, high = self._interval(measure, score, r) if status == "ok" and self._intervals else (math.nan,) * 2
-            rows.append(
-                Row(**common, metric=measure.name, score=score, low=low, high=high, n_images=len(r), status=status)
-            )
+            status = "ok" if math.isfinite(score) else "not_finite" if pairing is None else "undefined"
+            rows.append(Row(**common, metric=measure.name, score=score, n_images=images, status=status))
         return rows
 
     def _side(self) -> ComparedSide:

@@ -1,9 +1,10 @@
 """Measuring at one layer: its maps, and what they come to."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import partial
+from typing import Any, Self
 
 import numpy as np
 from rich.progress import Progress
@@ -83,6 +84,24 @@ def answering(cut: Cut, layer: str, measures: Sequence[str]) -> list[str]:
     return [measure for measure in measures if lifts or measure not in FROM_LOGITS]
 
 
+@dataclass(frozen=True)
+class Size:
+    """What φ(x) of the first split is like: of the fit images, or where there are none of the report images.
+
+    Attributes:
+        rms: (D,) root mean square of every dimension, float64.
+        relu: whether no number is below 0, so that σ of maps to φ(x) is the ReLU.
+    """
+
+    rms: Tensor
+    relu: bool
+
+    @classmethod
+    def of(cls, r: Tensor) -> Self:
+        """That of a representation (N, D)."""
+        return cls(rms(r), never_negative(r))
+
+
 class AtLayer:
     """The measuring of one layer.
 
@@ -90,16 +109,17 @@ class AtLayer:
         model: the network.
         cut: it, cut at the layer.
         layer: its name.
-        sides: the fit images, if there are any, and the report images, with φ(x).
+        sides: the fit images, if there are any, and the report images, with φ(x) where it is held.
         how: what is measured, and how.
+        size: of φ(x).
     """
 
-    def __init__(self, model: Model, cut: Cut, layer: str, sides: list[MeasuredSplit], how: How) -> None:
+    def __init__(self, model: Model, cut: Cut, layer: str, sides: list[MeasuredSplit], how: How, size: Size) -> None:
         self.model, self.sides, self.how = model, sides, how
         self.measures, transform = answering(cut, layer, how.measures), how.transform
-        reading, first = cut.reading(layer), sides[0].reference
+        reading = cut.reading(layer)
         # a network trained here is measured as in the paper
-        scale = rms(first) if model.ours else scale_of_layer(rms(first), reading.channel_of)
+        scale = size.rms if model.ours else scale_of_layer(size.rms, reading.channel_of)
         answers = reading.readout.lifts and bool(set(self.measures) & set(FROM_LOGITS))
         if reading.readout.lifts and not answers and cut.apart(layer):  # they cost next to nothing, where there are any
             answers = not no_classes(cut, probed(model, sides[-1].sample, transform, how.untouched))
@@ -107,11 +127,11 @@ class AtLayer:
         bypass = bypass_of(self.scorer, cut, layer, sides[-1], transform, how.untouched) if answers else math.nan
         self.replaced = Replaced(self.scorer, sides, transform, how.untouched, self.measures, bypass)
         self.alike = Alike(sides[-1], self.measures, intervals=how.more.intervals)
-        self.relu = never_negative(first)
+        self.relu = size.relu
         self.control = Control.of(self.scorer, sides, self.fit_maps, self.measures) if len(sides) == 2 else None
         self.nulls: Nulls | None = None
         if how.more.nulls:
-            fit, untouched = sides[0] if len(sides) == 2 else None, self.replaced.untouched(len(sides) - 1)
+            fit, untouched = sides[0] if len(sides) == 2 else None, partial(self.replaced.untouched, len(sides) - 1)
             self.nulls = Nulls(self.scorer, fit, sides[-1], untouched, how.more.shuffled)
 
     def measure(self, group: Group, points: list[GridPoint], r: list[list[Tensor]]) -> Measured:
@@ -133,12 +153,11 @@ class AtLayer:
                 self.scorer.scores(side, of_g, module, transform, point)
                 for of_g, module, point in zip(of_side, modules, points, strict=True)
             ]
-            common = [about(self.model.name, group, transform, point, side) for point in points]
+            common = self._common(group, points, side)
             rows += self._rows(k, scores, common, status, points, of_side, shuffled)
             if group.map.map == "identity" and k == len(self.sides) - 1:
                 rows += self.alike.rows(of_side, common)
-            for name in scores[0]:
-                stored[f"{side.sample.split}/{name}"] = np.stack([one[name] for one in scores])
+            stored |= _stored(side, scores)
         if len(self.sides) == 1:
             rows = [_of_report_scale(row) for row in rows]
         if self.control is not None:
@@ -146,6 +165,42 @@ class AtLayer:
             more, theirs = self.control.measure(group, transform, points, r, fitted, unseen)
             rows, stored = rows + more, {**stored, **theirs}
         return Measured(rows, [] if fitted is None else _ended(points, fitted), stored)
+
+    def told(
+        self,
+        group: Group,
+        points: list[GridPoint],
+        scores: Sequence[Sequence[Scores]],
+        whole: Callable[[Alike, Sequence[GridPoint], Sequence[Mapping[str, Any]]], list[Row]] | None,
+        halves: Sequence[Scores],
+    ) -> Measured:
+        """What a group of the identity came to, of scores that are there already.
+
+        Args:
+            group: what was measured.
+            points: its g.
+            scores: of every image, by side and g.
+            whole: gives the rows of φ(gx) and φ(x) of the report images compared as a whole; None: they are not.
+            halves: of every report image by g, for the unseen-class control, where there is one.
+        """
+        rows: list[Row] = []
+        stored: Scores = {}
+        for k, (side, of_side) in enumerate(zip(self.sides, scores, strict=True)):
+            common = self._common(group, points, side)
+            rows += self._rows(k, of_side, common, ["ok"] * len(points), points, [], None)
+            stored |= _stored(side, of_side)
+        if whole is not None:
+            rows += whole(self.alike, points, self._common(group, points, self.sides[-1]))
+        if len(self.sides) == 1:
+            rows = [_of_report_scale(row) for row in rows]
+        if self.control is not None and halves:
+            more, theirs = self.control.without_map(group, self.how.transform, points, halves)
+            rows, stored = rows + more, {**stored, **theirs}
+        return Measured(rows, [], stored)
+
+    def _common(self, group: Group, points: Sequence[GridPoint], side: MeasuredSplit) -> list[dict[str, Any]]:
+        """What the rows of every g over one split say alike."""
+        return [about(self.model.name, group, self.how.transform, point, side) for point in points]
 
     def _rows(
         self,
@@ -193,6 +248,11 @@ class AtLayer:
             device=self.model.device,
             progress=False if progress is None else progress,
         )
+
+
+def _stored(side: MeasuredSplit, scores: Sequence[Scores]) -> Scores:
+    """Scores of every image of one split, (g, n), under the names that are stored."""
+    return {f"{side.sample.split}/{name}": np.stack([one[name] for one in scores]) for name in scores[0]}
 
 
 def _of_report_scale(row: Row) -> Row:

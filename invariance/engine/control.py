@@ -83,7 +83,7 @@ class Control:
             return [], {}
         rows: list[Row] = []
         stored: Scores = {}
-        if "error_rate" in self.measures:
+        if self.of_errors:
             modules = [nn.Identity() if fitted is None else fitted.module(j) for j in range(len(points))]
             scores = [
                 self.scorer.half_errors(self.report, of_g, module, self.deal, transform, point)
@@ -105,6 +105,27 @@ class Control:
                 self._tell(way, self.deal.per_half, status, scores, (group, transform, points), rows, stored)
         return rows, stored
 
+    @property
+    def of_errors(self) -> bool:
+        """Whether errors among half of the classes are wanted, without a map and through that of all classes."""
+        return "error_rate" in self.measures
+
+    def without_map(
+        self, group: Group, transform: Transform, points: Sequence[GridPoint], scores: Sequence[Scores]
+    ) -> tuple[list[Row], Scores]:
+        """Rows of the report split without a map, and what they are means of, as `measure`.
+
+        Args:
+            group: what was measured.
+            transform: the family.
+            points: the g.
+            scores: `half_error_rate` of every image, by g.
+        """
+        rows: list[Row] = []
+        stored: Scores = {}
+        self._tell("", 0, ["ok"] * len(points), scores, (group, transform, points), rows, stored)
+        return rows, stored
+
     def _tell(
         self,
         way: str,
@@ -117,11 +138,12 @@ class Control:
     ) -> None:
         """Add the rows of one way of fitting, and what they are means of."""
         group, transform, points = what
-        name, dim = self.scorer.model.name, self.fit.reference.shape[1]
+        name = self.scorer.model.name
         common = [{**about(name, group, transform, point, self.report), "fit_classes": way} for point in points]
         wanted = [name for name in scores[0] if name in (*self.measures, "half_error_rate")]
         made = rows_of(scores, wanted, self.report, common, status, pooled=True)
         if images:
+            dim = self.fit.reference.shape[1]
             made = [_marked(row, images / dim) for row in made]
             made += [_per_dimension(one, images, dim) for one in common]
         rows += made

@@ -21,7 +21,7 @@ from invariance.engine.stream import Sample, batches
 from invariance.errors import UserError
 from invariance.maps.spec import MapSpec
 from invariance.measures.derivative import derivative_per_image
-from invariance.measures.distance import scale_of_layer
+from invariance.measures.distance import scale_of_layer, squares
 from invariance.models.derivative import INPUT, derivatives, features, require_derivative
 from invariance.models.model import Model
 from invariance.models.readout import Flatten
@@ -33,9 +33,6 @@ DERIVATIVE = "derivative"
 
 _TRIED = 2
 """Images on which it is tried whether a network can be differentiated."""
-
-_SUMMED = 32
-"""Rows whose sum in float32 is right to 1e-6."""
 
 _HELD = 6
 """Copies of the features of a batch in memory: they and their derivatives, and what is made of both."""
@@ -114,11 +111,11 @@ class Derivatives:
         channels = 1
         for _, x in batches(sample.pixels, sample.indices, self._batch, self._model.device):
             for layer, r in features(self._model, self._cut, x).items():
-                squares = _squares(r)
-                total[layer] = total[layer] + squares if layer in total else squares
+                found = squares(r)
+                total[layer] = total[layer] + found if layer in total else found
             channels = x.shape[1]
             self._advance(len(x))
-        scale = {layer: (squares / len(sample)).sqrt() for layer, squares in total.items()}
+        scale = {layer: (found / len(sample)).sqrt() for layer, found in total.items()}
         if self._model.ours:  # a network trained here is measured as in the paper
             return scale
         return {name: scale_of_layer(one, self._channel_of(name, len(one), channels)) for name, one in scale.items()}
@@ -156,11 +153,6 @@ class Derivatives:
     def _advance(self, images: int) -> None:
         if self._progress is not None and self._task is not None:
             self._progress.advance(self._task, images)
-
-
-def _squares(r: Tensor) -> Tensor:
-    """The sum of squares of every dimension of r (N, D), (D,) float64, few rows at a time in float32."""
-    return torch.stack([part.square().sum(0) for part in torch.split(r, _SUMMED)]).sum(0, dtype=torch.float64)
 
 
 def with_tangent(families: Mapping[str, Transform], x: Tensor) -> dict[str, Transform]:

@@ -13,13 +13,14 @@ import torch
 from torch import Tensor
 
 from invariance.engine.alike import check_room
-from invariance.engine.at_layer import AtLayer, Effort, How, More, answering
+from invariance.engine.at_layer import AtLayer, Effort, How, More, Size, answering
 from invariance.engine.derivative import DERIVATIVE, Derivatives
 from invariance.engine.groups import Group, Measured
 from invariance.engine.looks import grid_of
 from invariance.engine.recorder import Recorder
 from invariance.engine.scoring import MeasuredSplit
 from invariance.engine.stream import Sample, features
+from invariance.engine.streamed import Streamed
 from invariance.errors import UserError
 from invariance.maps import require_room
 from invariance.maps.spec import CLOSED, MapSpec
@@ -196,10 +197,17 @@ class _OfFamily:
 
     def run(self, dims: dict[str, int]) -> None:
         """Measure all layers, of D as given, as many together as fit into memory."""
-        together = list(self._layers_together(dims))
+        streamed = [spec.map for spec in self.maps] == ["identity"]
+        together = [list(dims)] if streamed else list(self._layers_together(dims))
         progress = self.effort.progress
         total = self.images * len(self.points) * len(together)
         self.task = None if progress is None else progress.add_task("φ", total=total)
+        if streamed:
+            name, spec = self.family.name, self.maps[0]
+            Streamed(
+                self.model, name, self.samples, spec, self.keep, self.readouts, self.how, dims, self._advance
+            ).run()
+            return
         for names in together:
             self._run_layers({name: dims[name] for name in names})
 
@@ -252,11 +260,8 @@ class _OfFamily:
             del under
 
     def _layer(self, cut: Cut, layer: str, references: list[Tensor]) -> AtLayer:
-        sides = [
-            MeasuredSplit(sample, reference, _classes(sample))
-            for sample, reference in zip(self.samples, references, strict=True)
-        ]
-        return AtLayer(self.model, cut, layer, sides, self.how)
+        sides = [MeasuredSplit.of(*both) for both in zip(self.samples, references, strict=True)]
+        return AtLayer(self.model, cut, layer, sides, self.how, Size.of(references[0]))
 
     def _settle(self, dims: dict[str, int]) -> None:
         """Keep all features on the GPU if it holds those of one g beside φ(x): nothing is copied again for any fit."""
@@ -289,11 +294,3 @@ class _OfFamily:
     def _advance(self, images: int) -> None:
         if self.effort.progress is not None and self.task is not None:
             self.effort.progress.advance(self.task, images)
-
-
-def _classes(sample: Sample) -> Tensor | None:
-    """The classes that a split has."""
-    if sample.labels is None:
-        return None
-    classes: Tensor = torch.unique(sample.labels[sample.labels >= 0])
-    return classes

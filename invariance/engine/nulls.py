@@ -46,7 +46,7 @@ class Nulls:
         scorer: scores images at the layer.
         fit: the fit images; None: there is nothing but different images to compare with.
         report: the report images.
-        untouched: scores of the report images untouched, without a map.
+        untouched: gives scores of the report images untouched, without a map.
         solvers: names of solvers whose maps are fitted on shuffled pairs, too, beside those in closed form.
         seed: of the permutations.
     """
@@ -54,10 +54,28 @@ class Nulls:
     scorer: Scorer
     fit: MeasuredSplit | None
     report: MeasuredSplit
-    untouched: Scores
+    untouched: Callable[[], Scores]
     solvers: Sequence[str] = ()
     seed: int = 0
     _kept: dict[str, Scores] = field(default_factory=dict)
+
+    @property
+    def other_images(self) -> Tensor:
+        """(n,) the image that takes the place of each reported one."""
+        return without_fixed_points(len(self.report.sample), self.seed, "other images")
+
+    def wanted(self, point: GridPoint) -> list[str]:
+        """The nulls without a map that are not known yet: `image` and `constant`."""
+        there = {"image": len(self.report.sample) > 1, "constant": self.fit is not None}
+        return [name for name, is_there in there.items() if is_there and self._key(name, point) not in self._kept]
+
+    def hold(self, name: str, point: GridPoint, scores: Scores) -> None:
+        """Take scores of every image in a null without a map."""
+        self._kept[self._key(name, point)] = scores
+
+    def _key(self, name: str, point: GridPoint) -> str:
+        """Under what a null is known: that of other images is the same at every g, and where C takes no image both."""
+        return name if name == "image" else f"{name}:{UNTOUCHED if self.scorer.apart else point.label}"
 
     def fitted(self, spec: MapSpec, r: list[Tensor], fit_maps: FitMaps) -> tuple[FittedMaps, FittedMaps | None]:
         """The maps of some g, and those fitted on shuffled pairs, where these are wanted.
@@ -99,15 +117,15 @@ class Nulls:
             measures: what they are of.
             transform: the family.
             points: its g.
-            r: φ(gx) of the report images, by g.
+            r: φ(gx) of the report images, by g; none where there are no maps of shuffled pairs.
             shuffled: the maps that were fitted on shuffled pairs.
         """
-        each = [self._scores(transform, point, r[j], shuffled, j) for j, point in enumerate(points)]
+        each = [self._scores(transform, point, r[j] if r else None, shuffled, j) for j, point in enumerate(points)]
         kinds = [(j, measure, name) for j, measure in product(range(len(points)), measures) for name in each[j]]
         if not kinds:
             return list(rows)
         values = np.stack([self._per_image(each[j][name], measure) for j, measure, name in kinds])
-        best = {measure: self._per_image(self.untouched, measure) for measure in measures}
+        best = {measure: self._per_image(self.untouched(), measure) for measure in measures}
         gap = bootstrap(values - np.stack([best[measure] for _, measure, _ in kinds]))
         found: dict[tuple[int, str], dict[str, _Null]] = {}
         for k, (j, measure, name) in enumerate(kinds):
@@ -119,16 +137,16 @@ class Nulls:
         ]
 
     def _scores(
-        self, transform: Transform, point: GridPoint, r: Tensor, shuffled: FittedMaps | None, j: int
+        self, transform: Transform, point: GridPoint, r: Tensor | None, shuffled: FittedMaps | None, j: int
     ) -> dict[str, Scores]:
         """Scores of every image in each null, at one g."""
         found = {}
         if len(self.report.sample) > 1:
-            found["null_image"] = self._once("image", self._image)
+            found["null_image"] = self._once(self._key("image", point), self._image)
         if self.fit is not None:
-            label = UNTOUCHED if self.scorer.apart else point.label
-            found["null_constant"] = self._once(f"constant:{label}", lambda: self._constant(transform, point))
-        if shuffled is not None and shuffled.status[j] == "ok":
+            key = self._key("constant", point)
+            found["null_constant"] = self._once(key, lambda: self._constant(transform, point))
+        if shuffled is not None and r is not None and shuffled.status[j] == "ok":
             found["null_shuffled"] = self.scorer.scores(self.report, r, shuffled.module(j), transform, point)
         return found
 
@@ -139,11 +157,11 @@ class Nulls:
 
     def _image(self) -> Scores:
         """Every image takes the place of another."""
-        other = without_fixed_points(len(self.report.sample), self.seed, "other images")
+        other = self.other_images
         reference = self.report.reference
         moved = reference[other.to(reference.device)].to(self.scorer.model.device)
         distance = self.scorer.distance(moved, self.report, slice(None)).numpy()
-        return {**{name: values[other.numpy()] for name, values in self.untouched.items()}, "l2_distance": distance}
+        return {**{name: values[other.numpy()] for name, values in self.untouched().items()}, "l2_distance": distance}
 
     def _constant(self, transform: Transform, point: GridPoint) -> Scores:
         """The mean of φ(x) over the fit images takes the place of every image."""
@@ -154,7 +172,7 @@ class Nulls:
         )
 
     def _per_image(self, scores: Scores, measure: str) -> NDArray[np.float64]:
-        return mean_of(scores, measure, self.report.labels, self.untouched)
+        return mean_of(scores, measure, self.report.labels, self.untouched())
 
 
 @dataclass(frozen=True)

@@ -45,6 +45,10 @@ class Replaced:
         self._scores: dict[tuple[int, str], Scores] = {}
         self._means: dict[tuple[int, str, str], float] = {}
 
+    def hold(self, k: int, point: GridPoint, scores: Scores) -> None:
+        """Take scores of every image of a side with φ(x) in the place of φ(gx), that are known already."""
+        self._scores[k, self._label(point)] = scores
+
     def untouched(self, k: int) -> Scores:
         """Scores of every image of a side untouched, without a map."""
         return self._at(k, self.point)
@@ -64,18 +68,22 @@ class Replaced:
         of = "error_rate" if measure == "l2_distance" else measure
         if of not in self.measures:
             return {"bypass": self.bypass}
-        key = (k, UNTOUCHED if self.scorer.apart else point.label, of)
+        key = (k, self._label(point), of)
         if key not in self._means:
             scores = mean_of(self._at(k, point), of, self.sides[k].labels, self.untouched(k))
             self._means[key] = math.nan if np.isnan(scores).all() else float(np.nanmean(scores))
         return {"bypass": self.bypass, "reference": self._means[key]}
 
     def _at(self, k: int, point: GridPoint) -> Scores:
-        key = (k, UNTOUCHED if self.scorer.apart else point.label)
+        key = (k, self._label(point))
         if key not in self._scores:
             side = self.sides[k]
             self._scores[key] = self.scorer.scores(side, side.reference, nn.Identity(), self.transform, point)
         return self._scores[key]
+
+    def _label(self, point: GridPoint) -> str:
+        """Under what scores at g are known: where all goes through the layer they are those of every g."""
+        return UNTOUCHED if self.scorer.apart else point.label
 
 
 def probed(model: Model, sample: Sample, transform: Transform, point: GridPoint) -> Tensor:

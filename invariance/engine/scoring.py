@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -77,6 +77,13 @@ class MeasuredSplit:
     reference: Tensor
     classes: Tensor | None
 
+    @classmethod
+    def of(cls, sample: Sample, reference: Tensor) -> Self:
+        """A sample with φ(x), and the classes that its labels have."""
+        if sample.labels is None:
+            return cls(sample, reference, None)
+        return cls(sample, reference, torch.unique(sample.labels[sample.labels >= 0]))
+
     @property
     def labels(self) -> NDArray[np.int64]:
         """(n,) the classes, −1 where there is none."""
@@ -97,13 +104,14 @@ class Scorer:
 
     Attributes:
         model: the network.
+        scale: as given, on the network's device.
         answers: as given.
         apart: whether C needs no images (or is not wanted).
     """
 
     def __init__(self, model: Model, cut: Cut, layer: str, scale: Tensor, *, answers: bool, batch: int) -> None:
         self.model, self._cut, self._layer, self._batch = model, cut, layer, batch
-        self._scale, self.answers = scale.to(model.device), answers
+        self.scale, self.answers = scale.to(model.device), answers
         self.apart = not answers or cut.apart(layer)
 
     @torch.no_grad()
@@ -128,7 +136,7 @@ class Scorer:
             self._add(found, "l2_distance", self.distance(back, side, span))
             if self.answers:
                 logits = self._cut.classify(self._layer, back, x)
-                for name, values in _answers(logits, side.classes).items():
+                for name, values in answers_of(logits, side.classes).items():
                     self._add(found, name, values)
         return {name: torch.cat(parts).numpy() for name, parts in found.items()}
 
@@ -146,9 +154,7 @@ class Scorer:
         for span, x in self._spans(side, transform, point):
             with full_float32(device):
                 back = back_to(r[span].to(device))
-            logits = self._cut.classify(self._layer, back, x).cpu()
-            wrong = torch.stack([_half_error(logits, labels[span], deal, number) for number in range(DEALS)])
-            errors.append(wrong.mean(0).float())
+            errors.append(half_errors(self._cut.classify(self._layer, back, x), labels[span], deal))
         return {"half_error_rate": torch.cat(errors).numpy()}
 
     @torch.no_grad()
@@ -185,7 +191,7 @@ class Scorer:
                     if self.answers:
                         own = None if x is None else x[chosen.to(x.device)]
                         logits = self._cut.classify(self._layer, back, own).cpu()
-                        plain = _answers(logits, None)["predicted"] != labels[rows]
+                        plain = answers_of(logits, None)["predicted"] != labels[rows]
                         among = _half_error(logits, labels[rows], deal, number)
                         total["error_rate"][rows] += plain.double() / DEALS
                         total["half_error_rate"][rows] += among / DEALS
@@ -208,14 +214,14 @@ class Scorer:
         """‖r̂ − r‖ / ‖r‖ of some images, float32 on the CPU."""
         place = rows.to(side.reference.device) if isinstance(rows, Tensor) else rows
         wanted = side.reference[place].to(self.model.device)
-        return l2_distance_per_image(back, wanted, self._scale).float().cpu()
+        return l2_distance_per_image(back, wanted, self.scale).float().cpu()
 
     @staticmethod
     def _add(found: dict[str, list[Tensor]], name: str, values: Tensor) -> None:
         found.setdefault(name, []).append(values)
 
 
-def _answers(logits: Tensor, classes: Tensor | None) -> dict[str, Tensor]:
+def answers_of(logits: Tensor, classes: Tensor | None) -> dict[str, Tensor]:
     """What the network says of every image: the class, its confidence, and the class among those that there are."""
     finite = logits.isfinite().all(1)
     kind = torch.int16 if logits.shape[1] <= torch.iinfo(torch.int16).max else torch.int32
@@ -231,6 +237,12 @@ def _answers(logits: Tensor, classes: Tensor | None) -> dict[str, Tensor]:
         "confidence": torch.where(finite, confidence, torch.nan).float().cpu(),
         "among": among,
     }
+
+
+def half_errors(logits: Tensor, labels: Tensor, deal: Deal) -> Tensor:
+    """Whether the class named among those of an image's own half is wrong, (n,) float32, mean over the deals."""
+    own = logits.cpu()
+    return torch.stack([_half_error(own, labels, deal, number) for number in range(DEALS)]).mean(0).float()
 
 
 def _half_error(logits: Tensor, labels: Tensor, deal: Deal, number: int) -> Tensor:

@@ -11,6 +11,12 @@ _CHUNK = 4096
 _NUMBERS = 2**24
 """Numbers worked on at a time, where an image has many."""
 
+_SUMMED = 32
+"""Images whose sum in float32 is right to 1e-6."""
+
+_LEAST = 1e-12
+"""The least scale whose squares float32 holds, and one over the largest."""
+
 LEAST_SCALE = 0.01
 """The least scale of a dimension, as a share of the layer's RMS."""
 
@@ -50,6 +56,79 @@ def rms_of_channels(scale: Tensor, channel_of: Tensor) -> Tensor:
 def _at_a_time(r: Tensor) -> int:
     """Images worked on at a time."""
     return max(1, min(_CHUNK, _NUMBERS // max(1, r.shape[1])))
+
+
+def squares(r: Tensor) -> Tensor:
+    """The sum of squares of every dimension of r (N, D), (D,) float64, few images at a time in float32."""
+    return torch.stack([part.square().sum(0) for part in torch.split(r, _SUMMED)]).sum(0, dtype=torch.float64)
+
+
+class Distances:
+    """L_L2 of one layer, batch by batch, in float32 and in memory of one image: `l2_distance_per_image` to 1e-6.
+
+    Args:
+        scale: (D,), from `rms` or `scale_of_layer`.
+        channel_of: (D,) int64, which channel each dimension is of; where all dimensions of a channel lie together and
+            share its scale, that is divided by once a channel.
+    """
+
+    def __init__(self, scale: Tensor, channel_of: Tensor) -> None:
+        self._scale = scale
+        weight = torch.where(scale > 0, 1 / torch.where(scale > 0, scale, 1.0), 0.0)
+        rows = weight.view(_channels(channel_of), -1)
+        finite = scale[scale.isfinite()]
+        fits = len(finite) > 0 and _LEAST < float(finite.max()) < 1 / _LEAST  # float32 holds squares of such numbers
+        self._within: Tensor | None = weight.float()[None]
+        self._across: Tensor | None = None
+        if fits and rows.shape[1] > 1 and bool((rows == rows[:, :1]).all()):
+            self._within, self._across = None, rows[:, 0].square()
+        self._shape = (len(rows), -1) if self._within is None else (1, -1)
+        self._dead = scale <= 0 if bool((scale <= 0).any()) else None
+
+    def sizes(self, r: Tensor) -> Tensor:
+        """‖r‖ of r (B, D), (B,) float64."""
+        return self._norms(r, None)
+
+    def between(self, r_hat: Tensor, r: Tensor, sizes: Tensor) -> Tensor:
+        """‖r̂ − r‖ / ‖r‖ of every image, (B,) float64; NaN where ‖r‖ = 0.
+
+        Args:
+            r_hat: (B, D).
+            r: (B, D).
+            sizes: (B,), of `sizes(r)`.
+        """
+        found = torch.where(sizes > 0, self._norms(r_hat, r) / sizes, torch.nan)
+        if bool((lost := ~found.isfinite()).any()):  # float32 may have been too small for a square
+            found[lost] = l2_distance_per_image(r_hat[lost].float(), r[lost].float(), self._scale)
+        return found
+
+    def _norms(self, r_hat: Tensor, r: Tensor | None) -> Tensor:
+        """The norm of r̂, or of r̂ − r, for every image."""
+        held, found = torch.empty_like(self._scale, dtype=torch.float32).view(self._shape), []
+        for k in range(len(r_hat)):
+            own = r_hat[k].float().reshape(self._shape)
+            if r is None:
+                held.copy_(own)
+            else:
+                torch.sub(own, r[k].float().reshape(self._shape), out=held)
+            if self._across is not None:
+                sums = held.square_().sum(1).double()
+                found.append((torch.where(self._across > 0, sums, 0.0) * self._across).sum())
+                continue
+            assert self._within is not None
+            if self._dead is not None:
+                held.masked_fill_(self._dead, 0.0)
+            found.append(held.mul_(self._within).square_().sum().double())
+        return torch.stack(found).sqrt()
+
+
+def _channels(channel_of: Tensor) -> int:
+    """How many channels there are whose dimensions lie together, as many in each; 1 where they do not."""
+    channels = int(channel_of.max()) + 1
+    if len(channel_of) % channels:
+        return 1
+    own = torch.arange(channels, device=channel_of.device)[:, None]
+    return channels if bool((channel_of.view(channels, -1) == own).all()) else 1
 
 
 def l2_distance_per_image(r_hat: Tensor, r: Tensor, scale: Tensor) -> Tensor:

@@ -26,19 +26,18 @@ class Centred:
     Attributes:
         images: N.
         mean: (D,) float64.
-        square: (N,) squared norm of every image about the mean.
         gram_square: ‖XᵀX‖², X about its mean.
+        total: Σ ‖x_i‖² about the mean: N times the variance, all dimensions together.
+        fourth: Σ ‖x_i‖⁴ about the mean.
+        square: (N,) ‖x_i‖² about the mean; None where there were sums alone.
     """
 
     images: int
     mean: Tensor
-    square: Tensor
     gram_square: float
-
-    @property
-    def total(self) -> float:
-        """Sum of the squared norms: N times the variance, all dimensions together."""
-        return float(self.square.sum())
+    total: float
+    fourth: float
+    square: Tensor | None = None
 
     @property
     def constant(self) -> bool:
@@ -50,7 +49,8 @@ def centred(x: Tensor) -> Centred:
     """A representation (N, D) about its mean, on the device of x."""
     mean = mean_of(x)
     square = torch.cat([(part.double() - mean).square().sum(1) for part in torch.split(x, _CHUNK)])
-    return Centred(len(x), mean, square, float(cross_product(x, x).square().sum()))
+    gram_square = float(cross_product(x, x).square().sum())
+    return Centred(len(x), mean, gram_square, float(square.sum()), float(square @ square), square)
 
 
 def cross_product(x: Tensor, y: Tensor) -> Tensor:
@@ -71,13 +71,19 @@ class ComparedSide:
     """One of two representations that are compared, with what is computed of it once for any number of others.
 
     Args:
-        values: (N, D).
+        values: (N, D); None where there are sums alone.
         about: it about its mean, where that is known already.
     """
 
-    def __init__(self, values: Tensor, about: Centred | None = None) -> None:
-        self.values = values
+    def __init__(self, values: Tensor | None, about: Centred | None = None) -> None:
+        self._values = values
         self._made: dict[object, Any] = {} if about is None else {centred: about}
+
+    @property
+    def values(self) -> Tensor:
+        """(N, D)."""
+        assert self._values is not None, "there are sums alone"
+        return self._values
 
     @property
     def about(self) -> Centred:
@@ -87,9 +93,12 @@ class ComparedSide:
     def once(self, make: Callable[[Tensor], Made]) -> Made:
         """What `make(values)` gives, computed when it is first asked for."""
         if make not in self._made:
-            self._made[make] = make(self.values)
+            self._made[make] = self._make(make)
         made: Made = self._made[make]
         return made
+
+    def _make(self, make: Any) -> Any:  # noqa: ANN401
+        return make(self.values)
 
 
 class Pairing:
@@ -98,19 +107,24 @@ class Pairing:
     Args:
         x: X.
         y: Y, on the device of X.
+        cross: XᵀY (D_x, D_y) about the means, float64; None: it is made of the values.
+        both: Σ ‖x_i‖² ‖y_i‖² about the means; None: likewise.
 
     Raises:
         UserError: if they are not two tables of as many images.
     """
 
-    def __init__(self, x: ComparedSide, y: ComparedSide) -> None:
-        check_tables(x.values, y.values)
-        self.x, self.y = x, y
+    def __init__(
+        self, x: ComparedSide, y: ComparedSide, *, cross: Tensor | None = None, both: float | None = None
+    ) -> None:
+        if cross is None:
+            check_tables(x.values, y.values)
+        self.x, self.y, self._cross, self.both = x, y, cross, both
 
     @cached_property
     def cross(self) -> Tensor:
         """XᵀY (D_x, D_y) about the means, float64."""
-        return cross_product(self.x.values, self.y.values)
+        return cross_product(self.x.values, self.y.values) if self._cross is None else self._cross
 
 
 def check_tables(x: Tensor, y: Tensor) -> None:

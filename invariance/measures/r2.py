@@ -5,6 +5,7 @@ reflection, offset and one scale do not.
 """
 
 import math
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -28,10 +29,20 @@ class Regression:
     """
 
     def __init__(self, x: Tensor) -> None:
-        values, vectors = torch.linalg.eigh(cross_product(x, x))
-        about = len(x) * mean_of(x).square().sum() * 1e-12  # what rounding leaves of a constant
+        self._decompose(cross_product(x, x), len(x), mean_of(x))
+
+    @classmethod
+    def of_gram(cls, gram: Tensor, images: int, mean: Tensor) -> Self:
+        """The same from XᵀX (D, D) about the mean (D,) over so many images."""
+        made = cls.__new__(cls)
+        made._decompose(gram, images, mean)
+        return made
+
+    def _decompose(self, gram: Tensor, images: int, mean: Tensor) -> None:
+        values, vectors = torch.linalg.eigh(gram)
+        about = images * mean.square().sum() * 1e-12  # what rounding leaves of a constant
         kept = (values > values.max() * len(values) * torch.finfo(values.dtype).eps) & (values > about)
-        self._images, self.rank = len(x), int(kept.sum())
+        self._images, self.rank = images, int(kept.sum())
         self._whiten = vectors[:, kept] / values[kept].sqrt()
 
     def r2(self, y: Centred, cross: Tensor) -> float:

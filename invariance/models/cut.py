@@ -1,6 +1,6 @@
 """φ at many layers of any network in one pass, and C behind any of them by replacing what the layer gives."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
 
 import torch
@@ -85,6 +85,25 @@ class Cut:
         self.look(x)
         with evaluating(self.network, x.device):
             return self.reach(x)
+
+    def show(self, x: Tensor, see: Callable[[str, Tensor], None], *, logits: bool = False) -> Tensor | None:
+        """Show φ(x) of each layer to a function as the layer answers, in one pass; nothing is kept of any.
+
+        Args:
+            x: images (B, …), as the network takes them.
+            see: takes the layer's name and φ(x) (B, D), which it must not change, nor hold: what comes behind the layer
+                may overwrite it.
+            logits: whether f(x) is wanted, so that the pass goes to its end.
+
+        Returns:
+            f(x), (B, K), where it is wanted.
+
+        Raises:
+            UserError: as `phi`, or if the network gives no logits where they are wanted.
+        """
+        self.look(x)
+        with evaluating(self.network, x.device):
+            return self._readings.show(x, see, logits=logits)
 
     def look(self, x: Tensor) -> None:
         """See on the first images whether the layers can be measured; later images are not looked at.

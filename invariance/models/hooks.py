@@ -89,6 +89,7 @@ def forward(
     *,
     put: Mapping[Layer, Put] | None = None,
     stop: bool = False,
+    show: Callable[[Layer, Tensor], None] | None = None,
 ) -> Seen:
     """One forward pass, in whatever mode the network is in.
 
@@ -98,6 +99,8 @@ def forward(
         layers: where to look.
         put: what takes the place of what layers give: (B, D) or in their own shape, or a function of what they give.
         stop: whether to end the pass once all of `layers` have answered.
+        show: is shown what each of `layers` gives, as it is at that moment and before anything changes it; nothing is
+            then kept of it.
     """
     seen, modules, values = Seen(), submodules(network), put or {}
     at: dict[nn.Module, list[Layer]] = {}
@@ -115,7 +118,11 @@ def forward(
         for layer in here:
             if layer in values:
                 output = _replaced(layer, output, values[layer])
-            elif (value := _tensor(layer, output, seen.flaws)) is not None:
+            elif (value := _tensor(layer, output, seen.flaws)) is None:
+                continue
+            elif show is not None:
+                show(layer, value)
+            else:
                 seen.outputs[layer], seen.strides[layer] = value.clone(), value.stride()
                 if not stop and not value.is_inference():
                     held[layer] = (value, value._version)

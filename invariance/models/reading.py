@@ -1,6 +1,6 @@
 """How layers of a network are read, and what is put in the place of what one gives."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Self
@@ -174,6 +174,30 @@ class Readings:
         values = {name: _rows(layer, seen, len(x)) for name, layer in self.layers.items()}
         self._take(seen, x)
         return {name: self._readings[name].rows(value) for name, value in values.items()}
+
+    def show(self, x: Tensor, see: Callable[[str, Tensor], None], *, logits: bool) -> Tensor | None:
+        """Show φ(x) of each layer to a function, in one pass, in the mode the network is in; see `Cut.show`.
+
+        Raises:
+            UserError: if a layer gives something else than it gave for the first images.
+        """
+        left = set(self.layers.values())
+
+        def shown(layer: Layer, value: Tensor) -> None:
+            """What a layer gives, as its readout takes it."""
+            reading = self._readings[layer.name]
+            if value.shape[1:] != reading.form.shape or len(value) != len(x):
+                raise UserError(
+                    f"layer={layer.name!r} gives {tuple(value.shape)} for {len(x)} images, and gave "
+                    f"{reading.form.shape} for each of the first; choose another layer"
+                )
+            left.discard(layer)
+            see(layer.name, reading.rows(value))
+
+        seen = forward(self.network, x, list(self.layers.values()), stop=not logits, show=shown)
+        for layer in left:
+            _rows(layer, seen, len(x))
+        return read_logits(seen.answer, len(x)) if logits else None
 
     def count_logits(self) -> int:
         """K, how many logits the network gave for the first images.

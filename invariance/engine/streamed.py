@@ -1,0 +1,158 @@
+"""Measuring without maps in bounded memory: all layers from one pass, a batch of images under every g at a time.
+
+Of a batch φ(x) is held, and nothing else: what a layer gives for gx is compared with it as the layer answers. What is
+known of an image are its scores; of representations as a whole, sums over images. So memory does not grow with them.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from invariance.engine.at_layer import AtLayer, How, Size
+from invariance.engine.groups import Group, Measured
+from invariance.engine.passes import Around, Pass
+from invariance.engine.recorder import Recorder
+from invariance.engine.scoring import MeasuredSplit
+from invariance.engine.stream import Sample, batches
+from invariance.maps.spec import MapSpec
+from invariance.measures import FROM_LOGITS, INDEX_NAMES
+from invariance.measures.distance import squares
+from invariance.models.model import Model
+
+_BATCH_BYTES = 2.5e8
+"""Memory for φ(x) of a batch on a CPU, where larger batches are no faster."""
+
+_GPU_SHARE = 0.4
+
+_GROUP_BYTES = 2.0**25
+"""Memory for what representations as a whole are compared by, of the g that are taken together."""
+
+_PASSES = 16
+"""Passes over an image that share its one untouched pass, at least."""
+
+_LOOKED_AT = 32
+
+
+class Streamed:
+    """The measuring of one grid without maps, at layers of a network.
+
+    Args:
+        model: the network.
+        grid: the grid's name.
+        samples: the fit images, if there are any, and the report images.
+        spec: the identity.
+        keep: takes what every group came to.
+        readouts: how activations become φ, by layer; else flatten.
+        how: what is measured, and how.
+        dims: D of every layer.
+        advance: hears of images that went through the network under a g.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        grid: str,
+        samples: Sequence[Sample],
+        spec: MapSpec,
+        keep: Recorder[Group, Measured],
+        readouts: Mapping[str, str],
+        how: How,
+        dims: Mapping[str, int],
+        advance: Callable[[int], None],
+    ) -> None:
+        self.model, self.grid, self.spec, self.keep = model, grid, spec, keep
+        self.how, self.dims, self.advance = how, dims, advance
+        self.points = how.transform.grid()
+        self.cut = model.cut(list(dims), readouts)
+        self.sides = [MeasuredSplit.of(one, torch.empty(0)) for one in samples]
+
+    def run(self) -> None:
+        """Measure what the recorder has not."""
+        size = self._together()
+        images = sum(len(side.sample) for side in self.sides)
+        around: Around | None = None
+        self._look()
+        for number, start in enumerate(range(0, len(self.points), size)):
+            points = self.points[start : start + size]
+            self.keep.note(start, len(self.points))
+            labels = tuple(point.label for point in points)
+            groups = {
+                layer: Group(self.grid, layer, self.spec, labels, number, size, self.cut.reading(layer).readout.name)
+                for layer in self.dims
+            }
+            missing = {layer: group for layer, group in groups.items() if not self.keep.has(group)}
+            if not missing:
+                self.advance(len(points) * images)
+                continue
+            around = around or self._around()
+            passes = [Pass(around, k, points, list(missing)) for k in range(len(self.sides))]
+            for one in passes:
+                one.run()
+            for layer, group in missing.items():
+                for one in passes:
+                    one.tell(layer)
+                scores, whole = [one.scores(layer) for one in passes], passes[-1].whole(layer)
+                found = around.at[layer].told(
+                    group, points, scores, None if whole is None else whole.rows, passes[-1].halves(layer)
+                )
+                self.keep.add(group, found)
+
+    def _together(self) -> int:
+        """How many g are taken together: few, where what stands beside their scores costs memory or passes of its own.
+
+        It must not depend on what the machine has free: parts of an interrupted measurement are found by it.
+        """
+        whole = set(self.how.measures) & set(INDEX_NAMES)
+        bytes_of_g = sum(self._bytes(dim) for dim in self.dims.values()) if whole else 0
+        by_memory = int(min(_GROUP_BYTES, self.how.effort.memory) // max(1, bytes_of_g))
+        passes = 1 + len(self.dims) * bool(set(self.how.measures) & set(FROM_LOGITS))
+        by_passes = len(self.points) if passes == 1 else -(-_PASSES // passes)
+        return max(1, min(len(self.points), by_memory, by_passes))
+
+    def _bytes(self, dim: int) -> int:
+        """What comparing representations as a whole takes for one g at a layer, as `Whole` does it."""
+        images = len(self.sides[-1].sample)
+        return 4 * images * dim if self.how.more.intervals or dim > images else 16 * dim**2
+
+    def _batch(self) -> int:
+        """Images a pass."""
+        device, memory = self.model.device, _BATCH_BYTES
+        if device.type == "cuda":
+            memory = _GPU_SHARE * torch.cuda.mem_get_info(device)[0]
+        room = int(min(memory, self.how.effort.memory)) // (4 * sum(self.dims.values()))
+        return max(1, min(self.how.effort.batch, room))
+
+    def _look(self) -> None:
+        """See on a few images what the layers give."""
+        sample = self.sides[-1].sample
+        _, x = next(iter(batches(sample.pixels, sample.indices[:_LOOKED_AT], _LOOKED_AT, self.model.device)))
+        self.cut.look(self._untouched(x))
+
+    def _untouched(self, x: Tensor) -> Tensor:
+        """Images under the g that changes nothing, as the network takes them."""
+        return self.model.prepare(self.how.transform.apply(x, self.how.untouched.params))
+
+    def _around(self) -> Around:
+        """See how large φ(x) is over the first split, and settle by that how every layer is measured."""
+        square: dict[str, Tensor] = {}
+        total: dict[str, Tensor] = {}
+
+        def see(layer: str, r: Tensor) -> None:
+            """Sums of one batch more."""
+            wide = r.float()
+            for sums, of_batch in ((square, squares(wide)), (total, wide.sum(0, dtype=torch.float64))):
+                sums[layer] = sums[layer] + of_batch if layer in sums else of_batch
+
+        sample, batch = self.sides[0].sample, self._batch()
+        for _, x in batches(sample.pixels, sample.indices, batch, self.model.device):
+            self.cut.show(self._untouched(x), see)
+        at = {
+            # σ is of maps, of which there are none
+            layer: AtLayer(
+                self.model, self.cut, layer, self.sides, self.how, Size((one / len(sample)).sqrt(), relu=False)
+            )
+            for layer, one in square.items()
+        }
+        means = {layer: (one / len(sample)).float() for layer, one in total.items()}
+        return Around(self.model, self.cut, self.how, at, means, batch, self.advance)
