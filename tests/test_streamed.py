@@ -1,4 +1,4 @@
-"""Measuring in bounded memory: no representation is kept, and the numbers are those of representations that are held."""
+"""Measuring in bounded memory: no representation is kept, and the numbers are those of what is held."""
 
 import math
 from collections.abc import Callable
