@@ -71,6 +71,7 @@ def measure_model(
     measures: Sequence[str] | None = None,
     nulls: bool | Sequence[str] = True,
     intervals: bool = False,
+    dtype: object = None,
     memory_gb: float = 4.0,
     progress: bool = False,
 ) -> Results:
@@ -100,6 +101,8 @@ def measure_model(
             without labels agreement.
         nulls: whether rows have nulls, at twice the cost of maps; ["online_sgd"] has its maps of shuffled pairs, too.
         intervals: whether cka, procrustes and r2 have intervals, at ten times their cost.
+        dtype: what the network computes in: "float32", "float64", "bfloat16" or "float16"; of any but the first the
+            network's name in the rows says it. Measures are in float32 and float64 always. None: float32.
         memory_gb: bound on the features and maps in memory.
         progress: whether to show a bar.
 
@@ -112,7 +115,7 @@ def measure_model(
     networks, more = _networks(network), more_given(nulls, intervals)
     numbers = _Numbers.of(batch=batch, seed=seed, memory_gb=memory_gb, progress=progress)
     asked = _Asked(images, labels, fit, fit_labels, transforms, layers, maps, measures, more, numbers, readout)
-    return _of_all(asked, networks, device, keep)
+    return _of_all(asked, [one.typed(dtype) for one in networks], device, keep)
 
 
 def _of_all(asked: "_Asked", networks: Sequence[Model], device: str | None, keep: str | Path | None) -> Results:

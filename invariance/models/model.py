@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 from functools import cached_property
 from typing import Any, Self
 
@@ -16,6 +17,11 @@ from invariance.models.recipe import Normalise, Resize
 from invariance.settings.fields import LARGEST_SIZE, native
 
 Preprocess = Callable[[Tensor], Tensor]
+
+DTYPES = {
+    str(kind).removeprefix("torch."): kind for kind in (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+}
+"""What a network can compute in, by name."""
 
 _GIVE = (
     "give the network's own, as preprocess=([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]), the mean and std of images "
@@ -36,6 +42,7 @@ class Model:
         resize: how files are resized and cropped; None: they are warped to `size`.
         recipe: size and preprocessing as text: a part of a measurement's identity.
         ours: whether it is of a training run: its L_L2 is scaled dimension by dimension, as the paper's.
+        dtype: what its numbers are computed in: float32, unless `typed` says otherwise.
     """
 
     def __init__(
@@ -55,6 +62,7 @@ class Model:
         self.classes = None if classes is None else list(classes)
         self.class_count = class_count if classes is None else len(classes)
         self.resize, self.recipe = resize, recipe
+        self.dtype = torch.float32
         self._tried = False
 
     @property
@@ -87,20 +95,49 @@ class Model:
             self.module.to(device_of(device))
         return self
 
+    def typed(self, dtype: object) -> "Model":
+        """The same network computing in another type, as a copy whose name says so; this one stays as it is.
+
+        Args:
+            dtype: "float64", "float32", "bfloat16", "float16", the same of torch's, or None for what there is.
+
+        Raises:
+            UserError: for anything else.
+        """
+        kind = DTYPES.get(str(dtype).removeprefix("torch."))
+        if dtype is not None and kind is None:
+            raise UserError(f"dtype={dtype!r}: choose one of {', '.join(DTYPES)}")
+        if kind is None or kind == self.dtype:
+            return self
+        told = str(kind).removeprefix("torch.")
+        other = Model(
+            deepcopy(self.module).to(kind),
+            self.preprocess,
+            name=f"{self.name} in {told}",
+            recipe=f"{self.recipe}; in {told}",
+            size=self.size,
+            classes=self.classes,
+            class_count=self.class_count,
+            resize=self.resize,
+            ours=self.ours,
+        )
+        other.dtype = kind
+        return other
+
     def renamed(self, name: str) -> Self:
         """The same model under another name."""
         self.name = name
         return self
 
     def prepare(self, x: Tensor) -> Tensor:
-        """Images (B, C, H, W) in [0, 255] as the network takes them, on its device.
+        """Images (B, C, H, W) in [0, 255] as the network takes them, on its device, in its type.
 
         Raises:
             UserError: if the preprocessing fails, gives no tensor with a row an image, or changes the images in place.
         """
         x = x.to(self.device).float()
         if self._tried:
-            return self.preprocess(x)
+            return self.preprocess(x).to(self.dtype)
         before = x.clone()
         try:
             prepared = self.preprocess(x)
@@ -117,7 +154,7 @@ class Model:
         if prepared.device != self.device:
             raise UserError(f"model {self.name}: preprocess gives images on {prepared.device}, not on {self.device}")
         self._tried = True
-        return prepared
+        return prepared.to(self.dtype)
 
     def count_logits(self, x: Tensor) -> int:
         """K, of logits (B, K), on the first of some images (B, C, H, W) in [0, 255].
