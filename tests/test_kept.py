@@ -117,7 +117,7 @@ def interrupted(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(Parts, "write", once)
         with pytest.raises(Stop):
-            measured(tmp_path / "kept", memory_gb=1e-9)
+            measured(tmp_path / "kept", layers=["2", "3"])
     return tmp_path / "kept"
 
 
@@ -126,7 +126,7 @@ def test_an_interrupted_call_goes_on_and_another_leaves_its_parts(interrupted):
     with pytest.raises(UserError, match="holds the beginning of other results"):
         measured(interrupted, layers=["1"])
     assert part.exists()
-    same(measured(interrupted, memory_gb=1e-9), measured())
+    same(measured(interrupted, layers=["2", "3"]), measured(layers=["2", "3"]))
     assert sorted(one.name for one in interrupted.iterdir()) == ["results.json", "rows.csv", "scores.npz"]
 
 
@@ -141,9 +141,9 @@ def test_an_end_while_results_are_saved_loses_nothing(interrupted, monkeypatch, 
     with monkeypatch.context() as patch:
         patch.setattr(results, name, stop)
         with pytest.raises(Stop):
-            measured(interrupted, memory_gb=1e-9)
+            measured(interrupted, layers=["2", "3"])
     assert (interrupted / moment).exists() and (interrupted / BEGUN).exists()
-    same(measured(interrupted, memory_gb=1e-9), measured())
+    same(measured(interrupted, layers=["2", "3"]), measured(layers=["2", "3"]))
 
 
 @pytest.mark.parametrize("name", ["rows.csv", "scores.npz", "results.json"])

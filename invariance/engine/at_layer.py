@@ -14,7 +14,7 @@ from invariance.engine.alike import Alike
 from invariance.engine.control import Control
 from invariance.engine.groups import Ended, Group, Measured
 from invariance.engine.nulls import Nulls
-from invariance.engine.replaced import Replaced, bypass_of, no_classes, probed
+from invariance.engine.replaced import Replaced, no_classes, probed
 from invariance.engine.rows import about, rows_of
 from invariance.engine.scoring import MeasuredSplit, Scorer, Scores
 from invariance.maps import FittedMaps, never_negative
@@ -84,6 +84,11 @@ def answering(cut: Cut, layer: str, measures: Sequence[str]) -> list[str]:
     return [measure for measure in measures if lifts or measure not in FROM_LOGITS]
 
 
+def asks_back(cut: Cut, layer: str, measures: Sequence[str]) -> bool:
+    """Whether C behind a layer is asked for something."""
+    return cut.reading(layer).readout.lifts and bool(set(measures) & set(FROM_LOGITS))
+
+
 @dataclass(frozen=True)
 class Size:
     """What φ(x) of the first split is like: of the fit images, or where there are none of the report images.
@@ -112,20 +117,32 @@ class AtLayer:
         sides: the fit images, if there are any, and the report images, with φ(x) where it is held.
         how: what is measured, and how.
         size: of φ(x).
+        bypass: how much of the logits goes past the layer; None: nothing that is measured asks for it.
+        free: whether what C answers is wanted where it costs next to nothing, though no measure asks for it.
     """
 
-    def __init__(self, model: Model, cut: Cut, layer: str, sides: list[MeasuredSplit], how: How, size: Size) -> None:
+    def __init__(
+        self,
+        model: Model,
+        cut: Cut,
+        layer: str,
+        sides: list[MeasuredSplit],
+        how: How,
+        size: Size,
+        bypass: float | None,
+        free: bool = True,
+    ) -> None:
         self.model, self.sides, self.how = model, sides, how
         self.measures, transform = answering(cut, layer, how.measures), how.transform
         reading = cut.reading(layer)
         # a network trained here is measured as in the paper
         scale = size.rms if model.ours else scale_of_layer(size.rms, reading.channel_of)
-        answers = reading.readout.lifts and bool(set(self.measures) & set(FROM_LOGITS))
-        if reading.readout.lifts and not answers and cut.apart(layer):  # they cost next to nothing, where there are any
+        answers = asks_back(cut, layer, how.measures)
+        if free and reading.readout.lifts and not answers and cut.apart(layer):
             answers = not no_classes(cut, probed(model, sides[-1].sample, transform, how.untouched))
         self.scorer = Scorer(model, cut, layer, scale, answers=answers, batch=how.effort.batch)
-        bypass = bypass_of(self.scorer, cut, layer, sides[-1], transform, how.untouched) if answers else math.nan
-        self.replaced = Replaced(self.scorer, sides, transform, how.untouched, self.measures, bypass)
+        past = math.nan if bypass is None else bypass
+        self.replaced = Replaced(self.scorer, sides, transform, how.untouched, self.measures, past)
         self.alike = Alike(sides[-1], self.measures, intervals=how.more.intervals)
         self.relu = size.relu
         self.control = Control.of(self.scorer, sides, self.fit_maps, self.measures) if len(sides) == 2 else None

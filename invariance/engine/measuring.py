@@ -13,13 +13,14 @@ import torch
 from torch import Tensor
 
 from invariance.engine.alike import check_room
-from invariance.engine.at_layer import AtLayer, Effort, How, More, Size, answering
+from invariance.engine.at_layer import AtLayer, Effort, How, More, Size, answering, asks_back
 from invariance.engine.derivative import DERIVATIVE, Derivatives
 from invariance.engine.groups import Group, Measured
 from invariance.engine.looks import grid_of
 from invariance.engine.recorder import Recorder
+from invariance.engine.replaced import bypasses_of
 from invariance.engine.scoring import MeasuredSplit
-from invariance.engine.stream import Sample, features
+from invariance.engine.stream import Sample, batches, features
 from invariance.engine.streamed import Streamed
 from invariance.errors import UserError
 from invariance.maps import require_room
@@ -94,13 +95,13 @@ def measure(
     if DERIVATIVE in measures:
         derivatives = _derivatives(model, report, fit, families, layers, readouts, effort)
     for family in families if of_grids else ():
-        dims = check(
+        cut = _checked(
             model, report, fit=fit, family=family, layers=layers, maps=maps, measures=of_grids, readouts=readouts
         )
         samples = [report] if fit is None else [fit, report]
         untouched = next(point for point in family.transform.grid() if point.label == UNTOUCHED)
         how = How(family.transform, untouched, of_grids, unseen, more or More(), effort)
-        _OfFamily(model, family, samples, maps, keep, readouts or {}, how).run(dims)
+        _OfFamily(model, family, samples, maps, keep, readouts or {}, how).run(cut)
     if derivatives is not None:
         derivatives.measure(keep)
 
@@ -144,6 +145,24 @@ def check(
     Returns:
         D of every layer.
     """
+    cut = _checked(
+        model, report, fit=fit, family=family, layers=layers, maps=maps, measures=measures, readouts=readouts
+    )
+    return {layer: cut.reading(layer).dim for layer in cut.layers}
+
+
+def _checked(
+    model: Model,
+    report: Sample,
+    *,
+    fit: Sample | None,
+    family: Family,
+    layers: Sequence[str],
+    maps: Sequence[MapSpec],
+    measures: Sequence[str],
+    readouts: Mapping[str, str] | None,
+) -> Cut:
+    """The network cut at the layers and looked at, once nothing is to be refused; as `check`."""
     fitted = [one for one in maps if one.settings is not None]
     if fitted and fit is None:
         raise UserError(
@@ -154,7 +173,8 @@ def check(
     untouched = next(point for point in grid_of(family.name, family.transform) if point.label == UNTOUCHED)
     few = Sample(report.split, report.pixels, report.indices[:PROBED], None)
     cut = model.cut(layers, readouts)
-    r = features(model, cut, few, family.transform, untouched.params)
+    _, x = next(iter(batches(few.pixels, few.indices, PROBED, model.device)))
+    cut.look(model.prepare(family.transform.apply(x, untouched.params)))
     for layer in layers:
         if not answering(cut, layer, measures):
             raise UserError(f"measures={list(measures)} at layer={layer!r}: {_NO_WAY_BACK}; add l2_distance")
@@ -165,14 +185,14 @@ def check(
         for sample in (report, *(() if fit is None else (fit,))):
             if sample.labels is not None and (most := int(sample.labels.max())) >= classes:
                 raise UserError(f"labels: class {most} of a network with {classes} logits; they go from 0")
-    dims = {layer: of_layer.shape[1] for layer, of_layer in r.items()}
+    dims = {layer: cut.reading(layer).dim for layer in cut.layers}
     for layer in dims if set(measures) & set(INDEX_NAMES) else ():
         check_room(layer, dims[layer], len(report))
     for spec in fitted:
         for dim in dims.values():
             if fit is not None and spec.settings is not None:
                 require_room(spec.settings, dim, dim, len(fit), kind=spec.map, device=model.device)
-    return dims
+    return cut
 
 
 class _OfFamily:
@@ -195,8 +215,9 @@ class _OfFamily:
         self.images = sum(map(len, samples))
         self.home, self.room = torch.device("cpu"), math.inf
 
-    def run(self, dims: dict[str, int]) -> None:
-        """Measure all layers, of D as given, as many together as fit into memory."""
+    def run(self, cut: Cut) -> None:
+        """Measure all layers of a cut that was looked at, as many together as fit into memory."""
+        dims = {layer: cut.reading(layer).dim for layer in cut.layers}
         streamed = [spec.map for spec in self.maps] == ["identity"]
         together = [list(dims)] if streamed else list(self._layers_together(dims))
         progress = self.effort.progress
@@ -204,9 +225,7 @@ class _OfFamily:
         self.task = None if progress is None else progress.add_task("φ", total=total)
         if streamed:
             name, spec = self.family.name, self.maps[0]
-            Streamed(
-                self.model, name, self.samples, spec, self.keep, self.readouts, self.how, dims, self._advance
-            ).run()
+            Streamed(self.model, name, self.samples, spec, self.keep, self.how, cut, self._advance).run()
             return
         for names in together:
             self._run_layers({name: dims[name] for name in names})
@@ -228,7 +247,9 @@ class _OfFamily:
         cut = self.model.cut(list(dims), readouts)
         self._settle(dims)
         held = [self._features(cut, sample, self.untouched) for sample in self.samples]
-        of_layer = {layer: self._layer(cut, layer, [one[layer] for one in held]) for layer in dims}
+        asking = [layer for layer in dims if asks_back(cut, layer, self.how.measures)]
+        past = bypasses_of(self.model, cut, asking, self.samples[-1], self.how.transform, self.untouched)
+        of_layer = {layer: self._layer(cut, layer, [one[layer] for one in held], past.get(layer)) for layer in dims}
         size = max(1, min(len(self.points), self._fitting(dims, min(self.effort.memory, self.room))))
         for number, start in enumerate(range(0, len(self.points), size)):
             points = self.points[start : start + size]
@@ -259,9 +280,9 @@ class _OfFamily:
                 self.keep.add(group, of_layer[group.layer].measure(group, points, r))
             del under
 
-    def _layer(self, cut: Cut, layer: str, references: list[Tensor]) -> AtLayer:
+    def _layer(self, cut: Cut, layer: str, references: list[Tensor], past: float | None) -> AtLayer:
         sides = [MeasuredSplit.of(*both) for both in zip(self.samples, references, strict=True)]
-        return AtLayer(self.model, cut, layer, sides, self.how, Size.of(references[0]))
+        return AtLayer(self.model, cut, layer, sides, self.how, Size.of(references[0]), past)
 
     def _settle(self, dims: dict[str, int]) -> None:
         """Keep all features on the GPU if it holds those of one g beside φ(x): nothing is copied again for any fit."""

@@ -16,7 +16,10 @@ from invariance.models.model import Model
 from invariance.transforms.base import UNTOUCHED, GridPoint, Transform
 
 _TRIED = 16
-"""Images on which it is tried how much goes past a layer; three passes, however many are measured."""
+"""Images on which it is tried how much goes past a layer, however many are measured."""
+
+_HELD = 6e7
+"""Numbers of layers' outputs that are held at once for that."""
 
 
 class Replaced:
@@ -106,20 +109,36 @@ def no_classes(cut: Cut, x: Tensor) -> str:
     return ""
 
 
-def bypass_of(
-    scorer: Scorer, cut: Cut, layer: str, side: MeasuredSplit, transform: Transform, point: GridPoint
-) -> float:
-    """How much of the logits goes past a layer, on some images of a side; NaN where they tell nothing.
+def bypasses_of(
+    model: Model, cut: Cut, layers: Sequence[str], sample: Sample, transform: Transform, point: GridPoint
+) -> dict[str, float]:
+    """How much of the logits goes past each layer, on some images of a sample; NaN where they tell nothing.
 
     Args:
-        scorer: scores images at the layer.
-        cut: the network, cut there.
-        layer: its name.
-        side: the split.
+        model: the network.
+        cut: it, cut at the layers.
+        layers: names of layers.
+        sample: the images.
         transform: the family.
         point: its g that changes nothing.
     """
+    if not layers:
+        return {}
+    x = probed(model, sample, transform, point)
+    found: dict[str, float] = {}
+    together: list[str] = []
+    numbers = 0
+    for layer in layers:  # a pass holds what all of them give
+        numbers += len(x) * cut.reading(layer).form.dim
+        if together and numbers > _HELD:
+            found |= _bypasses(cut, together, x)
+            together, numbers = [], len(x) * cut.reading(layer).form.dim
+        together.append(layer)
+    return found | _bypasses(cut, together, x)
+
+
+def _bypasses(cut: Cut, layers: Sequence[str], x: Tensor) -> dict[str, float]:
     try:
-        return cut.bypass(layer, probed(scorer.model, side.sample, transform, point))
+        return cut.bypasses(layers, x)
     except UserError:  # one image, or the same logits for all: rows say so themselves
-        return math.nan
+        return dict.fromkeys(layers, math.nan)

@@ -58,7 +58,7 @@ class Results(pd.DataFrame):  # type: ignore[misc]
         about: dict[str, Any],
         labels: Labels | None = None,
     ) -> "Results":
-        """The results of one network.
+        """The results of one network: layer by layer, in whatever groups their g were taken together.
 
         Args:
             network: its name.
@@ -68,7 +68,7 @@ class Results(pd.DataFrame):  # type: ignore[misc]
             labels: classes of the images by split, where there are any.
         """
         rows, kept = [], []
-        for group, of_group in zip(groups, measured, strict=True):
+        for group, of_group in _in_order(list(zip(groups, measured, strict=True))):
             rows += of_group.rows
             told = {"network": network, "layer": group.layer, "grid": group.grid}
             told |= {"map": group.map.map, "solver": group.map.label}
@@ -233,6 +233,21 @@ class Results(pd.DataFrame):  # type: ignore[misc]
         groups = [{"about": of_group.about, "g": of_group.g} for of_group in self.kept]
         files = {name: digest((place / name).read_bytes()) for name in (ROWS, SCORES)}
         write_facts(place / ABOUT, {"about": self.attrs, "groups": groups, "files": files})
+
+
+def _in_order(both: list[tuple[Group, Measured]]) -> list[tuple[Group, Measured]]:
+    """Groups of one grid, layer and map behind one another, in the order in which each was begun."""
+    begun: dict[tuple[str, bool, str, str], int] = {}
+
+    def place(group: Group) -> int:
+        """Of the first group of the same."""
+        return begun.setdefault((group.grid, group.size > 0, group.layer, group.map.name), len(begun))
+
+    # grids first, so that several passes over one grid stay together
+    grids = list(dict.fromkeys((group.grid, group.size > 0) for group, _ in both))
+    for group, _ in both:
+        place(group)
+    return sorted(both, key=lambda one: (grids.index((one[0].grid, one[0].size > 0)), place(one[0]), one[0].number))
 
 
 def _require_own(results: Results, place: Path, rows: pd.DataFrame) -> None:

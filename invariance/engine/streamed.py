@@ -4,34 +4,35 @@ Of a batch φ(x) is held, and nothing else: what a layer gives for gx is compare
 known of an image are its scores; of representations as a whole, sums over images. So memory does not grow with them.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-from invariance.engine.at_layer import AtLayer, How, Size
+from invariance.engine.at_layer import AtLayer, How, Size, asks_back
 from invariance.engine.groups import Group, Measured
 from invariance.engine.passes import Around, Pass
 from invariance.engine.recorder import Recorder
+from invariance.engine.replaced import bypasses_of
 from invariance.engine.scoring import MeasuredSplit
 from invariance.engine.stream import Sample, batches
 from invariance.maps.spec import MapSpec
 from invariance.measures import FROM_LOGITS, INDEX_NAMES
 from invariance.measures.distance import squares
+from invariance.models.cut import Cut
 from invariance.models.model import Model
 
 _BATCH_BYTES = 2.5e8
 """Memory for φ(x) of a batch on a CPU, where larger batches are no faster."""
 
-_GPU_SHARE = 0.4
+_GPU_BATCH_BYTES = 2e9
+"""The same on a GPU, which small batches leave idle."""
 
 _GROUP_BYTES = 2.0**25
 """Memory for what representations as a whole are compared by, of the g that are taken together."""
 
 _PASSES = 16
 """Passes over an image that share its one untouched pass, at least."""
-
-_LOOKED_AT = 32
 
 
 class Streamed:
@@ -43,9 +44,8 @@ class Streamed:
         samples: the fit images, if there are any, and the report images.
         spec: the identity.
         keep: takes what every group came to.
-        readouts: how activations become φ, by layer; else flatten.
         how: what is measured, and how.
-        dims: D of every layer.
+        cut: the network, cut at the layers and looked at.
         advance: hears of images that went through the network under a g.
     """
 
@@ -56,15 +56,14 @@ class Streamed:
         samples: Sequence[Sample],
         spec: MapSpec,
         keep: Recorder[Group, Measured],
-        readouts: Mapping[str, str],
         how: How,
-        dims: Mapping[str, int],
+        cut: Cut,
         advance: Callable[[int], None],
     ) -> None:
         self.model, self.grid, self.spec, self.keep = model, grid, spec, keep
-        self.how, self.dims, self.advance = how, dims, advance
+        self.how, self.cut, self.advance = how, cut, advance
         self.points = how.transform.grid()
-        self.cut = model.cut(list(dims), readouts)
+        self.dims = {layer: cut.reading(layer).dim for layer in cut.layers}
         self.sides = [MeasuredSplit.of(one, torch.empty(0)) for one in samples]
 
     def run(self) -> None:
@@ -72,7 +71,6 @@ class Streamed:
         size = self._together()
         images = sum(len(side.sample) for side in self.sides)
         around: Around | None = None
-        self._look()
         for number, start in enumerate(range(0, len(self.points), size)):
             points = self.points[start : start + size]
             self.keep.note(start, len(self.points))
@@ -104,11 +102,13 @@ class Streamed:
         It must not depend on what the machine has free: parts of an interrupted measurement are found by it.
         """
         whole = set(self.how.measures) & set(INDEX_NAMES)
-        bytes_of_g = sum(self._bytes(dim) for dim in self.dims.values()) if whole else 0
-        by_memory = int(min(_GROUP_BYTES, self.how.effort.memory) // max(1, bytes_of_g))
-        passes = 1 + len(self.dims) * bool(set(self.how.measures) & set(FROM_LOGITS))
-        by_passes = len(self.points) if passes == 1 else -(-_PASSES // passes)
-        return max(1, min(len(self.points), by_memory, by_passes))
+        together = len(self.points)
+        if whole:
+            bytes_of_g = sum(self._bytes(dim) for dim in self.dims.values())
+            together = min(together, int(min(_GROUP_BYTES, self.how.effort.memory) // bytes_of_g))
+        if set(self.how.measures) & set(FROM_LOGITS):
+            together = min(together, -(-_PASSES // (1 + len(self.dims))))
+        return max(1, together)
 
     def _bytes(self, dim: int) -> int:
         """What comparing representations as a whole takes for one g at a layer, as `Whole` does it."""
@@ -116,18 +116,9 @@ class Streamed:
         return 4 * images * dim if self.how.more.intervals or dim > images else 16 * dim**2
 
     def _batch(self) -> int:
-        """Images a pass."""
-        device, memory = self.model.device, _BATCH_BYTES
-        if device.type == "cuda":
-            memory = _GPU_SHARE * torch.cuda.mem_get_info(device)[0]
-        room = int(min(memory, self.how.effort.memory)) // (4 * sum(self.dims.values()))
-        return max(1, min(self.how.effort.batch, room))
-
-    def _look(self) -> None:
-        """See on a few images what the layers give."""
-        sample = self.sides[-1].sample
-        _, x = next(iter(batches(sample.pixels, sample.indices[:_LOOKED_AT], _LOOKED_AT, self.model.device)))
-        self.cut.look(self._untouched(x))
+        """Images a pass: as many on every machine of a kind, for other batches round otherwise."""
+        memory = _GPU_BATCH_BYTES if self.model.device.type == "cuda" else _BATCH_BYTES
+        return max(1, min(self.how.effort.batch, int(memory) // (4 * sum(self.dims.values()))))
 
     def _untouched(self, x: Tensor) -> Tensor:
         """Images under the g that changes nothing, as the network takes them."""
@@ -147,12 +138,12 @@ class Streamed:
         sample, batch = self.sides[0].sample, self._batch()
         for _, x in batches(sample.pixels, sample.indices, batch, self.model.device):
             self.cut.show(self._untouched(x), see)
-        at = {
-            # σ is of maps, of which there are none
-            layer: AtLayer(
-                self.model, self.cut, layer, self.sides, self.how, Size((one / len(sample)).sqrt(), relu=False)
-            )
-            for layer, one in square.items()
-        }
+        asking = [layer for layer in self.dims if asks_back(self.cut, layer, self.how.measures)]
+        report = self.sides[-1].sample
+        past = bypasses_of(self.model, self.cut, asking, report, self.how.transform, self.how.untouched)
+        at = {}
+        for layer, one in square.items():
+            size = Size((one / len(sample)).sqrt(), relu=False)  # σ is of maps, of which there are none
+            at[layer] = AtLayer(self.model, self.cut, layer, self.sides, self.how, size, past.get(layer), free=False)
         means = {layer: (one / len(sample)).float() for layer, one in total.items()}
         return Around(self.model, self.cut, self.how, at, means, batch, self.advance)

@@ -208,11 +208,21 @@ class Cut:
         Raises:
             UserError: for fewer than two images, or logits that are constant or not finite.
         """
+        return self.bypasses([layer], x)[layer]
+
+    def bypasses(self, layers: Sequence[str], x: Tensor) -> dict[str, float]:
+        """How much of the logits goes past each of some layers, as `bypass`: two passes, and one more for each.
+
+        Raises:
+            UserError: as `bypass`.
+        """
         self.look(x)
-        self.reading(layer)
+        for layer in layers:
+            self.reading(layer)
         self.require_logits()
-        own = self._readings.layers[layer]
-        return passed_by(self.network, x, [own])[own]
+        of = {layer: self._readings.layers[layer] for layer in layers}
+        found = passed_by(self.network, x, list(of.values()))
+        return {layer: found[own] for layer, own in of.items()}
 
     def require_logits(self) -> None:
         """Refuse a network without logits, or with the same for all of the first images.
