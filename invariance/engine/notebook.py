@@ -81,16 +81,14 @@ def measure_model(
         network: of `wrap` or `load_model`; or several, measured on the same images.
         images: uint8 (N, C, H, W), floats in [0, 255], a Dataset, a folder, or what `load_images` gives. Files and
             pictures are resized and cropped as `network.resize` says, or warped to its size.
-        labels: (N,) classes by the network's own numbers; with them there is an error rate. Class folders are told by
-            their names; "none" leaves them out.
+        labels: (N,) classes by the network's own numbers; class folders are told by their names; "none": left out.
         fit: images of their own on which maps are fitted; or a share of `images`, as 0.5, dealt by `seed`. None: no map
             is fitted, and the scale of L_L2 is over the reported images, which its rows say (status `report_scale`).
         fit_labels: their classes: with them and `labels` ridge has the unseen-class control.
         transforms: families by name ("rotation", or "module:Class"), `Transform`s, or such by names of your own.
         layers: names or patterns; "auto", the true cuts at the ends of blocks; "*", all.
         maps: "identity", a solver's name ("ridge") or settings (`Ridge(strengths=(0.1,))`), by which the residual map
-            is fitted, "low_rank:8" (of rank 8 at most, by ridge), "orthogonal", "mlp", or a `MapSpec`. None: the
-            identity, and ridge if there are fit images.
+            is fitted, "low_rank:8", "orthogonal", "mlp", or a `MapSpec`. None: identity, and ridge if `fit` is given.
         device: "cpu", "gpu", "auto"; None: where the network is.
         batch: images a forward pass; None: 256.
         seed: of how `fit=0.5` deals the images.
@@ -101,8 +99,7 @@ def measure_model(
             without labels agreement.
         nulls: whether rows have nulls, at twice the cost of maps; ["online_sgd"] has its maps of shuffled pairs, too.
         intervals: whether cka, procrustes and r2 have intervals, at ten times their cost.
-        dtype: what the network computes in: "float32", "float64", "bfloat16" or "float16"; of any but the first the
-            network's name in the rows says it. Measures are in float32 and float64 always. None: float32.
+        dtype: what the network computes in: None (float32), "float64", "bfloat16", "float16", as its name then says.
         memory_gb: bound on the features and maps in memory.
         progress: whether to show a bar.
 

@@ -14,35 +14,16 @@ from invariance.models.probe import passed_by
 from invariance.models.reading import Reading, Readings
 
 
-class Cut:
-    """A network cut at layers: φ at all of them from one pass, and C behind each.
-
-    C behind a layer L is the network itself with what L gives replaced: C(r; gx) = f(gx | L := r). So it exists at
-    every layer, the identity gives exactly f(gx), and where the logits depend on the image past L (a skip connection),
-    that is of gx, never of x. Where everything goes through L (`apart`), C needs no image.
-
-    Everything runs in evaluation mode without gradients and in full float32, on the network's device; its training mode
-    is left as it was. The first images are looked at first: four passes over a few of them tell whether the layers can
-    be measured. A layer is a submodule's dotted name; `name#k` is the k-th run of one that runs several times,
-    `name[0]` and `name[key]` an element of what it gives, and `logits` what the whole network gives.
+class Representations:
+    """φ at layers of a network, from one pass.
 
     Args:
-        network: any module from images (B, …) to logits (B, K), a mapping or an object with `logits`, or something with
-            one floating tensor in it.
+        network: as `Cut`.
         layers: names of layers.
-        readouts: how what a layer gives becomes φ, as `read_readout` has it: for all, or by layers' names and patterns;
-            else `flatten`. By any other, r is put back into what the layer gives for gx itself.
+        readouts: as `Cut`.
 
     Raises:
         UserError: if there is no such layer or readout.
-
-    Example:
-        >>> network = nn.Sequential(nn.Flatten(), nn.Linear(12, 5), nn.ReLU(), nn.Linear(5, 3))
-        >>> cut = Cut(network, ["1", "2"])
-        >>> x = torch.rand(4, 3, 2, 2)
-        >>> r = cut.phi(x)["2"]
-        >>> r.shape, cut.apart("2"), torch.equal(cut.classify("2", r), network(x))
-        (torch.Size([4, 5]), True, True)
     """
 
     def __init__(
@@ -51,7 +32,6 @@ class Cut:
         self.network = original(network)
         self._readings = Readings(self.network, layers, readouts)
         self.layers = tuple(self._readings.layers)
-        self._rests = Rests(self.network)
 
     @property
     def device(self) -> torch.device | None:
@@ -114,6 +94,15 @@ class Cut:
         _check_images(x, self.device)
         self._readings.look(x)
 
+    def reach(self, x: Tensor) -> dict[str, Tensor]:
+        """φ(x) as `phi` has it, with its gradient, and in the mode the network is in.
+
+        Raises:
+            UserError: as `phi`.
+        """
+        self.look(x)
+        return self._readings.phi(x)
+
     @property
     def answers(self) -> int:
         """K, how many logits the network gave for the first images.
@@ -134,6 +123,53 @@ class Cut:
         with evaluating(self.network, x.device):
             return read_logits(forward(self.network, x).answer, len(x))
 
+    def require_logits(self) -> None:
+        """Refuse a network without logits, or with the same for all of the first images.
+
+        Raises:
+            UserError: saying which of it, or if `phi` was never called.
+        """
+        self.reading(self.layers[0])
+        self._readings.require_logits()
+
+
+class Cut(Representations):
+    """A network cut at layers: φ at all of them from one pass, and C behind each.
+
+    C behind a layer L is the network itself with what L gives replaced: C(r; gx) = f(gx | L := r). So it exists at
+    every layer, the identity gives exactly f(gx), and where the logits depend on the image past L (a skip connection),
+    that is of gx, never of x. Where everything goes through L (`apart`), C needs no image.
+
+    Everything runs in evaluation mode without gradients and in full float32, on the network's device; its training mode
+    is left as it was. The first images are looked at first: four passes over a few of them tell whether the layers can
+    be measured. A layer is a submodule's dotted name; `name#k` is the k-th run of one that runs several times,
+    `name[0]` and `name[key]` an element of what it gives, and `logits` what the whole network gives.
+
+    Args:
+        network: any module from images (B, …) to logits (B, K), a mapping or an object with `logits`, or something with
+            one floating tensor in it.
+        layers: names of layers.
+        readouts: how what a layer gives becomes φ, as `read_readout` has it: for all, or by layers' names and patterns;
+            else `flatten`. By any other, r is put back into what the layer gives for gx itself.
+
+    Raises:
+        UserError: if there is no such layer or readout.
+
+    Example:
+        >>> network = nn.Sequential(nn.Flatten(), nn.Linear(12, 5), nn.ReLU(), nn.Linear(5, 3))
+        >>> cut = Cut(network, ["1", "2"])
+        >>> x = torch.rand(4, 3, 2, 2)
+        >>> r = cut.phi(x)["2"]
+        >>> r.shape, cut.apart("2"), torch.equal(cut.classify("2", r), network(x))
+        (torch.Size([4, 5]), True, True)
+    """
+
+    def __init__(
+        self, network: nn.Module, layers: Sequence[str], readouts: str | Mapping[str, str] | None = None
+    ) -> None:
+        super().__init__(network, layers, readouts)
+        self._rests = Rests(self.network)
+
     def classify(self, layer: str, r: Tensor, x: Tensor | None = None) -> Tensor:
         """C(r; gx) behind a layer: representations (B, D) to logits (B, K).
 
@@ -149,15 +185,6 @@ class Cut:
         self.reading(layer)
         with evaluating(self.network, r.device):
             return self.resume(layer, r, x)
-
-    def reach(self, x: Tensor) -> dict[str, Tensor]:
-        """φ(x) as `phi` has it, with its gradient, and in the mode the network is in.
-
-        Raises:
-            UserError: as `phi`.
-        """
-        self.look(x)
-        return self._readings.phi(x)
 
     def resume(self, layer: str, r: Tensor, x: Tensor | None = None) -> Tensor:
         """C(r; gx) as `classify` has it, with its gradient, and in the mode the network is in.
@@ -223,15 +250,6 @@ class Cut:
         of = {layer: self._readings.layers[layer] for layer in layers}
         found = passed_by(self.network, x, list(of.values()))
         return {layer: found[own] for layer, own in of.items()}
-
-    def require_logits(self) -> None:
-        """Refuse a network without logits, or with the same for all of the first images.
-
-        Raises:
-            UserError: saying which of it, or if `phi` was never called.
-        """
-        self.reading(self.layers[0])
-        self._readings.require_logits()
 
     def _rest(self, layer: str) -> Rest | str:
         """What comes behind a layer, or why it cannot be had without images."""

@@ -99,8 +99,7 @@ def forward(
         layers: where to look.
         put: what takes the place of what layers give: (B, D) or in their own shape, or a function of what they give.
         stop: whether to end the pass once all of `layers` have answered.
-        show: is shown what each of `layers` gives, as it is at that moment and before anything changes it; nothing is
-            then kept of it.
+        show: is shown what each of `layers` gives, before anything changes it; nothing is kept of it then.
     """
     seen, modules, values = Seen(), submodules(network), put or {}
     at: dict[nn.Module, list[Layer]] = {}
