@@ -74,7 +74,9 @@ def near(a: Tensor, b: Tensor) -> bool:
         return False
     if a.is_meta:
         return True
+    eps = max(1e-3, 32 * torch.finfo(a.dtype).eps)
+    if a.numel() and bool((most := a.abs().amax()).isfinite()):  # three passes in the place of ten
+        return bool((a - b).abs_().amax() <= eps * most)
     finite = a[a.isfinite()]
     largest = float(finite.abs().max()) if finite.numel() else 0.0
-    tolerance = max(1e-3, 32 * torch.finfo(a.dtype).eps) * largest
-    return bool(torch.isclose(a, b, rtol=0.0, atol=tolerance, equal_nan=True).all())
+    return bool(torch.isclose(a, b, rtol=0.0, atol=eps * largest, equal_nan=True).all())
