@@ -25,7 +25,7 @@ from invariance.engine.replaced import no_classes, probed
 from invariance.engine.results import Results, joined, load
 from invariance.engine.stream import Sample
 from invariance.errors import UserError, nearest
-from invariance.maps.spec import MapSpec, leaning
+from invariance.maps.spec import MapSpec, leaning, parted
 from invariance.measures import MEASURES
 from invariance.models.layers import choose_layers, choose_readouts
 from invariance.models.model import Model, require_model
@@ -88,7 +88,8 @@ def measure_model(
         transforms: families by name ("rotation", or "module:Class"), `Transform`s, or such by names of your own.
         layers: names or patterns; "auto", the true cuts at the ends of blocks; "*", all.
         maps: "identity", a solver's name ("ridge") or settings (`Ridge(strengths=(0.1,))`), by which the residual map
-            is fitted, "low_rank:8", "orthogonal", "mlp", or a `MapSpec`. None: identity, and ridge if `fit` is given.
+            is fitted, "low_rank:8", "orthogonal", "mlp", "spatial" and "warp" on positions, or a `MapSpec`. None: identity,
+            and ridge if `fit` is given.
         device: "cpu", "gpu", "auto"; None: where the network is.
         batch: images a forward pass; None: 256.
         seed: of how `fit=0.5` deals the images.
@@ -168,7 +169,7 @@ class _Asked:
         looks = {family.name: looks_of_grid(family.name, family.transform, image) for family in families}
         seen = _untouched(report, families[0].transform)
         chosen = choose_layers(model, self.layers, seen)
-        fitted = any(spec.settings is not None for spec in specs)
+        fitted = any(spec.settings is not None for spec in parted(specs)[0])
         readouts = choose_readouts(model, chosen, self.readout, seen, fitted=fitted)
         check_shuffled(self.more, specs)
         measures = self._measures(model, report, families[0].transform)

@@ -42,7 +42,8 @@ class Positions:
     def __str__(self) -> str:
         """As "8 × 8 every 4 px from 1.5"."""
         stride, offset = (
-            f"{pair[0]:g}" if pair[0] == pair[1] else f"{pair[0]:g} × {pair[1]:g}" for pair in (self.stride, self.offset)
+            f"{pair[0]:g}" if pair[0] == pair[1] else f"{pair[0]:g} × {pair[1]:g}"
+            for pair in (self.stride, self.offset)
         )
         return f"{self.shape[0]} × {self.shape[1]} every {stride} px from {offset}"
 
@@ -52,7 +53,7 @@ class Positions:
             return value
         if self.kind == "channels_last":
             return value.permute(0, 3, 1, 2)
-        return value[:, self.prefix :].transpose(1, 2).unflatten(2, self.shape)
+        return value[:, self.prefix :].transpose(1, 2).reshape(len(value), -1, *self.shape)
 
     def put(self, map: Tensor, own: Tensor) -> Tensor:
         """An activation with a map (B, C, H, W) in the place of its own; tokens without a place stay."""

@@ -60,7 +60,7 @@ class Ledger:
         """Entries that see what both do, broadcast."""
         if a is b:
             return a
-        a, b = torch.broadcast_tensors(a, b)
+        a, b = torch.broadcast_tensors(a, b)  # type: ignore[no-untyped-call]
         both = (a != b) & (a != _NONE) & (b != _NONE)
         found = torch.where(a == _NONE, b, a)
         if not bool(both.any()):
@@ -71,7 +71,7 @@ class Ledger:
         return found
 
     def reduced(self, entries: Entries, dims: Sequence[int]) -> Entries | None:
-        """Entries that see what all along some dimensions do, which are left out; None if that is everything for all."""
+        """Entries that see what all along some dimensions do, these left out; None if that is everything for all."""
         dims = sorted(dim % entries.ndim for dim in dims)
         kept = [dim for dim in range(entries.ndim) if dim not in dims]
         lines = entries.permute(*kept, *dims).reshape(*(entries.shape[dim] for dim in kept), -1)
@@ -100,7 +100,7 @@ class Ledger:
         return found
 
 
-class Sight(TorchDispatchMode):
+class Sight(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Follows what is seen of the images while it is on.
 
     Attributes:
@@ -108,7 +108,7 @@ class Sight(TorchDispatchMode):
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.ledger = Ledger()
         self._entries: Any = WeakTensorKeyDictionary()
         self._lost: Any = WeakTensorKeyDictionary()
@@ -123,11 +123,13 @@ class Sight(TorchDispatchMode):
 
     def of(self, value: Tensor) -> Entries | None:
         """The entries of a tensor; None: it sees no place."""
-        return self._entries.get(value)
+        entries: Entries | None = self._entries.get(value)
+        return entries
 
     def lost(self, value: Tensor) -> str:
         """The operation behind which it is not known what a tensor sees; empty where nothing was lost."""
-        return self._lost.get(value, "")
+        operation: str = self._lost.get(value, "")
+        return operation
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ANN401
         """Run an operation, and follow what it does to places."""
@@ -191,9 +193,9 @@ class Sight(TorchDispatchMode):
             left = self.ledger.reduced(own, dims)
             return [None if left is None else left.reshape(one.shape) for one in outs]
         if name in _REDUCING:
-            return [None] if outs[0].ndim == 0 else self._pointwise(tensors, outs[0])
+            return [None if outs[0].ndim == 0 else self._pointwise(tensors, outs[0])]
         if name in _PADDING:
-            return [_padded(self.ledger, own, list(given.get("pad", given.get("padding"))))]
+            return [_padded(self.ledger, own, list(given["pad"] if "pad" in given else given["padding"]))]
         if (window := _WINDOWS.get(name)) is not None:
             axes = window(self.axes(own), given, outs[0].shape[2:])
             return [None if axes is None else self.ledger.grid(axes).expand(outs[0].shape)]
@@ -204,8 +206,7 @@ class Sight(TorchDispatchMode):
         return ["unknown"]
 
     def _of(self, value: object) -> Entries | None:
-        entries: Entries | None = self._entries.get(value) if isinstance(value, Tensor) else None
-        return entries
+        return self.of(value) if isinstance(value, Tensor) else None
 
     def _pointwise(self, tensors: list[Tensor], out: Tensor) -> Entries:
         found: Entries | None = None

@@ -100,12 +100,14 @@ class Elastic(Transform):
         """
         field = self._of_size(places, params, size)
         found = places.expand(len(field), -1, -1, -1)
+        left = torch.ones_like(found[:, :1], dtype=torch.bool)
         for _ in range(_STEPS):
             step = places - bilinear(field, found) - found
-            found = found + step
-            if not bool((step.abs() > _NEAR).any()):
+            found = torch.where(left, found + step, found)  # a place that is found does not wait for others
+            left = left & (step.abs() > _NEAR).any(dim=1, keepdim=True)
+            if not bool(left.any()):
                 break
-        return torch.where((step.abs() > _NEAR).any(dim=1, keepdim=True), torch.inf, found)
+        return torch.where(left, torch.inf, found)
 
     def comes_from(self, places: Tensor, params: Params, size: Size) -> Tensor:
         """See `Transform.comes_from`: between pixels the displacement is bilinear."""
