@@ -234,3 +234,16 @@ def test_a_preprocessing_that_crops_is_part_of_where_they_lie():
     model = wrap(nn.Sequential(nn.Conv2d(1, 2, 3, stride=2)), preprocess=lambda x: x[..., 3:, 5:] / 255, name="cropped")
     found, _ = positions_of(model, ["0"], torch.rand(2, 1, 20, 24) * 255)
     assert found["0"].offset == (4, 6) and found["0"].stride == (2, 2)
+
+
+@pytest.mark.parametrize("mode", ["circular", "reflect", "replicate"])
+def test_padding_with_pixels_of_the_image_goes_on_as_zeros_do(mode):
+    torch.manual_seed(6)
+    network = nn.Sequential(
+        nn.Conv2d(1, 3, 3, padding=1, padding_mode=mode), nn.Conv2d(3, 3, 5, stride=2, padding=2, padding_mode=mode)
+    )
+    found, why = placed(network, (12, 16), ["0", "1"])
+    assert {name: str(one) for name, one in found.items()} == {
+        "0": "12 × 16 every 1 px from 0",
+        "1": "6 × 8 every 2 px from 0",
+    }, why

@@ -11,6 +11,7 @@ weights or squeeze-and-excitation are, sees everything: that is no place, and wh
 
 import re
 from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -112,6 +113,7 @@ class Sight(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.ledger = Ledger()
         self._entries: Any = WeakTensorKeyDictionary()
         self._lost: Any = WeakTensorKeyDictionary()
+        self._filled: dict[int, tuple[Tensor, Entries]] = {}
 
     def begin(self, x: Tensor) -> None:
         """Let images (B, C, H, W) see their own pixels."""
@@ -136,12 +138,33 @@ class Sight(TorchDispatchMode):  # type: ignore[no-untyped-call]
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
         tensors = list(_tensors((args, kwargs)))
+        for one in tensors if self._filled else ():
+            self._look_up(one)
         if any(one in self._entries or one in self._lost for one in tensors):
             self._follow(func, args, kwargs, out, tensors)
         return out
 
+    def _look_up(self, value: Tensor) -> None:
+        """Take the entries of a tensor from what was copied into its memory."""
+        if value not in self._entries and (there := self._filled.get(value.untyped_storage().data_ptr())) is not None:
+            self._entries[value] = there[1].as_strided(value.shape, value.stride(), value.storage_offset())
+
+    def _fill(self, target: Tensor, source: Tensor) -> None:
+        """Copy entries to a part of a tensor that is filled piece by piece, as padding in circles is."""
+        storage = target.untyped_storage()
+        count = storage.nbytes() // max(1, target.element_size())
+        # the tensor is held, so that nothing else comes to its memory
+        _, flat = self._filled.setdefault(storage.data_ptr(), (target, torch.zeros(count, dtype=torch.int64)))
+        part = flat.as_strided(target.shape, target.stride(), target.storage_offset())
+        part.copy_(self._entries[source].expand(target.shape))
+        self._entries[target] = part
+
     def _follow(self, func: Any, args: Any, kwargs: Any, out: Any, tensors: list[Tensor]) -> None:  # noqa: ANN401
         name = func._schema.name.partition("::")[2]
+        if name == "copy_":
+            if args[1] in self._entries:
+                self._fill(args[0], args[1])
+            return
         given = _named(func, args, kwargs)
         if name.endswith("_") and not name.endswith("__"):  # in place: its first argument is what it gives
             name, out = name[:-1], tensors[0]
@@ -260,7 +283,7 @@ class Sight(TorchDispatchMode):  # type: ignore[no-untyped-call]
         rows, columns = lines[:, :1, :3], lines[:1, :, 3:]
         if not (bool((lines[..., :3] == rows).all()) and bool((lines[..., 3:] == columns).all())):
             raise ValueError("no grid")
-        return [rows[:, 0], columns[0]]
+        return [_straight(rows[:, 0]), _straight(columns[0])]
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:  # noqa: ANN401
@@ -290,6 +313,21 @@ def _at(axis: Tensor, column: int, index: Tensor) -> Tensor:
         return values + axis[0, 2] * index
     low = index.floor().clamp(0, len(values) - 2).long()
     return values[low] + (values[low + 1] - values[low]) * (index - low)
+
+
+def _straight(axis: Tensor) -> Tensor:
+    """An axis whose ends turn back, as what is padded in circles or mirrored does, going straight on there."""
+    step = axis[:, 0].diff()
+    if len(axis) < 3 or not bool((step <= 0).any()) or not bool((step > 0).any()):
+        return axis
+    turns = [-1, *torch.nonzero(step != step[step > 0].median()).flatten().tolist(), len(step)]
+    length, first = max((after - before, before + 1) for before, after in pairwise(turns))
+    last = first + length - 1
+    if 2 * length < len(step):
+        return axis
+    place = _count(len(axis)) - first
+    middle = axis[first : last + 1]
+    return torch.stack([_at(middle, 0, place), _at(middle, 1, place), axis[:, 2]], dim=1)
 
 
 def _windowed(axis: Tensor, first: Tensor, last: Tensor, stride: float) -> Tensor:
