@@ -206,6 +206,11 @@ def test_what_mixes_everything_is_no_place_and_leaves_those_that_there_are():
     assert found["out"].offset == (2, 2) and found["out"].stride == (2, 2) and found["conv"].offset == (0, 0)
 
 
+class Hidden(nn.Module):
+    def forward(self, x):
+        return torch.from_numpy(x.numpy() + 1)
+
+
 class Turned(nn.Module):
     def forward(self, x):
         grid = F.affine_grid(torch.eye(2, 3)[None].expand(len(x), -1, -1), list(x.shape), align_corners=False)
@@ -220,8 +225,9 @@ class Turned(nn.Module):
         (nn.Sequential(nn.Conv2d(1, 2, (12, 14))), "0", "no regular grid of several positions"),
         (nn.Sequential(Turned(), nn.Conv2d(1, 2, 3)), "1", "not known behind grid_sampler"),
         (nn.Sequential(nn.Conv2d(1, 2, 3), nn.AdaptiveAvgPool2d((3, 5))), "1", "no regular grid"),
+        (nn.Sequential(Hidden(), nn.Conv2d(1, 2, 3)), "1", "cannot be followed"),
     ],
-    ids=["linear", "pooled", "one", "sampled", "irregular"],
+    ids=["linear", "pooled", "one", "sampled", "irregular", "hidden"],
 )
 def test_a_layer_without_positions_says_why(network, layer, told):
     found, why = placed(network, (12, 14), [layer])

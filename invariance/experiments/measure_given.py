@@ -3,12 +3,14 @@
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from torch import Tensor
 
 from invariance.data.prepared import Prepared, prepare
 from invariance.device import choose_device
@@ -16,8 +18,9 @@ from invariance.engine.grids import Grid, grids_for
 from invariance.errors import Busy, UserError
 from invariance.experiments.given import Given, given, seen_by, telling_colour
 from invariance.experiments.recording import Key, Recording, samples
-from invariance.maps.spec import MapSpec
+from invariance.maps.spec import MapSpec, parted
 from invariance.models.layers import choose_layers
+from invariance.models.positions import positions_of
 from invariance.runs.files import DONE
 from invariance.runs.outputs import require_writable
 from invariance.runs.places import folder_name, given_place
@@ -73,6 +76,7 @@ def _begun(
     images = seen_by(prepared, grid.transform)
     with telling_colour(prepared):
         layers = choose_layers(network.model, config["layers"], images)
+    placed = _placed(network, layers, maps, images)
     places = network.places(prepared.classes, config["labels"], images)
     metrics = _metrics(config["metrics"], network, places)
     if config["unseen_classes"] and places is None:
@@ -83,7 +87,24 @@ def _begun(
         f"{network.size}; layers {', '.join(layers)}",
         flush=True,
     )
-    return _Work(network, data["fit"], layers, places, maps, {**config, "metrics": metrics})
+    return _Work(network, data["fit"], layers, placed, places, maps, {**config, "metrics": metrics})
+
+
+def _placed(network: Given, layers: list[str], maps: list[MapSpec], images: Tensor) -> list[str]:
+    """The layers that have positions, where maps on these are measured.
+
+    Raises:
+        UserError: if none has, and they are wanted.
+    """
+    if not parted(maps)[1]:
+        return []
+    found, why = positions_of(network.model, layers, images)
+    if not found:
+        layer = next(iter(why))
+        raise UserError(
+            f"map=spatial, warp: layer {layer} {why[layer]}; choose layers with positions, or leave them out"
+        )
+    return list(found)
 
 
 def _metrics(chosen: list[str], network: Given, places: NDArray[np.int64] | None) -> list[str]:
@@ -110,6 +131,7 @@ class _Work:
         network: the network.
         fit: which images maps are fitted on.
         layers: the layers.
+        placed: those that have positions, where maps on these are measured.
         places: the network's number of each class of the images; None where these are not known to be its own.
         maps: the maps and solvers.
         config: the configuration, with the metrics that apply.
@@ -118,6 +140,7 @@ class _Work:
     network: Given
     fit: Mapping[str, Any]
     layers: list[str]
+    placed: list[str]
     places: NDArray[np.int64] | None
     maps: list[MapSpec]
     config: Mapping[str, Any]
@@ -130,9 +153,9 @@ class _Work:
         """
         runs_folder, network = folder(self.config["runs"], "runs"), self.network
         place = given_place(prepared.name, network.source, network.label, grid.name)
-        names = {
-            (layer, spec): f"{place}/{folder_name(layer)}/{spec.name}" for layer in self.layers for spec in self.maps
-        }
+        whole, on_positions = parted(self.maps)
+        keys = [*product(self.layers, whole), *product(self.placed, on_positions)]
+        names = {(layer, spec): f"{place}/{folder_name(layer)}/{spec.name}" for layer, spec in keys}
         if not all((runs_folder / name / DONE).exists() for name in names.values()):
             require_writable(runs_folder / place, "runs")
         runs = {key: Run(runs_folder, name, self._identity(grid, prepared, *key)) for key, name in names.items()}

@@ -101,6 +101,8 @@ def positions_of(model: Model, layers: Sequence[str], x: Tensor) -> tuple[dict[s
 def _flaw(value: Tensor, entries: Entries | None) -> str:
     """Why a layer has no positions."""
     shape = tuple(value.shape[1:])
+    if entries is None and sum(side > 1 for side in shape) > 1:  # something hides the image from torch
+        return f"gives {shape} for an image, and where that lies in it cannot be followed"
     if entries is None or value.ndim < 3:
         return f"gives {shape} for an image, and no positions"
     return f"gives {shape} for an image, which is no regular grid of several positions"
