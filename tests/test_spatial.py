@@ -5,11 +5,12 @@ import re
 import numpy as np
 import pytest
 import torch
+from scipy.ndimage import map_coordinates
 from torch import nn
 
 from invariance import Mirror, Rotation, Transform, UserError, load, measure_model, wrap
 from invariance.engine.kept import Kept
-from invariance.maps import Ridge
+from invariance.maps import Ridge, order
 from invariance.maps.moments import Moments
 from invariance.maps.ridge import choose_strengths, parameters_of
 from invariance.maps.spatial import SharedFit
@@ -123,8 +124,6 @@ def by_hand(network, layer, x, fit, angle, stride, offset, strength, relu):
                 z = module(z)
         return z.double().numpy()
 
-    from scipy.ndimage import map_coordinates
-
     def undone(values):
         a, (height, width) = np.radians(angle), values.shape[2:]
         y, right = np.meshgrid(
@@ -207,8 +206,6 @@ def test_the_strength_is_chosen_as_ridge_chooses_it():
     for first in range(0, 30, 8):
         fit.add(first, r[first : first + 8], t[first : first + 8], kept)
     found = fit.finish(False)
-    from invariance.maps.fitting import order
-
     turn = order(30, 3, 0)
     held, rest = turn[:6], turn[6:]
     rows = {

@@ -247,7 +247,8 @@ class _Work:
                 logits = seen.logits if name == INSIDE else placed.answer(layer, through[name], seen)
                 self._add((layer, name, j), self._answers(logits))
         if FLOOR in maps:
-            floor, drawn = placed.floor(layer, wanted, point) if self._transform.acts else (wanted, ~outside | outside)
+            nothing = wanted, torch.ones_like(outside)  # a family that only undoes
+            floor, drawn = placed.floor(layer, wanted, point) if self._transform.acts else nothing
             self._add((layer, FLOOR, j), self._distances(layer, floor, wanted, drawn))
         if self._of._answers and maps - {FLOOR}:
             apart = placed.cut.apart(layer)
