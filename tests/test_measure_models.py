@@ -298,6 +298,7 @@ def test_maps_on_positions_have_runs_at_the_layers_that_have_them(composed, tmp_
     fits = (place / "stem" / "spatial_ridge" / "fits.csv").read_text().splitlines()
     assert [line.split(",")[:2] for line in fits[1:]] == [[g, "ok"] for g in ("-30", "untouched", "10", "45")]
     assert check(place / "stem" / "warp")
+    assert read_provenance(place / "stem" / "warp")["positions"]["stem"] == "4 × 4 every 4 px from 1"
     measure(composed(*asked))
     assert "finished already" in capsys.readouterr().out
     shutil.rmtree(place / "inner" / "warp")  # it alone is measured again

@@ -304,6 +304,7 @@ def test_tokens_have_positions_and_the_class_token_stays():
     )
     rows = measure_model(wrapped(network), images_of(12), **asked)
     assert set(rows["layer"]) == {"patch", "block"} and set(rows["status"]) == {"ok"}
+    assert rows.attrs["positions"] == dict.fromkeys(("patch", "block"), "3 × 4 every 4 px from 1.5")
     assert float(scores(rows, "floor", layer="block").max()) == 0.0  # patches tile the image, and flip onto another
     # behind the block the class token alone is read, and it is gx's own
     own = scores(rows, "identity_inside", "agreement", layer="block")

@@ -29,6 +29,7 @@ from invariance.maps.spec import MapSpec, leaning, parted
 from invariance.measures import MEASURES
 from invariance.models.layers import choose_layers, choose_readouts
 from invariance.models.model import Model, require_model
+from invariance.models.positions import positions_of
 from invariance.progress import bar
 from invariance.runs.origin import made_by
 from invariance.settings.base import Settings, checked
@@ -176,6 +177,8 @@ class _Asked:
         check_alike(measures, [spec.map for spec in specs])
         about = _about(model, look_of_model(model, image), looks, report, fit, families, readouts, specs, measures)
         about |= {"nulls": [self.more.nulls, *self.more.shuffled], "intervals": self.more.intervals}
+        if parted(specs)[1]:
+            about["positions"] = {name: str(at) for name, at in positions_of(model, chosen, seen)[0].items()}
         keep: Listed[Group, Measured] | Kept = Listed() if place is None else Kept(place, about)
         if isinstance(keep, Kept) and keep.finished:
             return load(keep.folder)

@@ -90,21 +90,21 @@ def _begun(
     return _Work(network, data["fit"], layers, placed, places, maps, {**config, "metrics": metrics})
 
 
-def _placed(network: Given, layers: list[str], maps: list[MapSpec], images: Tensor) -> list[str]:
-    """The layers that have positions, where maps on these are measured.
+def _placed(network: Given, layers: list[str], maps: list[MapSpec], images: Tensor) -> dict[str, str]:
+    """The layers that have positions, and where these lie, where maps on these are measured.
 
     Raises:
         UserError: if none has, and they are wanted.
     """
     if not parted(maps)[1]:
-        return []
+        return {}
     found, why = positions_of(network.model, layers, images)
     if not found:
         layer = next(iter(why))
         raise UserError(
             f"map=spatial, warp: layer {layer} {why[layer]}; choose layers with positions, or leave them out"
         )
-    return list(found)
+    return {layer: str(at) for layer, at in found.items()}
 
 
 def _metrics(chosen: list[str], network: Given, places: NDArray[np.int64] | None) -> list[str]:
@@ -131,7 +131,7 @@ class _Work:
         network: the network.
         fit: which images maps are fitted on.
         layers: the layers.
-        placed: those that have positions, where maps on these are measured.
+        placed: where the positions lie of those that have any, where maps on these are measured.
         places: the network's number of each class of the images; None where these are not known to be its own.
         maps: the maps and solvers.
         config: the configuration, with the metrics that apply.
@@ -140,7 +140,7 @@ class _Work:
     network: Given
     fit: Mapping[str, Any]
     layers: list[str]
-    placed: list[str]
+    placed: dict[str, str]
     places: NDArray[np.int64] | None
     maps: list[MapSpec]
     config: Mapping[str, Any]
@@ -167,6 +167,7 @@ class _Work:
         facts = {
             "model": {**network.identity, "versions": network.versions},
             "depths": network.depths(self.layers),
+            **({"positions": self.placed} if self.placed else {}),
             "device": str(network.model.device),
         }
         images = samples(prepared, self.fit, self.places)
