@@ -16,6 +16,7 @@ from invariance.maps.ridge import choose_strengths, parameters_of
 from invariance.maps.spatial import SharedFit
 from invariance.maps.spec import MapSpec
 from invariance.transforms.base import line_grid
+from tests import given_networks
 
 MAPS = ("spatial", "identity_inside", "warp", "floor")
 
@@ -397,3 +398,21 @@ def test_layers_without_positions_are_left_out_with_a_line(capsys):
     line = next(line for line in capsys.readouterr().out.splitlines() if "left out" in line)
     assert re.fullmatch(r"spatial: left out: 5 gives \(6,\) .*; 6 gives \(5,\) .*", line)
     assert set(rows.loc[rows["map"] == "warp", "layer"]) == {"1"} and set(rows["layer"]) == {"1", "5", "6"}
+
+
+def test_what_passes_by_a_layer_is_gx_and_rows_say_how_much():
+    model, x = given_networks.model(), images_of(60, (1, 17, 17))
+    rows = measure_model(
+        model, x, transforms=["mirror"], layers=["inner"], maps=["warp"], measures=["agreement"], nulls=False
+    )
+    at = rows[(rows["map"] == "warp") & (rows["g"] == "mirror:vertical") & (rows["metric"] == "agreement")].iloc[0]
+    cut, flip = model.cut(["inner"]), Mirror()
+    params = {point.label: point.params for point in flip.grid()}["vertical"]
+    plain, taken = (model.prepare(one) for one in (x.float(), flip.apply(x.float(), params)))
+    maps = {name: cut.phi(one)["inner"].reshape(-1, 3, 4, 4) for name, one in (("x", plain), ("gx", taken))}
+    back, _ = flip.undo(maps["gx"], params, (4, 4), (1, 1), (17, 17))
+    named = cut.logits(plain).argmax(1)
+    for told, put in ((at["score"], back), (at["reference"], maps["x"])):
+        answer = cut.classify("inner", put.flatten(1), taken).argmax(1)
+        assert told == pytest.approx((answer == named).double().mean().item())
+    assert at["bypass"] == pytest.approx(cut.bypass("inner", plain[:16])) and at["bypass"] > 0.1
