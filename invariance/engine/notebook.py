@@ -89,7 +89,7 @@ def measure_model(
         transforms: families by name ("rotation", or "module:Class"), `Transform`s, or such by names of your own.
         layers: names or patterns; "auto", the true cuts at the ends of blocks; "*", all.
         maps: "identity", a solver's name ("ridge") or settings (`Ridge(strengths=(0.1,))`), by which the residual map
-            is fitted, "low_rank:8", "orthogonal", "mlp", "spatial", "warp", a `MapSpec`. None: identity; ridge with `fit`.
+            is fitted, "low_rank:8", "orthogonal", "mlp", "spatial", "warp"; a `MapSpec`. None: identity, ridge if fit=.
         device: "cpu", "gpu", "auto"; None: where the network is.
         batch: images a forward pass; None: 256.
         seed: of how `fit=0.5` deals the images.
