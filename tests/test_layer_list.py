@@ -10,7 +10,8 @@ from torch import nn
 
 from invariance.errors import UserError
 from invariance.models.caffenet import CaffeNet
-from invariance.models.layers import COLUMNS, choose_layers, layout_of, list_layers
+from invariance.models.layers import COLUMNS, choose_layers, list_layers
+from invariance.models.layout import Layout
 from invariance.models.model import wrap
 from tests.test_cut import Containers, Skip, Tokens, Windows, images, seeded
 
@@ -64,14 +65,14 @@ def test_elements_are_rows_and_what_cannot_be_measured_says_why():
     ],
 )
 def test_layouts(shape, sides, layout):
-    assert layout_of(shape, sides) == layout
+    assert str(Layout.of(shape, sides)) == layout
 
 
 def test_a_network_that_says_how_many_tokens_it_puts_before_is_believed():
     network = nn.Identity()
     network.num_prefix_tokens = 5
-    assert layout_of((201, 384), (224, 224), network) == "(B, 5 + T, C)"
-    assert layout_of((201, 384), (224, 224), nn.Sequential(network)) == "(B, 5 + T, C)"
+    assert str(Layout.of((201, 384), (224, 224), network)) == "(B, 5 + T, C)"
+    assert str(Layout.of((201, 384), (224, 224), nn.Sequential(network))) == "(B, 5 + T, C)"
 
 
 def test_auto_is_the_true_cuts_at_the_ends_of_blocks():

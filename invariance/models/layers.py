@@ -152,17 +152,6 @@ def choose_layers(
     return sorted(dict.fromkeys(chosen), key=order.index)
 
 
-def layout_of(shape: tuple[int, ...], input_sides: tuple[int, ...], network: nn.Module | None = None) -> str:
-    """What the dimensions of a layer's output mean, as "(B, C, H, W)", "(B, H, W, C)" or "(B, 1 + T, C)".
-
-    Args:
-        shape: of the output for one image.
-        input_sides: (H, W) of the images.
-        network: asked how many tokens stand before the patches, where it tells (`num_prefix_tokens`).
-    """
-    return str(Layout.of(shape, input_sides, network))
-
-
 @dataclass
 class _Called:
     """What a forward pass shows of every module: the elements that each of its runs gives, and the order of runs."""
