@@ -149,7 +149,7 @@ def _of_curve(
     places = np.flatnonzero(moved)
     table = differences
     if len(places):
-        weights = area_weights(a[moved], both[0].about.get("ordinal"))
+        weights = area_weights(a.loc[moved, "value"].to_numpy(), ways[0][-1], both[0].about.get("ordinal"))
         table = np.vstack([differences, weights @ differences[places]])
     interval = bootstrap(table)
     told = dict(zip(("layer", "map", "solver", "grid"), ways[0][1:], strict=True))

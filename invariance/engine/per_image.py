@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -58,6 +59,10 @@ class PerImage:
         """Labels of the g that a curve has scores at."""
         return [label for part in self._parts(of) for label in part.g]
 
+    def holds(self, of: Of) -> bool:
+        """Whether there are scores of a curve."""
+        return tuple(of) in self._by_curve
+
     def counts(self, network: str) -> set[int]:
         """How many images a network's scores are of."""
         arrays = [part.arrays for part in self.kept if part.about["network"] == network]
@@ -97,6 +102,17 @@ class PerImage:
         untouched = self._untouched(of)
         return np.stack([self._scores(of, label)["predicted"] for label in g]).astype(np.int64), untouched
 
+    def named_among(self, of: Of, g: str) -> NDArray[np.int64]:
+        """The class that is named under a g among those that the images have, (n,).
+
+        Raises:
+            UserError: if it was not kept.
+        """
+        scores = self._scores(of, g)
+        if "among" not in scores:
+            raise UserError(f"layer {of[1]}: no class was named there; measure agreement or error_rate")
+        return scores["among"].astype(np.int64)
+
     def named(self, of: Of) -> bool:
         """Whether classes were named for a curve, and untouched without a map."""
         plain = self._without_map(of)
@@ -127,7 +143,14 @@ class PerImage:
         raise UserError(f"{of[4]}:{label} at layer {of[1]}: no scores of single images were kept; measure again")
 
     def _parts(self, of: Of) -> Iterator[GroupScores]:
-        return (part for part in self.kept if tuple(part.about[name] for name in OF) == of)
+        return iter(self._by_curve.get(of, ()))
+
+    @cached_property
+    def _by_curve(self) -> dict[Of, list[GroupScores]]:
+        found: dict[Of, list[GroupScores]] = {}
+        for part in self.kept:
+            found.setdefault(tuple(part.about[name] for name in OF), []).append(part)
+        return found
 
     def _name(self, name: str) -> str:
         return f"{self.split}/{name}"

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from invariance.engine.derivative import DERIVATIVE
 from invariance.engine.per_image import OF, Of, PerImage
 from invariance.errors import UserError, nearest
 from invariance.measures import INDEX_NAMES, measure_named
@@ -17,6 +18,9 @@ from invariance.transforms.base import UNTOUCHED
 
 OF_IMAGES = ("agreement", "error_rate", "effective_invariance", "l2_distance")
 """Measures of single images, those before that say more of what a network does."""
+
+_TOGETHER = 256
+"""Curves that are resampled at a time; all share their resamples, so that it changes no number."""
 
 
 def plain(rows: pd.DataFrame, split: str | None = None) -> pd.DataFrame:
@@ -78,11 +82,12 @@ def curves(rows: pd.DataFrame) -> Iterator[tuple[Of, pd.DataFrame]]:
         yield tuple(str(one) for one in of), part
 
 
-def area_weights(part: pd.DataFrame, counted: Sequence[str] | None) -> NDArray[np.float64]:
-    """`weights_of` a curve's rows of one measure.
+def area_weights(values: NDArray[Any], grid: str, counted: Sequence[str] | None) -> NDArray[np.float64]:
+    """`weights_of` a curve of one measure.
 
     Args:
-        part: the rows.
+        values: (g,) places of its g on the axis.
+        grid: the grid.
         counted: the grids whose axis only counts; None: it is not known.
 
     Raises:
@@ -90,7 +95,7 @@ def area_weights(part: pd.DataFrame, counted: Sequence[str] | None) -> NDArray[n
     """
     if counted is None:
         raise UserError("these results do not say which axes only count, as older ones do not; measure again")
-    return weights_of(part["value"].to_numpy(dtype=np.float64), str(part["grid"].iloc[0]) in counted)
+    return weights_of(values.astype(np.float64), grid in counted)
 
 
 def area(rows: pd.DataFrame, counted: Sequence[str] | None, per_image: PerImage | None) -> pd.DataFrame:
@@ -105,31 +110,46 @@ def area(rows: pd.DataFrame, counted: Sequence[str] | None, per_image: PerImage 
         per_image: scores of every image, for intervals; None: without.
     """
     found: list[dict[str, Any]] = []
-    wanted: list[tuple[Of, pd.DataFrame, NDArray[np.float64]]] = []
-    for of, curve in curves(rows):
-        for metric, part in curve.groupby("metric", sort=False):
-            weights = area_weights(part, counted)
-            score = float(weights @ np.where(part["status"].isin(WITH_SCORE), part["score"], np.nan))
-            told = dict(zip(OF, of, strict=True)) | {"metric": str(metric), "split": str(part["split"].iloc[0])}
-            found.append({**told, "area": score, "low": math.nan, "high": math.nan, "n_g": len(part)})
-            wanted.append((of, part, weights))
+    wanted: list[tuple[Of, list[str], NDArray[np.float64]]] = []
+    for of, metric, curve in _by_metric(rows):
+        weights = area_weights(curve["value"], of[-1], counted)
+        score = float(weights @ np.where(curve["trusted"], curve["score"], np.nan))
+        told = dict(zip(OF, of, strict=True)) | {"metric": metric, "split": str(curve["split"][0])}
+        found.append({**told, "area": score, "low": math.nan, "high": math.nan, "n_g": len(weights)})
+        wanted.append((of, [str(label) for label in curve["label"]], weights))
     if per_image is not None:
         tables: dict[int, NDArray[np.float64]] = {}
-        for k, (of, part, weights) in enumerate(wanted):
+        for k, (of, labels, weights) in enumerate(wanted):
             if found[k]["metric"] not in INDEX_NAMES and math.isfinite(found[k]["area"]):
-                tables[k] = weights @ per_image.values(of, list(part["label"]), found[k]["metric"])
+                tables[k] = weights @ per_image.values(of, labels, found[k]["metric"])
         for k, low, high in _ends(tables):
             found[k] |= {"low": found[k]["area"] + low, "high": found[k]["area"] + high}
     return pd.DataFrame(found)
 
 
+def _by_metric(rows: pd.DataFrame) -> Iterator[tuple[Of, str, dict[str, NDArray[Any]]]]:
+    """Every curve of one measure: what it is of, the measure, and its columns; a layer may be one of thousands."""
+    moved = rows[rows["label"] != UNTOUCHED]
+    moved = moved.assign(trusted=moved["status"].isin(WITH_SCORE))
+    names = ("label", "value", "score", "split", "trusted")
+    columns = {name: moved[name].to_numpy() for name in names}
+    numbers = moved.groupby([*OF, "metric"], sort=False).ngroup().to_numpy()
+    order = np.argsort(numbers, kind="stable")
+    keys = [moved[name].to_numpy() for name in (*OF, "metric")]
+    for places in np.split(order, np.flatnonzero(np.diff(numbers[order])) + 1) if len(order) else ():
+        *of, metric = (str(key[places[0]]) for key in keys)
+        yield tuple(of), metric, {name: column[places] for name, column in columns.items()}
+
+
 def _ends(tables: dict[int, NDArray[np.float64]]) -> Iterator[tuple[int, float, float]]:
     """Ends of the intervals of means over images, about the means; networks may have other numbers of images."""
     for count in {len(values) for values in tables.values()}:
-        keys = [k for k, values in tables.items() if len(values) == count]
-        interval = bootstrap(np.stack([tables[k] for k in keys]))
-        for k, mean, low, high in zip(keys, interval.mean, interval.low, interval.high, strict=True):
-            yield k, float(low - mean), float(high - mean)
+        alike = [k for k, values in tables.items() if len(values) == count]
+        for start in range(0, len(alike), _TOGETHER):
+            keys = alike[start : start + _TOGETHER]
+            interval = bootstrap(np.stack([tables[k] for k in keys]))
+            for k, mean, low, high in zip(keys, interval.mean, interval.low, interval.high, strict=True):
+                yield k, float(low - mean), float(high - mean)
 
 
 def consistency(rows: pd.DataFrame, per_image: PerImage) -> pd.DataFrame:
@@ -143,7 +163,7 @@ def consistency(rows: pd.DataFrame, per_image: PerImage) -> pd.DataFrame:
         UserError: if no class was named.
     """
     found = []
-    for of, curve in curves(rows):
+    for of, curve in curves(rows[rows["metric"] != DERIVATIVE]):
         if not per_image.named(of):
             continue
         labels = list(dict.fromkeys(curve["label"]))
