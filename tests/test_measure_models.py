@@ -18,7 +18,7 @@ from invariance.experiments.layers import layers as list_them
 from invariance.experiments.measure import measure
 from invariance.experiments.status import look
 from invariance.maps.ridge import Ridge
-from invariance.reporting.given import spread
+from invariance.reporting.depth import spread
 from invariance.reporting.page import make_report, report_of
 from invariance.runs.parts import Parts
 from invariance.runs.rows import read_rows
@@ -237,10 +237,11 @@ def test_a_report_and_the_status_have_them(composed, tmp_path, undrawn):
     assert not collected.damaged and len(collected.given) == 2 and not collected.grids
     text = page.read_text(encoding="utf-8")
     assert "digits: function/tests.given_networks:model (small)" in text and "from relu to pool" in text
-    assert "digits: function/tests.given_networks:unnamed" in text
+    assert "digits: function/tests.given_networks:unnamed" in text and "digits: 2 networks compared" in text
+    assert "loses nothing under rotation" in text and "at pool, the last true cut, wins back 0.0" in text
     written = (tmp_path / "report/files.txt").read_text().split()
     assert "figures/digits-function-small-rotation-layers-distance.svg" in written
-    assert "tables/digits-function-small-means-accuracy.csv" in written
+    assert "tables/digits-function-small-areas-accuracy.csv" in written
     frame = (tmp_path / "report/figures/digits-function-small-rotation-layers-accuracy.csv").read_text()
     assert "equivariance (ridge)" in frame and "pool" in frame
     shown = look(tmp_path / "runs").shown()

@@ -220,7 +220,7 @@ def test_depth_curves_go_over_the_layers_and_passed_ones_are_hollow(results):
         drawn = {tuple(np.round(line.get_ydata(), 9)) for line in lines_of(axes)}
         for kind in ("identity", "residual"):
             wanted = tuple(
-                np.round([areas[network, layer, kind, "turned", "agreement"] for layer in ("first", "inner")], 9)
+                np.round([100 * areas[network, layer, kind, "turned", "agreement"] for layer in ("first", "inner")], 9)
             )
             assert wanted in drawn
         hollow = [line for line in axes.lines if line.get_markerfacecolor() == "white" and len(line.get_xdata())]
@@ -241,7 +241,7 @@ def test_depth_curves_go_over_the_layers_and_passed_ones_are_hollow(results):
 def test_a_heat_map_tells_its_numbers(results):
     figure = results.plot("heatmap", measure="l2_distance")
     areas = results.area().set_index(["network", "layer", "map", "grid", "metric"])["area"]
-    panels = {axes.get_title(): axes for axes in figure.axes if axes.get_title()}
+    panels = {axes.get_title(loc="left"): axes for axes in figure.axes if axes.get_title(loc="left")}
     for network in "ab":
         told = [text.get_text() for text in panels[network].texts]
         wanted = [

@@ -13,7 +13,7 @@ import pytest
 
 from invariance.errors import UserError
 from invariance.runs.files import atomic_path, write_text
-from invariance.runs.find import all_runs, find_runs
+from invariance.runs.find import find_runs, walk
 from invariance.runs.rows import COLUMNS, Row, read_rows, to_frame, write_rows
 from invariance.runs.run import Run, read_config, read_provenance
 
@@ -240,7 +240,7 @@ def test_what_vanishes_while_runs_are_looked_for_is_left_out(tmp_path, monkeypat
     for folder in (".sweeps/train", "train/a/wandb/run-7", "train/a/wandb/offline-run-7/files"):
         (tmp_path / folder).mkdir(parents=True)
         (tmp_path / folder / "config.yaml").touch()
-    found = lambda: [path.relative_to(tmp_path).as_posix() for path in all_runs(tmp_path)]  # noqa: E731
+    found = lambda: [path.relative_to(tmp_path).as_posix() for path in walk(tmp_path).runs]  # noqa: E731
     assert found() == ["finetune/a", "finetune/a/rotation", "train/a", "train/b"]
     real = os.scandir
 

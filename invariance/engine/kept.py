@@ -11,17 +11,14 @@ from typing import Any
 from invariance.engine.groups import Group, Measured
 from invariance.errors import UserError
 from invariance.runs.checked import DamagedFile, digest, read_facts, write_facts
-from invariance.runs.files import disk_errors
+from invariance.runs.files import BEGUN, RESULTS, disk_errors
 from invariance.runs.parts import Part, Parts
 from invariance.runs.rows import Row, to_frame
 
-ABOUT = "results.json"
 NETWORKS = "networks.json"
 """Which networks are kept in a folder, where there are several."""
 
 _PARTS = "parts"
-BEGUN = f"{_PARTS}/begun.json"
-"""What an unfinished measurement is of, beside its parts."""
 
 
 def place_of(keep: object, network: str | None) -> Path:
@@ -159,12 +156,12 @@ class Kept:
 
     def _finished(self) -> bool:
         try:
-            facts, _ = read_facts(self.folder / ABOUT)
+            facts, _ = read_facts(self.folder / RESULTS)
         except (FileNotFoundError, NotADirectoryError):
             return False
         except (DamagedFile, OSError) as error:
             raise UserError(
-                f"{self.folder / ABOUT} is damaged ({error}); delete the folder and measure again"
+                f"{self.folder / RESULTS} is damaged ({error}); delete the folder and measure again"
             ) from error
         if facts.get("about") != self.about:
             raise UserError(f"{self.folder} holds other results; choose another folder")

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from invariance.engine.groups import Group, Measured
-from invariance.engine.kept import ABOUT, BEGUN, NETWORKS, folder_of, place_of
+from invariance.engine.kept import NETWORKS, folder_of, place_of
 from invariance.engine.paired import Measurement, compared, told_apart
 from invariance.engine.per_image import Arrays, GroupScores, Labels, PerImage, images_of
 from invariance.engine.summaries import area, chosen, consistency, plain, worst
 from invariance.errors import UserError
 from invariance.runs.checked import DamagedFile, digest, read_facts, write_facts
+from invariance.runs.files import BEGUN, RESULTS
 from invariance.runs.rows import COLUMNS, read_rows, rows_text, to_frame, write_rows
 from invariance.runs.scores import read_arrays, write_arrays
 from invariance.settings.named import named
@@ -145,7 +146,7 @@ class Results(pd.DataFrame):  # type: ignore[misc]
             intervals: whether to give 95 % intervals over images.
         """
         rows = plain(self, split)
-        return area(rows, self.attrs.get("ordinal"), self._per_image(rows) if intervals else None)
+        return area(rows, self.attrs.get("ordinal"), self.per_image(rows) if intervals else None)
 
     def consistency(self, *, split: str | None = None) -> pd.DataFrame:
         """The share of images that keep their class at every g of a grid, with Wilson's interval.
@@ -154,7 +155,7 @@ class Results(pd.DataFrame):  # type: ignore[misc]
             UserError: if no classes were named.
         """
         rows = plain(self, split)
-        return consistency(rows, self._per_image(rows))
+        return consistency(rows, self.per_image(rows))
 
     def worst(
         self, n: int = 12, measure: str | None = None, *, transform: str | None = None, split: str | None = None
@@ -174,7 +175,7 @@ class Results(pd.DataFrame):  # type: ignore[misc]
             UserError: if nothing of the kind was measured.
         """
         rows = chosen(plain(self, split), "grid", transform, "transform")
-        return worst(rows, self._per_image(rows), measure, n)
+        return worst(rows, self.per_image(rows), measure, n)
 
     def compare(
         self,
@@ -209,10 +210,14 @@ class Results(pd.DataFrame):  # type: ignore[misc]
     def _measurement(self, network: str, split: str | None) -> Measurement:
         """One network of these results."""
         rows = chosen(plain(self, split), "network", network, "network")
-        return Measurement(network, network, rows, self._per_image(rows), self.attrs)
+        return Measurement(network, network, rows, self.per_image(rows), self.attrs)
 
-    def _per_image(self, rows: pd.DataFrame) -> PerImage:
-        """The scores of every image of the split that some rows are over."""
+    def per_image(self, rows: pd.DataFrame) -> PerImage:
+        """The scores of every image of the split that some rows are over.
+
+        Args:
+            rows: as `summaries.plain` gives them.
+        """
         kept, labels = (getattr(self, name, None) for name in self._metadata)  # a frame made anew has neither
         return PerImage(kept or [], labels or {}, str(rows["split"].iloc[0]))
 
@@ -232,7 +237,7 @@ class Results(pd.DataFrame):  # type: ignore[misc]
         write_arrays(place / SCORES, _arrays(self))
         groups = [{"about": of_group.about, "g": of_group.g} for of_group in self.kept]
         files = {name: digest((place / name).read_bytes()) for name in (ROWS, SCORES)}
-        write_facts(place / ABOUT, {"about": self.attrs, "groups": groups, "files": files})
+        write_facts(place / RESULTS, {"about": self.attrs, "groups": groups, "files": files})
 
 
 def _in_order(both: list[tuple[Group, Measured]]) -> list[tuple[Group, Measured]]:
@@ -252,7 +257,7 @@ def _in_order(both: list[tuple[Group, Measured]]) -> list[tuple[Group, Measured]
 
 def _require_own(results: Results, place: Path, rows: pd.DataFrame) -> None:
     """Refuse a folder of something else: what is there is not written over."""
-    if not (place / ABOUT).exists():
+    if not (place / RESULTS).exists():
         there = [name for name in (ROWS, SCORES) if (place / name).exists()]
         if there and not (place / BEGUN).exists():
             raise UserError(f"{place} holds {there[0]} of something else; choose another folder")
@@ -278,7 +283,7 @@ def load(folder: str | Path) -> Results:
     try:
         if (place / NETWORKS).is_file():
             return joined([load(place_of(place, name)) for name in read_facts(place / NETWORKS)[0]["networks"]])
-        facts, sealed = read_facts(place / ABOUT)
+        facts, sealed = read_facts(place / RESULTS)
         _require_sealed(place, facts if sealed else {})
         rows = read_rows(place / ROWS)
         arrays = read_arrays(place / SCORES)
@@ -301,7 +306,7 @@ def load(folder: str | Path) -> Results:
 def _require_sealed(place: Path, facts: dict[str, Any]) -> None:
     """Refuse rows and scores that are not those of `results.json`."""
     if not isinstance(facts.get("files"), dict):
-        raise DamagedFile(f"{ABOUT} is not as it was written")
+        raise DamagedFile(f"{RESULTS} is not as it was written")
     for name in (ROWS, SCORES):
         path = place / name
         if not path.is_file() or digest(path.read_bytes()) != facts["files"].get(name):

@@ -10,7 +10,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from invariance.reporting.grids import GridFacts, GridKey, grid_label, grid_name
-from invariance.reporting.rows import HALF_ERROR, Collected, fit_classes
+from invariance.reporting.metrics import HALF_ERROR, METRICS, metrics_in
+from invariance.reporting.rows import Collected, fit_classes
 from invariance.runs.rows import WITH_SCORE
 
 BASELINE = "baseline"
@@ -20,11 +21,9 @@ Fit = tuple[str, str]
 
 Floats = NDArray[np.float64]
 
-METRICS = {"error_rate": "accuracy (%)", "l2_distance": "distance L_L2"}
-"""The metrics that figures and tables show, each as its axis is labelled."""
-
-ERRORS = ("error_rate", HALF_ERROR)
-"""Metrics that are shown as accuracies in percent."""
+_KINDS = ("identity", "residual", "low_rank", "orthogonal", "mlp", "spatial", "warp", "floor")
+_WITHOUT_FIT = {"warp": "warp alone (S_g⁻¹)", "floor": "floor of interpolation (S_g⁻¹ S_g)"}
+"""What rows name in the place of a map and fit none, for people."""
 
 _FAMILY = ["data", "layer", "grid_family"]
 
@@ -82,8 +81,7 @@ class MeasuredFamily:
 
     def metrics(self) -> list[str]:
         """The metrics that have a number anywhere."""
-        scored = self.rows[self.rows["score"].notna()]
-        return [name for name in self.rows["metric"].unique() if name in METRICS and (scored["metric"] == name).any()]
+        return metrics_in(self.rows)
 
 
 def words(name: str) -> str:
@@ -94,9 +92,32 @@ def words(name: str) -> str:
 def fit_title(fit: Fit) -> str:
     """A map and its solver for people."""
     kind, solver = fit
-    if not solver:  # of maps on positions some are not fitted either
-        return "no map" if kind == IDENTITY[0] else words(kind)
-    return f"{words(kind)} map, {words(solver)}"
+    if kind == IDENTITY[0]:
+        return "no map"
+    if kind in _WITHOUT_FIT:
+        return _WITHOUT_FIT[kind]
+    return ", ".join(filter(None, (f"{_kind(kind)} map", words(solver))))
+
+
+def way(fit: Fit) -> str:
+    """Through what a curve was measured, as legends have it: `invariance`, or `equivariance (ridge)`."""
+    kind, solver = fit
+    if kind == IDENTITY[0]:
+        return "invariance"
+    if kind in _WITHOUT_FIT:
+        return _WITHOUT_FIT[kind]
+    return f"equivariance ({', '.join(filter(None, (_kind(kind) if kind != 'residual' else '', words(solver))))})"
+
+
+def _kind(kind: str) -> str:
+    """A map for people: `low_rank:8` is low rank 8."""
+    return words(kind).replace(":", " ")
+
+
+def order_of(fit: Fit) -> tuple[Any, ...]:
+    """Sort key of maps: no map, the paper's residual, then from the simplest to what is no fitted map."""
+    kind = fit[0].partition(":")[0]
+    return (_KINDS.index(kind) if kind in _KINDS else len(_KINDS), natural(fit[0]), fit[1])
 
 
 def natural(text: str) -> list[tuple[int, float, str]]:
@@ -194,8 +215,8 @@ def curve(family: MeasuredFamily, subject: Subject, fit: Fit, metric: str, class
     score, low, high = (
         np.where(trusted, placed[name].to_numpy(dtype=np.float64), np.nan) for name in ("score", "low", "high")
     )
-    if metric in ERRORS:
-        score, low, high = 100 * (1 - score), 100 * (1 - high), 100 * (1 - low)
+    metric_shown = METRICS["error_rate" if metric == HALF_ERROR else metric]
+    score, (low, high) = metric_shown.shown(score), metric_shown.ends(low, high)
     first = {"data": family.data, "layer": family.layer, "family": family.name}
     drawn = pd.DataFrame({**first, **of, "fit_classes": classes, "g": placed.index}, index=range(len(points)))
     return drawn.assign(

@@ -8,13 +8,13 @@ import pandas as pd
 from matplotlib.figure import Figure as Drawing
 
 from invariance.reporting.curves import Fit, words
+from invariance.reporting.curves import way as through
 from invariance.reporting.figure import Figure
 from invariance.reporting.finetuned import LEARNED, NO_MAP, FinetunedNetworks, Finetuning, of_every_weight, way
 from invariance.reporting.grids import GridFacts
 from invariance.reporting.lines import INVARIANCE, Axis, Lines
 from invariance.reporting.style import BLUE, GRAY, GREEN, RED
 from invariance.reporting.tidy import axis_over
-from invariance.reporting.tidy import way as through
 
 _COLOURS = (GREEN, BLUE, RED, "#b0479a", "#d8921f")
 _SIZE = (3.7, 2.9)

@@ -4,25 +4,13 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from invariance.reporting.curves import BASELINE, IDENTITY, METRICS, MeasuredFamily, Subject, counts, fit_title, words
+from invariance.reporting.curves import BASELINE, IDENTITY, MeasuredFamily, Subject, counts, fit_title, words
 from invariance.reporting.figure import Figure
 from invariance.reporting.lines import DOTTED, MISSING, Lines
+from invariance.reporting.metrics import METRICS, file_name
 from invariance.reporting.style import BLUE, GRAY, INK, growing
-from invariance.reporting.tidy import BOUNDS, axis_of, curves_of, said, tidy
+from invariance.reporting.tidy import axis_of, curves_of, said, tidy
 
-SHORT = {"error_rate": "accuracy", "l2_distance": "distance"}
-"""What a figure of a metric shows, as its file is named."""
-
-HOW = {
-    "error_rate": (
-        "Invariance (solid): the classifier reads φ(gx) as it is. Equivariance (dashed): it reads M_g φ(gx), "
-        "with M_g fitted to undo g."
-    ),
-    "l2_distance": (
-        "L_L2 is the mean of ‖r̂ − φ(x)‖ / ‖φ(x)‖, every dimension first divided by its RMS; lower is nearer, and 0 is "
-        "untouched. Invariance (solid): r̂ = φ(gx). Equivariance (dashed): r̂ = M_g φ(gx), with M_g fitted to undo g."
-    ),
-}
 _CROSS = " A cross: the fit ended worse than no map on its own images, or not in numbers; no score is drawn."
 _CONTROL = {
     "error_rate": (
@@ -38,7 +26,7 @@ def against_baseline(family: MeasuredFamily, metric: str, slug: str) -> Figure |
 
     Args:
         family: what was measured.
-        metric: error_rate or l2_distance.
+        metric: as rows name it.
         slug: beginning of the file's name.
 
     Returns:
@@ -49,12 +37,14 @@ def against_baseline(family: MeasuredFamily, metric: str, slug: str) -> Figure |
     names = " and ".join(_named(subject) for subject in family.compared)
     shaded = " Shaded: what training drew from." if family.trained else ""
     caption = (
-        f"{what_of(metric)} of {names} under each g of {family.compared[-1].facts.grid}, "
-        f"over {source([family], metric)}. {HOW[metric]}{shaded} "
+        f"{METRICS[metric].what} of {names} under each g of {family.compared[-1].facts.grid}, "
+        f"over {source([family], metric)}. {METRICS[metric].how}{shaded} "
         f"Bands: 95 % intervals over images. {_untouched(family)}"
     )
     form = "trained against baseline" if len(family.compared) == 2 else family.compared[0].network
-    return _figure(family, metric, f"{slug}-baseline-{SHORT[metric]}", form, caption, colours_of(family), bands=True)
+    return _figure(
+        family, metric, f"{slug}-baseline-{file_name(metric)}", form, caption, colours_of(family), bands=True
+    )
 
 
 def ranges_compared(family: MeasuredFamily, metric: str, slug: str, known: str = "") -> Figure | None:
@@ -65,15 +55,17 @@ def ranges_compared(family: MeasuredFamily, metric: str, slug: str, known: str =
     if len(family.trained) < 2:
         return None
     colours = ranges_of(family)
-    last = list(colours)[-1].facts.grid
+    last, shown = list(colours)[-1].facts.grid, METRICS[metric]
     sizes = len({subject.facts.grid for subject in colours}) > 1
     own = f" Each network over the grid of its own size, the baseline over {last}." if sizes else ""
     caption = (
-        f"{what_of(metric)} of all networks trained with {words(family.name)}, from the smallest range to the largest"
-        f"{', and of the baseline' if family.baseline else ''}, over {source([family], metric)}. {HOW[metric]}{own} "
+        f"{shown.what} of all networks trained with {words(family.name)}, from the smallest range to the largest"
+        f"{', and of the baseline' if family.baseline else ''}, over {source([family], metric)}. {shown.how}{own} "
         f"The intervals are in the tables. {_untouched(family)}{f' ({known}.)' if known else ''}"
     )
-    return _figure(family, metric, f"{slug}-ranges-{SHORT[metric]}", "ranges compared", caption, colours, bands=False)
+    return _figure(
+        family, metric, f"{slug}-ranges-{file_name(metric)}", "ranges compared", caption, colours, bands=False
+    )
 
 
 def colours_of(family: MeasuredFamily) -> dict[Subject, str]:
@@ -102,26 +94,19 @@ def _figure(
     draw = Lines(
         {subject.network: colour for subject, colour in colours.items()},
         {family.name: axis_of(family, list(colours), shade=bands and bool(family.trained))},
-        METRICS[metric],
-        bounds=BOUNDS[metric],
+        METRICS[metric].label,
+        bounds=METRICS[metric].bounds,
         bands=bands,
         size=(3.6, 2.9),
     )
-    title = f"{family.title}, {form}: {what_of(metric, short=True)}"
+    title = f"{family.title}, {form}: {METRICS[metric].short}"
     return Figure(name, title, caption + remarks(frame, metric), f"{title}. {said(frame)}", frame, draw)
 
 
 def remarks(frame: pd.DataFrame, metric: str) -> str:
     """What a caption adds where a frame has crosses or dotted curves."""
     crosses = _CROSS if not frame["status"].isin(MISSING).all() else ""
-    return crosses + (_CONTROL[metric] if frame["way"].str.endswith(DOTTED).any() else "")
-
-
-def what_of(metric: str, *, short: bool = False) -> str:
-    """What a metric is, to begin a caption with; short, in a title."""
-    if short:
-        return METRICS[metric].partition(" (")[0]
-    return "Accuracy" if metric == "error_rate" else "Distance to the untouched representation"
+    return crosses + (_CONTROL.get(metric, "") if frame["way"].str.endswith(DOTTED).any() else "")
 
 
 def source(families: Sequence[MeasuredFamily], metric: str) -> str:

@@ -107,11 +107,17 @@ def unfit(name: str) -> str:
     """
     if "/" in name or name.startswith("."):
         return "it is a path, or hidden"
-    if any(unicodedata.category(letter) == "Cc" for letter in name):
-        return "it has control characters"
+    if why := unprintable(name):
+        return why
     if any(len(part) > _LONGEST for part in re.split("[+@]", name)):
         return f"it is longer than {_LONGEST} characters"
     return ""
+
+
+def unprintable(name: str) -> str:
+    """Why a name cannot be shown, in words; empty where it can."""
+    odd = any(unicodedata.category(letter) in ("Cc", "Cs") for letter in name)
+    return "it has control characters" if odd else ""
 
 
 def shortened(name: str) -> str:

@@ -35,6 +35,7 @@ HOLLOW = {FEW_IMAGES: FEW, PASSED: "logits go past the layer"}
 
 _DASHES = ((4, 1.8), (7, 1.6, 1.6, 1.6), (2.4, 1.2))
 _MARKERS = ("s", "^", "D", "P", "X", "p")
+_DOTS = (1, 1.5)
 _ROOM = 0.05
 """Share of the axes' height kept free below the curves for the crosses of every curve."""
 
@@ -82,6 +83,7 @@ class Lines:
         size: inches of a panel.
         bands: whether intervals are drawn.
         sort: whether a line goes by x, or in the order of the rows.
+        references: every `who` that is measured of nothing here, as a null is: gray, a band or a dotted line.
     """
 
     colours: Mapping[str, str]
@@ -94,19 +96,23 @@ class Lines:
     size: tuple[float, float] = (2.7, 2.1)
     bands: bool = True
     sort: bool = True
+    references: tuple[str, ...] = ()
 
     def __call__(self, frame: pd.DataFrame) -> Figure:
         """The drawing of a frame."""
-        ways = sorted(frame["way"].unique(), key=lambda way: (way not in _SOLID, way.endswith(DOTTED)))
+        measured = frame[~frame["who"].isin(self.references)]
+        ways = sorted(measured["way"].unique(), key=lambda way: (way not in _SOLID, way.endswith(DOTTED)))
         panels = [part for _, part in frame.groupby(["row", "panel", "family"], sort=False)]
         rows = list(dict.fromkeys(frame["row"]))
         places, shape = self._places(panels, rows)
         figure = canvas((self.size[0] * shape[1] + _KEY, self.size[1] * shape[0]))
         grid = figure.subplots(*shape, squeeze=False)
         ends = {row: self._limits(frame[frame["row"] == row]) for row in rows}
-        who = [one for one in self.colours if one in set(frame["who"])]
+        who = [one for one in self.colours if one in set(measured["who"])]
         for k, (part, place) in enumerate(zip(panels, places, strict=True)):
-            self._draw(grid[place], part, who, ways, legend=k == 0)
+            refers = part["who"].isin(self.references)
+            self._draw(grid[place], part[~refers], who, ways, legend=k == 0)
+            _refer(grid[place], part[refers])
             grid[place].set_ylim(*(ends[part["row"].iloc[0]] if self.shared else self._limits(part)))
             self._name(grid[place], part, place, rows)
         for place in np.ndindex(shape):
@@ -164,7 +170,8 @@ class Lines:
 
     def _limits(self, part: pd.DataFrame) -> tuple[float, float]:
         """One y axis for all panels of a part: all that is drawn, with a little room and some for crosses."""
-        known = part[["y", "low", "high"] if self.bands else ["y"]].to_numpy(dtype=np.float64)
+        ends = self.bands | part["who"].isin(self.references)  # a reference has its band always
+        known = np.stack([part["y"], *(part[name].where(ends) for name in ("low", "high"))]).astype(np.float64)
         if not np.isfinite(known).any():
             return 0.0, 1.0
         low, high = float(np.nanmin(known)), float(np.nanmax(known))
@@ -210,11 +217,16 @@ class Lines:
     def _legend(self, figure: Figure, axes: Axes, frame: pd.DataFrame) -> None:
         """Seaborn's legend of the first panel, with all networks and ways, beside all panels."""
         handles, labels = taken(axes)
-        if frame["way"].nunique() == 1:  # then only networks are told apart
-            keys = 1 + frame["who"].nunique()
+        measured = frame[~frame["who"].isin(self.references)]
+        if measured["way"].nunique() == 1:  # then only networks are told apart
+            keys = 1 + measured["who"].nunique()
             handles, labels = handles[:keys], labels[:keys]
+        for one in [one for one in self.references if (frame["who"] == one).any()]:
+            band = frame.loc[frame["who"] == one, "low"].notna().any()
+            key = Patch(color=GRAY, alpha=0.3, lw=0) if band else Line2D([], [], color=GRAY, linestyle=(0, _DOTS))
+            handles, labels = [*handles, key], [*labels, one]
         for handle, label in zip(handles, labels, strict=True):
-            if label not in self.colours:
+            if label not in self.colours and label not in self.references:
                 handle.set(color=INK)
         if any(axis.shaded for axis in self.axes.values()):
             handles, labels = [*handles, Patch(color=INK, alpha=0.15, lw=0)], [*labels, "covered by training"]
@@ -228,6 +240,15 @@ class Lines:
         legend = figure.legend(handles, labels, loc="outside right upper", frameon=False, handlelength=3)
         for text in legend.get_texts():
             text.set_fontweight("bold" if text.get_text() in (self.heading, "way") else "normal")
+
+
+def _refer(axes: Axes, part: pd.DataFrame) -> None:
+    """What curves are set beside: bands with dotted ends, which would be faint among other bands, or dotted lines."""
+    for _, one in part.groupby("who", sort=False):
+        axes.fill_between(one["x"], one["low"], one["high"], color=GRAY, alpha=0.2, linewidth=0, zorder=0)
+        for name in ("y", "low", "high"):
+            if one[name].notna().any():
+                axes.plot(one["x"], one[name], linestyle=(0, _DOTS), color=GRAY, linewidth=1.1, zorder=1)
 
 
 def taken(axes: Axes) -> tuple[list[Artist], list[str]]:

@@ -25,13 +25,16 @@ from invariance.reporting.curves import counts, families, fit_title, words
 from invariance.reporting.distances import distances
 from invariance.reporting.figure import figures_of
 from invariance.reporting.finetuned import studies
-from invariance.reporting.given import given_networks, given_section, trained_data
+from invariance.reporting.given import GivenNetwork, given_networks, trained_data
+from invariance.reporting.given_section import given_section
+from invariance.reporting.models import models_section
 from invariance.reporting.paper import claims, recipes, tables, verdicts
 from invariance.reporting.paper.figures import INDEX, index
 from invariance.reporting.paper.finetuned import with_gaps
-from invariance.reporting.rows import Collected, RunFacts, collect, run_anchor
+from invariance.reporting.rows import Collected, RunFacts, collect, of_given, run_anchor
 from invariance.reporting.sections import (
     Making,
+    Section,
     beginnings,
     distance_section,
     family_section,
@@ -148,6 +151,7 @@ def _made(collected: Collected, progress: Progress, figures: Sequence[str]) -> t
     named = zip(measured, slugs, strict=True)
     sections = [done(family_section(making(one.data), collected, one, slug)) for one, slug in named]
     looked_at = [done(given_section(Making(made), one)) for one in given]
+    looked_at = [*beside_each_other(Making(made), given), *looked_at]
     apart = [done(distance_section(making(one.data), one)) for one in compared]
     tuned = [done(finetuned_section(making(one.data), one)) for one in finetuned]
     said = claims.claims(
@@ -174,6 +178,12 @@ def _made(collected: Collected, progress: Progress, figures: Sequence[str]) -> t
         made.update(further.files)
     shown_parts = {"sections": sections, "apart": [*looked_at, *apart, *tuned], "overviewed": overviewed}
     return {**shown_parts, **shown_tables}, made
+
+
+def beside_each_other(making: Making, networks: Sequence[GivenNetwork]) -> list[Section]:
+    """The sections that set networks of one data set beside each other which were not trained here."""
+    by_data = groupby(networks, key=lambda one: one.data)
+    return [section for data, of in by_data if (section := models_section(making, data, list(of))) is not None]
 
 
 def _write(out: Path, rows: pd.DataFrame, made: dict[str, bytes], page: str, contents: str) -> None:
@@ -227,6 +237,7 @@ def _page(collected: Collected, parts: dict[str, Any]) -> tuple[str, str]:
             for data in dict.fromkeys(one.figure.data for one in overviewed)
         },
         notes=_notes(collected),
+        trained=not of_given(collected.rows).all(),
         collected=collected,
         versions=_versions(collected),
         version=__version__,

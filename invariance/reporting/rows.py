@@ -10,8 +10,21 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from invariance.engine.results import Results
 from invariance.errors import UserError, nearest
-from invariance.reporting.grids import GRID, GivenKey, GridFacts, GridKey, grid_facts, grid_name, shortened, unfit
+from invariance.reporting.grids import (
+    GRID,
+    GivenKey,
+    GridFacts,
+    GridKey,
+    grid_facts,
+    grid_name,
+    shortened,
+    unfit,
+    unprintable,
+)
+from invariance.reporting.kept import read_kept
+from invariance.reporting.metrics import HALF_ERROR
 from invariance.runs.files import DONE
 from invariance.runs.find import Unseen, but_for, locked_file, walk
 from invariance.runs.run import CONFIG, PROVENANCE, ROWS, read_config
@@ -19,11 +32,11 @@ from invariance.runs.seal import read_marker, rows_of
 from invariance.settings.nested import load_json
 
 KEY = ["stage", "data", "model", "network", "family", "range", "seed"]
-KEY += ["layer", "g", "split", "map", "solver", "metric"]
+KEY += ["layer", "readout", "g", "split", "map", "solver", "metric"]
 """Columns that say which number a row is: no two rows may agree in all of them, and in `fit_classes` where it is."""
 
-SAME, UNSEEN, HALF_ERROR = "same", "unseen", "half_error_rate"
-"""Which classes the maps of the control were fitted on, of half of them at a time; and its own error rate."""
+SAME, UNSEEN = "same", "unseen"
+"""Which classes the maps of the control were fitted on, of half of them at a time."""
 
 _NAMES = ("data", "network", "family", "layer", "split", "map", "solver", "metric")
 _NEEDED = ("data", "network", "family")
@@ -41,6 +54,8 @@ class RunFacts:
         provenance: what made it.
         config: its configuration.
         verified: whether it is sealed, and so known to be as it was finished; a run of before seals is not.
+        folder: where it is.
+        results: what was measured from Python, where it is no run but kept results.
     """
 
     name: str
@@ -48,6 +63,8 @@ class RunFacts:
     provenance: dict[str, Any]
     config: dict[str, Any] = field(default_factory=dict)
     verified: bool = True
+    folder: Path = Path()
+    results: Results | None = None
 
 
 @dataclass(frozen=True)
@@ -110,13 +127,16 @@ def collect(root: Path, data: str | None = None) -> Collected:
     found = {name: path for name, path in found.items() if name not in locked}
     unseen = sorted([*below.unseen, *locked.values()], key=lambda one: one.path)
     finished = {name: path for name, path in found.items() if os.path.exists(path / DONE)}
-    if not finished:
-        begun = f" ({len(found)} begun: repeat their command to finish them)" if found else ""
+    kept, begun = ({_kept_name(root, path): path for path in paths} for paths in (below.kept, below.begun))
+    if not finished and not kept:
+        count = len(found) + len(begun)
+        told = f" ({count} begun: repeat their command to finish them)" if count else ""
         seen = " that can be read" if unseen else ""
         raise UserError(
-            f"no finished run{seen} below {root}{begun}; run invariance-train, then invariance-measure{but_for(unseen)}"
+            f"no finished run{seen} below {root}{told}; run invariance-train, then invariance-measure, or name a "
+            f"folder that measure_model(keep=…) left{but_for(unseen)}"
         )
-    read, damaged = _read_all(finished)
+    read, damaged = _read_all(finished, kept)
     if not read:
         name, why = next(iter(damaged.items()))
         raise UserError(why if len(damaged) == 1 else f"all {len(damaged)} finished runs are damaged: {name}: {why}")
@@ -128,15 +148,15 @@ def collect(root: Path, data: str | None = None) -> Collected:
     if data is not None:
         rows = _only(rows, data)
     named = set(rows["run"])
-    kept = {name: one for name, one in read.items() if name in named}
-    every = {key: facts for one in kept.values() for key, facts in one.grids.items()}
+    shown = {name: one for name, one in read.items() if name in named}
+    every = {key: facts for one in shown.values() for key, facts in one.grids.items()}
     of_data = [name for name in found if data is None or any(_is_of(one, data) for one in name.split("/")[1:2])]
     return Collected(
         rows,
-        {name: one.facts for name, one in kept.items()},
-        [name for name in of_data if name not in finished],
+        {name: one.facts for name, one in shown.items()},
+        [*(name for name in of_data if name not in finished), *begun],
         {key: facts for key, facts in every.items() if isinstance(key, GridKey)},
-        {name: why for name, why in damaged.items() if name in of_data},
+        {name: why for name, why in damaged.items() if name in of_data or name in kept},
         unseen,
         {key: facts for key, facts in every.items() if isinstance(key, GivenKey)},
     )
@@ -150,8 +170,14 @@ class _Read(NamedTuple):
     grids: dict[GridKey | GivenKey, GridFacts]
 
 
-def _read_all(finished: dict[str, Path]) -> tuple[dict[str, _Read], dict[str, str]]:
-    """Every finished run that is whole; and of those that are not, why."""
+def _kept_name(root: Path, folder: Path) -> str:
+    """What the report calls a folder of kept results: its path below the runs folder, or its own name."""
+    name = folder.relative_to(root).as_posix()
+    return name if name != "." else folder.resolve().name
+
+
+def _read_all(finished: dict[str, Path], kept: dict[str, Path]) -> tuple[dict[str, _Read], dict[str, str]]:
+    """Every finished run and all kept results that are whole; and of those that are not, why."""
     read: dict[str, _Read] = {}
     damaged: dict[str, str] = {}
     for name, path in finished.items():
@@ -160,8 +186,17 @@ def _read_all(finished: dict[str, Path]) -> tuple[dict[str, _Read], dict[str, st
             _refuse_damaged(rows, path / ROWS)
             sealed = read_marker(path).get("seal") is not None
             made_by, config = _provenance(path / PROVENANCE), read_config(path)
-            facts = RunFacts(name, tuple(rows["split"].unique()), made_by, config, sealed)
+            facts = RunFacts(name, tuple(rows["split"].unique()), made_by, config, sealed, path)
             read[name] = _Read(rows, facts, _grids(path, rows))
+        except UserError as error:
+            damaged[name] = str(error)
+    for name, path in kept.items():
+        try:
+            rows, results, grids = read_kept(path, name)
+            _refuse_damaged(rows, path / ROWS)
+            splits = tuple(str(split) for split in rows["split"].unique())
+            made_by = {"versions": results.attrs.get("versions") or {}}
+            read[name] = _Read(rows, RunFacts(name, splits, made_by, {}, True, path, results), dict(grids))
         except UserError as error:
             damaged[name] = str(error)
     return read, damaged
@@ -203,8 +238,9 @@ def _refuse_damaged(rows: pd.DataFrame, path: Path) -> None:
     for column in _NAMES:
         needed = column in _NEEDED and (trained or column != "family")
         for name in rows[column].unique():
-            # files' names have a layer's slashes as _
-            why = unfit(name.replace("/", "_") if column == "layer" else name)
+            # files' names have a layer's slashes as _; those of a network not trained here are called by its slug
+            called = name.replace("/", "_") if column == "layer" else name
+            why = unfit(called) if trained or column == "data" else unprintable(name)
             why = why or ("it is empty" if needed and not name else "")
             if why:
                 refuse(f"{column} is {shortened(name)!r} ({why})")

@@ -1,7 +1,7 @@
 """The sections of the page: what each shows of a family, of distances, of finetunings, and its files."""
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from markupsafe import Markup
@@ -12,6 +12,7 @@ from invariance.reporting.distances import Distances, complete
 from invariance.reporting.figure import Figure, figures_of
 from invariance.reporting.finetuned import FinetunedNetworks
 from invariance.reporting.gallery import Gallery, gallery
+from invariance.reporting.metrics import METRICS
 from invariance.reporting.paper import distances, finetuned
 from invariance.reporting.paper.figures import Place, command, gallery_in_paper
 from invariance.reporting.paper.forms import cross, overviews
@@ -72,6 +73,9 @@ class Section:
         place: the paper's table which it is, or is the form of.
         family: the family, where it is of one.
         gallery: what the family does to example images.
+        words: what was found, in plain words, an entry each.
+        aside: figures to look up, which are folded away.
+        unfolded: names of those of its tables that are not folded away.
     """
 
     anchor: str
@@ -85,6 +89,9 @@ class Section:
     place: Place | None = None
     family: MeasuredFamily | None = None
     gallery: Gallery | None = None
+    words: list[str] = field(default_factory=list)
+    aside: list[Shown] = field(default_factory=list)
+    unfolded: tuple[str, ...] = ()
 
 
 def beginnings(measured: list[MeasuredFamily]) -> dict[tuple[str, str], str]:
@@ -134,8 +141,7 @@ def family_section(making: Making, collected: Collected, family: MeasuredFamily,
     summary = making.table(whole) if whole else None
     numbers = [("Unseen classes: does M_g undo g, or does it know the classes?", control)] if control else []
     for metric in family.metrics():
-        kind = "accuracy" if metric == "error_rate" else "distance"
-        numbers.append((f"All numbers: {kind}", tables.measurements(family, metric, slug)))
+        numbers.append((f"All numbers: {METRICS[metric].short}", tables.measurements(family, metric, slug)))
     lacking = gaps(collected, family)
     if shown is None:
         lacking.append(f"no example images were kept of {words(family.name)}")

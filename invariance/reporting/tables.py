@@ -18,8 +18,9 @@ from invariance.reporting.curves import (
     words,
 )
 from invariance.reporting.lines import FEW, MISSING
-from invariance.reporting.rows import HALF_ERROR, SAME, UNSEEN
-from invariance.reporting.table import GAP, Cell, Table, percent, plain
+from invariance.reporting.metrics import HALF_ERROR, METRICS, file_name
+from invariance.reporting.rows import SAME, UNSEEN
+from invariance.reporting.table import GAP, Cell, Table, percent
 from invariance.runs.rows import FEW_IMAGES
 
 
@@ -48,12 +49,13 @@ def measurements(family: MeasuredFamily, metric: str, slug: str) -> Table:
         for label, line in zip(labels, lines, strict=True):
             row = found.get((network, seed, grid, kind, solver, label))
             line.append(Cell(_told(row, metric), runs=(row["run"],)) if row else Cell(GAP))
-    what = "Accuracy in percent" if metric == "error_rate" else "Distance L_L2"
+    shown = METRICS[metric]
     caption = (
-        f"{what} under each g of {words(family.name)} on {family.data}, {counts(rows['n_images'])} images of "
-        f"{rows['split'].iloc[0]}, with the 95 % interval over images. No map: invariance, else equivariance."
+        f"{shown.what}{' in percent' if shown.points else ''} under each g of {words(family.name)} on {family.data}, "
+        f"{counts(rows['n_images'])} images of {rows['split'].iloc[0]}, with the 95 % interval over images. No map: "
+        "invariance, else equivariance."
     )
-    name = f"{slug}-{'accuracy' if metric == 'error_rate' else 'distance'}"
+    name = f"{slug}-{file_name(metric)}"
     return Table.of(name, caption, header, lines, numbers=rows.drop(columns=["grid", "label", "grid_family"]))
 
 
@@ -61,7 +63,7 @@ def _told(row: dict[Any, Any], metric: str) -> str:
     if row["status"] != "ok":
         return str(row["status"])
     score, low, high = (float(row[name]) for name in ("score", "low", "high"))
-    return percent(1 - score, 1 - high, 1 - low) if metric == "error_rate" else plain(score, low, high)
+    return GAP if np.isnan(score) else METRICS[metric].said(score, low, high)
 
 
 def summary(family: MeasuredFamily, slug: str) -> Table | None:

@@ -3,31 +3,19 @@
 from collections.abc import Iterable, Sequence
 from itertools import groupby
 
-import numpy as np
 import pandas as pd
 
-from invariance.reporting.curves import IDENTITY, METRICS, Fit, MeasuredFamily, Subject, curve, words
+from invariance.reporting.curves import IDENTITY, Fit, MeasuredFamily, Subject, curve, way, words
 from invariance.reporting.grids import GridFacts, Point
-from invariance.reporting.lines import DOTTED, INVARIANCE, Axis
-from invariance.reporting.rows import HALF_ERROR, UNSEEN
+from invariance.reporting.lines import DOTTED, Axis
+from invariance.reporting.metrics import HALF_ERROR, METRICS
+from invariance.reporting.rows import UNSEEN
 
 COLUMNS = [
     *("family", "row", "panel", "who", "way", "data", "layer", "grid", "network", "seed", "map", "solver"),
     *("fit_classes", "metric", "g", "x", "y", "low", "high", "shown", "status", "run"),
 ]
-BOUNDS = {"error_rate": (-1.0, 101.0), "l2_distance": (-np.inf, np.inf)}
-"""What the y axis of a metric stays within."""
-
 Spans = tuple[tuple[float, float], ...]
-
-
-def way(fit: Fit, classes: str = "") -> str:
-    """Through what a curve was measured: `invariance`, `equivariance (ridge)`, or its control over unseen classes."""
-    if fit == IDENTITY:
-        return INVARIANCE
-    kind, solver = fit
-    named = f"equivariance ({', '.join(filter(None, (words(kind) if kind != 'residual' else '', words(solver))))})"
-    return f"{named}, {DOTTED}" if classes == UNSEEN else named
 
 
 def curves_of(
@@ -42,7 +30,7 @@ def curves_of(
         family: what was measured.
         subjects: the networks, each with what the legend calls it.
         fits: the maps.
-        metric: error_rate or l2_distance.
+        metric: as rows name it.
         place: the `row` and the `panel` they are drawn in.
     """
     halves = HALF_ERROR if metric == "error_rate" else metric
@@ -52,7 +40,14 @@ def curves_of(
             for classes, of in (("", metric), (UNSEEN, halves)) if fit != IDENTITY else (("", metric),):
                 drawn = curve(family, subject, fit, of, classes)
                 if drawn is not None:
-                    made.append(drawn.assign(who=who, way=way(fit, classes), shown=METRICS[metric], **place))
+                    made.append(
+                        drawn.assign(
+                            who=who,
+                            way=f"{way(fit)}, {DOTTED}" if classes == UNSEEN else way(fit),
+                            shown=METRICS[metric].label,
+                            **place,
+                        )
+                    )
     return made
 
 

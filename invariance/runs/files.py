@@ -13,6 +13,9 @@ from invariance.errors import UserError
 DONE = "done.json"
 """The marker of a finished run, written last of all."""
 
+RESULTS, BEGUN = "results.json", "parts/begun.json"
+"""What results from Python are of, in the folder that keeps them; and while they are unfinished, beside their parts."""
+
 _DISK_ERRORS = {
     errno.ENOENT: "its folder is not there and cannot be made",
     errno.EROFS: "it is on a read-only file system",

@@ -5,12 +5,12 @@ import stat
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 
 from invariance.errors import UserError, nearest
-from invariance.runs.files import DONE
+from invariance.runs.files import BEGUN, DONE, RESULTS
 from invariance.runs.run import CONFIG
 from invariance.runs.sweep import SWEEPS
 
@@ -44,10 +44,14 @@ class Walk:
     Attributes:
         runs: the run directories, sorted.
         unseen: what could not be looked into, sorted.
+        kept: folders of results that were measured from Python, sorted.
+        begun: those of such that are not finished, sorted.
     """
 
     runs: list[Path]
     unseen: list[Unseen]
+    kept: list[Path] = field(default_factory=list)
+    begun: list[Path] = field(default_factory=list)
 
 
 def walk(root: Path) -> Walk:
@@ -57,8 +61,7 @@ def walk(root: Path) -> Walk:
     is walked once, however many links lead there, by its own path where it has one; a link to a folder around it leads
     nowhere new.
     """
-    runs: list[Path] = []
-    unseen: list[Unseen] = []
+    found = Walk([], [])
     seen: set[tuple[int, int]] = set()
     folders, links = [root], list[Path]()
     while folders or links:
@@ -68,20 +71,16 @@ def walk(root: Path) -> Walk:
             if (known := _identity(folder)) in seen or (linked and _around(folder, root)):
                 continue
             seen.add(known)
-            inside, leading = _entries(folder, runs, unseen)
+            inside, leading = _entries(folder, found)
         except FileNotFoundError:
             continue
         except OSError as error:
-            unseen.append(Unseen(folder, (error.strerror or "it cannot be read").lower()))
+            found.unseen.append(Unseen(folder, (error.strerror or "it cannot be read").lower()))
             continue
         folders += inside
         links = sorted(links + leading)
-    return Walk(sorted(runs), sorted(unseen, key=lambda one: one.path))
-
-
-def all_runs(root: Path) -> list[Path]:
-    """The run directories of `walk`."""
-    return walk(root).runs
+    begun = [folder for folder in found.begun if folder not in found.kept]
+    return Walk(sorted(found.runs), sorted(found.unseen, key=lambda one: one.path), sorted(found.kept), sorted(begun))
 
 
 def tell_unseen(unseen: Sequence[Unseen]) -> None:
@@ -111,8 +110,8 @@ def locked_file(folder: Path, names: Sequence[str]) -> Unseen | None:
     return None
 
 
-def _entries(folder: Path, runs: list[Path], unseen: list[Unseen]) -> tuple[list[Path], list[Path]]:
-    """The folders in a folder, and the links to folders; a run is added to `runs`."""
+def _entries(folder: Path, found: Walk) -> tuple[list[Path], list[Path]]:
+    """The folders in a folder, and the links to folders; a run or kept results are added to what was found."""
     folders, links = [], []
     wandb = folder.name == "wandb"  # whose own folders hold configurations that are no run's
     with os.scandir(folder) as entries:
@@ -132,11 +131,15 @@ def _entries(folder: Path, runs: list[Path], unseen: list[Unseen]) -> tuple[list
             elif stat.S_ISDIR(kind):
                 folders.append(path)
             if name == CONFIG and not stat.S_ISDIR(kind):
-                runs.append(folder)
+                found.runs.append(folder)
+            if name == RESULTS and stat.S_ISREG(kind):
+                found.kept.append(folder)
+            if f"{folder.name}/{name}" == BEGUN:
+                found.begun.append(folder.parent)
         except FileNotFoundError:
-            unseen.append(Unseen(path, "a link to nothing"))
+            found.unseen.append(Unseen(path, "a link to nothing"))
         except OSError as error:
-            unseen.append(Unseen(path, (error.strerror or "it cannot be read").lower()))
+            found.unseen.append(Unseen(path, (error.strerror or "it cannot be read").lower()))
     return folders, links
 
 

@@ -6,13 +6,14 @@ from typing import Any
 import pandas as pd
 
 from invariance.reporting import forms
-from invariance.reporting.curves import IDENTITY, METRICS, Fit, MeasuredFamily, Subject, fit_title, words
+from invariance.reporting.curves import IDENTITY, Fit, MeasuredFamily, Subject, fit_title, way, words
 from invariance.reporting.figure import Figure
-from invariance.reporting.forms import HOW, SHORT, ranges_of, remarks, source, what_of
+from invariance.reporting.forms import ranges_of, remarks, source
 from invariance.reporting.lines import Axis, Lines
+from invariance.reporting.metrics import METRICS, PAPER, file_name
 from invariance.reporting.paper.figures import called, number
 from invariance.reporting.style import BLUE, GRAY, INK, ORANGE
-from invariance.reporting.tidy import BOUNDS, axis_of, curves_of, said, tidy, way
+from invariance.reporting.tidy import axis_of, curves_of, said, tidy
 from invariance.settings.files import conf_dir
 
 _PAGES = {
@@ -37,8 +38,8 @@ def overviews(families: Sequence[MeasuredFamily], slug: str) -> list[Figure]:
         families: what was measured on it.
         slug: what its files' names end on, before the metric.
     """
-    metrics = dict.fromkeys(metric for family in families for metric in family.metrics())
-    ordered = sorted(metrics, key=lambda metric: metric != "error_rate")
+    there = {metric for family in families for metric in family.metrics()}
+    ordered = [metric for metric in PAPER if metric in there]
     made: list[Figure | None] = []
     for metric in ordered:
         aside = metric != ordered[0]
@@ -67,18 +68,19 @@ def _extremes(
     if not shown:
         return None
     axes = {one.name: axis_of(one, one.compared, shade=bool(one.trained)) for one in shown}
+    told = METRICS[metric]
     through = f" M_g: {fit_title(fit)}." if fit != IDENTITY else " No map was fitted."
     caption = (
-        f"{what_of(metric)} of the network trained with the largest range of each family (blue) and of the baseline "
-        f"(black or white) under each g of the family’s grid, over {source(families, metric)}. {HOW[metric]}{through} "
+        f"{told.what} of the network trained with the largest range of each family (blue) and of the baseline "
+        f"(black or white) under each g of the family’s grid, over {source(families, metric)}. {told.how}{through} "
         "Shaded: what training drew from. Bands: 95 % intervals over images."
     )
     solver = "" if first else f"-{_file(fit)}"
-    about = f"largest range against baseline, {what_of(metric, short=True)} ({_short(fit)})"
+    about = f"largest range against baseline, {METRICS[metric].short} ({_short(fit)})"
     colours = {"baseline": INK, _LARGEST: BLUE}
-    draw = Lines(colours, axes, METRICS[metric], bounds=BOUNDS[metric])
+    draw = Lines(colours, axes, METRICS[metric].label, bounds=METRICS[metric].bounds)
     caption += _without(shown) + remarks(frame, metric)
-    return _figure("extremes", families, slug, SHORT[metric] + solver, about, caption, frame, draw, aside=aside)
+    return _figure("extremes", families, slug, file_name(metric) + solver, about, caption, frame, draw, aside=aside)
 
 
 def _all_networks(
@@ -99,14 +101,14 @@ def _all_networks(
     colours = {subject.network: colour for family in shown for subject, colour in ranges_of(family).items()}
     axes = {family.name: axis_of(family, list(ranges_of(family)), shade=False) for family in shown}
     caption = (
-        f"{what_of(metric)} of every network trained with a family, coloured from the smallest range to the largest, "
-        f"and of the baseline (gray), under each g of the family’s grid, over {source(held, metric)}; one seed each. "
-        f"{HOW[metric]} The rows have y axes of their own; the intervals are in the tables."
+        f"{METRICS[metric].what} of every network trained with a family, coloured from the smallest range to "
+        f"the largest, and of the baseline (gray), under each g of the family’s grid, over {source(held, metric)}; one "
+        f"seed each. {METRICS[metric].how} The rows have y axes of their own; the intervals are in the tables."
         f"{_networks_without(held, form)}{remarks(frame, metric)}"
     )
-    about = f"all networks, {what_of(metric, short=True)}, {_names(shown)}"
-    draw = Lines(colours, axes, METRICS[metric], bounds=BOUNDS[metric], bands=False)
-    return _figure(form, families, slug, SHORT[metric], about, caption, frame, draw, aside=aside)
+    about = f"all networks, {METRICS[metric].short}, {_names(shown)}"
+    draw = Lines(colours, axes, METRICS[metric].label, bounds=METRICS[metric].bounds, bands=False)
+    return _figure(form, families, slug, file_name(metric), about, caption, frame, draw, aside=aside)
 
 
 def cross(foreign: Sequence[MeasuredFamily], own: Sequence[MeasuredFamily], slug: str) -> Figure | None:
