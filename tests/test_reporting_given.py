@@ -227,9 +227,13 @@ def test_the_images_that_lose_most_are_named_with_what_they_lose(made, kept):
     found = csv_of(made, "tables", "a-worst")
     wanted = load(kept).worst(12, "error_rate")
     wanted = wanted[(wanted["network"] == "a") & (wanted["layer"] == "logits") & (wanted["map"] == "identity")]
+    wanted = wanted[wanted["loss"] > 0]
     assert found[["grid", "image"]].values.tolist() == wanted[["grid", "image"]].values.tolist()
     text = next((made / "tables").glob("*-a-worst.md")).read_text()
-    assert text.count("\n| ") == 12 and f"{wanted['image'].iloc[0]}: {100 * wanted['loss'].iloc[0]:.1f}" in text
+    assert (
+        text.count("\n| ") == wanted.groupby("grid").size().max()
+        and f"{wanted['image'].iloc[0]}: {100 * wanted['loss'].iloc[0]:.1f}" in text
+    )
 
 
 def test_plain_words_are_made_from_rows(kept):

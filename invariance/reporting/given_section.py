@@ -275,7 +275,7 @@ def _consistency(network: GivenNetwork) -> dict[str, Cell]:
 
 
 def _worst(network: GivenNetwork) -> Table | None:
-    """The images that lose most under each family without a map, most first: a column a family."""
+    """The images that lose most under each family without a map, most first: a column a family; those that lose."""
     if not network.main:
         return None
     rows = network.rows[(network.rows["map"] == IDENTITY[0]) & (network.rows["layer"] == last_cut(network))]
@@ -286,7 +286,7 @@ def _worst(network: GivenNetwork) -> Table | None:
             break
         except UserError:  # it was not measured, or of single images not kept
             continue
-    if found is None or found.empty:
+    if found is None or (found := found[found["loss"] > 0]).empty:
         return None
     metric = METRICS[str(found["metric"].iloc[0])]
     header, columns = ["rank"], []

@@ -21,7 +21,7 @@ from rich.progress import Progress
 from invariance.errors import UserError
 from invariance.progress import bar
 from invariance.reporting.contents import CONTENTS, PAGE, Contents
-from invariance.reporting.curves import counts, families, fit_title, words
+from invariance.reporting.curves import counts, families, fit_title, order_of, words
 from invariance.reporting.distances import distances
 from invariance.reporting.figure import figures_of
 from invariance.reporting.finetuned import studies
@@ -268,7 +268,7 @@ def overview(collected: Collected) -> list[tuple[str, str]]:
         ]
         if len(measured):
             fits = measured.loc[measured["map"] != "identity", ["map", "solver"]].drop_duplicates()
-            said = ", ".join(fit_title(fit) for fit in sorted(fits.itertuples(index=False, name=None)))
+            said = "; ".join(fit_title(fit) for fit in sorted(fits.itertuples(index=False, name=None), key=order_of))
             parts.append(f"{measured['g'].nunique()} transformations g")
             parts.append(f"fitted maps: {said or 'none'}")
         facts.append((str(data), "; ".join(parts)))
