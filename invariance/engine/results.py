@@ -213,11 +213,7 @@ class Results(pd.DataFrame):  # type: ignore[misc]
         return Measurement(network, network, rows, self.per_image(rows), self.attrs)
 
     def per_image(self, rows: pd.DataFrame) -> PerImage:
-        """The scores of every image of the split that some rows are over.
-
-        Args:
-            rows: as `summaries.plain` gives them.
-        """
+        """The scores of every image of the split that some rows of `summaries.plain` are over."""
         kept, labels = (getattr(self, name, None) for name in self._metadata)  # a frame made anew has neither
         return PerImage(kept or [], labels or {}, str(rows["split"].iloc[0]))
 

@@ -186,7 +186,8 @@ class GivenNetwork:
         labels = self.per_image.labels.get(self.split)
         if labels is not None:
             return len(set(labels[labels >= 0].tolist()))
-        places = [run.config["data"].get("classes") for run in self.runs if isinstance(run.config.get("data"), dict)]
+        data = [run.config.get("data") for run in self.runs]
+        places = [one.get("classes") for one in data if isinstance(one, dict)]
         return next((len(set(one)) for one in places if isinstance(one, list)), None)
 
     def of(self, layer: str, grid: str) -> tuple[MeasuredFamily, Subject]:
