@@ -248,6 +248,19 @@ def test_a_report_and_the_status_have_them(composed, tmp_path, undrawn):
     assert shown and "measure" in {one.stage for one in _states(tmp_path / "runs")}
 
 
+def test_scores_of_images_that_are_damaged_or_exchanged_are_a_gap_of_the_report(composed, tmp_path, undrawn):
+    measure(composed(*SMALL, "layers=[pool,relu]", "map=identity", "metrics=[agreement,l2_distance]"))
+    pool, relu = (tmp_path / f"runs/{PLACE}/{layer}/identity/scores.npz" for layer in ("pool", "relu"))
+    text = make_report(tmp_path / "runs", tmp_path / "report").read_text(encoding="utf-8")
+    assert "keep their class at every g" in text and "None: every measured grid is whole" in text
+    pool.write_bytes(relu.read_bytes())
+    text = make_report(tmp_path / "runs", tmp_path / "report").read_text(encoding="utf-8")
+    assert "the scores of its images at" in text and "keep their class at every g" not in text
+    pool.write_bytes(b"no archive")
+    text = make_report(tmp_path / "runs", tmp_path / "report").read_text(encoding="utf-8")
+    assert "scores.npz is damaged" in text and "points of agreement under rotation" in text
+
+
 def _states(runs):
     from invariance.runs.watch import read_runs
 
