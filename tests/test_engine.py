@@ -394,7 +394,7 @@ def test_a_mirror_of_the_pixels_is_a_rotation_of_them_and_of_half_their_rank(net
     assert set(unseen["map"]) == {"orthogonal", "low_rank:60", "low_rank:8", "residual"}
     figure = moved.plot("l2_distance", split="fit")
     ways = {text.get_text() for legend in figure.legends for text in legend.get_texts()}
-    assert {"equivariance (ridge)", "equivariance (low rank:8, ridge)", "equivariance (orthogonal, procrustes)"} < ways
+    assert {"equivariance (ridge)", "equivariance (low rank 8, ridge)", "equivariance (orthogonal, procrustes)"} < ways
 
 
 @pytest.mark.parametrize(
