@@ -229,10 +229,11 @@ class Heat:
         across = max(1, min(len(tables), int(_WIDEST / wide)))
         down = -(-len(tables) // across)
         tall = 1.25 + 0.27 * max(len(table) for table in tables.values())
-        figure = canvas((wide * across + 1.3, tall * down))
-        engine = figure.get_layout_engine()
-        if isinstance(engine, ConstrainedLayoutEngine):
-            engine.set(w_pad=0.1)  # names of lines are wider than the layout finds at once
+        size = (wide * across + 1.5, tall * down)
+        figure = canvas(size)
+        if isinstance(engine := figure.get_layout_engine(), ConstrainedLayoutEngine):
+            left = 0.3 / size[0]  # long names of lines take more than the layout leaves them
+            engine.set(rect=(left, 0, 1 - left, 1))
         # a column of its own for the bar: axes that a bar shrinks are laid out anew when the layout is let go
         spec = figure.add_gridspec(down, across + 1, width_ratios=[*[wide] * across, 0.13])
         grid = [figure.add_subplot(spec[divmod(k, across)]) for k in range(len(tables))]
