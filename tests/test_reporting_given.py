@@ -111,7 +111,14 @@ def test_every_measure_of_images_and_between_representations_is_shown():
 
 
 def test_maps_have_names_for_people_and_an_order():
-    fits = [("floor", ""), ("warp", ""), ("spatial", "ridge"), ("mlp", "minibatch_sgd"), ("orthogonal", "procrustes")]
+    fits = [
+        ("floor", ""),
+        ("warp", ""),
+        ("identity_inside", ""),
+        ("spatial", "ridge"),
+        ("mlp", "minibatch_sgd"),
+        ("orthogonal", "procrustes"),
+    ]
     fits += [("low_rank:10", "ridge"), ("low_rank:2", "ridge"), ("residual", "ridge"), ("identity", "")]
     assert [fit_title(fit) for fit in sorted(fits, key=order_of)] == [
         "no map",
@@ -121,6 +128,7 @@ def test_maps_have_names_for_people_and_an_order():
         "orthogonal map, procrustes",
         "MLP map, minibatch SGD",
         "spatial map, ridge",
+        "no map, inside positions",
         "warp alone (S_g⁻¹)",
         "floor of interpolation (S_g⁻¹ S_g)",
     ]

@@ -21,8 +21,12 @@ Fit = tuple[str, str]
 
 Floats = NDArray[np.float64]
 
-_KINDS = ("identity", "residual", "low_rank", "orthogonal", "mlp", "spatial", "warp", "floor")
-_WITHOUT_FIT = {"warp": "warp alone (S_g⁻¹)", "floor": "floor of interpolation (S_g⁻¹ S_g)"}
+_KINDS = ("identity", "residual", "low_rank", "orthogonal", "mlp", "spatial", "identity_inside", "warp", "floor")
+_WITHOUT_FIT = {
+    "identity_inside": "no map, inside positions",
+    "warp": "warp alone (S_g⁻¹)",
+    "floor": "floor of interpolation (S_g⁻¹ S_g)",
+}
 """What rows name in the place of a map and fit none, for people."""
 
 _FAMILY = ["data", "layer", "grid_family"]
