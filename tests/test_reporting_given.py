@@ -100,7 +100,14 @@ def row(layer, label, score, *, metric="l2_distance", grid="turned", network="n"
 
 
 def test_every_measure_of_images_and_between_representations_is_shown():
-    inner = {"accuracy", "half_error_rate", "fit_images_per_dimension", "l2_distance_mean", "l2_distance_difference"}
+    inner = {
+        "accuracy",
+        "half_error_rate",
+        "fit_images_per_dimension",
+        "positions_outside",
+        "l2_distance_mean",
+        "l2_distance_difference",
+    }
     assert set(METRICS) == set(MEASURES) - inner
     for name, metric in METRICS.items():
         better = MEASURES[name].better
