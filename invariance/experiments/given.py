@@ -16,6 +16,7 @@ from invariance.data.prepared import Prepared
 from invariance.errors import UserError
 from invariance.models.model import Model
 from invariance.models.naming import read_layer, submodules
+from invariance.models.recipe import KEPT, Resize
 from invariance.runs.places import folder_name
 from invariance.settings.parts import GivenModel
 from invariance.training.loading import load_model
@@ -70,6 +71,14 @@ class Given:
         """The network and how it takes its images, for a line."""
         return f"{self.called} (weights {self.model.weights[:12]}): {self.model.recipe}"
 
+    def resize(self, how: str) -> Resize | None:
+        """How pictures get the size that it takes; None: they are warped.
+
+        Args:
+            how: own, as its source says, where that does; warp; or none, they have that size.
+        """
+        return KEPT if how == "none" else self.model.resize if how == "own" else None
+
     @property
     def versions(self) -> dict[str, str]:
         """What it was built with, besides this package."""
@@ -120,6 +129,13 @@ class Given:
                 "the network's in its order; leave it out"
             )
         return np.arange(len(classes))
+
+
+def told_size(resize: Resize | None, size: int) -> str:
+    """How pictures get a size, for a line."""
+    if resize is None:
+        return f"warped to {size} × {size}"
+    return f"taken at {size} × {size}" if resize == KEPT else resize.scaled(size).told
 
 
 def given(settings: GivenModel, device: str | torch.device) -> Given:

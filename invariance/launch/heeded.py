@@ -75,6 +75,9 @@ _BY_NETWORKS = (
     Unread("networks", "model= names the network", _GIVEN),
     Unread("layer", "with model= layers= chooses where φ ends", _GIVEN),
     Unread("layers", "networks that were trained here are measured at layer=", _TRAINED),
+    Unread("readout", "networks that were trained here are measured by all that layer= gives", _TRAINED),
+    Unread("resize", "images are warped to the size that each network takes", _TRAINED),
+    Unread("plan", "invariance-plan says what measuring networks that were trained here takes", _TRAINED),
     Unread("labels", "without model= the images are the networks' own", _TRAINED),
 )
 _PLANNED = "check=true measures nothing and plans nothing"
@@ -98,6 +101,7 @@ UNREAD: dict[str, tuple[Unread, ...]] = {
         Unread("data.fit", "no map is fitted"),
         Unread("data.input_size", "images are read at the size that the network takes"),
         Unread("data.mean", "a network subtracts its own mean"),
+        Unread("resize", "without data= images are noise", _is("data", None)),
     ),
     "distance": _MEASURING,
     "finetune": (_STEP,),

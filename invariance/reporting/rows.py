@@ -19,7 +19,7 @@ from invariance.runs.seal import read_marker, rows_of
 from invariance.settings.nested import load_json
 
 KEY = ["stage", "data", "model", "network", "family", "range", "seed"]
-KEY += ["layer", "g", "split", "map", "solver", "metric"]
+KEY += ["layer", "readout", "g", "split", "map", "solver", "metric"]
 """Columns that say which number a row is: no two rows may agree in all of them, and in `fit_classes` where it is."""
 
 SAME, UNSEEN, HALF_ERROR = "same", "unseen", "half_error_rate"
