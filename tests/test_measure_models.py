@@ -56,7 +56,7 @@ def all_rows(folder):
 
 def test_rows_are_those_of_python_on_the_same_images(composed, tmp_path, prepared_once, capsys):
     measure(composed(*SMALL))
-    first = capsys.readouterr().out.splitlines()[0]
+    first = capsys.readouterr().out.splitlines()[1]
     assert "function/tests.given_networks:model" in first and "size 17" in first
     assert "images of digits (test)" in first and first.endswith("layers relu, pool, head")
     rows = all_rows(tmp_path)

@@ -1,7 +1,7 @@
 """A network that was not trained here, measured at its layers over grids: `invariance-measure model=timm …`."""
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,13 +14,16 @@ from torch import Tensor
 
 from invariance.data.prepared import Prepared, prepare
 from invariance.device import choose_device
+from invariance.engine.at_layer import Effort
 from invariance.engine.derivative import DERIVATIVE, with_tangent
+from invariance.engine.foreseen import Share, foresee
+from invariance.engine.given import more_given
 from invariance.engine.grids import Grid, grids_for
 from invariance.engine.replaced import no_classes
 from invariance.errors import Busy, UserError
 from invariance.experiments.given import Given, given, seen_by, telling_colour, told_size
 from invariance.experiments.recording import DERIVED, Key, Recording, identity_of, of_grids, samples
-from invariance.maps.spec import MapSpec
+from invariance.maps.spec import CLOSED, MapSpec
 from invariance.models.derivative import INPUT
 from invariance.models.layers import choose_layers, choose_readouts
 from invariance.models.readout import Flatten
@@ -58,12 +61,17 @@ def measure_given(config: Mapping[str, Any], maps: list[MapSpec]) -> None:
     resize = network.resize(config["resize"])
     work: _Work | None = None
     busy: list[Busy] = []
-    for grid in _grids(network, config):
+    grids = _grids(config)
+    for grid in grids:
         size = grid.transform.source_size(network.size)
         root = Path(config["prepared"]).expanduser()
         prepared = prepare(data, size, root, progress=config["progress"], resize=resize)
         if work is None:
             work = _begun(network, data, prepared, grid, maps, config)
+            print(work.foreseen(grids, prepared), flush=True)
+            print(work.told(prepared), flush=True)
+            if config["plan"]:
+                return
         try:
             work.measure(grid, prepared)
         except Busy as error:  # the other grids are measured all the same
@@ -72,7 +80,7 @@ def measure_given(config: Mapping[str, Any], maps: list[MapSpec]) -> None:
         raise busy[0]
 
 
-def _grids(network: Given, config: Mapping[str, Any]) -> list[Grid]:
+def _grids(config: Mapping[str, Any]) -> list[Grid]:
     """The chosen grids; without those that have no derivative, where nothing else is measured.
 
     Raises:
@@ -93,7 +101,7 @@ def _begun(
     maps: list[MapSpec],
     config: Mapping[str, Any],
 ) -> "_Work":
-    """What is to be done alike over all grids, chosen on the images of the first; and the line that says it."""
+    """What is to be done alike over all grids, chosen on the images of the first."""
     images = seen_by(prepared, grid.transform)
     with telling_colour(prepared):
         layers = choose_layers(network.model, config["layers"], images)
@@ -103,10 +111,6 @@ def _begun(
         raise UserError("unseen_classes: the images' classes are not known to be the network's; leave it out")
     fitted = any(spec.settings is not None for spec in maps) and metrics != [DERIVATIVE]
     readouts = choose_readouts(network.model, layers, _asked(config["readout"]), images, fitted=fitted)
-    count = len(prepared.split(prepared.report))
-    at = ", ".join(layer if name == Flatten.name else f"{layer} ({name})" for layer, name in readouts.items())
-    how = told_size(network.resize(config["resize"]), network.size)
-    print(f"{network.told}; {count:,} images of {prepared.name} ({prepared.report}), {how}; layers {at}", flush=True)
     return _Work(network, data["fit"], readouts, places, maps, {**config, "metrics": metrics})
 
 
@@ -160,6 +164,55 @@ class _Work:
     maps: list[MapSpec]
     config: Mapping[str, Any]
 
+    def told(self, prepared: Prepared) -> str:
+        """The network, its images and layers, in a line."""
+        count = len(prepared.split(prepared.report))
+        named = self.readouts.items()
+        at = ", ".join(layer if name == Flatten.name else f"{layer} ({name})" for layer, name in named)
+        how = told_size(self.network.resize(self.config["resize"]), self.network.size)
+        return f"{self.network.told}; {count:,} images of {prepared.name} ({prepared.report}), {how}; layers {at}"
+
+    def foreseen(self, grids: Sequence[Grid], prepared: Prepared) -> str:
+        """What it will take to measure all that is not finished, in a line.
+
+        Args:
+            grids: all that are to be measured.
+            prepared: the images of the first of them.
+        """
+        shares = [share for grid in grids if (share := self._left(grid, prepared)) is not None]
+        if not shares:
+            return "nothing is left to measure"
+        fit, report = samples(prepared, self.fit, self.places)
+        return foresee(
+            self.network.model,
+            report,
+            fit,
+            shares,
+            transform=grids[0].transform,
+            readouts=self.readouts,
+            measures=of_grids(self.config["metrics"]),
+            more=more_given(self.config["nulls"], self.config["intervals"]),
+            unseen=[*CLOSED, *self.config["unseen_classes"]],
+            effort=Effort(int(self.config["batch"]), self.config["memory_gb"] * 1e9),
+        ).told
+
+    def _left(self, grid: Grid, prepared: Prepared) -> Share | None:
+        """What is not finished of a grid, if anything."""
+        runs = folder(self.config["runs"], "runs")
+        left = [key for key, name in self._names(grid, prepared).items() if not (runs / name / DONE).exists()]
+        of_maps = [key for key in left if key[1] != DERIVED]
+        layers = list(dict.fromkeys(layer for layer, _ in of_maps)) or list(self.readouts)
+        maps = list(dict.fromkeys(spec for _, spec in of_maps))
+        return Share(len(grid.transform.grid()), layers, maps, len(of_maps) < len(left)) if left else None
+
+    def _names(self, grid: Grid, prepared: Prepared) -> dict[Key, str]:
+        """The run of every layer and map, by its path below the runs folder."""
+        place = given_place(prepared.name, self.network.source, self.network.label, grid.name)
+        return {
+            (layer, spec): f"{place}/{layer_folder(layer, self._readout(layer))}/{spec.name}"
+            for layer, spec in self._keys(grid)
+        }
+
     def measure(self, grid: Grid, prepared: Prepared) -> None:
         """Measure all layers over one grid, and write the rows of every layer and map that has none yet.
 
@@ -168,10 +221,7 @@ class _Work:
         """
         runs_folder, network = folder(self.config["runs"], "runs"), self.network
         place = given_place(prepared.name, network.source, network.label, grid.name)
-        names = {
-            (layer, spec): f"{place}/{layer_folder(layer, self._readout(layer))}/{spec.name}"
-            for layer, spec in self._keys(grid)
-        }
+        names = self._names(grid, prepared)
         if not all((runs_folder / name / DONE).exists() for name in names.values()):
             require_writable(runs_folder / place, "runs")
         runs = {key: Run(runs_folder, name, self._identity(grid, prepared, *key)) for key, name in names.items()}
