@@ -80,6 +80,16 @@ _BY_NETWORKS = (
     Unread("plan", "invariance-plan says what measuring networks that were trained here takes", _TRAINED),
     Unread("labels", "without model= the images are the networks' own", _TRAINED),
 )
+_BY_MODELS = (
+    *(
+        Unread(key, "models= names the networks", _isnt("models", None))
+        for key in ("networks", "layer", "features", "data.input_size", "data.mean")
+    ),
+    *(
+        Unread(key, "it is of models=", _is("models", None))
+        for key in ("data", "layers", "readout", "resize", "scaled")
+    ),
+)
 _PLANNED = "check=true measures nothing and plans nothing"
 
 UNREAD: dict[str, tuple[Unread, ...]] = {
@@ -103,7 +113,7 @@ UNREAD: dict[str, tuple[Unread, ...]] = {
         Unread("data.mean", "a network subtracts its own mean"),
         Unread("resize", "without data= images are noise", _is("data", None)),
     ),
-    "distance": _MEASURING,
+    "distance": (*_MEASURING, *_BY_MODELS),
     "finetune": (_STEP,),
     "status": (Unread("every", "seal=true looks once", _is("seal", True)),),
     "plan": (

@@ -221,13 +221,34 @@ class LayersPage(Page):
     file: Folder | None = Field(alias="csv", description="give a path, or null")
 
 
+Models = Annotated[
+    list[str | dict[str, Any]],
+    Field(
+        min_length=1, max_length=100, description="give networks, as [timm/resnet18,runs/train/digits/baseline/seed0]"
+    ),
+]
+
+
 class DistancePage(_Measuring):
     """`conf/distance.yaml`."""
+
+    models: Models | None = None
+    data: Data | None = Field(default=None, description=chosen("data"))
+    layers: Layers | dict[str, Layers] = "auto"
+    readout: Readouts = "auto"
+    resize: Resizing = "own"
+    scaled: bool = False
 
     metrics: Annotated[list[Compared], AfterValidator(distinct)] = Field(
         min_length=1, description=metrics(("l2_distance", "indices"))
     )
     features: Folder
+
+    @model_validator(mode="after")
+    def _has_images(self) -> Self:
+        if self.models is not None and self.data is None:
+            raise UserError("models=: give the images to compare them on, as data=folder data.root=photos")
+        return self
 
 
 class FinetunePage(_Measuring):
