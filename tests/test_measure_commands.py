@@ -1,6 +1,8 @@
 """Keys of `invariance-measure model=…`: readouts, nulls, intervals, derivatives, and how pictures are resized."""
 
+import os
 import shutil
+from contextlib import ExitStack
 
 import numpy as np
 import pandas as pd
@@ -9,13 +11,14 @@ from PIL import Image
 
 from invariance import Rotation, load_images, measure_model
 from invariance.data.prepared import prepare
-from invariance.errors import UserError
+from invariance.errors import Busy, UserError
 from invariance.experiments.measure import measure
 from invariance.models.model import Model
 from invariance.models.recipe import Resize
 from invariance.reporting.rows import collect
+from invariance.runs.locks import SharedLock, holder, me
 from invariance.runs.rows import read_rows
-from invariance.runs.run import read_config
+from invariance.runs.run import Run, read_config
 from tests import given_networks
 from tests.given_networks import model
 
@@ -239,3 +242,36 @@ def test_what_does_not_serve_is_one_line(given, said, mistake, prepared_once):
 @pytest.mark.parametrize("given", ["readout=mean", "resize=warp", "plan=true", "metrics=[derivative]"])
 def test_what_is_of_other_networks_is_refused_for_those_that_were_trained_here(given, mistake):
     assert given.partition("=")[0] in mistake("measure", given)
+
+
+def test_many_layers_need_one_open_file_and_are_locked_all_the_same(composed, tmp_path, monkeypatch):
+    runs = [Run(tmp_path, f"measure/{k}", {"k": k}) for k in range(5)]
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(2):  # the second finds what the first left
+        shared = SharedLock()
+        with ExitStack() as stack:
+            stack.callback(shared.close)
+            for run in runs:
+                run.shared = shared
+                stack.enter_context(run)
+            assert len(os.listdir("/proc/self/fd")) == before + 1
+            assert all(holder(run.directory / ".lock") == me() for run in runs)
+            other = Run(tmp_path, "measure/3", {"k": 3})
+            with pytest.raises(Busy, match="is being worked on by process"), other:
+                pass
+            runs[2].require_here()
+        assert len(os.listdir("/proc/self/fd")) == before
+        assert not any(holder(run.directory / ".lock") for run in runs)
+    first, second = SharedLock(), SharedLock()  # what was shared once is apart again
+    assert first.take(runs[0].directory / ".lock") and second.take(runs[1].directory / ".lock")
+    assert first.take(runs[1].directory / ".lock") is None
+    first.close(), second.close()
+    monkeypatch.setattr(os, "link", lambda *_: (_ for _ in ()).throw(PermissionError("no links here")))
+    alone = SharedLock()
+    with ExitStack() as stack:
+        for run in runs:
+            run.shared = alone
+            stack.enter_context(run)
+        assert all(holder(run.directory / ".lock") == me() for run in runs)
+    alone.close()
+    assert len(os.listdir("/proc/self/fd")) == before

@@ -1,5 +1,6 @@
 """Any networks compared layer by layer on the same images: `invariance-distance models=[timm/resnet18,…]`."""
 
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations
@@ -173,6 +174,7 @@ def _compare(
         for name, matrix in _matrices(table).items():
             write_text(run.directory / f"{name}.csv", matrix.to_csv(lineterminator="\n"))
         run.finish(pd.DataFrame(table))
+        shutil.rmtree(run.directory / "parts", ignore_errors=True)
     _show(run, a, b, table, config)
     at = f"{len(a.side.layers)} × {len(b.side.layers)} layers"
     print(f"compared {a.network.label} and {b.network.label}, {at}: {run.directory}")

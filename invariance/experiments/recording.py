@@ -27,6 +27,7 @@ from invariance.models.model import Model
 from invariance.progress import bar
 from invariance.runs.checked import write_facts
 from invariance.runs.files import atomic_path, write_text
+from invariance.runs.locks import SharedLock
 from invariance.runs.parts import Part, Parts
 from invariance.runs.rows import to_frame
 from invariance.runs.run import Run
@@ -128,7 +129,10 @@ class Recording:
     def __enter__(self) -> Self:
         """Take the locks; runs that another process finished meanwhile are left out."""
         with ExitStack() as locks:
+            shared = SharedLock()  # layers × maps are more than the files that a process may open
+            locks.callback(shared.close)
             for run in self.runs.values():
+                run.shared = shared
                 locks.enter_context(run)
             self._locks = locks.pop_all()
         self.runs = {key: run for key, run in self.runs.items() if not run.done}
