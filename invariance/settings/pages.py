@@ -87,7 +87,7 @@ RatedMetrics = Annotated[
 ReadoutName = Annotated[str, Field(min_length=1, max_length=100)]
 Readouts = Annotated[
     ReadoutName | Annotated[dict[str | int, ReadoutName], Field(min_length=1)],
-    Field(description="give auto, a readout, as mean, or readouts by layers and patterns, as {'blocks.*': cls}"),
+    Field(description="give auto, a readout, as mean, or readouts by layers and patterns, as {blocks.*: cls}"),
 ]
 Nulls = Annotated[
     bool | Annotated[list[str], AfterValidator(distinct), Field(min_length=1)],
@@ -221,20 +221,16 @@ class LayersPage(Page):
     file: Folder | None = Field(alias="csv", description="give a path, or null")
 
 
-Models = Annotated[
-    list[str | dict[str, Any]],
-    Field(
-        min_length=1, max_length=100, description="give networks, as [timm/resnet18,runs/train/digits/baseline/seed0]"
-    ),
-]
-
-
 class DistancePage(_Measuring):
     """`conf/distance.yaml`."""
 
-    models: Models | None = None
+    models: Annotated[list[str | dict[str, Any]], Field(min_length=1)] | None = Field(
+        default=None, description="give networks, as [timm/resnet18,runs/train/digits/baseline/seed0]"
+    )
     data: Data | None = Field(default=None, description=chosen("data"))
-    layers: Layers | dict[str, Layers] = "auto"
+    layers: Layers | dict[str, Layers] = Field(
+        default="auto", description="give auto, names of layers or patterns, or such by model, as {resnet18: [layer1]}"
+    )
     readout: Readouts = "auto"
     resize: Resizing = "own"
     scaled: bool = False
