@@ -253,6 +253,8 @@ def _held(folder: Path, about: Mapping[str, Any]) -> Comparison | None:
         facts, _ = read_facts(folder / _ABOUT)
         content = (folder / ROWS).read_bytes()
     except (FileNotFoundError, NotADirectoryError):
+        if folder.exists() and not folder.is_dir():
+            raise UserError(f"keep={str(folder)!r} is no folder; choose another place") from None
         begun = {_ABOUT, "units"}
         if folder.is_dir() and (other := sorted({one.name for one in folder.iterdir()} - begun)):
             raise UserError(f"{folder} holds {other[0]}, and no comparison; choose an empty folder") from None
