@@ -106,11 +106,11 @@ def _begun(
     with telling_colour(prepared):
         layers = choose_layers(network.model, config["layers"], images)
     places = network.places(prepared.classes, config["labels"], images)
-    metrics = _metrics(config["metrics"], network, places, images)
     if config["unseen_classes"] and places is None:
         raise UserError("unseen_classes: the images' classes are not known to be the network's; leave it out")
-    fitted = any(spec.settings is not None for spec in maps) and metrics != [DERIVATIVE]
+    fitted = any(spec.settings is not None for spec in maps) and config["metrics"] != [DERIVATIVE]
     readouts = choose_readouts(network.model, layers, _asked(config["readout"]), images, fitted=fitted)
+    metrics = _metrics(config["metrics"], network, places, images)  # last, as it says what it leaves out
     return _Work(network, data["fit"], readouts, places, maps, {**config, "metrics": metrics})
 
 
