@@ -13,7 +13,7 @@ from invariance import Rotation, load_images, measure_model
 from invariance.data.prepared import prepare
 from invariance.errors import Busy, UserError
 from invariance.experiments.measure import measure
-from invariance.models.model import Model
+from invariance.models.model import Model, wrap
 from invariance.models.recipe import Resize
 from invariance.reporting.rows import collect
 from invariance.runs.locks import SharedLock, holder, me
@@ -275,3 +275,22 @@ def test_many_layers_need_one_open_file_and_are_locked_all_the_same(composed, tm
         assert all(holder(run.directory / ".lock") == me() for run in runs)
     alone.close()
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_folders_of_wordnet_ids_are_classes_of_imagenets_networks(composed, tmp_path, photographs, monkeypatch):
+    for path in [*photographs.glob("*/a"), *photographs.glob("*/b")]:
+        path.rename(path.with_name({"a": "n01440764", "b": "n02102040"}[path.name]))
+
+    def thousand():
+        return wrap(given_networks.seeded(classes=1000), preprocess=([0.3], [0.4]), size=17)
+
+    monkeypatch.setattr(given_networks, "thousand", thousand, raising=False)
+    of = ["data=folder", f"data.root={photographs}", "data.colour=gray", f"prepared={tmp_path}/prepared"]
+    of += ["layers=[pool]", "map=identity"]
+    measure(composed("model=function", f"{OF}thousand", *of))
+    run = tmp_path / "runs/measure/photos/function/tests.given_networks_thousand/rotation/pool/identity"
+    assert read_config(run)["data"]["classes"] == [0, 217]
+    assert set(read_rows(run / "rows.csv")["metric"]) == {"error_rate", "l2_distance"}
+    measure(composed("model=function", f"{OF}unnamed", *of))
+    run = tmp_path / "runs/measure/photos/function/tests.given_networks_unnamed/rotation/pool/identity"
+    assert set(read_rows(run / "rows.csv")["metric"]) == {"agreement", "l2_distance"}

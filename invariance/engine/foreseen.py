@@ -201,7 +201,7 @@ def _memory(share: Share, dims: dict[str, int], images: Images, how: How) -> flo
     """Bytes of the representations and maps that are held at once."""
     largest, every = max(dims[layer] for layer in share.layers), sum(dims[layer] for layer in share.layers)
     if not any(spec.settings or spec.learned for spec in share.maps):
-        return 8.0 * how.effort.batch * every
+        return 8.0 * min(how.effort.batch, images.report) * every
     of_g = 4.0 * every * (images.fit + images.report)
     one = of_g + 32.0 * largest**2 * (2 if how.more.nulls else 1)
     return of_g + min(max(how.effort.memory - of_g, one), share.points * one)
