@@ -294,3 +294,15 @@ def test_folders_of_wordnet_ids_are_classes_of_imagenets_networks(composed, tmp_
     measure(composed("model=function", f"{OF}unnamed", *of))
     run = tmp_path / "runs/measure/photos/function/tests.given_networks_unnamed/rotation/pool/identity"
     assert set(read_rows(run / "rows.csv")["metric"]) == {"agreement", "l2_distance"}
+
+
+def test_networks_that_were_trained_here_have_nulls_too(trained, compose, tmp_path):
+    folder, places = trained
+    shutil.copytree(folder / "runs/train", tmp_path / "runs/train")
+    few = ["networks=baseline", "grids=[mirror]", "solver=ridge", "solver.ridge.strengths=[0.1]", "fit={images: 60}"]
+    measure(compose("measure", *places, f"runs={tmp_path}/runs", *few, "nulls=true"))
+    for way in ("identity", "residual_ridge"):
+        run = tmp_path / "runs/measure/digits/baseline/seed0/mirror" / way
+        rows = read_rows(run / "rows.csv")
+        assert rows[(rows["split"] == "test") & (rows["metric"] == "l2_distance")]["null_image"].notna().any()
+        assert read_config(run)["nulls"] is True and read_config(run)["metrics"] == ["error_rate", "l2_distance"]
