@@ -82,8 +82,7 @@ def measure_model(
 
     Args:
         network: of `wrap` or `load_model`; or several, measured on the same images.
-        images: uint8 (N, C, H, W), floats in [0, 255], a Dataset, a folder, or what `load_images` gives. Files and
-            pictures are resized and cropped as `network.resize` says, or warped to its size.
+        images: uint8 (N, C, H, W), floats in [0, 255], a Dataset or folder, resized as `network.resize` says, or `Images`.
         labels: (N,) classes by the network's own numbers; class folders are told by their names; "none": left out.
         fit: images of their own on which maps are fitted; or a share of `images`, as 0.5, dealt by `seed`. None: no map
             is fitted, and the scale of L_L2 is over the reported images, which its rows say (status `report_scale`).
@@ -98,8 +97,7 @@ def measure_model(
         keep: a folder: an interrupted call given again goes on from there, a finished one is read.
         readout: "flatten", "mean", "cls", "token:k" or "project:k", or such by names and patterns of layers; "auto":
             flatten where D ≤ 4096 or no map is fitted, else mean.
-        measures: some of `MEASURED`, as ["agreement", "cka", "derivative"]. None: l2_distance, and error_rate, or
-            without labels agreement.
+        measures: some of `MEASURED`, as ["cka"]. None: l2_distance, and error_rate, or without labels agreement.
         nulls: whether rows have nulls, at twice the cost of maps; ["online_sgd"] has its maps of shuffled pairs, too.
         intervals: whether cka, procrustes and r2 have intervals, at ten times their cost.
         dtype: what the network computes in: None (float32), "float64", "bfloat16", "float16", as its name then says.
