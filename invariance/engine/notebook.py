@@ -82,7 +82,7 @@ def measure_model(
 
     Args:
         network: of `wrap` or `load_model`; or several, measured on the same images.
-        images: uint8 (N, C, H, W), floats in [0, 255], a Dataset or folder, resized as `network.resize` says, or `Images`.
+        images: uint8 (N, C, H, W), floats in [0, 255], a Dataset or folder (see `network.resize`), or `Images`.
         labels: (N,) classes by the network's own numbers; class folders are told by their names; "none": left out.
         fit: images of their own on which maps are fitted; or a share of `images`, as 0.5, dealt by `seed`. None: no map
             is fitted, and the scale of L_L2 is over the reported images, which its rows say (status `report_scale`).
