@@ -112,10 +112,10 @@ def test_the_shipped_settings_are_the_defaults():
             assert (solver.held_out, solver.seed, solver.block) == (default.held_out, default.seed, default.block)
         else:
             assert solver == default
-    for kind in ("identity", "residual", "orthogonal", "mlp"):
+    for kind in ("identity", "residual", "orthogonal", "mlp", "spatial", "warp"):
         assert list(yaml.safe_load((CONF / "map" / f"{kind}.yaml").read_text())) == [kind]
     kinds = ["low_rank:3" if kind == "low_rank" else kind for kind in MAPS]
-    assert all(solvers_of(kind) for kind in kinds if kind != "identity") and not solvers_of("identity")
+    assert all(solvers_of(kind) for kind in kinds if kind not in ("identity", "warp")) and not solvers_of("identity")
 
 
 @pytest.mark.parametrize(

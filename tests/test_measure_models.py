@@ -287,3 +287,28 @@ def test_a_figure_shows_so_many_layers_from_the_first_to_the_last():
     shown = spread(many, 12)
     assert len(shown) == len(set(shown)) == 12 and (shown[0], shown[-1]) == ("blocks.0", "blocks.49")
     assert shown == sorted(shown, key=many.index) and spread(many[:3], 12) == many[:3]
+
+
+def test_maps_on_positions_have_runs_at_the_layers_that_have_them(composed, tmp_path, capsys):
+    asked = [*SMALL, "map=[identity,spatial]", "layers=[stem,inner,head]", "labels=true"]
+    measure(composed(*asked))
+    assert "spatial: left out: head gives (10,)" in capsys.readouterr().out
+    place = tmp_path / "runs" / PLACE
+    ways = {"identity", "identity_inside", "warp", "floor", "spatial_ridge"}
+    assert {path.name for path in (place / "stem").iterdir()} == ways
+    assert {path.name for path in (place / "head").iterdir()} == {"identity"}
+    rows = all_rows(tmp_path)
+    on = rows[rows["map"] == "spatial"]
+    assert set(on["readout"]) == {"positions"} and set(on["status"]) == {"ok"} and set(on["layer"]) == {"stem", "inner"}
+    fits = (place / "stem" / "spatial_ridge" / "fits.csv").read_text().splitlines()
+    assert [line.split(",")[:2] for line in fits[1:]] == [[g, "ok"] for g in ("-30", "untouched", "10", "45")]
+    assert check(place / "stem" / "warp")
+    assert read_provenance(place / "stem" / "warp")["positions"]["stem"] == "4 × 4 every 4 px from 1"
+    measure(composed(*asked))
+    assert "finished already" in capsys.readouterr().out
+    shutil.rmtree(place / "inner" / "warp")  # it alone is measured again
+    measure(composed(*asked))
+    scores = [one.set_index(KEY)["score"].sort_index() for one in (rows, all_rows(tmp_path))]
+    np.testing.assert_array_equal(*scores)
+    with pytest.raises(UserError, match="layer head gives .* no positions; choose layers with positions"):
+        measure(composed(*SMALL, "map=[warp]", "layers=[head]"))

@@ -11,7 +11,7 @@ from torch import Tensor
 from invariance.device import full_float32
 from invariance.engine.at_layer import Effort, How, More
 from invariance.engine.stream import Sample
-from invariance.maps.spec import CLOSED, MapSpec
+from invariance.maps.spec import CLOSED, MapSpec, parted
 from invariance.measures import FROM_LOGITS
 from invariance.models.cut import Cut
 from invariance.models.model import Model
@@ -183,7 +183,7 @@ def _through(share: Share, behind: int, images: Images, how: How) -> float:
 
 def _flops(spec: MapSpec, share: Share, dims: dict[str, int], images: Images, how: How) -> float:
     """Floating-point operations of fitting a map at all layers and g of a share."""
-    if spec.settings is None:
+    if spec.settings is None or parted([spec])[1]:  # on positions D is of channels, and little
         return 0.0
     times = share.points * (2 if how.more.nulls else 1)
     epochs = getattr(spec.settings, "epochs", None)
@@ -200,7 +200,7 @@ def _flops(spec: MapSpec, share: Share, dims: dict[str, int], images: Images, ho
 def _memory(share: Share, dims: dict[str, int], images: Images, how: How) -> float:
     """Bytes of the representations and maps that are held at once."""
     largest, every = max(dims[layer] for layer in share.layers), sum(dims[layer] for layer in share.layers)
-    if not any(spec.settings or spec.learned for spec in share.maps):
+    if not any(spec.settings or spec.learned for spec in parted(share.maps)[0]):
         return 8.0 * min(how.effort.batch, images.report) * every
     of_g = 4.0 * every * (images.fit + images.report)
     one = of_g + 32.0 * largest**2 * (2 if how.more.nulls else 1)

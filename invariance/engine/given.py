@@ -9,7 +9,7 @@ from invariance.engine.measuring import Family, More
 from invariance.errors import UserError, nearest
 from invariance.maps import MAPS, SOLVERS, Solver, solver_named, solvers_of
 from invariance.maps.settings import name_of
-from invariance.maps.spec import MapSpec
+from invariance.maps.spec import WARP, MapSpec, with_companions
 from invariance.transforms.base import Transform
 
 
@@ -70,8 +70,8 @@ def maps_given(given: Sequence[object] | None, fit: bool) -> list[MapSpec]:
     wanted = list(given) if given is not None else ["identity", *(["ridge"] if fit else [])]
     specs = []
     for one in wanted:
-        if one == "identity":
-            specs.append(MapSpec("identity"))
+        if one in ("identity", WARP):
+            specs.append(MapSpec(str(one)))
         elif isinstance(one, MapSpec):
             specs.append(one)
         elif isinstance(one, str):
@@ -82,7 +82,7 @@ def maps_given(given: Sequence[object] | None, fit: bool) -> list[MapSpec]:
             raise UserError(f"maps: a {type(one).__name__} is none; give names of solvers or their settings")
     if not specs or len({spec.name for spec in specs}) < len(specs):
         raise UserError(f"maps={wanted}: give at least one, and each solver once")
-    return specs
+    return with_companions(specs)
 
 
 def _spec(solver: Solver) -> MapSpec:
@@ -130,6 +130,6 @@ def _named(name: str) -> MapSpec:
             raise UserError(f"maps: {name!r} is fitted by {' or '.join(able)}; give one of these names for it")
         return MapSpec(name, able[0], solver_named(able[0])())
     if name not in SOLVERS and ":" not in name:
-        known = ["identity", *SOLVERS, "low_rank:8", "orthogonal", "mlp"]
+        known = ["identity", *SOLVERS, "low_rank:8", "orthogonal", "mlp", "warp", "spatial"]
         raise UserError(f"maps: {name!r} is none{nearest(name, known)}; there are {', '.join(known)}")
     return _spec(solver_named(name)())

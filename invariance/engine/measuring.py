@@ -20,11 +20,12 @@ from invariance.engine.looks import grid_of
 from invariance.engine.recorder import Recorder
 from invariance.engine.replaced import bypasses_of
 from invariance.engine.scoring import MeasuredSplit
+from invariance.engine.spatial import Spatial
 from invariance.engine.stream import Sample, batches, features
 from invariance.engine.streamed import Streamed
 from invariance.errors import UserError
 from invariance.maps import require_room
-from invariance.maps.spec import CLOSED, MapSpec
+from invariance.maps.spec import CLOSED, MapSpec, parted
 from invariance.measures import FROM_LOGITS, INDEX_NAMES
 from invariance.models.cut import Cut
 from invariance.models.model import Model
@@ -94,7 +95,9 @@ def measure(
     derivatives = None
     if DERIVATIVE in measures:
         derivatives = _derivatives(model, report, fit, families, layers, readouts, effort)
-    for family in families if of_grids else ():
+    maps, on_positions = parted(maps)
+    spatial = _spatial(model, report, fit, families, layers, on_positions, of_grids, effort) if on_positions else None
+    for family in families if of_grids and maps else ():
         cut = _checked(
             model, report, fit=fit, family=family, layers=layers, maps=maps, measures=of_grids, readouts=readouts
         )
@@ -102,8 +105,9 @@ def measure(
         untouched = next(point for point in family.transform.grid() if point.label == UNTOUCHED)
         how = How(family.transform, untouched, of_grids, unseen, more or More(), effort)
         _OfFamily(model, family, samples, maps, keep, readouts or {}, how).run(cut)
-    if derivatives is not None:
-        derivatives.measure(keep)
+    for other in (derivatives, spatial):
+        if other is not None:
+            other.measure(keep)
 
 
 def _derivatives(
@@ -123,6 +127,31 @@ def _derivatives(
         families={family.name: family.transform for family in families},
         layers=layers,
         readouts=readouts,
+        batch=effort.batch,
+        memory=effort.memory,
+        progress=effort.progress,
+    )
+
+
+def _spatial(
+    model: Model,
+    report: Sample,
+    fit: Sample | None,
+    families: Sequence[Family],
+    layers: Sequence[str],
+    maps: Sequence[MapSpec],
+    measures: Sequence[str],
+    effort: Effort,
+) -> Spatial:
+    """The maps on positions, looked at before anything takes long."""
+    return Spatial(
+        model,
+        report,
+        fit=fit,
+        families={family.name: family.transform for family in families},
+        layers=layers,
+        maps=maps,
+        measures=measures,
         batch=effort.batch,
         memory=effort.memory,
         progress=effort.progress,
@@ -163,7 +192,7 @@ def _checked(
     readouts: Mapping[str, str] | None,
 ) -> Cut:
     """The network cut at the layers and looked at, once nothing is to be refused; as `check`."""
-    fitted = [one for one in maps if one.settings is not None]
+    fitted = [one for one in parted(maps)[0] if one.settings is not None]
     if fitted and fit is None:
         raise UserError(
             f"map={fitted[0].map} is fitted, and there are no fit images: give fit=…, apart from the report"

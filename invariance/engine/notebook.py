@@ -26,10 +26,11 @@ from invariance.engine.replaced import no_classes, probed
 from invariance.engine.results import Results, joined, load
 from invariance.engine.stream import Sample
 from invariance.errors import UserError, nearest
-from invariance.maps.spec import MapSpec, leaning
+from invariance.maps.spec import MapSpec, leaning, parted
 from invariance.measures import MEASURES
 from invariance.models.layers import choose_layers, choose_readouts
 from invariance.models.model import Model, require_model
+from invariance.models.positions import positions_of
 from invariance.progress import bar
 from invariance.runs.origin import made_by
 from invariance.settings.base import Settings, checked
@@ -90,7 +91,7 @@ def measure_model(
         transforms: families by name ("rotation", or "module:Class"), `Transform`s, or such by names of your own.
         layers: names or patterns; "auto", the true cuts at the ends of blocks; "*", all.
         maps: "identity", a solver's name ("ridge") or settings (`Ridge(strengths=(0.1,))`), by which the residual map
-            is fitted, "low_rank:8", "orthogonal", "mlp", or a `MapSpec`. None: identity, and ridge if `fit` is given.
+            is fitted, "low_rank:8", "orthogonal", "mlp", "spatial", "warp"; a `MapSpec`. None: identity, ridge if fit=.
         device: "cpu", "gpu", "auto"; None: where the network is.
         batch: images a forward pass; None: 256.
         seed: of how `fit=0.5` deals the images.
@@ -172,13 +173,15 @@ class _Asked:
         looks = {family.name: looks_of_grid(family.name, family.transform, image) for family in families}
         seen = _untouched(report, families[0].transform)
         chosen = choose_layers(model, self.layers, seen)
-        fitted = any(spec.settings is not None for spec in specs)
+        fitted = any(spec.settings is not None for spec in parted(specs)[0])
         readouts = choose_readouts(model, chosen, self.readout, seen, fitted=fitted)
         check_shuffled(self.more, specs)
         measures = self._measures(model, report, families[0].transform)
         check_alike(measures, [spec.map for spec in specs])
         about = _about(model, look_of_model(model, image), looks, report, fit, families, readouts, specs, measures)
         about |= {"nulls": [self.more.nulls, *self.more.shuffled], "intervals": self.more.intervals}
+        if parted(specs)[1]:
+            about["positions"] = {name: str(at) for name, at in positions_of(model, chosen, seen)[0].items()}
         keep: Listed[Group, Measured] | Kept = Listed() if place is None else Kept(place, about)
         if isinstance(keep, Kept) and keep.finished:
             return load(keep.folder)

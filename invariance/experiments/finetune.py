@@ -14,7 +14,7 @@ from invariance.engine.grids import Grid, check_joint, check_wanted, grids_for, 
 from invariance.errors import Busy, UserError
 from invariance.experiments.families import tell_unchosen, tell_unused
 from invariance.experiments.measure_trained import measure_grid
-from invariance.maps.spec import JOINT, Learned, MapSpec, check_unseen, maps_of
+from invariance.maps.spec import JOINT, Learned, MapSpec, check_unseen, maps_of, parted
 from invariance.runs.find import find_runs
 from invariance.runs.outputs import require_writable
 from invariance.runs.run import BEST, LAST, Run, read_config
@@ -82,6 +82,10 @@ def check(config: dict[str, Any]) -> None:
     for key in ("runs", "prepared"):
         folder(config[key], key)
     fits = maps_of(config["map"], config.get("solver") or {})
+    if on := parted(fits)[1]:
+        raise UserError(
+            f"map={on[0].map} is of feature maps, which finetuning does not raise: measure it before and after"
+        )
     check_unseen(config["unseen_classes"], fits)
     check_alike(config["metrics"], [fit.map for fit in fits])
     check_wanted(config["grids"])

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,10 @@ from invariance.engine.replaced import no_classes
 from invariance.errors import Busy, UserError
 from invariance.experiments.given import Given, given, seen_by, telling_colour, told_size
 from invariance.experiments.recording import DERIVED, Key, Recording, identity_of, of_grids, samples
-from invariance.maps.spec import CLOSED, MapSpec
+from invariance.maps.spec import CLOSED, MapSpec, parted
 from invariance.models.derivative import INPUT
 from invariance.models.layers import choose_layers, choose_readouts
+from invariance.models.positions import positions_of
 from invariance.models.readout import Flatten
 from invariance.runs.files import DONE
 from invariance.runs.outputs import require_writable
@@ -105,13 +107,31 @@ def _begun(
     images = seen_by(prepared, grid.transform)
     with telling_colour(prepared):
         layers = choose_layers(network.model, config["layers"], images)
+    placed = _placed(network, layers, maps, images)
     places = network.places(prepared.classes, config["labels"], images)
     if config["unseen_classes"] and places is None:
         raise UserError("unseen_classes: the images' classes are not known to be the network's; leave it out")
-    fitted = any(spec.settings is not None for spec in maps) and config["metrics"] != [DERIVATIVE]
+    fitted = any(spec.settings is not None for spec in parted(maps)[0]) and config["metrics"] != [DERIVATIVE]
     readouts = choose_readouts(network.model, layers, _asked(config["readout"]), images, fitted=fitted)
     metrics = _metrics(config["metrics"], network, places, images)  # last, as it says what it leaves out
-    return _Work(network, data["fit"], readouts, places, maps, {**config, "metrics": metrics})
+    return _Work(network, data["fit"], readouts, placed, places, maps, {**config, "metrics": metrics})
+
+
+def _placed(network: Given, layers: list[str], maps: list[MapSpec], images: Tensor) -> dict[str, str]:
+    """The layers that have positions, and where these lie, where maps on these are measured.
+
+    Raises:
+        UserError: if none has, and they are wanted.
+    """
+    if not parted(maps)[1]:
+        return {}
+    found, why = positions_of(network.model, layers, images)
+    if not found:
+        layer = next(iter(why))
+        raise UserError(
+            f"map=spatial, warp: layer {layer} {why[layer]}; choose layers with positions, or leave them out"
+        )
+    return {layer: str(at) for layer, at in found.items()}
 
 
 def _asked(readout: str | Mapping[object, str]) -> str | dict[str, str]:
@@ -152,6 +172,7 @@ class _Work:
         network: the network.
         fit: which images maps are fitted on.
         readouts: the readout of every layer.
+        placed: where the positions lie of those that have any, where maps on these are measured.
         places: the network's number of each class of the images; None where these are not known to be its own.
         maps: the maps and solvers.
         config: the configuration, with the metrics that apply.
@@ -160,6 +181,7 @@ class _Work:
     network: Given
     fit: Mapping[str, Any]
     readouts: Mapping[str, str]
+    placed: dict[str, str]
     places: NDArray[np.int64] | None
     maps: list[MapSpec]
     config: Mapping[str, Any]
@@ -209,7 +231,7 @@ class _Work:
         """The run of every layer and map, by its path below the runs folder."""
         place = given_place(prepared.name, self.network.source, self.network.label, grid.name)
         return {
-            (layer, spec): f"{place}/{layer_folder(layer, self._readout(layer))}/{spec.name}"
+            (layer, spec): f"{place}/{layer_folder(layer, self._readout(layer, spec))}/{spec.name}"
             for layer, spec in self._keys(grid)
         }
 
@@ -233,6 +255,7 @@ class _Work:
         facts = {
             "model": {**network.identity, "versions": network.versions},
             "depths": self._depths(),
+            **({"positions": self.placed} if self.placed else {}),
             "device": str(network.model.device),
         }
         images = samples(prepared, self.fit, self.places)
@@ -255,14 +278,15 @@ class _Work:
     def _keys(self, grid: Grid) -> list[Key]:
         """What has a run of its own: every layer and map, and the derivative at every layer and at the input."""
         metrics, layers = self.config["metrics"], list(self.readouts)
-        keys = [(layer, spec) for layer in layers for spec in self.maps] if of_grids(metrics) else []
+        whole, on_positions = parted(self.maps)
+        keys: list[Key] = [*product(layers, whole), *product(self.placed, on_positions)] if of_grids(metrics) else []
         if DERIVATIVE in metrics and grid.transform.tangent(_BLANK) is not None:
             keys += [(layer, DERIVED) for layer in dict.fromkeys([INPUT, *layers])]
         return keys
 
-    def _readout(self, layer: str) -> str:
-        """How a layer is read; the input is taken whole."""
-        return self.readouts.get(layer, Flatten.name)
+    def _readout(self, layer: str, spec: MapSpec) -> str:
+        """How a layer is read for a map; the input, and what maps on positions take, is whole."""
+        return Flatten.name if parted([spec])[1] else self.readouts.get(layer, Flatten.name)
 
     def _identity(self, grid: Grid, prepared: Prepared, layer: str, spec: MapSpec) -> dict[str, Any]:
         """What a run is of."""
@@ -280,7 +304,7 @@ class _Work:
             "layer": layer,
             **identity_of(spec, self.config),
         }
-        if (readout := self._readout(layer)) != Flatten.name:  # which says nothing, as in runs of before
+        if (readout := self._readout(layer, spec)) != Flatten.name:  # which says nothing, as in runs of before
             identity["readout"] = readout
         return identity
 

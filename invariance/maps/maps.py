@@ -44,6 +44,10 @@ class IdentityMap(Map):
         return r
 
 
+class WarpMap(IdentityMap):
+    """S_g⁻¹ on the feature map, which the family does; nothing else."""
+
+
 class ResidualMap(Map):
     """M_g(r) = σ((W + I) r + b) (Eq. 8). Starts as W = 0, b = 0: the identity on features that σ leaves alone.
 
@@ -67,6 +71,12 @@ class ResidualMap(Map):
         """(B, D) to (B, D)."""
         z = r + functional.linear(r, self.weight, self.bias)
         return functional.relu(z) if self.relu else z
+
+
+class SpatialMap(ResidualMap):
+    """S_g⁻¹ on the feature map, and then this map of the channels, the same at every position."""
+
+    solvers = ("ridge",)
 
 
 class LowRankMap(Map):
@@ -171,6 +181,8 @@ MAPS: dict[str, str | type[Map]] = {
     "orthogonal": OrthogonalMap,
     "linear": LinearMap,
     "mlp": MLPMap,
+    "warp": WarpMap,
+    "spatial": SpatialMap,
 }
 """Every map by the name that `map=` and the rows give it: its class, or `module:Class` of it. The only list.
 

@@ -20,6 +20,13 @@ CLOSED = ("ridge", "procrustes")
 """Solvers in closed form: their maps have the unseen-class control always, for sums kept by group give it."""
 
 
+INSIDE, WARP, FLOOR, SPATIAL = "identity_inside", "warp", "floor", "spatial"
+"""Maps on the positions of a layer, as rows name them: none, over the positions whose source lies inside; S_g⁻¹; S_g⁻¹
+S_g of φ(x); and S_g⁻¹ with a map of the channels."""
+
+ON_POSITIONS = (INSIDE, WARP, FLOOR, SPATIAL)
+
+
 @dataclass(frozen=True, eq=False)
 class Learned:
     """Residual maps that were learned together with the network (Eq. 7), so that none is fitted.
@@ -90,7 +97,7 @@ def maps_of(maps: Mapping[str, Any], solvers: Mapping[str, Any]) -> list[MapSpec
     specs = []
     for kind, none in maps.items():
         checked(NoSettings, none or {}, f"map.{kind}")
-        if map_named(kind) is IdentityMap:
+        if issubclass(map_named(kind), IdentityMap):
             specs.append(MapSpec(kind))
             continue
         able = solvers_of(kind, list(chosen))
@@ -101,7 +108,20 @@ def maps_of(maps: Mapping[str, Any], solvers: Mapping[str, Any]) -> list[MapSpec
             which = f"choose solver=[{','.join(able)}] or one of them" if able else "there is none that fits it"
             raise UserError(f"map={kind} needs a solver: {which}")
         specs += [MapSpec(kind, name, solver) for name, solver in usable.items()]
-    return specs
+    return with_companions(specs)
+
+
+def with_companions(specs: Sequence[MapSpec]) -> list[MapSpec]:
+    """Maps, and beside one on positions those that say what it is to be compared with."""
+    there = [spec.map for spec in specs]
+    wanted = (INSIDE, WARP, FLOOR) if {WARP, SPATIAL} & set(there) else ()
+    return [*specs, *(MapSpec(name) for name in wanted if name not in there)]
+
+
+def parted(specs: Sequence[MapSpec]) -> tuple[list[MapSpec], list[MapSpec]]:
+    """Maps of representations, and those on positions."""
+    on = [spec for spec in specs if spec.map in ON_POSITIONS]
+    return [spec for spec in specs if spec not in on], on
 
 
 def unchosen(specs: Sequence[MapSpec], solvers: Mapping[str, Any]) -> list[str]:
@@ -128,6 +148,7 @@ def leaning(specs: Sequence[MapSpec], dims: Mapping[str, int], images: int) -> l
         dims: D of every layer.
         images: how many fit images there are.
     """
+    specs = parted(specs)[0]
     maps = ", ".join(dict.fromkeys(spec.map for spec in specs if spec.solver in CLOSED))
     return [
         f"layer {layer}: {images} fit images for {dim} dimensions; where they say nothing, maps stay at the identity "

@@ -113,6 +113,7 @@ MEASURES: dict[str, Measure] = {
             needs=_FIT,
             over="image",
         ),
+        Measure(name="positions_outside", label="positions outside", better="lower", bounds=(0.0, 1.0), over="image"),
         Measure(
             name="l2_distance",
             label="L_L2",

@@ -21,7 +21,7 @@ from invariance.data.building import BYTES_OF_LISTS
 from invariance.engine.comparing import group_size
 from invariance.engine.grids import Grid, grids_for, joint_grid
 from invariance.errors import UserError
-from invariance.maps.spec import JOINT, MapSpec, maps_of
+from invariance.maps.spec import JOINT, MapSpec, maps_of, parted
 from invariance.planning.counting import Counts, trainer_key
 from invariance.planning.data_set import DataSet, data_set, measured_images
 from invariance.planning.templates import Templates, Trained, checked_job, named_of, trained_by
@@ -239,8 +239,8 @@ class Study:
 
 
 def fits_of(config: MeasurePage | DistancePage | FinetunePage) -> list[MapSpec]:
-    """The maps that a command fits, with their solvers."""
-    return maps_of({"linear": {}} if isinstance(config, DistancePage) else config.map, config.solver)
+    """The maps of representations that a command fits, with their solvers; those on positions are not planned."""
+    return parted(maps_of({"linear": {}} if isinstance(config, DistancePage) else config.map, config.solver))[0]
 
 
 def measured_grids(config: MeasurePage, network: Trained) -> list[Grid]:

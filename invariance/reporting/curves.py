@@ -94,7 +94,9 @@ def words(name: str) -> str:
 def fit_title(fit: Fit) -> str:
     """A map and its solver for people."""
     kind, solver = fit
-    return f"{words(kind)} map, {words(solver)}" if solver else "no map"
+    if not solver:  # of maps on positions some are not fitted either
+        return "no map" if kind == IDENTITY[0] else words(kind)
+    return f"{words(kind)} map, {words(solver)}"
 
 
 def natural(text: str) -> list[tuple[int, float, str]]:

@@ -22,9 +22,9 @@ def layer_folder(layer: str, readout: str = "") -> str:
 
     Args:
         layer: its name.
-        readout: how it becomes a vector; flatten, as nothing, is not named.
+        readout: how it becomes a vector; flatten, as nothing, is not named, nor are positions, of which maps tell.
     """
-    return folder_name(layer) + (f"({folder_name(readout)})" if readout not in ("", "flatten") else "")
+    return folder_name(layer) + (f"({folder_name(readout)})" if readout not in ("", "flatten", "positions") else "")
 
 
 def given_place(data: str, source: str, network: str, grid: str) -> str:

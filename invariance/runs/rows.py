@@ -32,7 +32,8 @@ class Row:
         value: place of g on its grid's axis (degrees, pixels, …); NaN where it has none.
         unit: unit of `value`; of a derivative what it is per.
         split: split of the data the number is over.
-        map: identity, residual, low_rank:8 (of a rank of 8), orthogonal, mlp, linear.
+        map: identity, residual, low_rank:8 (of a rank of 8), orthogonal, mlp, linear; on positions spatial, warp, floor
+            and identity_inside.
         solver: how the map was fitted, empty where nothing was fitted.
         metric: error_rate, l2_distance, accuracy, …
         score: the number.
@@ -44,7 +45,8 @@ class Row:
             divided by their RMS over the report images, for there are no fit images.
         run: the run directory that holds config and provenance, relative to the runs folder.
         model: the network's source and name, where it was not trained here.
-        readout: how the layer's activation becomes a vector: flatten, mean, cls, token:k or project:k.
+        readout: how the layer's activation becomes a vector: flatten, mean, cls, token:k or project:k; `positions` of
+            maps on positions, which take the activation as it is.
         fit_classes: which classes the map was fitted on: all, or of the unseen-class control those of the half that the
             image's own is of (same) or of the other (unseen); empty where no map was fitted.
         null_image: the score between different images; nulls stand beside the report images' rows, where wanted.
@@ -99,8 +101,11 @@ WITH_SCORE = ("ok", FEW_IMAGES, REPORT_SCALE)
 STATUSES = (*WITH_SCORE, "diverged", "not_finite", "constant", "undefined")
 """How a row's score can stand: any but these comes without a number."""
 
-OF_CONTROL = ("half_error_rate", "fit_images_per_dimension")
-"""Metrics that the unseen-class control adds to those that were asked for."""
+OUTSIDE = "positions_outside"
+"""The share of a layer's positions whose source lies outside, so that they are left out."""
+
+OF_CONTROL = ("half_error_rate", "fit_images_per_dimension", OUTSIDE)
+"""Metrics that the unseen-class control, and maps on positions, add to those that were asked for."""
 
 _ROUNDING = 1e-6
 """How far beyond its bounds a number may be by rounding, of 1 or of itself."""

@@ -32,6 +32,8 @@ def way(spec: MapSpec) -> str:
     """Name of a fit on a dashboard: invariance is without a map, equivariance through one (Sec. 3)."""
     if spec.map == "identity":
         return "invariance"
+    if not spec.solver:
+        return spec.map
     return f"equivariance_{spec.solver}" if spec.map == "residual" else f"equivariance_{spec.map}_{spec.solver}"
 
 

@@ -9,12 +9,17 @@ import torch
 from torch import Tensor
 
 from invariance.errors import UserError
+from invariance.transforms.feature_maps import Pair, Size, places_of, taken_from
 
 UNTOUCHED = "untouched"
 """Label of the grid point at which nothing is done."""
 
 FRAME = 227
 """Side in pixels of the frame in which lengths are given: the paper's input size."""
+
+_UNDO = (
+    "give it a method undo(map, params, stride, offset, size), as Transform.undo tells, or leave spatial and warp out"
+)
 
 Params = dict[str, Tensor]
 """Parameters of n transformations: each tensor is (n, …) on the CPU, float64 or int64."""
@@ -95,9 +100,70 @@ class Transform(ABC):
         """
         return None
 
+    def undo(self, map: Tensor, params: Params, stride: Pair, offset: Pair, size: Size) -> tuple[Tensor, Tensor]:
+        """S_g⁻¹: a feature map of gx with its positions moved back to where they are in that of x.
+
+        Args:
+            map: (B, C, H, W), of a layer, on any device.
+            params: parameters of g, n = B or 1.
+            stride: pixels of gx from a position to the next, down and right.
+            offset: where position (0, 0) lies, in pixels from the centre of the first pixel of gx, down and right.
+            size: height and width of the images x that `apply` takes.
+
+        Returns:
+            The map, bilinear between positions; and those positions whose source lies beyond the outermost ones, (n, H,
+            W) bool, which keep their own value.
+
+        Raises:
+            UserError: if the family moves pixels and does not say where to.
+        """
+        places = self.goes_to(places_of(map, stride, offset), params, size)
+        return taken_from(map, places, stride, offset)
+
+    def act(self, map: Tensor, params: Params, stride: Pair, offset: Pair, size: Size) -> tuple[Tensor, Tensor]:
+        """S_g: a feature map of x with its positions moved as g moves the image; arguments and errors as `undo`."""
+        places = self.comes_from(places_of(map, stride, offset), params, size)
+        return taken_from(map, places, stride, offset)
+
+    def goes_to(self, places: Tensor, params: Params, size: Size) -> Tensor:
+        """Where in gx that lies which x has at some places: (1, 2, H, W) to (n, 2, H, W), as `feature_maps` has them.
+
+        Raises:
+            UserError: if the family does not say so.
+        """
+        raise UserError(f"spatial: {type(self).__name__} has no undo; {_UNDO}")
+
+    def comes_from(self, places: Tensor, params: Params, size: Size) -> Tensor:
+        """Where in x that lies which gx has at some places, the inverse of `goes_to`; arguments and errors alike."""
+        raise UserError(f"spatial: {type(self).__name__} has no act; {_UNDO}")
+
+    @property
+    def undoes(self) -> bool:
+        """Whether there is S_g⁻¹."""
+        own = type(self)
+        return own.undo is not Transform.undo or own.goes_to is not Transform.goes_to
+
+    @property
+    def acts(self) -> bool:
+        """Whether there is S_g."""
+        own = type(self)
+        return own.act is not Transform.act or own.comes_from is not Transform.comes_from
+
     def source_size(self, input_size: int) -> int:
         """Side in pixels at which images must be prepared so that `apply` gives `input_size` (Crop: larger)."""
         return input_size
+
+
+class Still(Transform):
+    """A family that leaves everything where it is, so that on a feature map there is nothing to undo."""
+
+    def undo(self, map: Tensor, params: Params, stride: Pair, offset: Pair, size: Size) -> tuple[Tensor, Tensor]:
+        """The map itself, no position of which has its source outside."""
+        return map, torch.zeros(1, *map.shape[2:], dtype=torch.bool, device=map.device)
+
+    def act(self, map: Tensor, params: Params, stride: Pair, offset: Pair, size: Size) -> tuple[Tensor, Tensor]:
+        """As `undo`."""
+        return self.undo(map, params, stride, offset, size)
 
 
 def check_batch(x: Tensor, params: Params) -> int:

@@ -4,10 +4,10 @@ import torch
 from torch import Tensor
 
 from invariance.errors import UserError
-from invariance.transforms.base import UNTOUCHED, GridPoint, Params, Transform, check_batch
+from invariance.transforms.base import UNTOUCHED, GridPoint, Params, Still, check_batch
 
 
-class Baseline(Transform):
+class Baseline(Still):
     """Nothing is done to the images. The grid is the untouched point; the other families' grids measure a baseline.
 
     Args:

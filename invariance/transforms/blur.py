@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from invariance.transforms.base import GridPoint, Params, Transform, check_batch, frame_scale, line_grid, unscaled
+from invariance.transforms.base import GridPoint, Params, Still, check_batch, frame_scale, line_grid, unscaled
 from invariance.transforms.checks import choice, flag, grid_values, needed_range, trained_range
 from invariance.transforms.smoothing import laplacian, smooth
 from invariance.transforms.warp import keep
@@ -13,7 +13,7 @@ from invariance.transforms.warp import keep
 WIDEST = 113.0
 
 
-class Blur(Transform):
+class Blur(Still):
     """Every pixel becomes the average of its neighbours with Gaussian weights of standard deviation σ, cut off at 4 σ.
 
     Args:

@@ -6,14 +6,14 @@ import torch
 from torch import Tensor
 
 from invariance.errors import UserError
-from invariance.transforms.base import GridPoint, Params, Transform, check_batch, line_grid
+from invariance.transforms.base import GridPoint, Params, Still, check_batch, line_grid
 from invariance.transforms.checks import grid_values, needed_range, trained_range
 from invariance.transforms.counter import normal_from
 
 CHANNELS = 3
 
 
-class ColorJitter(Transform):
+class ColorJitter(Still):
     """Every channel c becomes clamp(x_c + offset_c, 0, 255).
 
     Training draws offset_c ~ N(0, range²) for each channel; measuring moves all channels alike, which is brightness.

@@ -9,6 +9,7 @@ from torch import Tensor
 from invariance.errors import UserError
 from invariance.transforms.base import FRAME, UNTOUCHED, GridPoint, Params, Transform, check_batch
 from invariance.transforms.checks import flag, needed_range, one_range, whole
+from invariance.transforms.feature_maps import Size
 
 
 class Crop(Transform):
@@ -81,17 +82,34 @@ class Crop(Transform):
     def apply(self, x: Tensor, params: Params) -> Tensor:
         """The windows at `place` of images prepared at `source_size`."""
         check_batch(x, params)
-        side = needed_range("crop", self.range)
-        size = torch.tensor(x.shape[-2:])
-        cut = [round(int(length) * FRAME / side) for length in size]
-        slack = size - torch.tensor(cut)
-        start = (params["place"] * (slack + 1)).floor().to(torch.int64)
+        cut, start = self._windows(x.shape[-2:], params)
         if len(start) == 1:
             top, left = (int(value) for value in start[0])
             return x[:, :, top : top + cut[0], left : left + cut[1]].clone(memory_format=torch.contiguous_format)
         windows = x.unfold(2, cut[0], 1).unfold(3, cut[1], 1)
         tops, lefts = start.to(x.device).unbind(dim=1)
         return windows[torch.arange(len(x), device=x.device), :, tops, lefts]
+
+    def goes_to(self, places: Tensor, params: Params, size: Size) -> Tensor:
+        """See `Transform.goes_to`: of windows, x being the one in the middle; `size` is of what they are cut out of."""
+        return places - self._shift(params, size).to(places.device)
+
+    def comes_from(self, places: Tensor, params: Params, size: Size) -> Tensor:
+        """See `Transform.comes_from`."""
+        return places + self._shift(params, size).to(places.device)
+
+    def _shift(self, params: Params, size: Size) -> Tensor:
+        """How far the windows lie from the one in the middle, right and down, (n, 2, 1, 1) float64."""
+        middle = {"place": torch.tensor([[0.5, 0.5]], dtype=torch.float64)}
+        start, home = (self._windows(size, of)[1] for of in (params, middle))
+        return (start - home).flip(1)[..., None, None].double()
+
+    def _windows(self, size: Sequence[int], params: Params) -> tuple[list[int], Tensor]:
+        """Height and width of windows, and where they start, (n, 2) int64, down and right."""
+        side = needed_range("crop", self.range)
+        cut = [round(length * FRAME / side) for length in size]
+        slack = torch.tensor(size) - torch.tensor(cut)
+        return cut, (params["place"] * (slack + 1)).floor().to(torch.int64)
 
     def source_size(self, input_size: int) -> int:
         """Side in pixels at which images are prepared for windows of `input_size`: round(range · input_size / 227)."""

@@ -8,11 +8,15 @@ from torch import Tensor
 from invariance.transforms.base import UNTOUCHED, GridPoint, Params, Transform, check_batch, frame_scale, unscaled
 from invariance.transforms.checks import flag, grid_values, needed_range, number, trained_range, whole
 from invariance.transforms.counter import SEEDS, fixed_seed, seeds_from, uniform
+from invariance.transforms.feature_maps import Size, bilinear
 from invariance.transforms.smoothing import smooth, square_norm
 from invariance.transforms.warp import change_along, keep, warp_displacement
 
 LARGEST = 227.0
 WIDEST = 113.0
+_STEPS, _NEAR = 100, 1e-4
+"""Most steps of the iteration that inverts a field, and how near in pixels it has to come."""
+
 TANGENT_SIGMA = 3.0
 """σ of the field that `Elastic.tangent` goes along."""
 
@@ -88,6 +92,30 @@ class Elastic(Transform):
         if bool(same.all()):
             return x.clone()
         return keep(warp_displacement(x, self.field(x, params)), x, same)
+
+    def goes_to(self, places: Tensor, params: Params, size: Size) -> Tensor:
+        """See `Transform.goes_to`: v with v + field(v) = u, by fixed-point iteration.
+
+        Where the field folds the image there is no one such v, and the iteration comes to no end: infinitely far.
+        """
+        field = self._of_size(places, params, size)
+        found = places.expand(len(field), -1, -1, -1)
+        left = torch.ones_like(found[:, :1], dtype=torch.bool)
+        for _ in range(_STEPS):
+            step = places - bilinear(field, found) - found
+            found = torch.where(left, found + step, found)  # a place that is found does not wait for others
+            left = left & (step.abs() > _NEAR).any(dim=1, keepdim=True)
+            if not bool(left.any()):
+                break
+        return torch.where(left, torch.inf, found)
+
+    def comes_from(self, places: Tensor, params: Params, size: Size) -> Tensor:
+        """See `Transform.comes_from`: between pixels the displacement is bilinear."""
+        return places + bilinear(self._of_size(places, params, size), places)
+
+    def _of_size(self, places: Tensor, params: Params, size: Size) -> Tensor:
+        field = self.field(torch.empty(1, 1, *size, device=places.device), params)
+        return torch.where((params["alpha"] == 0).to(places.device)[:, None, None, None], 0.0, field.double())
 
     def tangent(self, x: Tensor) -> Tensor:
         """See `Transform.tangent`: per pixel of α in the frame, along the field of α = 1 and σ = 3."""

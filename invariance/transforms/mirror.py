@@ -7,6 +7,7 @@ from torch import Tensor
 
 from invariance.transforms.base import UNTOUCHED, GridPoint, Params, Transform, check_batch
 from invariance.transforms.checks import choice, needed_range, one_range
+from invariance.transforms.feature_maps import Size
 
 
 class Mirror(Transform):
@@ -59,3 +60,13 @@ class Mirror(Transform):
             if len(images):
                 out[images] = x[images].flip(axes)
         return out
+
+    def goes_to(self, places: Tensor, params: Params, size: Size) -> Tensor:
+        """See `Transform.goes_to`: flipped about the middle of the image, which need not be that of the positions."""
+        flips = torch.stack([params["horizontal"], params["vertical"]], dim=1) != 0
+        last = torch.tensor([size[1] - 1.0, size[0] - 1.0], dtype=torch.float64, device=places.device)
+        return torch.where(flips.to(places.device)[..., None, None], last[:, None, None] - places, places)
+
+    def comes_from(self, places: Tensor, params: Params, size: Size) -> Tensor:
+        """See `Transform.comes_from`: a flip is its own inverse."""
+        return self.goes_to(places, params, size)

@@ -5,12 +5,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from invariance.transforms.base import GridPoint, Params, Transform, check_batch, line_grid
+from invariance.transforms.base import GridPoint, Params, Still, check_batch, line_grid
 from invariance.transforms.checks import grid_values, needed_range, trained_range, whole
 from invariance.transforms.counter import SEEDS, fixed_seed, normal, seeds_from
 
 
-class Noise(Transform):
+class Noise(Still):
     """clamp(x + σ ε, 0, 255), ε ~ N(0, 1) at every pixel and channel.
 
     Training draws σ ~ U(0, range) and a new field ε for every image. Measuring takes one fixed field per σ, the same

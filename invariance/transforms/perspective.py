@@ -19,6 +19,7 @@ from invariance.transforms.base import (
 )
 from invariance.transforms.checks import choice, flag, needed_range, trained_range, whole
 from invariance.transforms.counter import SEEDS, fixed_seed, normal_from
+from invariance.transforms.feature_maps import Size, through
 from invariance.transforms.warp import change_along, velocity, warp_homography
 
 UNIT_SQUARE = torch.tensor([[0, 0], [1, 0], [1, 1], [0, 1]], dtype=torch.float64)
@@ -106,6 +107,17 @@ class Perspective(Transform):
         """Images seen through the homography of `corners`; what comes from behind the horizon is 0."""
         check_batch(x, params)
         return warp_homography(x, self.backward(x, params))
+
+    def goes_to(self, places: Tensor, params: Params, size: Size) -> Tensor:
+        """See `Transform.goes_to`."""
+        return through(places, torch.linalg.inv(self._of_size(params, size)), size)
+
+    def comes_from(self, places: Tensor, params: Params, size: Size) -> Tensor:
+        """See `Transform.comes_from`."""
+        return through(places, self._of_size(params, size), size)
+
+    def _of_size(self, params: Params, size: Size) -> Tensor:
+        return self.backward(torch.empty(1, 1, *size, device="meta"), params)
 
     def tangent(self, x: Tensor) -> Tensor:
         """See `Transform.tangent`: along the first of the grid, draw 1 or move 1, per its own length."""

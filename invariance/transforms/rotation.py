@@ -8,6 +8,7 @@ from torch import Tensor
 
 from invariance.transforms.base import GridPoint, Params, Transform, check_batch, line_grid
 from invariance.transforms.checks import grid_values, needed_range, trained_range
+from invariance.transforms.feature_maps import Size, through
 from invariance.transforms.warp import change_along, velocity, warp_homography
 
 
@@ -55,14 +56,27 @@ class Rotation(Transform):
     def apply(self, x: Tensor, params: Params) -> Tensor:
         """Images rotated by `angle`."""
         check_batch(x, params)
-        angle = torch.deg2rad(params["angle"])
-        cos, sin = angle.cos(), angle.sin()
-        zero, one = torch.zeros_like(angle), torch.ones_like(angle)
-        # y runs down: a counter-clockwise turn takes (1, 0) up, to (cos, −sin), and this is its inverse
-        backward = torch.stack([cos, -sin, zero, sin, cos, zero, zero, zero, one], dim=1)
-        return warp_homography(x, backward.view(-1, 3, 3))
+        return warp_homography(x, _backward(params))
+
+    def goes_to(self, places: Tensor, params: Params, size: Size) -> Tensor:
+        """See `Transform.goes_to`."""
+        return through(places, _backward(params).mT, size)
+
+    def comes_from(self, places: Tensor, params: Params, size: Size) -> Tensor:
+        """See `Transform.comes_from`."""
+        return through(places, _backward(params), size)
 
     def tangent(self, x: Tensor) -> Tensor:
         """See `Transform.tangent`: per degree, counter-clockwise."""
         quarter = torch.tensor([[0, -1, 0], [1, 0, 0], [0, 0, 0]], dtype=torch.float64)
         return change_along(x, velocity(x, math.radians(1) * quarter))
+
+
+def _backward(params: Params) -> Tensor:
+    """The rotations (n, 3, 3), from output to input about the centre, float64."""
+    angle = torch.deg2rad(params["angle"])
+    cos, sin = angle.cos(), angle.sin()
+    zero, one = torch.zeros_like(angle), torch.ones_like(angle)
+    # y runs down: a counter-clockwise turn takes (1, 0) up, to (cos, −sin), and this is its inverse
+    backward = torch.stack([cos, -sin, zero, sin, cos, zero, zero, zero, one], dim=1)
+    return backward.view(-1, 3, 3)
