@@ -4,7 +4,7 @@
     python benchmarks/measure.py --dim 1024 --images 1024 --size 67 --solvers online_sgd ridge
     python benchmarks/measure.py --g 16 --images 50000 --memory-gb 60 --device cuda --solvers online_sgd ridge
 
-What is measured is `invariance.experiments.recording.measure_grid` as the command runs it, on a network and
+What is measured is `invariance.experiments.measure_trained.measure_grid` as the command runs it, on a network and
 photographs of this machine's own making: prepared data, features under every g, the identity and fitted maps, scores,
 bootstrap, rows. The network is the full CaffeNet with its initial weights: training changes no time. Its parts, timed
 in the same rounds:
@@ -44,7 +44,7 @@ from invariance.data.prepared import prepare
 from invariance.device import full_float32, keep_freed
 from invariance.engine.control import Control
 from invariance.engine.grids import Grid, grids_for
-from invariance.experiments.recording import measure_grid
+from invariance.experiments.measure_trained import measure_grid
 from invariance.maps import OnlineSGD, Ridge
 from invariance.maps.spec import maps_of
 from invariance.runs.outputs import output_file

@@ -13,10 +13,10 @@ from rich.progress import Progress
 
 import invariance.engine.store
 from invariance.engine.comparing import Held, PairUnit
+from invariance.engine.pair_units import UnitResults
 from invariance.engine.store import FACTS, Features, Store
 from invariance.errors import UserError
 from invariance.experiments.pair_features import Stored
-from invariance.experiments.pair_units import UnitResults
 from invariance.runs.checked import DamagedFile, read_facts, read_part, write_facts, write_part
 from invariance.runs.parts import Part, Parts
 from invariance.runs.rows import Row, to_frame

@@ -293,7 +293,7 @@ def test_what_are_no_images_is_refused_in_one_line(images, told):
         ({"fit": drawn(40)}, "fit holds the images that are reported on"),
         ({"fit": drawn(9, shape=(3, 7, 9))}, "fit images .3, 7, 9. are not of the shape .1, 7, 9."),
         ({"fit": drawn(40).float() / 300}, "fit: images are floats of at most"),
-        ({"layers": "acti"}, "layer='acti' is not in the network; did you mean 'act'"),
+        ({"layers": "acti"}, "layers: 'acti' matches no layer; did you mean 'act'"),
         ({"layers": []}, "layers=.*give the name of a layer"),
         ({"layers_b": ["act", "act"]}, "layers_b=.*is there twice"),
         ({"batch": 0}, "batch=0: give a whole number from 1"),

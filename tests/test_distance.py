@@ -12,11 +12,11 @@ from sklearn import linear_model
 import invariance.device
 import invariance.engine.store
 from invariance.data.manifest import sealed_text
+from invariance.engine.pair_units import UnitResults
 from invariance.engine.store import images_of
 from invariance.errors import UserError
 from invariance.experiments import pair_runs
 from invariance.experiments.distance import distance
-from invariance.experiments.pair_units import UnitResults
 from invariance.experiments.train import train
 from invariance.maps import order
 from invariance.measures.bootstrap import bootstrap

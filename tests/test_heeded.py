@@ -89,7 +89,8 @@ def test_what_a_group_brings_and_what_is_referred_to_is_let_be(page, overrides):
 
 @pytest.mark.parametrize("page", UNREAD)
 def test_every_key_that_is_not_read_is_one_of_the_command(page):
-    chosen = {"train": ["transform=rotation"], "measure": ["data=historical"], "layers": ["data=digits"]}.get(page, [])
+    of_data = {"measure": ["data=historical"], "layers": ["data=digits"], "distance": ["data=digits"]}
+    chosen = {"train": ["transform=rotation"], **of_data}.get(page, [])
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         config = hydra_compose(page, overrides=chosen)
     for unread in UNREAD[page]:

@@ -56,7 +56,7 @@ def all_rows(folder):
 
 def test_rows_are_those_of_python_on_the_same_images(composed, tmp_path, prepared_once, capsys):
     measure(composed(*SMALL))
-    first = capsys.readouterr().out.splitlines()[0]
+    first = capsys.readouterr().out.splitlines()[1]
     assert "function/tests.given_networks:model" in first and "size 17" in first
     assert "images of digits (test)" in first and first.endswith("layers relu, pool, head")
     rows = all_rows(tmp_path)
@@ -151,8 +151,13 @@ def test_layers_are_found_by_a_pattern_and_a_crop_takes_larger_images(composed, 
 
 def test_without_labels_of_its_own_there_is_no_error_rate(composed, tmp_path, capsys):
     measure(composed("model=function", f"{OF}unnamed", "layers=pool", "map=identity"))
-    assert "error_rate is left out" in capsys.readouterr().err
-    assert set(all_rows(tmp_path)["metric"]) == {"l2_distance"}
+    assert "error_rate is left out, and agreement takes its place: " in capsys.readouterr().err
+    assert set(all_rows(tmp_path)["metric"]) == {"agreement", "l2_distance"}
+    typed = ["model.label=typed", "metrics=[error_rate,l2_distance]"]
+    measure(composed("model=function", f"{OF}unnamed", "layers=pool", "map=identity", *typed))
+    assert "error_rate is left out: " in capsys.readouterr().err
+    rows = read_rows(tmp_path / "runs/measure/digits/function/typed/rotation/pool/identity/rows.csv")
+    assert set(rows["metric"]) == {"l2_distance"}
     with pytest.raises(UserError, match=r"the images have 10 classes and .*unnamed has 7"):
         measure(composed("model=function", f"{OF}unnamed", "layers=pool", "labels=true"))
     with pytest.raises(UserError, match="labels=true"):

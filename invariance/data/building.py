@@ -11,21 +11,21 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
-from functools import cache, partial
-from itertools import zip_longest
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from invariance.data.decode import COLOURS, BrokenImage, Pixels, decode_sizes, large_images
+from invariance.data.decode import COLOURS, BrokenImage, Pixels, decode_as, decode_sizes, large_images
 from invariance.data.manifest import FORMAT, MANIFEST, write_lists, write_manifest
 from invariance.data.mending import BEFORE, read_before, whole_entries
 from invariance.data.sources.base import DataConfig, Listing, Splits, content_hash
 from invariance.data.sources.trees import Stamp, Tree
 from invariance.data.stored import Decoded, Journal, Outcome, StoredArray, checksum
 from invariance.errors import UserError
+from invariance.models.recipe import Resize
 from invariance.progress import bar
 from invariance.runs.sweep import working
 
@@ -63,6 +63,12 @@ class Target:
     def size(self) -> int:
         """Side of the prepared images in pixels."""
         return int(self.settings["size"])
+
+    @cached_property
+    def resize(self) -> Resize | None:
+        """How a network wants pictures resized and cropped; None: they are warped."""
+        held = self.settings.get("resize")
+        return None if held is None else Resize(**{**held, "fill": tuple(held["fill"])})
 
 
 def build(
@@ -314,17 +320,17 @@ def _decode_some(works: Sequence[_Work], job: _Job) -> list[tuple[_Work, Outcome
     colour, entries = works[0].config.colour, []
     for place, i in enumerate(job.indices):
         lacking = [work for work in works if not work.done(job.split, i)]
-        digest, reason, pixels = "", None, list[Pixels]()
+        digest, reason, pixels = "", None, list[Pixels | None]([None] * len(lacking))
         try:
             data = job.listing.read(i) if job.read is None else job.read[place]
             if isinstance(data, BrokenImage):
                 raise data
             digest = content_hash(data)
-            pixels = decode_sizes(data, [work.target.size for work in lacking], colour)
+            pixels = _decoded(data, [work.target for work in lacking], colour, job.listing.names[i])
         except BrokenImage as error:
             reason = str(error)
         stamp = _stamp(works[0].found.listings[job.split], i)
-        for work, made in zip_longest(lacking, pixels):
+        for work, made in zip(lacking, pixels, strict=True):
             sums: tuple[int, ...] = (0,)
             check = 0
             if made is not None:
@@ -333,6 +339,23 @@ def _decode_some(works: Sequence[_Work], job: _Job) -> list[tuple[_Work, Outcome
                 work.arrays[job.split].put(i, stored)
             entries.append((work, Outcome(job.split, i, stamp, digest, reason, sums, check)))
     return entries
+
+
+def _decoded(data: bytes | Pixels, targets: Sequence[Target], colour: str, name: str) -> list[Pixels | None]:
+    """Pixels of one image, called as given, as every folder wants them.
+
+    Raises:
+        UserError: if a picture that is not to be warped has not the size of a folder's.
+    """
+    warped = iter(decode_sizes(data, [one.size for one in targets if one.resize is None], colour))
+    made = [next(warped) if one.resize is None else decode_as(data, one.resize, colour) for one in targets]
+    for one, pixels in zip(targets, made, strict=True):
+        if pixels.shape[1:] != (one.size, one.size):
+            height, width = pixels.shape[1:]
+            raise UserError(
+                f"{name} is {height} × {width} pixels, and {one.size} × {one.size} are wanted; leave resize=none out"
+            )
+    return list(made)
 
 
 def _check_broken(work: _Work, total: int) -> None:

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,27 +14,36 @@ from invariance.data.manifest import FORMAT, STAMPS, DamagedData, write_stamps
 from invariance.data.sources.base import DataConfig
 from invariance.data.sources.trees import Stamp
 from invariance.errors import UserError
+from invariance.models.recipe import Resize
 
 _BYTES_OF_HASH = 8
 _LARGEST = 4096
 _DAMAGE = (OSError, ValueError, KeyError, TypeError, EOFError, AttributeError, csv.Error)
 
 
-def prepared_settings(data: DataConfig, size: int) -> dict[str, Any]:
+def prepared_settings(data: DataConfig, size: int, resize: Resize | None = None) -> dict[str, Any]:
     """What decides the content of prepared data, beside the source's files.
+
+    Args:
+        data: the data set.
+        size: side of the images in pixels.
+        resize: how they get that size; None: they are warped, as in all data that were prepared without saying so.
 
     Raises:
         UserError: for a size that is none.
     """
     if isinstance(size, bool) or not isinstance(size, int) or not 1 <= size <= _LARGEST:
         raise UserError(f"size={size!r}: images are prepared at a whole number of pixels from 1 to {_LARGEST}")
-    return {
+    settings = {
         **data.source.settings,
         "source": type(data.source).__name__,
         "size": size,
         "colour": data.colour,
         "mean": data.mean,
     }
+    if resize is not None:
+        settings["resize"] = asdict(resize if resize.size is None else resize.scaled(size))
+    return settings
 
 
 @dataclass(frozen=True)

@@ -39,16 +39,19 @@ class DamagedData(UserError):
         directory: the folder.
         why: what is wrong.
         size: side of the images in pixels, if that is known.
+        resized: whether they are resized as a network says, which invariance-prepare does not know.
 
     Attributes:
         why: what is wrong.
         what: the message without what to do.
     """
 
-    def __init__(self, directory: Path, why: str, size: int | None = None) -> None:
+    def __init__(self, directory: Path, why: str, size: int | None = None, *, resized: bool = False) -> None:
         self.why, self.what = why, f"prepared data in {directory} are damaged ({why})"
         data = "the same data" + (f" and size={size}" if size else "")
-        super().__init__(f"{self.what}; run invariance-prepare with {data}, which mends them")
+        mending = f"run invariance-prepare with {data}, which mends them"
+        again = "delete them and repeat the command, which makes them again"
+        super().__init__(f"{self.what}; {again if resized else mending}")
 
 
 def checksums_name(split: str) -> str:

@@ -58,7 +58,7 @@ def numbers_of(classes: Sequence[str], wanted: Wanted | None, names: Sequence[st
     """
     if wanted is not None:
         return [_number(one, names, count) for one in wanted]
-    numbers = _by_name(classes, names) or _by_wnid(classes, names, count)
+    numbers = known_numbers(classes, names, count)
     if numbers is None and len(classes) == count:
         numbers = list(range(count))
     if numbers is None:
@@ -68,6 +68,14 @@ def numbers_of(classes: Sequence[str], wanted: Wanted | None, names: Sequence[st
             f"classes={{{hint}}}) with its number or name for each, or labels='none'"
         )
     return numbers
+
+
+def known_numbers(classes: Sequence[str], names: Sequence[str] | None, count: int) -> list[int] | None:
+    """The network's number of each class of images, by its name or WordNet id; None where these do not tell it.
+
+    Arguments as `numbers_of`.
+    """
+    return _by_name(classes, names) or _by_wnid(classes, names, count)
 
 
 def some(names: Sequence[str]) -> str:

@@ -22,6 +22,7 @@ from invariance.data.placing import locked, put, remove_stale, temporary_of
 from invariance.data.sources.base import SPLITS, DataConfig, check_fit, data_config
 from invariance.data.sources.trees import Stamp
 from invariance.errors import UserError
+from invariance.models.recipe import Resize
 from invariance.runs.files import disk_errors, sha256
 from invariance.runs.outputs import require_writable
 from invariance.seeds import derive
@@ -72,6 +73,7 @@ class Prepared:
         channels: 1 (gray) or 3 (RGB).
         classes: names of the classes, in the order of the labels.
         mean: channel means in [0, 255].
+        resized: whether images were resized and cropped as a network says, and not warped.
         verified: whether there is a checksum for every image; version 0.1.0 wrote none.
         sha256: hash of the manifest, which holds the hashes of all images' files: equal data have equal hashes.
         splits: names of the splits there are.
@@ -102,6 +104,7 @@ class Prepared:
             self.skipped = [f"{split}: {entry['name']} {entry['reason']}" for split, entry in skipped]
             self.broken = sum(not entry["known"] for _, entry in skipped)
             self.left_out = left_out_lines(directory, manifest)
+            self.resized = "resize" in manifest["settings"]
             self.verified = "pixels" in manifest
             checksums = manifest["pixels"] if self.verified else {}
             self._splits = {
@@ -125,7 +128,7 @@ class Prepared:
             self.directory / f"{name}.images.npy",
             shape,
             None if checksums is None else read_checksums(self.directory, name, checksums),
-            lambda why: DamagedData(self.directory, f"{name}: {why}", self.size),
+            lambda why: DamagedData(self.directory, f"{name}: {why}", self.size, resized=self.resized),
         )
         return Split(self.directory, name, images, labels)
 
@@ -179,6 +182,7 @@ def prepare(
     workers: int | None = None,
     renew: bool = False,
     verify: bool = False,
+    resize: Resize | None = None,
 ) -> Prepared:
     """Decode a data set once at one size, or open what was decoded before.
 
@@ -195,6 +199,7 @@ def prepare(
         workers: threads that decode; None: one for each core.
         renew: decode again even if it was done.
         verify: read everything that was done before, and decode again what is damaged.
+        resize: how a network wants pictures resized and cropped, here to `size`; None: they are warped to it.
 
     Returns:
         The data, opened.
@@ -203,7 +208,7 @@ def prepare(
         UserError: for a configuration or source that cannot serve, more broken images than allowed, a disk that is full
             or read-only, or prepared data that are damaged and are not to be verified, or whose source is not there.
     """
-    return prepare_sizes(config, [size], root, progress, workers, renew, verify)[0]
+    return prepare_sizes(config, [size], root, progress, workers, renew, verify, resize)[0]
 
 
 def prepare_sizes(
@@ -214,6 +219,7 @@ def prepare_sizes(
     workers: int | None = None,
     renew: bool = False,
     verify: bool = False,
+    resize: Resize | None = None,
 ) -> list[Prepared]:
     """Decode a data set once at several sizes, or open what was decoded before; see `prepare`.
 
@@ -227,7 +233,7 @@ def prepare_sizes(
         UserError: as `prepare`.
     """
     data = data_config(config)
-    settings = [prepared_settings(data, size) for size in sizes]
+    settings = [prepared_settings(data, size, resize) for size in sizes]
     if not (root / data.name).is_dir():  # before the source is listed and hashed
         require_writable(root / data.name, "prepared")
     now, digest, threads = data.source.stamps(), cache(data.source.digest), workers or workers_here()

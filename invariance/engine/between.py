@@ -1,76 +1,44 @@
 """How far apart two networks are, or layers of one, on images that somebody has at hand (Sec. 5.3)."""
 
+import json
+import shutil
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import product
-from typing import Any
+from pathlib import Path
+from typing import Any, Self
 
+import numpy as np
 import pandas as pd
 import torch
 from rich.progress import Progress
 from torch import Tensor
 
-from invariance.data.given import fit_and_report, load_images
-from invariance.device import machine_bytes, require
-from invariance.engine.comparing import INDICES, SIDES, Result, compare, part_of, units_of
-from invariance.engine.features import InMemory
-from invariance.engine.pair_rows import Pair, PairRows, RowNames
+from invariance.data.given import Images, fit_and_report, load_images
+from invariance.device import machine_bytes
+from invariance.engine.kept import place_of
+from invariance.engine.layer_pairs import Compared, Comparison, LayerPairs
+from invariance.engine.looks import look_of_model
+from invariance.engine.pair_units import UnitResults
+from invariance.engine.results import ROWS
+from invariance.engine.stream import Sample
 from invariance.errors import UserError
 from invariance.maps import Solver, solver_from_config, solvers_of
 from invariance.maps.settings import name_of
 from invariance.maps.spec import MapSpec
 from invariance.measures import INDEX_NAMES, Measure, measure_named
+from invariance.models.layers import choose_layers, choose_readouts
 from invariance.models.model import Model, require_model
 from invariance.progress import bar
-from invariance.runs.rows import Row, to_frame
+from invariance.runs.checked import DamagedFile, digest, read_facts, write_facts
+from invariance.runs.origin import made_by
+from invariance.runs.rows import read_rows, write_rows
 from invariance.settings.base import Settings, checked
 from invariance.settings.fields import Batch, Gigabytes, Seed, native
 
 Layers = str | Sequence[str]
 Maps = str | Solver | Sequence[str | Solver]
 
-
-class Comparison(pd.DataFrame):  # type: ignore[misc]  # pandas has no types
-    """What comparing came to: a row a number, with the columns that all rows of the project have.
-
-    `attrs` holds the names of the two networks (`networks`), their layers (`layers`), how many images maps were fitted
-    and numbers taken on (`images`), and whether the indices are of scaled dimensions (`scaled`).
-    """
-
-    @property
-    def _constructor(self) -> type["Comparison"]:
-        return Comparison
-
-    def matrix(
-        self, metric: str, *, solver: str | None = None, split: str = "report", back: bool = False
-    ) -> pd.DataFrame:
-        """One measure between every layer of the first network (rows) and of the second (columns).
-
-        Args:
-            metric: name of the measure, as rows have it.
-            solver: of a measure through maps, how they were fitted; None: the only way there is.
-            split: "report" or "fit".
-            back: of a measure with a direction, from the second network to the first.
-
-        Raises:
-            UserError: if there are no such rows, or rows of several solvers.
-        """
-        (a, b), (of_a, of_b) = self.attrs["networks"], self.attrs["layers"]
-        rows = self[(self["metric"] == metric) & (self["split"] == split) & (self["network"] == (b if back else a))]
-        if solver is not None:
-            rows = rows[rows["solver"] == solver]
-        if not len(rows):
-            there = ", ".join(self["metric"].unique())
-            raise UserError(
-                f"matrix of metric={metric!r}, solver={solver!r}, split={split!r}: there are rows of {there}"
-            )
-        if len(solvers := rows["solver"].unique()) > 1:
-            raise UserError(f"matrix of {metric}: there are {' and '.join(solvers)}; choose one with solver=")
-        table = pd.DataFrame(index=pd.Index(of_a, name=a), columns=pd.Index(of_b, name=b), dtype=float)
-        targets = rows["g"].str.rsplit(":", n=1).str[1]
-        for source, target, score in zip(rows["layer"], targets, rows["score"], strict=True):
-            table.loc[(target, source) if back else (source, target)] = score
-        return table
+_ABOUT = "comparison.json"
+_LOOKED_AT = 32
 
 
 class _Numbers(Settings):
@@ -80,6 +48,11 @@ class _Numbers(Settings):
     batch: Batch
     memory_gb: Gigabytes | None
     scaled: bool
+
+    @classmethod
+    def of(cls, **given: object) -> Self:
+        """The numbers that a user gave, checked."""
+        return checked(cls, {key: native(value) for key, value in given.items()})
 
 
 def compare_models(
@@ -97,6 +70,9 @@ def compare_models(
     batch: int = 64,
     memory_gb: float | None = None,
     progress: bool = False,
+    readout: str | Mapping[str, str] = "auto",
+    readout_b: str | Mapping[str, str] | None = None,
+    keep: str | Path | None = None,
 ) -> Comparison:
     """Compare two networks, or layers of one, on the same images: every layer of a with every one of b.
 
@@ -107,17 +83,20 @@ def compare_models(
     Args:
         a: a network with its preprocessing.
         b: another, or the same.
-        images: those to report on, as `load_images` takes them.
-        layers: names of the layers to compare, one or several.
-        layers_b: those of b, where they are others or have other names.
+        images: those to report on, as `load_images` takes them; files are resized as each network says.
+        layers: names or patterns of the layers to compare; "auto", the true cuts at the ends of blocks; "*", all.
+        layers_b: those of b, where they are others.
         fit: images that maps are fitted on; or a share of `images` that is dealt out for it, as 0.5.
         maps: solvers of E, by name or as `Ridge(strengths=[0.1])`; None: ridge if `fit` is given, else no map.
-        indices: names of the measures to take without a map, or `module:function` of X (N, D_x) and Y (N, D_y).
-        scaled: whether indices are of scaled dimensions, as in a distance study; else a rotation changes nothing.
+        indices: names of measures without a map, or `module:function` of X (N, D_x) and Y (N, D_y).
+        scaled: whether indices are of scaled dimensions, as in a distance study.
         seed: seed of the deal.
         batch: images a forward pass.
         memory_gb: bound on features and maps that are worked on at once; None: half of this machine's memory.
         progress: whether to show bars.
+        readout: how layers become vectors, as `measure_model` has it.
+        readout_b: those of b, where they are others.
+        keep: a folder: an interrupted call given again goes on from there, a finished one is read.
 
     Returns:
         Rows, pair by pair; `network` and `layer` name the source, `g` the target, as `network:<name>:<layer>`.
@@ -125,26 +104,180 @@ def compare_models(
     Raises:
         UserError: for a map without fit images, images that are none, and all else that the user can mend.
     """
-    given = {"seed": seed, "batch": batch, "memory_gb": memory_gb, "scaled": scaled}
-    numbers = checked(_Numbers, {key: native(value) for key, value in given.items()})
-    sides = _sides(images, fit, numbers.seed)
-    fits, measures = _fits(maps, sides[0] is not None), _indices(indices)
-    if not fits and not measures:
-        raise UserError("nothing to compare by: give maps= or indices=")
-    layers_of = _layers(layers, "layers"), _layers(layers if layers_b is None else layers_b, "layers_b")
+    numbers = _Numbers.of(seed=seed, batch=batch, memory_gb=memory_gb, scaled=scaled)
     require_model(a, "a")
     require_model(b, "b")
-    memory = machine_bytes() / 2 if numbers.memory_gb is None else numbers.memory_gb * 1e9
+    wanted = _layers(layers, "layers"), _layers(layers if layers_b is None else layers_b, "layers_b")
+    samples = _samples(images, fit, numbers.seed, (a, b))
+    fits, measures = _fits(maps, samples[0][0] is not None), _indices(indices)
+    if not fits and not measures:
+        raise UserError("nothing to compare by: give maps= or indices=")
+    sides = _both((a, b), wanted, (readout, readout if readout_b is None else readout_b), samples, bool(fits))
     with bar(bool(progress)) as shown:
-        return _Work((a, b), layers_of, sides, memory, numbers.batch, shown).table(fits, measures, scaled)
+        return _table(sides, fits, measures, numbers, None if keep is None else place_of(keep, None), shown)
 
 
-def _sides(images: object, fit: object, seed: int) -> tuple[Tensor | None, Tensor]:
-    """The images to fit maps on, if any, and those to report on."""
-    fitted, reported = fit_and_report(load_images(images), fit, seed=seed)
-    taken = [None if one is None else torch.from_numpy(one[0].images[one[1]]) for one in (fitted, reported)]
-    assert taken[1] is not None
-    return taken[0], taken[1]
+def _both(
+    models: tuple[Model, Model],
+    layers: tuple[str | Sequence[str], str | Sequence[str]],
+    readouts: tuple[str | Mapping[str, str], str | Mapping[str, str]],
+    samples: Sequence[tuple[Sample | None, Sample]],
+    fitted: bool,
+) -> tuple[Compared, Compared]:
+    """Both networks, with names that tell them apart."""
+    a, b = (model.name for model in models)
+    one, other = (a, b) if a != b else (f"{a} (a)", f"{b} (b)")
+    return (
+        compared(one, models[0], layers[0], readouts[0], *samples[0], fitted=fitted),
+        compared(other, models[1], layers[1], readouts[1], *samples[1], fitted=fitted),
+    )
+
+
+def _table(
+    sides: tuple[Compared, Compared],
+    fits: Sequence[MapSpec],
+    measures: Sequence[Measure],
+    numbers: _Numbers,
+    place: Path | None,
+    shown: Progress,
+) -> Comparison:
+    """The comparison, of which a folder may hold all or a part."""
+    memory = machine_bytes() / 2 if numbers.memory_gb is None else numbers.memory_gb * 1e9
+    if place is None:
+        return LayerPairs(sides, memory, numbers.batch, shown).table(fits, measures, numbers.scaled)
+    about = _about(sides, fits, measures, numbers.scaled)
+    if (held := _held(place, about)) is not None:
+        return held
+    units, run = UnitResults(place, about), place.name or "comparison"
+    pairs = LayerPairs(sides, memory, numbers.batch, shown, run=run, units=units)
+    table = pairs.table(fits, measures, numbers.scaled)
+    _hold(place, about, table)
+    return table
+
+
+def compared(
+    name: str,
+    model: Model,
+    layers: str | Sequence[str],
+    readout: str | Mapping[str, str],
+    fit: Sample | None,
+    report: Sample,
+    *,
+    fitted: bool,
+    called: str = "",
+) -> Compared:
+    """A network that is compared, its layers and their readouts chosen by a look at a few images.
+
+    Args:
+        name: how rows call it.
+        model: the network.
+        layers: names or patterns, "auto" or "*".
+        readout: as `choose_readouts` takes it.
+        fit: the images that maps are fitted on.
+        report: those that numbers are over.
+        fitted: whether maps are fitted.
+        called: its source and name, where rows are to name them.
+
+    Raises:
+        UserError: for layers that there are not, or that cannot be read so.
+    """
+    seen = torch.from_numpy(np.asarray(report.pixels[report.indices[:_LOOKED_AT]])).float()
+    chosen = choose_layers(model, layers, seen)
+    return Compared(name, model, choose_readouts(model, chosen, readout, seen, fitted=fitted), fit, report, called)
+
+
+def _samples(images: object, fit: object, seed: int, models: tuple[Model, Model]) -> list[tuple[Sample | None, Sample]]:
+    """The images to fit maps on, if any, and those to report on, as each network takes them."""
+    ways = [_sizing(images, model) for model in models]
+    found: list[tuple[Sample | None, Sample]] = []
+    for k, way in enumerate(ways):
+        if k and way == ways[0]:
+            return [found[0], found[0]]
+
+        def load(given: object, labels: object, way: Mapping[str, Any] = way) -> Images:
+            """Images at the size that the network takes."""
+            if isinstance(given, np.ndarray | torch.Tensor | Images):
+                way = {}
+            return load_images(given, labels, **way)
+
+        fitted, reported = fit_and_report(load(images, None), fit, seed=seed, load=load)
+        report = Sample("report", reported[0].images, reported[1], None)
+        found.append((None if fitted is None else Sample("fit", fitted[0].images, fitted[1], None), report))
+    return found
+
+
+def _sizing(images: object, model: Model) -> dict[str, Any]:
+    """How files and pictures are resized for a network; arrays are taken as they come."""
+    if isinstance(images, np.ndarray | torch.Tensor | Images) or model.size is None:
+        return {}
+    return {"size": model.size} if model.resize is None else {"resize": model.resize}
+
+
+def _about(
+    sides: Sequence[Compared], fits: Sequence[MapSpec], measures: Sequence[Measure], scaled: bool
+) -> dict[str, Any]:
+    """What decides every number, and what made them: plain data."""
+    about = {
+        "networks": [
+            {
+                "name": one.name,
+                "weights": one.network.weights,
+                "recipe": one.network.recipe,
+                "readouts": dict(one.readouts),
+                "prepared": look_of_model(one.network, _first(one.report)),
+                "images": [None if part is None else part.digest for part in (one.fit, one.report)],
+            }
+            for one in sides
+        ],
+        "maps": [[fit.name, repr(fit.settings)] for fit in fits],
+        "indices": [measure.name for measure in measures],
+        "scaled": scaled,
+        "versions": made_by().get("versions"),
+    }
+    plain: dict[str, Any] = json.loads(json.dumps(about, default=repr))  # as it is read back
+    return plain
+
+
+def _first(sample: Sample) -> Tensor:
+    """The first image, float (1, C, H, W)."""
+    return torch.from_numpy(np.asarray(sample.pixels[sample.indices[:1]])).float()
+
+
+def _held(folder: Path, about: Mapping[str, Any]) -> Comparison | None:
+    """The finished comparison that a folder holds, if it does.
+
+    Raises:
+        UserError: if it holds another, or something else.
+    """
+    try:
+        facts, _ = read_facts(folder / _ABOUT)
+        content = (folder / ROWS).read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        if folder.exists() and not folder.is_dir():
+            raise UserError(f"keep={str(folder)!r} is no folder; choose another place") from None
+        begun = {_ABOUT, "units"}
+        if folder.is_dir() and (other := sorted({one.name for one in folder.iterdir()} - begun)):
+            raise UserError(f"{folder} holds {other[0]}, and no comparison; choose an empty folder") from None
+        return None
+    except (DamagedFile, OSError) as error:
+        raise UserError(f"{folder / _ABOUT} is damaged ({error}); delete the folder and compare again") from error
+    if facts.get("about") != about:
+        raise UserError(f"{folder} holds another comparison; choose another folder")
+    if facts.get("rows") != digest(content):
+        raise UserError(f"{folder / ROWS} is not as it was written; delete the folder and compare again")
+    table = Comparison(read_rows(folder / ROWS, content))
+    held = facts["attrs"]
+    pairs = {name: tuple(held[name]) for name in ("networks", "readouts", "images")}
+    table.attrs = {**held, **pairs, "layers": tuple(map(tuple, held["layers"]))}
+    return table
+
+
+def _hold(folder: Path, about: Mapping[str, Any], table: Comparison) -> None:
+    """Keep a finished comparison in a folder, in the place of its units."""
+    write_rows(folder / ROWS, pd.DataFrame(table))
+    rows = digest((folder / ROWS).read_bytes())
+    write_facts(folder / _ABOUT, {"about": about, "rows": rows, "attrs": table.attrs})
+    shutil.rmtree(folder / "units", ignore_errors=True)
 
 
 def _fits(maps: Maps | None, fitted: bool) -> list[MapSpec]:
@@ -198,100 +331,3 @@ def _layers(layers: Layers, what: str) -> tuple[str, ...]:
     if len(set(names)) < len(names):
         raise UserError(f"{what}={layers!r}: a layer is there twice")
     return tuple(names)
-
-
-def _phi(model: Model, layers: Sequence[str], images: Tensor, batch: int, shown: Progress) -> dict[str, Tensor]:
-    """φ (N, D) of images at every layer, float32 in host memory, from one pass."""
-    cut = model.cut(layers)
-    task = shown.add_task(f"φ of {model.name}", total=len(images))
-    result: dict[str, Tensor] = {}
-    for start in range(0, len(images), batch):
-        x = images[start : start + batch]
-        for layer, r in cut.phi(model.prepare(x)).items():
-            if layer not in result:
-                require(4 * len(images) * r.shape[1], f"layer {layer} of {len(images)} images", "choose fewer images")
-                result[layer] = torch.empty(len(images), r.shape[1])
-            result[layer][start : start + batch] = r.float().cpu()
-        shown.advance(task, len(x))
-    shown.remove_task(task)
-    return result
-
-
-@dataclass(frozen=True)
-class _Work:
-    """Which networks are compared, on what images, and with what means.
-
-    Attributes:
-        networks: a and b.
-        layers: the layers of each.
-        images: the fit images, if there are any, and the report images.
-        memory: bound in bytes on features and maps.
-        batch: images a forward pass.
-        shown: the display to which bars are added.
-    """
-
-    networks: tuple[Model, Model]
-    layers: tuple[tuple[str, ...], tuple[str, ...]]
-    images: tuple[Tensor | None, Tensor]
-    memory: float
-    batch: int
-    shown: Progress
-
-    def table(self, fits: Sequence[MapSpec], measures: Sequence[Measure], scaled: bool) -> Comparison:
-        """The rows of every layer of a with every one of b."""
-        a, b = (network.name for network in self.networks)
-        names = (a, b) if a != b else (f"{a} (a)", f"{b} (b)")
-        fitted, reported = self.images
-        counts = (0 if fitted is None else len(fitted), len(reported))
-        named, features = {}, {}
-        for side, name, network, layers in zip("ab", names, self.networks, self.layers, strict=True):
-            of_report = _phi(network, layers, reported, self.batch, self.shown)
-            of_fit = {} if fitted is None else _phi(network, layers, fitted, self.batch, self.shown)
-            for layer in layers:
-                named[f"{side}:{layer}"] = RowNames(network=name, layer=layer, g=f"network:{name}:{layer}")
-                features[f"{side}:{layer}"] = of_fit.get(layer), of_report[layer]
-        make = PairRows(named, SIDES, counts, measures)
-        through = self._rows({label: InMemory(*one) for label, one in features.items()}, fits, (), make)
-        without = self._rows({label: InMemory(*one, scaled) for label, one in features.items()}, (), measures, make)
-        table = Comparison(to_frame(row for pair, rows in through.items() for row in rows + without[pair]))
-        table.attrs = {"networks": names, "layers": self.layers, "images": counts, "scaled": scaled}
-        return table
-
-    @property
-    def _pairs(self) -> list[Pair]:
-        return [(f"a:{one}", f"b:{other}") for one, other in product(*self.layers)]
-
-    def _rows(
-        self, sources: Mapping[str, InMemory], fits: Sequence[MapSpec], indices: Sequence[Measure], make: PairRows
-    ) -> dict[Pair, list[Row]]:
-        """The rows of every pair by these ways of comparing, way by way."""
-        found = self._found(sources, fits, indices)
-        rows: dict[Pair, list[Row]] = {pair: [] for pair in self._pairs}
-        for fit in (*fits, *((None,) if indices else ())):
-            kind, computed = fit.name if fit else INDICES, {}
-            for a, b in rows:
-                if flaw := sources[a].flaw or sources[b].flaw:
-                    rows[a, b] += make.of_flawed((a, b), fit, flaw)
-                else:
-                    computed[a, b] = found[kind, a, b], found[kind, b, a]
-            if computed:
-                new = make.of_fit(fit, computed) if fit else make.of_indices(computed)
-                for pair, of_pair in new.items():
-                    rows[pair] += of_pair
-        return rows
-
-    def _found(
-        self, sources: Mapping[str, InMemory], fits: Sequence[MapSpec], indices: Sequence[Measure]
-    ) -> dict[tuple[str, str, str], Result]:
-        """What came out by way, source and target."""
-        wanted = {way for pair in self._pairs for way in (pair, pair[::-1])}
-        bounds: dict[str, Any] = {"memory": self.memory, "device": self.networks[0].device}
-        units = units_of(sources, fits, bool(indices), **bounds, wanted=lambda _, *way: way in wanted)
-        return {
-            (unit.kind, unit.source, target): part_of(result, unit, target)
-            for unit, result in compare(
-                sources, fits, indices, units=units, **bounds, progress=False if self.shown.disable else self.shown
-            )
-            if result is not None
-            for target in unit.targets
-        }

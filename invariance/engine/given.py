@@ -112,7 +112,8 @@ def check_shuffled(more: More, specs: Sequence[MapSpec]) -> None:
     there = [spec.solver for spec in specs if spec.settings is not None]
     for name in more.shuffled:
         if name not in there:
-            raise UserError(f"nulls: {name!r} fits no map here{nearest(name, there)}; there are {', '.join(there)}")
+            others = f"there are {', '.join(there)}" if there else "no map is fitted"
+            raise UserError(f"nulls: {name!r} fits no map here{nearest(name, there)}; {others}")
 
 
 def _called(name: object) -> str:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Self
 
@@ -15,6 +15,7 @@ from pydantic import Field
 from invariance.data.given import Images, fit_and_report, for_network, load_images
 from invariance.engine.alike import check_alike
 from invariance.engine.derivative import DERIVATIVE, settled_by
+from invariance.engine.foreseen import Share, foresee
 from invariance.engine.given import check_shuffled, families_given, maps_given, more_given
 from invariance.engine.groups import Group, Measured
 from invariance.engine.kept import Kept, note_networks, place_of
@@ -47,6 +48,7 @@ class _Numbers(Settings):
     seed: Seed
     memory_gb: Annotated[float, Field(gt=0, le=1e9)]
     progress: bool
+    plan: bool
 
     @classmethod
     def of(cls, **given: object) -> Self:
@@ -75,13 +77,13 @@ def measure_model(
     dtype: object = None,
     memory_gb: float = 4.0,
     progress: bool = False,
+    plan: bool = False,
 ) -> Results:
     """How invariant and how equivariant a network is, at its layers, under transformations (Sec. 5.2).
 
     Args:
         network: of `wrap` or `load_model`; or several, measured on the same images.
-        images: uint8 (N, C, H, W), floats in [0, 255], a Dataset, a folder, or what `load_images` gives. Files and
-            pictures are resized and cropped as `network.resize` says, or warped to its size.
+        images: uint8 (N, C, H, W), floats in [0, 255], a Dataset or folder (see `network.resize`), or `Images`.
         labels: (N,) classes by the network's own numbers; class folders are told by their names; "none": left out.
         fit: images of their own on which maps are fitted; or a share of `images`, as 0.5, dealt by `seed`. None: no map
             is fitted, and the scale of L_L2 is over the reported images, which its rows say (status `report_scale`).
@@ -94,15 +96,15 @@ def measure_model(
         batch: images a forward pass; None: 256.
         seed: of how `fit=0.5` deals the images.
         keep: a folder: an interrupted call given again goes on from there, a finished one is read.
-        readout: how what a layer gives becomes φ: "flatten", "mean", "cls", "token:k" or "project:k", or such by names
-            and patterns of layers; "auto": flatten where D ≤ 4096 or no map is fitted, else mean.
-        measures: some of `MEASURED`, as ["agreement", "cka", "derivative"]. None: l2_distance, and error_rate, or
-            without labels agreement.
+        readout: "flatten", "mean", "cls", "token:k" or "project:k", or such by names and patterns of layers; "auto":
+            flatten where D ≤ 4096 or no map is fitted, else mean.
+        measures: some of `MEASURED`, as ["cka"]. None: l2_distance, and error_rate, or without labels agreement.
         nulls: whether rows have nulls, at twice the cost of maps; ["online_sgd"] has its maps of shuffled pairs, too.
         intervals: whether cka, procrustes and r2 have intervals, at ten times their cost.
         dtype: what the network computes in: None (float32), "float64", "bfloat16", "float16", as its name then says.
         memory_gb: bound on the features and maps in memory.
         progress: whether to show a bar.
+        plan: whether to print alone what it will take, which the first line says in any case; there are no rows then.
 
     Returns:
         Rows with the columns of every table of this project; see `Results`.
@@ -110,10 +112,10 @@ def measure_model(
     Raises:
         UserError: for images, labels, layers, transformations or maps that do not serve, naming what would.
     """
-    networks, more = _networks(network), more_given(nulls, intervals)
-    numbers = _Numbers.of(batch=batch, seed=seed, memory_gb=memory_gb, progress=progress)
+    numbers = _Numbers.of(batch=batch, seed=seed, memory_gb=memory_gb, progress=progress, plan=plan)
+    more = more_given(nulls, intervals)
     asked = _Asked(images, labels, fit, fit_labels, transforms, layers, maps, measures, more, numbers, readout)
-    return _of_all(asked, [one.typed(dtype) for one in networks], device, keep)
+    return _of_all(asked, [one.typed(dtype) for one in _networks(network)], device, keep)
 
 
 def _of_all(asked: "_Asked", networks: Sequence[Model], device: str | None, keep: str | Path | None) -> Results:
@@ -121,11 +123,13 @@ def _of_all(asked: "_Asked", networks: Sequence[Model], device: str | None, keep
     found = []
     for one in networks:
         model = one.moved(device)
-        place = None if keep is None else place_of(keep, model.name if len(networks) > 1 else None)
+        place = (
+            None if keep is None or asked.numbers.plan else place_of(keep, model.name if len(networks) > 1 else None)
+        )
         found.append(asked.of(model, place))
     if len(found) == 1:
         return found[0]
-    if keep is not None:
+    if keep is not None and not asked.numbers.plan:
         note_networks(keep, [one.name for one in networks])
     return joined(found)
 
@@ -181,37 +185,62 @@ class _Asked:
         keep: Listed[Group, Measured] | Kept = Listed() if place is None else Kept(place, about)
         if isinstance(keep, Kept) and keep.finished:
             return load(keep.folder)
+        asked: dict[str, Any] = {"fit": fit, "measures": measures, "readouts": readouts}
         dims: dict[str, int] = {}
         for family in families:
-            dims = check(
-                model, report, fit=fit, family=family, layers=chosen, maps=specs, measures=measures, readouts=readouts
-            )
-        at = ", ".join(layer if name == "flatten" else f"{layer} ({name})" for layer, name in readouts.items())
-        taken = "" if _sizing(self.images, model, families) else " taken at their own size"
-        print(f"{model.name}: {model.recipe}; {len(report)} images{taken}, at {at}", flush=True)
-        for line in leaning(specs, dims, 0 if fit is None else len(fit)):
-            print(line, flush=True)
+            dims = check(model, report, family=family, layers=chosen, maps=specs, **asked)
+        effort = Effort(self.numbers.batch or 256, self.numbers.memory_gb * 1e9)
+        self._say(model, report, families, specs, effort, dims, **asked)
+        if self.numbers.plan:
+            return Results.of(model.name, [], [], about)
         with bar(self.numbers.progress) as shown:
-            memory, shows = self.numbers.memory_gb * 1e9, shown if self.numbers.progress else None
-            effort = Effort(self.numbers.batch or 256, memory, shows)
             measure(
                 model,
                 report,
-                fit=fit,
                 families=families,
                 layers=chosen,
                 maps=specs,
-                measures=measures,
                 keep=keep,
-                readouts=readouts,
                 more=self.more,
-                effort=effort,
+                effort=replace(effort, progress=shown if self.numbers.progress else None),
+                **asked,
             )
         results = Results.of(model.name, keep.groups, keep.results, about, _labels(report, fit))
         if isinstance(keep, Kept):
             results.save(keep.folder)
             keep.remove()
         return results
+
+    def _say(
+        self,
+        model: Model,
+        report: Sample,
+        families: Sequence[Family],
+        specs: Sequence[MapSpec],
+        effort: Effort,
+        dims: Mapping[str, int],
+        *,
+        fit: Sample | None,
+        measures: Sequence[str],
+        readouts: Mapping[str, str],
+    ) -> None:
+        """Say what it will take, how the network takes its images, and what maps lean on."""
+        maps, derivative = ([] if list(measures) == [DERIVATIVE] else specs), DERIVATIVE in measures
+        shares = [Share(len(family.transform.grid()), list(dims), maps, derivative) for family in families]
+        transform, at_g = families[0].transform, [one for one in measures if one != DERIVATIVE]
+        told: dict[str, Any] = {
+            "transform": transform,
+            "readouts": readouts,
+            "measures": at_g,
+            "more": self.more,
+            "effort": effort,
+        }
+        print(foresee(model, report, fit, shares, **told).told, flush=True)
+        at = ", ".join(layer if name == "flatten" else f"{layer} ({name})" for layer, name in readouts.items())
+        taken = "" if _sizing(self.images, model, families) else " taken at their own size"
+        print(f"{model.name}: {model.recipe}; {len(report)} images{taken}, at {at}", flush=True)
+        for line in leaning(specs, dims, 0 if fit is None else len(fit)):
+            print(line, flush=True)
 
     def _samples(self, model: Model, families: Sequence[Family]) -> tuple[Sample, Sample | None]:
         """The images to report on, and those to fit on."""
@@ -313,7 +342,7 @@ def _about(
     settled = {one.name: settled_by(one.transform) for one in families}
     about = {
         "networks": [{"name": model.name, "weights": model.weights, "recipe": model.recipe, "prepared": prepared}],
-        "images": {one.split: _hash(one) for one in (report, fit) if one is not None},
+        "images": {one.split: one.digest for one in (report, fit) if one is not None},
         "transforms": {
             family.name: {
                 "of": f"{type(family.transform).__module__}.{type(family.transform).__qualname__}",
@@ -342,14 +371,4 @@ def _hash_of(params: Params) -> str:
     for name, value in sorted(params.items()):
         state.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
         state.update(np.ascontiguousarray(value.detach().cpu().numpy()).tobytes())
-    return state.hexdigest()
-
-
-def _hash(sample: Sample) -> str:
-    """Hash of the images of a sample and their labels, in their order."""
-    state = xxhash.xxh3_128(f"{sample.pixels.dtype} {sample.pixels.shape[1:]} {len(sample)}".encode())
-    for index in sample.indices:
-        state.update(np.ascontiguousarray(sample.pixels[index]).data)
-    if sample.labels is not None:
-        state.update(np.ascontiguousarray(sample.labels.numpy()).data)
     return state.hexdigest()

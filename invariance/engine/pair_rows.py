@@ -31,6 +31,8 @@ class RowNames:
         family: the family of transformations that the network was trained with.
         range: the trained range as text.
         seed: seed of its training.
+        model: its source and name, where it was not trained here.
+        readout: how the layer becomes a vector, where that is told.
     """
 
     network: str
@@ -40,6 +42,8 @@ class RowNames:
     family: str = ""
     range: str = ""
     seed: int = 0
+    model: str = ""
+    readout: str = ""
 
 
 class PairRows:
@@ -172,6 +176,8 @@ class PairRows:
             n_images=used,
             status=status,
             run=self._run((a, b), fit.name if fit else INDICES),
+            model=source.model,
+            readout=source.readout,
         )
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import xxhash
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -35,6 +36,16 @@ class Sample:
 
     def __len__(self) -> int:
         return len(self.indices)
+
+    @property
+    def digest(self) -> str:
+        """Hash of the images and their labels, in their order."""
+        state = xxhash.xxh3_128(f"{self.pixels.dtype} {self.pixels.shape[1:]} {len(self)}".encode())
+        for index in self.indices:
+            state.update(np.ascontiguousarray(self.pixels[index]).data)
+        if self.labels is not None:
+            state.update(np.ascontiguousarray(self.labels.numpy()).data)
+        return state.hexdigest()
 
 
 def batches(

@@ -10,6 +10,7 @@ from invariance.device import choose_device, keep_freed
 from invariance.engine.comparing import INDICES, compare
 from invariance.engine.store import Store, images_of
 from invariance.errors import UserError
+from invariance.experiments.distance_given import check_models, distance_given
 from invariance.experiments.pair_features import Member, Stored, features_of
 from invariance.experiments.pair_runs import PairRuns, recording
 from invariance.maps.spec import MapSpec, maps_of
@@ -36,6 +37,9 @@ def distance(config: dict[str, Any]) -> None:
     """
     check(config)
     keep_freed()
+    if config.get("models") is not None:
+        distance_given(config, _fits(config))
+        return
     fits = _fits(config)
     indices = [MEASURES[name] for name in INDEX_NAMES] if INDICES in config["metrics"] else []
     members = _members(config)
@@ -176,3 +180,5 @@ def check(config: dict[str, Any]) -> None:
     for key in ("runs", "prepared", "features"):
         folder(config[key], key)
     _fits(config)
+    if config.get("models") is not None:
+        check_models(config)

@@ -13,7 +13,7 @@ from invariance.engine.alike import check_alike
 from invariance.engine.grids import Grid, check_joint, check_wanted, grids_for, joint_grid
 from invariance.errors import Busy, UserError
 from invariance.experiments.families import tell_unchosen, tell_unused
-from invariance.experiments.recording import measure_grid
+from invariance.experiments.measure_trained import measure_grid
 from invariance.maps.spec import JOINT, Learned, MapSpec, check_unseen, maps_of, parted
 from invariance.runs.find import find_runs
 from invariance.runs.outputs import require_writable

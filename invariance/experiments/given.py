@@ -12,10 +12,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from invariance.data.matching import known_numbers
 from invariance.data.prepared import Prepared
 from invariance.errors import UserError
 from invariance.models.model import Model
 from invariance.models.naming import read_layer, submodules
+from invariance.models.recipe import KEPT, Resize
 from invariance.runs.places import folder_name
 from invariance.settings.parts import GivenModel
 from invariance.training.loading import load_model
@@ -70,6 +72,23 @@ class Given:
         """The network and how it takes its images, for a line."""
         return f"{self.called} (weights {self.model.weights[:12]}): {self.model.recipe}"
 
+    def _count(self, images: Tensor) -> int:
+        """How many classes it has; 0 where it has none."""
+        if self.model.class_count is not None:
+            return self.model.class_count
+        try:
+            return self.logits(images)
+        except UserError:
+            return 0
+
+    def resize(self, how: str) -> Resize | None:
+        """How pictures get the size that it takes; None: they are warped.
+
+        Args:
+            how: own, as its source says, where that does; warp; or none, they have that size.
+        """
+        return KEPT if how == "none" else self.model.resize if how == "own" else None
+
     @property
     def versions(self) -> dict[str, str]:
         """What it was built with, besides this package."""
@@ -103,15 +122,16 @@ class Given:
         Args:
             classes: the data set's classes by label.
             wanted: true, where they are the network's in the same order, whatever both are called; false, where they
-                are not; None: where each has the name of one of the network's.
+                are not; None: where each has the name of one of the network's, or is the WordNet id of one of the 1,000
+                of ImageNet.
             images: some, in [0, 255].
 
         Raises:
             UserError: if they are said to be the network's, and it has not as many.
         """
-        own = self.model.classes or []
-        if wanted is None and classes and set(classes) <= set(own):
-            return np.array([own.index(name) for name in classes])
+        if wanted is None and classes:
+            numbers = known_numbers(classes, self.model.classes, self._count(images))
+            return None if numbers is None else np.array(numbers)
         if not wanted:
             return None
         if len(classes) != (logits := self.logits(images)):
@@ -120,6 +140,13 @@ class Given:
                 "the network's in its order; leave it out"
             )
         return np.arange(len(classes))
+
+
+def told_size(resize: Resize | None, size: int) -> str:
+    """How pictures get a size, for a line."""
+    if resize is None:
+        return f"warped to {size} × {size}"
+    return f"taken at {size} × {size}" if resize == KEPT else resize.scaled(size).told
 
 
 def given(settings: GivenModel, device: str | torch.device) -> Given:

@@ -15,8 +15,9 @@ from rich.text import Text
 
 from invariance.data.prepared import Prepared, prepare
 from invariance.data.sources.base import data_config
-from invariance.experiments.given import Given, given, seen_by, telling_colour
+from invariance.experiments.given import Given, given, seen_by, telling_colour, told_size
 from invariance.models.layers import choose_layers, list_layers
+from invariance.models.readout import AUTO, read_readout
 from invariance.runs.files import write_text
 from invariance.runs.outputs import require_writable
 from invariance.settings.base import checked
@@ -59,6 +60,8 @@ def check(config: dict[str, Any]) -> None:
         UserError: for a value that makes no sense.
     """
     checked(LayersPage, config)
+    if config["readout"] != AUTO:
+        read_readout(config["readout"])
     folder(config["prepared"], "prepared")
     if config["csv"] is not None:
         require_writable(folder(config["csv"], "csv"), "csv", is_file=True)
@@ -78,7 +81,7 @@ def listing(network: Given, config: dict[str, Any]) -> pd.DataFrame:
         wanted = config["layers"]
         if wanted == "auto":
             wanted = choose_layers(network.model, wanted, images)
-        return list_layers(network.model, images, wanted, bypass=config["bypass"])
+        return list_layers(network.model, images, wanted, readout=config["readout"], bypass=config["bypass"])
 
 
 def _prepared(network: Given, config: dict[str, Any]) -> Prepared | None:
@@ -87,15 +90,19 @@ def _prepared(network: Given, config: dict[str, Any]) -> Prepared | None:
     if (data := config.get("data")) is None:
         print(f"images: noise, {size} × {size}", flush=True)
         return None
-    prepared = prepare(data, size, Path(config["prepared"]).expanduser(), progress=config["progress"])
-    print(f"images: {prepared.name} ({prepared.report}), warped to {size} × {size}", flush=True)
+    resize = network.resize(config["resize"])
+    prepared = prepare(data, size, Path(config["prepared"]).expanduser(), progress=config["progress"], resize=resize)
+    print(f"images: {prepared.name} ({prepared.report}), {told_size(resize, size)}", flush=True)
     return prepared
 
 
 def _cells(row: Any) -> list[str]:  # noqa: ANN401
     """A layer's line, as text."""
     whole = pd.notna(row.dim)
-    remark = f"cannot be measured: {row.why}" if row.why else "overwritten in place later" if row.overwritten else ""
+    read = f"read by {row.readout}" if row.readout not in ("", "flatten") else ""
+    remark = "; ".join(filter(None, (read, "overwritten in place later" if row.overwritten else "")))
+    if row.why:
+        remark = f"cannot be measured: {row.why}"
     return [
         row.layer,
         str(row.runs),

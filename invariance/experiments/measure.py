@@ -9,12 +9,14 @@ from invariance.cli.messages import say_error
 from invariance.data.sources.base import data_config
 from invariance.device import choose_device, keep_freed
 from invariance.engine.alike import check_alike
+from invariance.engine.given import check_shuffled, more_given
 from invariance.engine.grids import check_grids, check_wanted, grids_for
 from invariance.errors import Busy, UserError
 from invariance.experiments.families import tell_unchosen, tell_unused
 from invariance.experiments.measure_given import measure_given
-from invariance.experiments.recording import measure_grid
+from invariance.experiments.measure_trained import measure_grid
 from invariance.maps.spec import check_unseen, maps_of
+from invariance.models.readout import AUTO, read_readout
 from invariance.runs.find import find_runs
 from invariance.runs.wandb import check_logger
 from invariance.settings.base import checked
@@ -42,7 +44,7 @@ def measure(config: dict[str, Any]) -> None:
     fits = maps_of(config["map"], solvers)
     tell_unchosen(fits, solvers)
     if given:
-        measure_given({"layers": "auto", "labels": None, **config}, fits)
+        measure_given({"layers": AUTO, "readout": AUTO, "resize": "own", "labels": None, "plan": False, **config}, fits)
         return
     found, failed, busy = find_runs(runs / "train", config["networks"]), 0, []
     if config["grids"] == "own":
@@ -89,7 +91,13 @@ def check(config: dict[str, Any]) -> None:
     trained = config.get("model") is None  # else its classes are known once it is loaded
     check_unseen(config["unseen_classes"], fits, labels=config.get("data") is None or not trained)
     labelled = config.get("data") is None or not trained
-    check_alike([name for name in config["metrics"] if labelled or name != "error_rate"], [fit.map for fit in fits])
+    if config["metrics"] is not None:
+        check_alike([name for name in config["metrics"] if labelled or name != "error_rate"], [fit.map for fit in fits])
+    check_shuffled(more_given(config.get("nulls", False), config.get("intervals", False)), fits)
+    readout = config.get("readout", AUTO)
+    for name in [readout] if isinstance(readout, str) else readout.values():
+        if name != AUTO:
+            read_readout(name)
     check_wanted(config["grids"])
     check_grids(config["grid"] or {})
     wanted = [dotted(one) for one in ([config["grids"]] if isinstance(config["grids"], str) else config["grids"])]
@@ -106,7 +114,7 @@ def metrics_of(config: dict[str, Any]) -> list[str]:
     Raises:
         UserError: if none is left.
     """
-    chosen = list(config["metrics"])
+    chosen = ["error_rate", "l2_distance"] if config["metrics"] is None else list(config["metrics"])
     if config.get("data") is None or "error_rate" not in chosen:
         return chosen
     left = [metric for metric in chosen if metric != "error_rate"]

@@ -1,29 +1,37 @@
 """A network that was not trained here, measured at its layers over grids: `invariance-measure model=timm …`."""
 
 import sys
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from invariance.data.prepared import Prepared, prepare
 from invariance.device import choose_device
+from invariance.engine.at_layer import Effort
+from invariance.engine.derivative import DERIVATIVE, with_tangent
+from invariance.engine.foreseen import Share, foresee
+from invariance.engine.given import more_given
 from invariance.engine.grids import Grid, grids_for
+from invariance.engine.replaced import no_classes
 from invariance.errors import Busy, UserError
-from invariance.experiments.given import Given, given, seen_by, telling_colour
-from invariance.experiments.recording import Key, Recording, samples
-from invariance.maps.spec import MapSpec, parted
-from invariance.models.layers import choose_layers
+from invariance.experiments.given import Given, given, seen_by, telling_colour, told_size
+from invariance.experiments.recording import DERIVED, Key, Recording, identity_of, of_grids, samples
+from invariance.maps.spec import CLOSED, MapSpec, parted
+from invariance.models.derivative import INPUT
+from invariance.models.layers import choose_layers, choose_readouts
 from invariance.models.positions import positions_of
+from invariance.models.readout import Flatten
 from invariance.runs.files import DONE
 from invariance.runs.outputs import require_writable
-from invariance.runs.places import folder_name, given_place
+from invariance.runs.places import given_place, layer_folder
 from invariance.runs.run import Run
 from invariance.runs.summary import of_measurement, way
 from invariance.runs.wandb import Tracker
@@ -33,6 +41,9 @@ from invariance.settings.paths import folder
 
 FAMILY = {"name": "baseline"}
 """A network that was not trained here has no family of its own."""
+
+_BLANK = torch.zeros(1, 1, 8, 8)
+"""An image by which it is seen whether a family has a derivative at all."""
 
 
 def measure_given(config: Mapping[str, Any], maps: list[MapSpec]) -> None:
@@ -49,19 +60,39 @@ def measure_given(config: Mapping[str, Any], maps: list[MapSpec]) -> None:
     data = config["data"]
     data = {**data, "fit": {**(data.get("fit") or {}), **(config["fit"] or {})}}
     data = {**data, "report": config["report"] or data.get("report")}
+    resize = network.resize(config["resize"])
     work: _Work | None = None
     busy: list[Busy] = []
-    for grid in grids_for(FAMILY, config["grids"], config["grid"] or {}):
+    grids = _grids(config)
+    for grid in grids:
         size = grid.transform.source_size(network.size)
-        prepared = prepare(data, size, Path(config["prepared"]).expanduser(), progress=config["progress"])
+        root = Path(config["prepared"]).expanduser()
+        prepared = prepare(data, size, root, progress=config["progress"], resize=resize)
         if work is None:
             work = _begun(network, data, prepared, grid, maps, config)
+            print(work.foreseen(grids, prepared), flush=True)
+            print(work.told(prepared), flush=True)
+            if config["plan"]:
+                return
         try:
             work.measure(grid, prepared)
         except Busy as error:  # the other grids are measured all the same
             busy.append(error)
     if busy:
         raise busy[0]
+
+
+def _grids(config: Mapping[str, Any]) -> list[Grid]:
+    """The chosen grids; without those that have no derivative, where nothing else is measured.
+
+    Raises:
+        UserError: if none is left.
+    """
+    grids = grids_for(FAMILY, config["grids"], config["grid"] or {})
+    if DERIVATIVE not in (config["metrics"] or ()):
+        return grids
+    found = with_tangent({grid.name: grid.transform for grid in grids}, _BLANK)
+    return grids if of_grids(config["metrics"]) else [grid for grid in grids if grid.name in found]
 
 
 def _begun(
@@ -72,22 +103,18 @@ def _begun(
     maps: list[MapSpec],
     config: Mapping[str, Any],
 ) -> "_Work":
-    """What is to be done alike over all grids, chosen on the images of the first; and the line that says it."""
+    """What is to be done alike over all grids, chosen on the images of the first."""
     images = seen_by(prepared, grid.transform)
     with telling_colour(prepared):
         layers = choose_layers(network.model, config["layers"], images)
     placed = _placed(network, layers, maps, images)
     places = network.places(prepared.classes, config["labels"], images)
-    metrics = _metrics(config["metrics"], network, places)
     if config["unseen_classes"] and places is None:
         raise UserError("unseen_classes: the images' classes are not known to be the network's; leave it out")
-    count = len(prepared.split(prepared.report))
-    print(
-        f"{network.told}; {count:,} images of {prepared.name} ({prepared.report}), warped to {network.size} × "
-        f"{network.size}; layers {', '.join(layers)}",
-        flush=True,
-    )
-    return _Work(network, data["fit"], layers, placed, places, maps, {**config, "metrics": metrics})
+    fitted = any(spec.settings is not None for spec in parted(maps)[0]) and config["metrics"] != [DERIVATIVE]
+    readouts = choose_readouts(network.model, layers, _asked(config["readout"]), images, fitted=fitted)
+    metrics = _metrics(config["metrics"], network, places, images)  # last, as it says what it leaves out
+    return _Work(network, data["fit"], readouts, placed, places, maps, {**config, "metrics": metrics})
 
 
 def _placed(network: Given, layers: list[str], maps: list[MapSpec], images: Tensor) -> dict[str, str]:
@@ -107,18 +134,32 @@ def _placed(network: Given, layers: list[str], maps: list[MapSpec], images: Tens
     return {layer: str(at) for layer, at in found.items()}
 
 
-def _metrics(chosen: list[str], network: Given, places: NDArray[np.int64] | None) -> list[str]:
+def _asked(readout: str | Mapping[object, str]) -> str | dict[str, str]:
+    """Readouts as they are typed: a layer whose name is a number comes as one."""
+    return readout if isinstance(readout, str) else {str(layer): name for layer, name in readout.items()}
+
+
+def _metrics(chosen: list[str] | None, network: Given, places: NDArray[np.int64] | None, images: Tensor) -> list[str]:
     """The metrics that apply: without labels of the network's own there is nothing to be right about.
 
     Raises:
-        UserError: if none is left.
+        UserError: if none is left of those that were typed.
     """
+    why = f"the images' classes are not known to be those of {network.called}"
+    if chosen is None:
+        if places is not None:
+            return ["error_rate", "l2_distance"]
+        if none := no_classes(network.model.cut(["logits"]), network.model.prepare(images)):
+            print(f"error_rate and agreement are left out: {network.called} names no classes ({none})", file=sys.stderr)
+            return ["l2_distance"]
+        told = f"error_rate is left out, and agreement takes its place: {why}"
+        print(f"{told} (labels=true says that they are, in its order)", file=sys.stderr)
+        return ["agreement", "l2_distance"]
     if places is not None or "error_rate" not in chosen:
         return list(chosen)
     left = [metric for metric in chosen if metric != "error_rate"]
-    why = f"the images' classes are not known to be those of {network.called}"
     if not left:
-        raise UserError(f"metrics={chosen}: {why}; say that they are by labels=true, or give [l2_distance]")
+        raise UserError(f"metrics={chosen}: {why}; say that they are by labels=true, or give [agreement]")
     print(f"error_rate is left out: {why} (labels=true says that they are, in its order)", file=sys.stderr)
     return left
 
@@ -130,7 +171,7 @@ class _Work:
     Attributes:
         network: the network.
         fit: which images maps are fitted on.
-        layers: the layers.
+        readouts: the readout of every layer.
         placed: where the positions lie of those that have any, where maps on these are measured.
         places: the network's number of each class of the images; None where these are not known to be its own.
         maps: the maps and solvers.
@@ -139,11 +180,60 @@ class _Work:
 
     network: Given
     fit: Mapping[str, Any]
-    layers: list[str]
+    readouts: Mapping[str, str]
     placed: dict[str, str]
     places: NDArray[np.int64] | None
     maps: list[MapSpec]
     config: Mapping[str, Any]
+
+    def told(self, prepared: Prepared) -> str:
+        """The network, its images and layers, in a line."""
+        count = len(prepared.split(prepared.report))
+        named = self.readouts.items()
+        at = ", ".join(layer if name == Flatten.name else f"{layer} ({name})" for layer, name in named)
+        how = told_size(self.network.resize(self.config["resize"]), self.network.size)
+        return f"{self.network.told}; {count:,} images of {prepared.name} ({prepared.report}), {how}; layers {at}"
+
+    def foreseen(self, grids: Sequence[Grid], prepared: Prepared) -> str:
+        """What it will take to measure all that is not finished, in a line.
+
+        Args:
+            grids: all that are to be measured.
+            prepared: the images of the first of them.
+        """
+        shares = [share for grid in grids if (share := self._left(grid, prepared)) is not None]
+        if not shares:
+            return "nothing is left to measure"
+        fit, report = samples(prepared, self.fit, self.places)
+        return foresee(
+            self.network.model,
+            report,
+            fit,
+            shares,
+            transform=grids[0].transform,
+            readouts=self.readouts,
+            measures=of_grids(self.config["metrics"]),
+            more=more_given(self.config["nulls"], self.config["intervals"]),
+            unseen=[*CLOSED, *self.config["unseen_classes"]],
+            effort=Effort(int(self.config["batch"]), self.config["memory_gb"] * 1e9),
+        ).told
+
+    def _left(self, grid: Grid, prepared: Prepared) -> Share | None:
+        """What is not finished of a grid, if anything."""
+        runs = folder(self.config["runs"], "runs")
+        left = [key for key, name in self._names(grid, prepared).items() if not (runs / name / DONE).exists()]
+        of_maps = [key for key in left if key[1] != DERIVED]
+        layers = list(dict.fromkeys(layer for layer, _ in of_maps)) or list(self.readouts)
+        maps = list(dict.fromkeys(spec for _, spec in of_maps))
+        return Share(len(grid.transform.grid()), layers, maps, len(of_maps) < len(left)) if left else None
+
+    def _names(self, grid: Grid, prepared: Prepared) -> dict[Key, str]:
+        """The run of every layer and map, by its path below the runs folder."""
+        place = given_place(prepared.name, self.network.source, self.network.label, grid.name)
+        return {
+            (layer, spec): f"{place}/{layer_folder(layer, self._readout(layer, spec))}/{spec.name}"
+            for layer, spec in self._keys(grid)
+        }
 
     def measure(self, grid: Grid, prepared: Prepared) -> None:
         """Measure all layers over one grid, and write the rows of every layer and map that has none yet.
@@ -153,9 +243,7 @@ class _Work:
         """
         runs_folder, network = folder(self.config["runs"], "runs"), self.network
         place = given_place(prepared.name, network.source, network.label, grid.name)
-        whole, on_positions = parted(self.maps)
-        keys = [*product(self.layers, whole), *product(self.placed, on_positions)]
-        names = {(layer, spec): f"{place}/{folder_name(layer)}/{spec.name}" for layer, spec in keys}
+        names = self._names(grid, prepared)
         if not all((runs_folder / name / DONE).exists() for name in names.values()):
             require_writable(runs_folder / place, "runs")
         runs = {key: Run(runs_folder, name, self._identity(grid, prepared, *key)) for key, name in names.items()}
@@ -166,12 +254,12 @@ class _Work:
             return
         facts = {
             "model": {**network.identity, "versions": network.versions},
-            "depths": network.depths(self.layers),
+            "depths": self._depths(),
             **({"positions": self.placed} if self.placed else {}),
             "device": str(network.model.device),
         }
         images = samples(prepared, self.fit, self.places)
-        with keep.measuring(network.model, images, runs_folder / place, facts, self.config):
+        with keep.measuring(network.model, images, runs_folder / place, facts, self.config, self.readouts):
             new = dict(keep.runs)
             if new:
                 self._show(grid, prepared, runs, new, runs_folder / place)
@@ -181,6 +269,24 @@ class _Work:
             print(f"measured {at}: {runs_folder / place}")
         else:  # by another process, meanwhile
             print(f"finished already: {runs_folder / place}")
+
+    def _depths(self) -> dict[str, int]:
+        """The place of every layer in the network, the input first."""
+        first = {INPUT: -1} if DERIVATIVE in self.config["metrics"] else {}
+        return {**first, **self.network.depths(list(self.readouts))}
+
+    def _keys(self, grid: Grid) -> list[Key]:
+        """What has a run of its own: every layer and map, and the derivative at every layer and at the input."""
+        metrics, layers = self.config["metrics"], list(self.readouts)
+        whole, on_positions = parted(self.maps)
+        keys: list[Key] = [*product(layers, whole), *product(self.placed, on_positions)] if of_grids(metrics) else []
+        if DERIVATIVE in metrics and grid.transform.tangent(_BLANK) is not None:
+            keys += [(layer, DERIVED) for layer in dict.fromkeys([INPUT, *layers])]
+        return keys
+
+    def _readout(self, layer: str, spec: MapSpec) -> str:
+        """How a layer is read for a map; the input, and what maps on positions take, is whole."""
+        return Flatten.name if parted([spec])[1] else self.readouts.get(layer, Flatten.name)
 
     def _identity(self, grid: Grid, prepared: Prepared, layer: str, spec: MapSpec) -> dict[str, Any]:
         """What a run is of."""
@@ -196,12 +302,10 @@ class _Work:
             },
             "grid": grid.identity,
             "layer": layer,
-            "metrics": list(self.config["metrics"]),
-            "map": spec.map,
-            "solver": {"name": spec.solver, **(asdict(spec.settings) if spec.settings else {})},
+            **identity_of(spec, self.config),
         }
-        if spec.solver in self.config["unseen_classes"]:  # by ridge always, so that it says nothing
-            identity["unseen_classes"] = True
+        if (readout := self._readout(layer, spec)) != Flatten.name:  # which says nothing, as in runs of before
+            identity["readout"] = readout
         return identity
 
     def _show(
@@ -214,7 +318,8 @@ class _Work:
             "network": self.network.label,
             "model": self.network.called,
             "grid": grid.name,
-            "layers": list(self.layers),
+            "layers": list(self.readouts),
+            "readouts": dict(self.readouts),
             "maps": list(dict.fromkeys(spec.map for spec in self.maps)),
             "solvers": list(dict.fromkeys(spec.solver for spec in self.maps if spec.solver)),
         }
@@ -226,6 +331,6 @@ class _Work:
                 tracker.record_in(run)
             rows = {key: run.rows() for key, run in runs.items()}
             tracker.table("rows", pd.concat(rows.values(), ignore_index=True))
-            for layer in self.layers:
-                of_layer = {way(spec): rows[at, spec] for at, spec in rows if at == layer}
+            for layer in self.readouts:
+                of_layer = {way(spec): rows[at, spec] for at, spec in rows if at == layer and spec != DERIVED}
                 tracker.summarise(of_measurement(of_layer, covered, prepared.report, f"measure/{layer}"))

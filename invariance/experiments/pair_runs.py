@@ -19,9 +19,9 @@ from rich.progress import Progress
 
 from invariance.engine.comparing import INDICES, PairUnit, Result, part_of, units_of
 from invariance.engine.pair_rows import Pair, PairRows, account
+from invariance.engine.pair_units import PLAN, UnitResults
 from invariance.errors import UserError
 from invariance.experiments.pair_features import Member, Stored
-from invariance.experiments.pair_units import PLAN, UnitResults
 from invariance.maps.spec import MapSpec
 from invariance.measures import Measure
 from invariance.runs.files import DONE, write_text

@@ -15,24 +15,23 @@ import torch
 from numpy.typing import NDArray
 
 from invariance.data.prepared import Prepared
+from invariance.engine.derivative import DERIVATIVE
+from invariance.engine.given import more_given
 from invariance.engine.grids import Grid
 from invariance.engine.groups import Ended, Group, Measured
 from invariance.engine.measuring import Effort, check, measure
 from invariance.engine.stream import Sample
 from invariance.maps.spec import CLOSED, MapSpec, leaning
+from invariance.measures import INDEX_NAMES
 from invariance.models.model import Model
 from invariance.progress import bar
 from invariance.runs.checked import write_facts
-from invariance.runs.files import DONE, atomic_path, write_text
-from invariance.runs.outputs import require_writable
+from invariance.runs.files import atomic_path, write_text
+from invariance.runs.locks import SharedLock
 from invariance.runs.parts import Part, Parts
 from invariance.runs.rows import to_frame
 from invariance.runs.run import Run
 from invariance.runs.scores import write_scores
-from invariance.runs.seal import rows_of
-from invariance.runs.summary import of_measurement, way
-from invariance.runs.wandb import Tracker
-from invariance.training.trained import Network
 from invariance.transforms.base import GridPoint, Transform
 from invariance.transforms.near import near_copies, told
 
@@ -43,57 +42,8 @@ FITS = "g,status,error,reference,strength,sigma\n"
 Key = tuple[str, MapSpec]
 """What has a run of its own: a layer, and a map with its solver."""
 
-
-def measure_grid(
-    network: Network,
-    grid: Grid,
-    maps: list[MapSpec],
-    config: dict[str, Any],
-    stage: str = "measure",
-    before: Network | None = None,
-) -> None:
-    """Measure one network over one grid and write the rows of every fit that has none yet.
-
-    Args:
-        network: the trained network.
-        grid: the transformations.
-        maps: the maps and solvers.
-        config: the configuration: metrics, batch, memory_gb, prepared, logger and progress of `conf/measure.yaml`.
-        stage: what the measurement is a part of: "measure" or "finetune".
-        before: the network that this one was finetuned from, measured already, for W&B to show beside it.
-
-    Raises:
-        UserError: for anything the user can mend.
-    """
-    folder = network.runs / stage / network.place / grid.name
-    size = grid.transform.source_size(network.input_size)
-    if not all((folder / spec.name / DONE).exists() for spec in maps):  # what is finished may lie where nobody writes
-        require_writable(folder, "runs")
-    prepared = network.data(size, Path(config["prepared"]).expanduser(), config["progress"])
-    runs = {spec: _open(network, grid, spec, prepared, config, stage) for spec in maps}
-    keep = Recording(grid, prepared, {(network.layer, spec): run for spec, run in runs.items()}, _about(network, stage))
-    if keep.finished:
-        print(f"finished already: {folder}")
-        return
-    facts = {
-        "upstream": {network.directory.as_posix(): network.weights},
-        "device": str(network.device),
-        "trained_on": network.trained_on,
-    }
-    with keep.measuring(network.model, samples_of(network, prepared), folder, facts, config):
-        new = {spec: run for (_, spec), run in keep.runs.items()}
-        if new:
-            _show(network, grid, runs, new, prepared, config, stage, before)
-    if new:
-        print(f"measured {network.place} over {len(grid.transform.grid())} g of {grid.name}: {folder}")
-    else:
-        print(f"finished already: {folder}")
-
-
-def samples_of(network: Network, prepared: Prepared) -> tuple[Sample, Sample]:
-    """The images that a network's maps are fitted on, and those that are reported on."""
-    own = network.measured_on == network.trained_on  # another data set's classes are not the network's
-    return samples(prepared, network.settings["fit"], np.arange(len(prepared.classes)) if own else None)
+DERIVED = MapSpec(DERIVATIVE)
+"""Stands for a map in the keys of derivatives, which have runs of their own and rows of the identity."""
 
 
 def samples(
@@ -126,65 +76,34 @@ def _labels(labels: NDArray[np.int64], places: NDArray[np.int64] | None) -> torc
     return None if places is None else torch.from_numpy(np.append(places, -1)[labels])
 
 
-def _show(
-    network: Network,
-    grid: Grid,
-    runs: Mapping[MapSpec, Run],
-    new: Mapping[MapSpec, Run],
-    prepared: Prepared,
-    config: dict[str, Any],
-    stage: str,
-    before: Network | None,
-) -> None:
-    """The measurement in W&B: its rows and means; those of the network it was finetuned from, too."""
-    trained, name, phase = network.config, f"{network.place}/{grid.name}", "after" if before else "before"
-    about: dict[str, Any] = {
-        **_about(network, stage),
-        "range": trained["transform"].get("range"),
-        "grid": grid.name,
-        "layer": network.layer,
-        "maps": list(dict.fromkeys(spec.map for spec in runs)),
-        "solvers": list(dict.fromkeys(spec.solver for spec in runs if spec.solver)),
-    }
-    if stage == "finetune":
-        about, name = {**about, "phase": phase}, f"{name} {phase}"
-    covered = {point.label: grid.covered(point) for point in grid.transform.grid()}
-    identity = {spec.name: run.identity for spec, run in runs.items()}
-    with Tracker(
-        config["logger"], network.runs / stage / network.place / grid.name, name=name, about=about, identity=identity
-    ) as tracker:
-        for run in new.values():
-            tracker.record_in(run)
-        rows = {way(spec): run.rows() for spec, run in runs.items()}
-        tracker.table("rows", pd.concat(rows.values(), ignore_index=True))
-        prefix = f"{stage}/{phase}" if stage == "finetune" else stage
-        tracker.summarise(of_measurement(rows, covered, prepared.report, prefix))
-        if before is not None:
-            folder = network.runs / stage / before.name / grid.name
-            found = {way(spec): folder / spec.name for spec in runs if (folder / spec.name / DONE).exists()}
-            old = {name: rows_of(path) for name, path in found.items()}
-            tracker.summarise(of_measurement(old, covered, prepared.report, f"{stage}/before"))
+def identity_of(spec: MapSpec, config: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of a run's identity that its map makes, and what is measured through it.
 
-
-def _open(network: Network, grid: Grid, spec: MapSpec, prepared: Prepared, config: dict[str, Any], stage: str) -> Run:
+    Args:
+        spec: the map and its solver, or `DERIVED`.
+        config: metrics, unseen_classes, and nulls and intervals where there are any.
+    """
+    if spec == DERIVED:
+        return {"metrics": [DERIVATIVE], "map": "identity", "solver": {"name": ""}}
+    metrics, more = of_grids(config["metrics"]), more_given(config.get("nulls", False), config.get("intervals", False))
     identity: dict[str, Any] = {
-        "network": network.name,
-        "weights": network.weights,
-        "data": {
-            "name": prepared.name,
-            "sha256": prepared.sha256,
-            "fit": network.settings["fit"],
-            "report": prepared.report,
-        },
-        "grid": grid.identity,
-        "layer": network.layer,
-        "metrics": list(config["metrics"]),
+        "metrics": metrics,
         "map": spec.map,
         "solver": {"name": spec.solver, **(asdict(spec.settings) if spec.settings else {})},
     }
-    if spec.solver in config["unseen_classes"]:  # in closed form always, so that it says nothing
+    # what is not there says nothing, so that runs of before are what they were
+    if spec.solver in config["unseen_classes"]:  # in closed form always
         identity["unseen_classes"] = True
-    return Run(network.runs, f"{stage}/{network.place}/{grid.name}/{spec.name}", identity)
+    if more.nulls:
+        identity["nulls"] = "shuffled" if spec.solver in more.shuffled else True
+    if more.intervals and spec.map == "identity" and set(metrics) & set(INDEX_NAMES):
+        identity["intervals"] = True
+    return identity
+
+
+def of_grids(metrics: Sequence[str]) -> list[str]:
+    """The metrics that are taken under every g of a grid: all but the derivative."""
+    return [metric for metric in metrics if metric != DERIVATIVE]
 
 
 class Recording:
@@ -210,7 +129,10 @@ class Recording:
     def __enter__(self) -> Self:
         """Take the locks; runs that another process finished meanwhile are left out."""
         with ExitStack() as locks:
+            shared = SharedLock()  # layers × maps are more than the files that a process may open
+            locks.callback(shared.close)
             for run in self.runs.values():
+                run.shared = shared
                 locks.enter_context(run)
             self._locks = locks.pop_all()
         self.runs = {key: run for key, run in self.runs.items() if not run.done}
@@ -226,10 +148,27 @@ class Recording:
         """The layers of which something is to be measured."""
         return list(dict.fromkeys(layer for layer, _ in self.runs))
 
+    def _asked(self, metrics: Sequence[str], readouts: Mapping[str, str]) -> list[dict[str, Any]]:
+        """What is left to measure, as arguments of `measure`: through maps, and derivatives, which are of all layers.
+
+        Args:
+            metrics: those that are wanted.
+            readouts: the readout of every layer that is measured, also of those that are finished.
+        """
+        of_maps = [key for key in self.runs if key[1] != DERIVED]
+        asked: list[dict[str, Any]] = []
+        if of_maps:
+            there = list(dict.fromkeys(layer for layer, _ in of_maps))
+            of_these = {layer: readouts[layer] for layer in there}
+            asked.append({"layers": there, "maps": self.maps, "measures": of_grids(metrics), "readouts": of_these})
+        if len(of_maps) < len(self.runs):
+            asked.append({"layers": list(readouts), "maps": [], "measures": [DERIVATIVE], "readouts": readouts})
+        return asked
+
     @property
     def maps(self) -> list[MapSpec]:
         """The maps through which something is to be measured."""
-        return list(dict.fromkeys(spec for _, spec in self.runs))
+        return list(dict.fromkeys(spec for _, spec in self.runs if spec != DERIVED))
 
     @property
     def finished(self) -> bool:
@@ -244,6 +183,7 @@ class Recording:
         folder: Path,
         facts: Mapping[str, Any],
         config: Mapping[str, Any],
+        readouts: Mapping[str, str],
     ) -> Iterator[None]:
         """Measure what has no rows yet, under the locks of the runs, which are held until the context is left.
 
@@ -252,16 +192,20 @@ class Recording:
             images: those that maps are fitted on, and those that are reported on.
             folder: of the grid.
             facts: what made the network, for the provenance of every run.
-            config: metrics, unseen_classes, batch, memory_gb and progress.
+            config: metrics, unseen_classes, batch, memory_gb and progress; nulls and intervals where there are any.
+            readouts: the readout of every layer.
 
         Raises:
             UserError: for anything the user can mend.
         """
-        grid, (fit, report) = self.grid, images
+        grid, (fit, report), metrics = self.grid, images, config["metrics"]
+        more = more_given(config.get("nulls", False), config.get("intervals", False))
         self.runs = {key: run for key, run in self.runs.items() if not run.done}
-        asked: dict[str, Any] = {"fit": fit, "layers": self.layers, "maps": self.maps, "measures": config["metrics"]}
-        for line in leaning(self.maps, check(model, report, family=grid, **asked), len(fit)):
-            print(line, file=sys.stderr)
+        for asked in self._asked(metrics, readouts):
+            if asked["maps"]:
+                dims = check(model, report, fit=fit, family=grid, **asked)
+                for line in leaning(self.maps, dims, len(fit)):
+                    print(line, file=sys.stderr)
         with self:
             if self.runs:  # not finished by another process, meanwhile
                 side = int(model.size or report.pixels.shape[-1])
@@ -270,15 +214,18 @@ class Recording:
                 self._begin(folder, facts)
                 with bar(config["progress"]) as progress:
                     shown = progress if config["progress"] else None
-                    measure(
-                        model,
-                        report,
-                        families=[grid],
-                        **{**asked, "layers": self.layers, "maps": self.maps},
-                        keep=self,
-                        unseen=[*CLOSED, *config["unseen_classes"]],
-                        effort=Effort(int(config["batch"]), config["memory_gb"] * 1e9, shown),
-                    )
+                    for asked in self._asked(metrics, readouts):
+                        measure(
+                            model,
+                            report,
+                            fit=fit,
+                            families=[grid],
+                            **asked,
+                            keep=self,
+                            unseen=[*CLOSED, *config["unseen_classes"]],
+                            more=more,
+                            effort=Effort(int(config["batch"]), config["memory_gb"] * 1e9, shown),
+                        )
                 self._finish()
             yield
 
@@ -298,7 +245,7 @@ class Recording:
 
     def has(self, group: Group) -> bool:
         """See `Recorder`; what is of no run here was measured before."""
-        key = group.layer, group.map
+        key = _key_of(group)
         if key not in self.runs:
             return True
         if key not in self._parts:
@@ -308,7 +255,7 @@ class Recording:
 
     def add(self, group: Group, result: Measured) -> None:
         """See `Recorder`."""
-        key = group.layer, group.map
+        key = _key_of(group)
         run = self.runs[key]
         rows = to_frame(replace(row, **self.about, run=run.name) for row in result.rows)
         run.require_here()
@@ -333,17 +280,9 @@ class Recording:
             self._parts[key].remove()
 
 
-def _about(network: Network, stage: str) -> dict[str, Any]:
-    """What the rows of a network that was trained here say of it."""
-    trained = network.config
-    return {
-        "stage": stage,
-        "data": network.measured_on,
-        "network": trained["name"],
-        "family": trained["transform"]["name"],
-        "range": _text(trained["transform"].get("range")),
-        "seed": trained["seed"],
-    }
+def _key_of(group: Group) -> Key:
+    """What a group is a part of."""
+    return group.layer, DERIVED if group.g == (DERIVATIVE,) and not group.size else group.map
 
 
 def _write_grid(folder: Path, grid: Grid, prepared: Prepared) -> None:
@@ -387,7 +326,3 @@ def _hash(transform: Transform, point: GridPoint) -> str:
     for name, value in sorted(transform.beside().items()):
         digest.update(f"{name}={value}".encode())
     return digest.hexdigest()[:12]
-
-
-def _text(value: object) -> str:
-    return "" if value is None else str(value)

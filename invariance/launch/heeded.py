@@ -75,7 +75,20 @@ _BY_NETWORKS = (
     Unread("networks", "model= names the network", _GIVEN),
     Unread("layer", "with model= layers= chooses where φ ends", _GIVEN),
     Unread("layers", "networks that were trained here are measured at layer=", _TRAINED),
+    Unread("readout", "networks that were trained here are measured by all that layer= gives", _TRAINED),
+    Unread("resize", "images are warped to the size that each network takes", _TRAINED),
+    Unread("plan", "invariance-plan says what measuring networks that were trained here takes", _TRAINED),
     Unread("labels", "without model= the images are the networks' own", _TRAINED),
+)
+_BY_MODELS = (
+    *(
+        Unread(key, "models= names the networks", _isnt("models", None))
+        for key in ("networks", "layer", "features", "data.input_size", "data.mean")
+    ),
+    *(
+        Unread(key, "it is of models=", _is("models", None))
+        for key in ("data", "layers", "readout", "resize", "scaled")
+    ),
 )
 _PLANNED = "check=true measures nothing and plans nothing"
 
@@ -98,8 +111,9 @@ UNREAD: dict[str, tuple[Unread, ...]] = {
         Unread("data.fit", "no map is fitted"),
         Unread("data.input_size", "images are read at the size that the network takes"),
         Unread("data.mean", "a network subtracts its own mean"),
+        Unread("resize", "without data= images are noise", _is("data", None)),
     ),
-    "distance": _MEASURING,
+    "distance": (*_MEASURING, *_BY_MODELS),
     "finetune": (_STEP,),
     "status": (Unread("every", "seal=true looks once", _is("seal", True)),),
     "plan": (

@@ -70,7 +70,7 @@ class Model:
         """Where the network is; the CPU for one without weights.
 
         Raises:
-            UserError: if its weights are on several devices.
+            UserError: if its weights are on several devices, or on none.
         """
         there = {one.device for one in (*self.module.parameters(), *self.module.buffers())}
         if len(there) > 1:
@@ -78,6 +78,8 @@ class Model:
             raise UserError(
                 f"model {self.name}: its weights are on {names}; move it to one device, as module.to('cpu')"
             )
+        if torch.device("meta") in there:
+            raise UserError(f"model {self.name}: its weights hold no numbers (they are on meta); load some first")
         return there.pop() if there else torch.device("cpu")
 
     @cached_property

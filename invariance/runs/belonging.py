@@ -9,7 +9,7 @@ import pandas as pd
 
 from invariance.errors import UserError
 from invariance.runs.facts import CONFIG, ROWS
-from invariance.runs.places import folder_name, is_given
+from invariance.runs.places import is_given, layer_folder
 from invariance.runs.rows import OF_CONTROL
 
 _Wanted = tuple[str, "pd.Series[Any]", object, str]
@@ -57,7 +57,7 @@ def _by_place(directory: Path, rows: pd.DataFrame) -> Iterator[_Wanted]:
         yield "data", rows["data"], place[1], "its folder"
     if is_given(place):
         yield "network", rows["network"], place[3], "its folder"
-        yield "layer", rows["layer"].map(folder_name), place[5], "its folder"
+        yield "layer", _layer_folders(rows), place[5], "its folder"
         yield "g", _grid(rows), place[4], "its folder"
     elif len(place) >= 4 and place[0] != "distance":
         yield "network", rows["network"], place[2], "its folder"
@@ -67,6 +67,12 @@ def _by_place(directory: Path, rows: pd.DataFrame) -> Iterator[_Wanted]:
     if len(place) >= 3:
         yield "stage", rows["stage"], place[0], "its folder"
     yield "run", rows["run"], "/".join(place), "its folder"
+
+
+def _layer_folders(rows: pd.DataFrame) -> "pd.Series[Any]":
+    """The folder that each row's layer and readout have."""
+    named = [layer_folder(layer, readout) for layer, readout in zip(rows["layer"], rows["readout"], strict=True)]
+    return pd.Series(named, index=rows.index, dtype=str)
 
 
 def _grid(rows: pd.DataFrame) -> "pd.Series[Any]":
@@ -93,6 +99,7 @@ def _by_config(config: Mapping[str, Any], rows: pd.DataFrame) -> Iterator[_Wante
     if isinstance(networks := config.get("networks"), Mapping):
         yield from _by_pair(set(networks), rows)
     yield "map", rows["map"], config.get("map"), CONFIG
+    yield "readout", rows["readout"], config.get("readout"), CONFIG
     if isinstance(metrics := config.get("metrics"), list):
         yield "metric", rows["metric"], {*map(str, metrics), *OF_CONTROL}, CONFIG
     fit = _mapping(data.get("fit"))

@@ -37,6 +37,56 @@ def lock(path: Path) -> int | None:
     return None
 
 
+class SharedLock:
+    """One lock that holds many files, so that a process needs one open file for all.
+
+    Each file becomes another name of one file that this process has locked. Where a disk has no such names, files are
+    locked one by one.
+    """
+
+    def __init__(self) -> None:
+        self._held: list[int] = []
+        self._named: Path | None = None
+
+    def take(self, path: Path) -> int | None:
+        """Take the lock of a file as `lock` does; the descriptor stays this lock's to close.
+
+        Args:
+            path: the file; made if it is not there.
+        """
+        for _ in range(_TRIES):
+            if (here := next((one for one in self._held if still_there(one, path)), None)) is not None:
+                return here
+            own = lock(path)  # nobody else holds it
+            if own is None:
+                return None
+            if still_there(own, path):
+                try:
+                    self._name(path)
+                except OSError:
+                    self._held.append(own)
+                    continue
+            os.close(own)  # somebody may have shared it meanwhile
+        return None
+
+    def _name(self, path: Path) -> None:
+        """Make a file another name of the one that is locked, which is made at first."""
+        temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+        temporary.unlink(missing_ok=True)
+        if self._named is not None:
+            os.link(self._named, temporary)
+        elif (made := lock(temporary)) is not None:
+            self._held.append(made)
+        os.replace(temporary, path)
+        self._named = path
+
+    def close(self) -> None:
+        """Give up the lock of all files."""
+        for one in self._held:
+            os.close(one)
+        self._held, self._named = [], None
+
+
 def _taken(descriptor: int) -> bool:
     for left in reversed(range(_TRIES)):
         try:

@@ -1,6 +1,7 @@
 """Where measurements of networks that were not trained here lie, and names made fit for folders.
 
-`measure/<data>/<source>/<network>/<grid>/<layer>/<map>`: one run for every layer and map.
+`measure/<data>/<source>/<network>/<grid>/<layer>/<map>`: one run for every layer and map. A layer of which
+not all is taken has its readout behind its name, as `blocks.3(mean)`.
 """
 
 import re
@@ -14,6 +15,16 @@ def folder_name(text: str) -> str:
     """A name as a folder's: letters, digits and . _ - # [ ] ( ) are left, everything else becomes _."""
     name = re.sub(r"[^\w.#\[\]()-]+", "_", text)[:_LONGEST]
     return f"_{name[1:]}" if name[:1] in (".", "-") else name
+
+
+def layer_folder(layer: str, readout: str = "") -> str:
+    """The folder of a layer's runs: its name, with its readout where that is not all that the layer gives.
+
+    Args:
+        layer: its name.
+        readout: how it becomes a vector; flatten, as nothing, is not named, nor are positions, of which maps tell.
+    """
+    return folder_name(layer) + (f"({folder_name(readout)})" if readout not in ("", "flatten", "positions") else "")
 
 
 def given_place(data: str, source: str, network: str, grid: str) -> str:

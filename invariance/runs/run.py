@@ -16,7 +16,7 @@ import yaml
 from invariance.errors import Busy, UserError
 from invariance.runs.facts import BEST, CONFIG, LAST, LOCK, PREVIOUS, PROVENANCE, ROWS, read_config, read_provenance
 from invariance.runs.files import DONE, disk_errors, remove_temporaries, write_text
-from invariance.runs.locks import UNREADABLE, holder, lock, others_at, still_there
+from invariance.runs.locks import UNREADABLE, SharedLock, holder, lock, others_at, still_there
 from invariance.runs.origin import made_by
 from invariance.runs.pace import Pace
 from invariance.runs.rows import write_rows
@@ -74,6 +74,7 @@ class Run:
     Attributes:
         directory: the run's folder.
         name: its path relative to the runs folder, as rows name it.
+        shared: a lock of many runs, whose maker closes it, of which its own is to be a part.
     """
 
     def __init__(
@@ -96,6 +97,7 @@ class Run:
         self._started = time.monotonic()
         self._pace = Pace()
         self._lock: int | None = None
+        self.shared: SharedLock | None = None
         self._config = json.loads(json.dumps(config))
         self._progress = progress
         if self._holds_work:
@@ -152,7 +154,7 @@ class Run:
         with disk_errors(self.directory):
             self.directory.mkdir(parents=True, exist_ok=True)
         with disk_errors(self.directory / LOCK):
-            self._lock = lock(self.directory / LOCK)
+            self._lock = (self.shared.take if self.shared else lock)(self.directory / LOCK)
         if self._lock is None:
             self._busy(holder(self.directory / LOCK) or "another process, which just ended")
         try:
@@ -199,9 +201,9 @@ class Run:
         self._release()
 
     def _release(self) -> None:
-        if self._lock is not None:
+        if self._lock is not None and self.shared is None:
             os.close(self._lock)
-            self._lock = None
+        self._lock = None
 
     def require_here(self) -> None:
         """Look whether the folder is still the one that this process works in, before anything is written into it.

@@ -68,6 +68,9 @@ Layers = Annotated[
 ]
 Given = Annotated[Any, AfterValidator(plain)]
 Measured = Literal["error_rate", "l2_distance", "agreement", "effective_invariance", "cka", "procrustes", "r2"]
+Rated = Literal[
+    "error_rate", "l2_distance", "agreement", "effective_invariance", "cka", "procrustes", "r2", "derivative"
+]
 Compared = Literal["l2_distance", "indices"]
 Grids = Annotated[
     str | Annotated[list[str], Field(min_length=1)],
@@ -77,6 +80,20 @@ Grids = Annotated[
 Metrics = Annotated[
     list[Measured], AfterValidator(distinct), Field(min_length=1, description=metrics(get_args(Measured)))
 ]
+RatedMetrics = Annotated[
+    Annotated[list[Rated], AfterValidator(distinct), Field(min_length=1)] | None,
+    Field(description=metrics(get_args(Rated))),
+]
+ReadoutName = Annotated[str, Field(min_length=1, max_length=100)]
+Readouts = Annotated[
+    ReadoutName | Annotated[dict[str | int, ReadoutName], Field(min_length=1)],
+    Field(description="give auto, a readout, as mean, or readouts by layers and patterns, as {blocks.*: cls}"),
+]
+Nulls = Annotated[
+    bool | Annotated[list[str], AfterValidator(distinct), Field(min_length=1)],
+    Field(description="give true, false, or solvers whose maps are fitted on shuffled pairs, too, as [online_sgd]"),
+]
+Resizing = Literal["own", "warp", "none"]
 DataName = Annotated[
     Annotated[str, Field(min_length=1)] | None, Field(description="give the name of a data set, or null for all")
 ]
@@ -165,14 +182,24 @@ class MeasurePage(_Measuring):
     data: Data | None = Field(default=None, description=chosen("data"))
     grids: Grids
     layers: Layers = "auto"
+    readout: Readouts = "auto"
+    resize: Resizing = "own"
     labels: bool | None = None
-    metrics: Metrics
+    metrics: RatedMetrics
+    nulls: Nulls = False
+    intervals: bool = False
+    plan: bool = False
     unseen_classes: Unseen
     grid: Settled | None = Field(description="give a family's grid settings, as grid={rotation: {angles: [-90, 90]}}")
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
         if self.model is None:
+            if "derivative" in (self.metrics or ()):
+                raise UserError(
+                    "metrics: derivative is of networks that model= names; of one that was trained here "
+                    "measure_model(load_model('runs/train/…'), …, measures=['derivative']) gives it"
+                )
             return self
         if self.model.source == "run":
             raise UserError("model=run: a network that was trained here is measured by its name, as networks=digits")
@@ -188,6 +215,8 @@ class LayersPage(Page):
     model: GivenModel = _of("model", "layers")
     data: Data | None = Field(default=None, description=chosen("data"))
     layers: Layers
+    readout: ReadoutName = "auto"
+    resize: Resizing = "own"
     bypass: bool
     file: Folder | None = Field(alias="csv", description="give a path, or null")
 
@@ -195,10 +224,27 @@ class LayersPage(Page):
 class DistancePage(_Measuring):
     """`conf/distance.yaml`."""
 
+    models: Annotated[list[str | dict[str, Any]], Field(min_length=1)] | None = Field(
+        default=None, description="give networks, as [timm/resnet18,runs/train/digits/baseline/seed0]"
+    )
+    data: Data | None = Field(default=None, description=chosen("data"))
+    layers: Layers | dict[str, Layers] = Field(
+        default="auto", description="give auto, names of layers or patterns, or such by model, as {resnet18: [layer1]}"
+    )
+    readout: Readouts = "auto"
+    resize: Resizing = "own"
+    scaled: bool = False
+
     metrics: Annotated[list[Compared], AfterValidator(distinct)] = Field(
         min_length=1, description=metrics(("l2_distance", "indices"))
     )
     features: Folder
+
+    @model_validator(mode="after")
+    def _has_images(self) -> Self:
+        if self.models is not None and self.data is None:
+            raise UserError("models=: give the images to compare them on, as data=folder data.root=photos")
+        return self
 
 
 class FinetunePage(_Measuring):

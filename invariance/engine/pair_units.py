@@ -3,7 +3,7 @@
 import io
 import json
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -21,11 +21,12 @@ class UnitResults:
     """What the units of one piece of work came to, a file each, found again by which unit it is.
 
     Args:
-        folder: the work's, named after all that its results depend on.
+        folder: the work's.
+        work: what its results depend on, plain data; None: the folder is named after it.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, work: Mapping[str, Any] | None = None) -> None:
+        self._folder, self._work = folder, folder.name if work is None else dict(work)
 
     def plan(self) -> list[PairUnit] | None:
         """What was planned; None if nothing was, or what was is damaged and is planned again."""
@@ -71,4 +72,4 @@ class UnitResults:
 
     def _about(self, what: PairUnit | str) -> dict[str, Any]:
         told = what if isinstance(what, str) else [what.kind, what.source, list(what.targets)]
-        return {"work": self._folder.name, "what": told}
+        return {"work": self._work, "what": told}
