@@ -21,6 +21,7 @@ from invariance.maps.settings import name_of
 from invariance.maps.spec import MapSpec
 from invariance.measures import INDEX_NAMES, Measure, measure_named
 from invariance.models.model import Model, require_model
+from invariance.models.readout import read_readout
 from invariance.progress import bar
 from invariance.runs.rows import Row, to_frame
 from invariance.settings.base import Settings, checked
@@ -97,6 +98,7 @@ def compare_models(
     batch: int = 64,
     memory_gb: float | None = None,
     progress: bool = False,
+    readout: str = "flatten",
 ) -> Comparison:
     """Compare two networks, or layers of one, on the same images: every layer of a with every one of b.
 
@@ -118,6 +120,7 @@ def compare_models(
         batch: images a forward pass.
         memory_gb: bound on features and maps that are worked on at once; None: half of this machine's memory.
         progress: whether to show bars.
+        readout: how layers become vectors, as "mean", each channel's mean over positions.
 
     Returns:
         Rows, pair by pair; `network` and `layer` name the source, `g` the target, as `network:<name>:<layer>`.
@@ -134,9 +137,10 @@ def compare_models(
     layers_of = _layers(layers, "layers"), _layers(layers if layers_b is None else layers_b, "layers_b")
     require_model(a, "a")
     require_model(b, "b")
+    read_readout(readout)  # a name that is none is told at once
     memory = machine_bytes() / 2 if numbers.memory_gb is None else numbers.memory_gb * 1e9
     with bar(bool(progress)) as shown:
-        return _Work((a, b), layers_of, sides, memory, numbers.batch, shown).table(fits, measures, scaled)
+        return _Work((a, b), layers_of, sides, memory, numbers.batch, readout, shown).table(fits, measures, scaled)
 
 
 def _sides(images: object, fit: object, seed: int) -> tuple[Tensor | None, Tensor]:
@@ -200,9 +204,9 @@ def _layers(layers: Layers, what: str) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _phi(model: Model, layers: Sequence[str], images: Tensor, batch: int, shown: Progress) -> dict[str, Tensor]:
+def _phi(model: Model, layers: Sequence[str], images: Tensor, work: "_Work") -> dict[str, Tensor]:
     """φ (N, D) of images at every layer, float32 in host memory, from one pass."""
-    cut = model.cut(layers)
+    cut, batch, shown = model.cut(layers, work.readout), work.batch, work.shown
     task = shown.add_task(f"φ of {model.name}", total=len(images))
     result: dict[str, Tensor] = {}
     for start in range(0, len(images), batch):
@@ -227,6 +231,7 @@ class _Work:
         images: the fit images, if there are any, and the report images.
         memory: bound in bytes on features and maps.
         batch: images a forward pass.
+        readout: how layers become vectors.
         shown: the display to which bars are added.
     """
 
@@ -235,6 +240,7 @@ class _Work:
     images: tuple[Tensor | None, Tensor]
     memory: float
     batch: int
+    readout: str
     shown: Progress
 
     def table(self, fits: Sequence[MapSpec], measures: Sequence[Measure], scaled: bool) -> Comparison:
@@ -245,8 +251,8 @@ class _Work:
         counts = (0 if fitted is None else len(fitted), len(reported))
         named, features = {}, {}
         for side, name, network, layers in zip("ab", names, self.networks, self.layers, strict=True):
-            of_report = _phi(network, layers, reported, self.batch, self.shown)
-            of_fit = {} if fitted is None else _phi(network, layers, fitted, self.batch, self.shown)
+            of_report = _phi(network, layers, reported, self)
+            of_fit = {} if fitted is None else _phi(network, layers, fitted, self)
             for layer in layers:
                 named[f"{side}:{layer}"] = RowNames(network=name, layer=layer, g=f"network:{name}:{layer}")
                 features[f"{side}:{layer}"] = of_fit.get(layer), of_report[layer]
