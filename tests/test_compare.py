@@ -20,6 +20,8 @@ from invariance.errors import UserError
 from invariance.maps import MinibatchSGD, OnlineSGD, Ridge
 from invariance.maps.spec import MapSpec
 from invariance.measures import INDEX_NAMES, MEASURES
+from invariance.measures.cka import linear_cka
+from invariance.measures.moments import centred, cross_product
 from invariance.models.model import wrap
 from invariance.runs.rows import COLUMNS
 
@@ -433,3 +435,13 @@ def test_comparing_needs_neither_hydra_nor_lightning_nor_wandb():
         "sys.exit(bool({'hydra', 'pytorch_lightning', 'wandb', 'omegaconf'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_maps_are_compared_by_a_readout_and_an_unknown_one_is_refused():
+    a, b, x = model(Net(1), "a"), model(Net(2), "b"), drawn(60)
+    table = compare_models(a, b, x, layers="conv", indices=["cka"], readout="mean")
+    means = [one.cut(["conv"]).phi(one.prepare(x))["conv"].view(60, 2, -1).mean(2).double() for one in (a, b)]
+    wanted = linear_cka(*map(centred, means), cross_product(*means))
+    assert score(table, "cka", network="a").score == pytest.approx(wanted, abs=1e-6)
+    with pytest.raises(UserError, match="did you mean 'mean'"):
+        compare_models(a, b, x, layers="conv", readout="meen")

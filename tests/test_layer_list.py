@@ -73,6 +73,7 @@ def test_a_network_that_says_how_many_tokens_it_puts_before_is_believed():
     network.num_prefix_tokens = 5
     assert str(Layout.of((201, 384), (224, 224), network)) == "(B, 5 + T, C)"
     assert str(Layout.of((201, 384), (224, 224), nn.Sequential(network))) == "(B, 5 + T, C)"
+    assert str(Layout.of((196, 384), (224, 224), network)) == "(B, T, C)"  # the patches, before these tokens come
 
 
 def test_auto_is_the_true_cuts_at_the_ends_of_blocks():

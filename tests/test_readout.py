@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-import torchvision
 from torch import nn
 
 from invariance.errors import UserError
@@ -337,47 +336,3 @@ def test_a_layer_whose_output_changes_its_size_is_refused_by_both_sizes():
         UserError, match=r"gives \(23, 3\) for an image, and gave \(24, 3\) for others of the same size"
     ):
         cut.phi(-x)
-
-
-TORCHVISION = [
-    ("resnet18", {}, (64, 96), {"layer1.0.relu#1": "mean", "layer2.0.conv1": "mean", "avgpool": "mean"}),
-    (
-        "vit_b_16",
-        {"image_size": 32},
-        (32, 32),
-        {
-            "encoder.layers.encoder_layer_3": "token:2",
-            "encoder.layers.encoder_layer_9.mlp.0": "mean",
-            "encoder.ln": "cls",
-        },
-    ),
-    ("swin_t", {}, (64, 96), {"features.1.1.attn": "mean", "features.3.0.mlp.0": "mean", "features.2": "mean"}),
-    ("densenet121", {}, (64, 96), {"features.denseblock2.denselayer2": "mean", "features.conv0": "mean"}),
-    (
-        "inception_v3",
-        {"init_weights": False, "aux_logits": False},
-        (96, 128),
-        {"Conv2d_1a_3x3": "mean", "Mixed_5b.branch1x1": "mean", "Mixed_7a": "mean"},
-    ),
-    ("convnext_tiny", {}, (64, 96), {"features.1.0.block.3": "mean", "features.3": "mean", "features.0": "mean"}),
-]
-LAST = {"features.1.1.attn", "features.3.0.mlp.0", "features.2", "features.1.0.block.3"}
-
-
-@pytest.mark.long
-@pytest.mark.parametrize(("name", "settings", "sides", "layers"), TORCHVISION, ids=[one[0] for one in TORCHVISION])
-def test_torchvisions_architectures_by_their_readouts(name, settings, sides, layers):
-    torch.manual_seed(0)
-    network = getattr(torchvision.models, name)(weights=None, num_classes=10, **settings).eval()
-    if name == "vit_b_16":  # torchvision's own begins with a head of zeros
-        nn.init.normal_(network.heads.head.weight)
-    x, gx = wide(3, sides=sides), wide(3, seed=1, sides=sides)
-    cut, wanted = Cut(network, list(layers), layers), logits_of(network, gx)
-    r, own = cut.phi(x), cut.phi(gx)
-    for layer in layers:
-        kind = "tokens" if name == "vit_b_16" else "channels_last" if layer in LAST else "channels_first"
-        layout = cut.reading(layer).layout
-        assert (layout.kind, layout.prefix) == (kind, int(kind == "tokens")), layer
-        assert torch.equal(cut.classify(layer, own[layer], gx), wanted), layer
-        moved = cut.classify(layer, r[layer], gx)
-        assert moved.isfinite().all() and not torch.equal(moved, wanted), layer

@@ -10,7 +10,9 @@ import torch
 import torchvision
 from PIL import Image
 from sklearn.datasets import load_sample_images
+from torch import nn
 
+from invariance import load, measure_model, wrap
 from invariance.data.decode import decode_as
 from invariance.errors import UserError
 from invariance.models.recipe import Normalise, Resize
@@ -441,3 +443,19 @@ def test_a_gray_photograph_and_one_that_is_laid_on_a_ground():
     assert colour[:, 0, 0].tolist() == [30, 60, 90] and np.array_equal(
         colour[:, 10:30, 5:35], CHINA[:20, :30].transpose(2, 0, 1)
     )
+
+
+def test_results_name_the_library_that_a_network_was_built_with(tmp_path):
+    timm = library("timm")
+    small = {"preprocess": HALVES, "size": 32, "weights": "random"}
+    one = load_model("timm/test_vit", **small)
+    assert one.libraries == ["timm"] and wrap(one.module, HALVES).libraries == ["timm"]
+    other = wrap(nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 4)), HALVES, name="mine")
+    assert other.libraries == []
+    x = torch.randint(0, 256, (12, 3, 32, 32), dtype=torch.uint8)
+    asked = {"transforms": ["mirror"], "layers": ["logits"], "measures": ["agreement"]}
+    alone = measure_model(other, x, **asked)
+    assert "timm" not in alone.attrs["versions"]
+    both = measure_model([other, one], x, keep=tmp_path / "kept", **asked)
+    for results in (both, load(tmp_path / "kept")):
+        assert results.attrs["versions"] == {**alone.attrs["versions"], "timm": timm.__version__}

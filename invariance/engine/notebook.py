@@ -32,7 +32,7 @@ from invariance.models.layers import choose_layers, choose_readouts
 from invariance.models.model import Model, require_model
 from invariance.models.positions import positions_of
 from invariance.progress import bar
-from invariance.runs.origin import made_by
+from invariance.runs.origin import made_by, versions_of
 from invariance.settings.base import Settings, checked
 from invariance.settings.fields import Batch, Seed, native
 from invariance.transforms.base import UNTOUCHED, Params, Transform
@@ -338,7 +338,7 @@ def _about(
     measures: Sequence[str],
 ) -> dict[str, Any]:
     """What decides every number, and what made them: plain data."""
-    versions = {key: made_by()[key] for key in ("versions",) if key in made_by()}
+    versions = {**made_by()["versions"], **versions_of(model.libraries)}
     settled = {one.name: settled_by(one.transform) for one in families}
     about = {
         "networks": [{"name": model.name, "weights": model.weights, "recipe": model.recipe, "prepared": prepared}],
@@ -359,7 +359,7 @@ def _about(
         "measures": list(measures),
         "ordinal": [family.name for family in families if family.transform.ordinal],
         **({"derivative": settled} if DERIVATIVE in measures else {}),
-        **versions,
+        "versions": versions,
     }
     plain: dict[str, Any] = json.loads(json.dumps(about, default=repr))  # as it is read back
     return plain

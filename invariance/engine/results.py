@@ -311,8 +311,9 @@ def _require_sealed(place: Path, facts: dict[str, Any]) -> None:
 
 def joined(results: Sequence[Results]) -> Results:
     """Results of several networks as one."""
-    about = {"networks": [network for one in results for network in one.attrs["networks"]]}
-    about = {**results[0].attrs, **about}
+    about = dict(results[0].attrs)
+    about["networks"] = [network for one in results for network in one.attrs["networks"]]
+    about["versions"] = {name: number for one in results for name, number in one.attrs.get("versions", {}).items()}
     rows = pd.concat([pd.DataFrame(one) for one in results], ignore_index=True)
     kept = [of_group for one in results for of_group in one.kept]
     return Results.from_parts(rows, kept, about, results[0].labels)

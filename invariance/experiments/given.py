@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from invariance.errors import UserError
 from invariance.models.model import Model
 from invariance.models.naming import read_layer, submodules
 from invariance.models.recipe import KEPT, Resize
+from invariance.runs.origin import versions_of
 from invariance.runs.places import folder_name
 from invariance.settings.parts import GivenModel
 from invariance.training.loading import load_model
@@ -25,9 +25,6 @@ from invariance.transforms.base import UNTOUCHED, Transform
 
 LOOKED_AT = 32
 """Images on which it is looked what a network and its layers are."""
-
-_PACKAGES = {"timm": "timm", "torchvision": "torchvision", "hugging_face": "transformers"}
-"""What the sources of this package build networks with."""
 
 
 @dataclass(frozen=True)
@@ -92,12 +89,7 @@ class Given:
     @property
     def versions(self) -> dict[str, str]:
         """What it was built with, besides this package."""
-        module = self.name if self.source == "function" else self.source
-        package = _PACKAGES.get(self.source, module.partition(":")[0].partition(".")[0])
-        try:
-            return {package: version(package)}
-        except PackageNotFoundError:  # a module of the user's
-            return {}
+        return versions_of(self.model.libraries)
 
     def logits(self, images: Tensor) -> int:
         """How many logits it gives.

@@ -179,7 +179,7 @@ class _Listed:
 
     def why(self, finding: Finding) -> str:
         """Why a layer cannot be measured, and the nearest that can; empty where it can."""
-        return finding.why and finding.why + near_miss(self._submodules, finding)
+        return finding.why and finding.why + near_miss(self.network, self._submodules, finding)
 
     @cached_property
     def _submodules(self) -> list[Finding]:

@@ -127,7 +127,9 @@ def _prefix(tokens: int, input_sides: tuple[int, ...], network: nn.Module | None
     for module in () if network is None else network.modules():  # it may stand inside another
         told = getattr(module, "num_prefix_tokens", None)
         if isinstance(told, int) and 0 <= told < tokens:
-            return told
+            # before the network puts its tokens there, and after it took them off, there are the patches alone
+            alone = _is_grid(tokens, input_sides) and not _is_grid(tokens - told, input_sides)
+            return 0 if alone else told
     return next((one for one in _PREFIXES if one < tokens and _is_grid(tokens - one, input_sides)), 0)
 
 

@@ -87,6 +87,12 @@ class Model:
         """sha256 over the weights and buffers, by name, wherever they are."""
         return hash_of_weights(self.module)
 
+    @property
+    def libraries(self) -> list[str]:
+        """Packages that the classes of its modules come from, beside torch and this one: what it was built with."""
+        roots = {type(one).__module__.partition(".")[0] for one in self.module.modules()}
+        return sorted(roots - {"torch", "invariance"})
+
     def moved(self, device: str | torch.device | None) -> Self:
         """The same model, its module moved to a device: "cpu", "gpu", "auto", as torch names one, or None for none.
 

@@ -111,27 +111,29 @@ def _not_rows(layer: Layer, passes: tuple[Seen, ...], rows: int) -> str:
 
 def refuse(network: nn.Module, x: Tensor, finding: Finding) -> UserError:
     """The error of a layer that cannot be measured, with the nearest that can."""
-    return UserError(f"layer={finding.layer.name!r} {finding.why}{near_miss(of_submodules(network, x), finding)}")
+    hint = near_miss(network, of_submodules(network, x), finding)
+    return UserError(f"layer={finding.layer.name!r} {finding.why}{hint}")
 
 
 def of_submodules(network: nn.Module, x: Tensor) -> list[Finding]:
-    """What every submodule of a network is on a few images (B, …), in the order of its definition."""
+    """What every submodule of a network is on a few images (B, …), in the order in which they answer."""
     layers = [Layer(name, name) for name in submodules(network)]
     findings, _ = probe(network, x, layers)
     return list(findings.values())
 
 
-def near_miss(submodules_: Sequence[Finding], finding: Finding) -> str:
+def near_miss(network: nn.Module, submodules_: Sequence[Finding], finding: Finding) -> str:
     """«; the nearest that can be measured is x» for a layer that cannot, or nothing where the reason says what to name.
 
     Args:
+        network: the network.
         submodules_: of `of_submodules`.
         finding: of the layer.
     """
     order = [one.layer.name for one in submodules_ if one.runs]
     fit = [one.layer.name for one in submodules_ if not one.why]
     own = finding.layer.path
-    line = order if own in order else [one.layer.name for one in submodules_]
+    line = order if own in order else list(submodules(network))  # what never runs has a place in the definition alone
     place = line.index(own) if own in line else len(line)
     # what answers next encloses the layer or comes behind it
     nearest = min(fit, key=lambda name: (abs(line.index(name) - place), line.index(name) < place), default=None)

@@ -4,8 +4,10 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Iterable
+from contextlib import suppress
 from functools import cache
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +37,19 @@ def made_by() -> dict[str, Any]:
         "environment": rounding(),
         "command": _printable(" ".join(Path(part).name if i == 0 else part for i, part in enumerate(sys.argv))),
     }
+
+
+def versions_of(packages: Iterable[str]) -> dict[str, str]:
+    """Versions of packages by their names, as a network's libraries; a module that was never installed has none.
+
+    Args:
+        packages: names that are imported, which timm, transformers and torchvision are installed by, too.
+    """
+    found = {}
+    for name in packages:
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
 
 
 def checkout(root: Path) -> tuple[str | None, bool | None]:
