@@ -50,7 +50,7 @@ def test_so_many_passes_are_made_as_were_told(layers, maps, measures, capsys):
     given |= {"fit": images_of(300, 2), "measures": measures, "nulls": False}
     assert measure_model(network, images_of(200), **given, plan=True).empty
     told = FIRST.fullmatch(capsys.readouterr().out.splitlines()[0])
-    assert told["images"] == "500" and told["timed"] == "32"
+    assert told["images"] == "500" and told["timed"] == "8"
     network.module.seen = 0
     assert len(measure_model(network, images_of(200), **given))
     assert FIRST.fullmatch(capsys.readouterr().out.splitlines()[0])["passes"] == told["passes"]

@@ -11,13 +11,14 @@ from torch import Tensor
 from invariance.device import full_float32
 from invariance.engine.at_layer import Effort, How, More
 from invariance.engine.stream import Sample
+from invariance.engine.streamed import batch_of, together
 from invariance.maps.spec import CLOSED, MapSpec, parted
 from invariance.measures import FROM_LOGITS
 from invariance.models.cut import Cut
 from invariance.models.model import Model
 from invariance.transforms.base import UNTOUCHED, Transform
 
-_TIMED = 32
+_TIMED = 8
 """Images that are timed, at most."""
 
 _DUAL = 3
@@ -99,7 +100,7 @@ def foresee(
     shares: Sequence[Share],
     *,
     transform: Transform,
-    readouts: Mapping[str, str],
+    cut: Cut,
     measures: Sequence[str],
     more: More,
     unseen: Sequence[str] = CLOSED,
@@ -117,7 +118,7 @@ def foresee(
         fit: those that maps are fitted on, if there are any.
         shares: what is left, by grid.
         transform: the family that is timed, which the images are of a size for.
-        readouts: the readout of every layer.
+        cut: the network cut at all layers, by their readouts.
         measures: what is measured under every g.
         more: nulls and intervals.
         unseen: solvers whose maps have the unseen-class control where there are labels.
@@ -131,11 +132,10 @@ def foresee(
     how = How(transform, untouched, measures, unseen, more, effort)
     images = Images(0 if fit is None else len(fit), len(report), fit is not None and report.labels is not None)
     x = torch.from_numpy(np.asarray(report.pixels[report.indices[:_TIMED]])).float()
-    cut = model.cut(list(readouts), readouts)
     each, dims = _timed(model, cut, x, how)
     asked = set(measures) & set(FROM_LOGITS)
     behind = {layer for layer in dims if asked and cut.reading(layer).readout.lifts and not cut.apart(layer)}
-    through = sum(_through(share, len(behind & set(share.layers)), images, how) for share in shares)
+    through = sum(_through(share, len(behind & set(share.layers)), _of(share, dims), images, how) for share in shares)
     if any(share.derivative for share in shares):
         through += images.fit or images.report  # the scale
     flops = sum(_flops(spec, share, dims, images, how) for share in shares for spec in share.maps)
@@ -144,7 +144,7 @@ def foresee(
         passes=through / everything,
         images=everything,
         seconds=through * each + (flops and flops * _per_flop(model.device)),
-        memory=max((_memory(share, dims, images, how) for share in shares), default=0.0),
+        memory=max((_memory(share, dims, images, how, model.device) for share in shares), default=0.0),
         timed=len(x),
     )
 
@@ -153,24 +153,27 @@ def _timed(model: Model, cut: Cut, x: Tensor, how: How) -> tuple[float, dict[str
     """Seconds that an image under g takes at all layers, the better of two tries, and D of every layer."""
     points = how.transform.grid()
     point = next((one for one in points if one.label != UNTOUCHED), points[0])
-    x, seconds, dims = x.to(model.device), [], dict[str, int]()
-    for _ in range(3):  # the first looks at the layers, too
+    x, seconds = x.to(model.device), []
+    cut.look(model.prepare(how.transform.apply(x, point.params)))
+    for _ in range(2):
         start = time.perf_counter()
         with torch.no_grad():
-            r = cut.phi(model.prepare(how.transform.apply(x, point.params)))
+            cut.show(model.prepare(how.transform.apply(x, point.params)), lambda _layer, _r: None)
         _settled(model.device)
         seconds.append(time.perf_counter() - start)
-        dims = {layer: of_layer.shape[1] for layer, of_layer in r.items()}
-    return min(seconds[1:]) / len(x), dims
+    return min(seconds) / len(x), {layer: cut.reading(layer).dim for layer in cut.layers}
 
 
-def _through(share: Share, behind: int, images: Images, how: How) -> float:
+def _through(share: Share, behind: int, dims: Mapping[str, int], images: Images, how: How) -> float:
     """Images that go through the network for a share, `behind` of whose layers need them once more for what C says."""
     everything, fitted = images.fit + images.report, [spec for spec in share.maps if spec.name != "identity"]
     total = float(_DUAL * images.report if share.derivative else 0)
     if not share.maps:
         return total
     total += share.points * everything
+    if not fitted:  # φ(x) once more for the scale, and for every group of g
+        groups = -(-share.points // together(share.points, dims, images.report, how))
+        total += (images.fit or images.report) + (groups - 1) * everything
     ways = len(fitted) * share.points + share.points - 1  # through every map, and for the reference
     if how.more.nulls and images.fit:
         shuffled = [one for one in fitted if one.solver in how.unseen or one.solver in how.more.shuffled]
@@ -179,6 +182,11 @@ def _through(share: Share, behind: int, images: Images, how: How) -> float:
         closed = [one for one in fitted if one.solver in how.unseen]
         total += behind * 2 * _DEALS * len(closed) * share.points * images.report
     return total + behind * ways * everything
+
+
+def _of(share: Share, dims: Mapping[str, int]) -> dict[str, int]:
+    """D of the layers of a share."""
+    return {layer: dims[layer] for layer in share.layers}
 
 
 def _flops(spec: MapSpec, share: Share, dims: dict[str, int], images: Images, how: How) -> float:
@@ -197,11 +205,11 @@ def _flops(spec: MapSpec, share: Share, dims: dict[str, int], images: Images, ho
     return times * total
 
 
-def _memory(share: Share, dims: dict[str, int], images: Images, how: How) -> float:
+def _memory(share: Share, dims: dict[str, int], images: Images, how: How, device: torch.device) -> float:
     """Bytes of the representations and maps that are held at once."""
     largest, every = max(dims[layer] for layer in share.layers), sum(dims[layer] for layer in share.layers)
     if not any(spec.settings or spec.learned for spec in parted(share.maps)[0]):
-        return 8.0 * min(how.effort.batch, images.report) * every
+        return 4.0 * every * batch_of(_of(share, dims), how.effort, device)
     of_g = 4.0 * every * (images.fit + images.report)
     one = of_g + 32.0 * largest**2 * (2 if how.more.nulls else 1)
     return of_g + min(max(how.effort.memory - of_g, one), share.points * one)

@@ -7,7 +7,7 @@ recorder, which also knows the groups that need not be measured again.
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -65,6 +65,7 @@ def measure(
     readouts: Mapping[str, str] | None = None,
     more: More | None = None,
     effort: Effort | None = None,
+    cut: Cut | None = None,
 ) -> None:
     """Measure a network over grids of transformations, at layers, through maps.
 
@@ -84,6 +85,7 @@ def measure(
         readouts: how activations become φ, by layer, as `choose_readouts` names them; else flatten.
         more: nulls and intervals, which cost; None: none of them.
         effort: memory, batch and progress.
+        cut: the network cut at these layers by these readouts, where it was looked at already.
 
     Raises:
         UserError: for a map that needs fit images where there are none, a measure that needs labels where there are
@@ -98,9 +100,8 @@ def measure(
     maps, on_positions = parted(maps)
     spatial = _spatial(model, report, fit, families, layers, on_positions, of_grids, effort) if on_positions else None
     for family in families if of_grids and maps else ():
-        cut = _checked(
-            model, report, fit=fit, family=family, layers=layers, maps=maps, measures=of_grids, readouts=readouts
-        )
+        asked: dict[str, Any] = {"layers": layers, "maps": maps, "measures": of_grids, "readouts": readouts}
+        cut = check(model, report, fit=fit, family=family, cut=cut, **asked)
         samples = [report] if fit is None else [fit, report]
         untouched = next(point for point in family.transform.grid() if point.label == UNTOUCHED)
         how = How(family.transform, untouched, of_grids, unseen, more or More(), effort)
@@ -168,30 +169,13 @@ def check(
     maps: Sequence[MapSpec],
     measures: Sequence[str],
     readouts: Mapping[str, str] | None = None,
-) -> dict[str, int]:
+    cut: Cut | None = None,
+) -> Cut:
     """Refuse what cannot be measured, before anything that takes long; arguments and errors as `measure`.
 
     Returns:
-        D of every layer.
+        The network cut at the layers and looked at: of every layer it knows D.
     """
-    cut = _checked(
-        model, report, fit=fit, family=family, layers=layers, maps=maps, measures=measures, readouts=readouts
-    )
-    return {layer: cut.reading(layer).dim for layer in cut.layers}
-
-
-def _checked(
-    model: Model,
-    report: Sample,
-    *,
-    fit: Sample | None,
-    family: Family,
-    layers: Sequence[str],
-    maps: Sequence[MapSpec],
-    measures: Sequence[str],
-    readouts: Mapping[str, str] | None,
-) -> Cut:
-    """The network cut at the layers and looked at, once nothing is to be refused; as `check`."""
     fitted = [one for one in parted(maps)[0] if one.settings is not None]
     if fitted and fit is None:
         raise UserError(
@@ -201,7 +185,7 @@ def _checked(
         raise UserError("error_rate needs labels: give labels=…, or leave it out")
     untouched = next(point for point in grid_of(family.name, family.transform) if point.label == UNTOUCHED)
     few = Sample(report.split, report.pixels, report.indices[:PROBED], None)
-    cut = model.cut(layers, readouts)
+    cut = model.cut(layers, readouts) if cut is None else cut
     _, x = next(iter(batches(few.pixels, few.indices, PROBED, model.device)))
     cut.look(model.prepare(family.transform.apply(x, untouched.params)))
     for layer in layers:

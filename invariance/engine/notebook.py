@@ -28,6 +28,7 @@ from invariance.engine.stream import Sample
 from invariance.errors import UserError, nearest
 from invariance.maps.spec import MapSpec, leaning, parted
 from invariance.measures import MEASURES
+from invariance.models.cut import Cut
 from invariance.models.layers import choose_layers, choose_readouts
 from invariance.models.model import Model, require_model
 from invariance.models.positions import positions_of
@@ -186,11 +187,11 @@ class _Asked:
         if isinstance(keep, Kept) and keep.finished:
             return load(keep.folder)
         asked: dict[str, Any] = {"fit": fit, "measures": measures, "readouts": readouts}
-        dims: dict[str, int] = {}
+        cut = model.cut(chosen, readouts)
         for family in families:
-            dims = check(model, report, family=family, layers=chosen, maps=specs, **asked)
+            check(model, report, family=family, layers=chosen, maps=specs, cut=cut, **asked)
         effort = Effort(self.numbers.batch or 256, self.numbers.memory_gb * 1e9)
-        self._say(model, report, families, specs, effort, dims, **asked)
+        self._say(model, report, families, specs, effort, cut, **asked)
         if self.numbers.plan:
             return Results.of(model.name, [], [], about)
         with bar(self.numbers.progress) as shown:
@@ -202,6 +203,7 @@ class _Asked:
                 maps=specs,
                 keep=keep,
                 more=self.more,
+                cut=cut,
                 effort=replace(effort, progress=shown if self.numbers.progress else None),
                 **asked,
             )
@@ -218,7 +220,7 @@ class _Asked:
         families: Sequence[Family],
         specs: Sequence[MapSpec],
         effort: Effort,
-        dims: Mapping[str, int],
+        cut: Cut,
         *,
         fit: Sample | None,
         measures: Sequence[str],
@@ -226,11 +228,12 @@ class _Asked:
     ) -> None:
         """Say what it will take, how the network takes its images, and what maps lean on."""
         maps, derivative = ([] if list(measures) == [DERIVATIVE] else specs), DERIVATIVE in measures
+        dims = {layer: cut.reading(layer).dim for layer in cut.layers}
         shares = [Share(len(family.transform.grid()), list(dims), maps, derivative) for family in families]
         transform, at_g = families[0].transform, [one for one in measures if one != DERIVATIVE]
         told: dict[str, Any] = {
             "transform": transform,
-            "readouts": readouts,
+            "cut": cut,
             "measures": at_g,
             "more": self.more,
             "effort": effort,

@@ -4,12 +4,12 @@ Of a batch φ(x) is held, and nothing else: what a layer gives for gx is compare
 known of an image are its scores; of representations as a whole, sums over images. So memory does not grow with them.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from invariance.engine.at_layer import AtLayer, How, Size, asks_back
+from invariance.engine.at_layer import AtLayer, Effort, How, Size, asks_back
 from invariance.engine.groups import Group, Measured
 from invariance.engine.passes import Around, Pass
 from invariance.engine.recorder import Recorder
@@ -68,7 +68,7 @@ class Streamed:
 
     def run(self) -> None:
         """Measure what the recorder has not."""
-        size = self._together()
+        size = together(len(self.points), self.dims, len(self.sides[-1].sample), self.how)
         images = sum(len(side.sample) for side in self.sides)
         around: Around | None = None
         for number, start in enumerate(range(0, len(self.points), size)):
@@ -96,30 +96,6 @@ class Streamed:
                 )
                 self.keep.add(group, found)
 
-    def _together(self) -> int:
-        """How many g are taken together: few, where what stands beside their scores costs memory or passes of its own.
-
-        It must not depend on what the machine has free: parts of an interrupted measurement are found by it.
-        """
-        whole = set(self.how.measures) & set(INDEX_NAMES)
-        together = len(self.points)
-        if whole:
-            bytes_of_g = sum(self._bytes(dim) for dim in self.dims.values())
-            together = min(together, int(min(_GROUP_BYTES, self.how.effort.memory) // bytes_of_g))
-        if set(self.how.measures) & set(FROM_LOGITS):
-            together = min(together, -(-_PASSES // (1 + len(self.dims))))
-        return max(1, together)
-
-    def _bytes(self, dim: int) -> int:
-        """What comparing representations as a whole takes for one g at a layer, as `Whole` does it."""
-        images = len(self.sides[-1].sample)
-        return 4 * images * dim if self.how.more.intervals or dim > images else 16 * dim**2
-
-    def _batch(self) -> int:
-        """Images a pass: as many on every machine of a kind, for other batches round otherwise."""
-        memory = _GPU_BATCH_BYTES if self.model.device.type == "cuda" else _BATCH_BYTES
-        return max(1, min(self.how.effort.batch, int(memory) // (4 * sum(self.dims.values()))))
-
     def _untouched(self, x: Tensor) -> Tensor:
         """Images under the g that changes nothing, as the network takes them."""
         return self.model.prepare(self.how.transform.apply(x, self.how.untouched.params))
@@ -135,7 +111,7 @@ class Streamed:
             for sums, of_batch in ((square, squares(wide)), (total, wide.sum(0, dtype=torch.float64))):
                 sums[layer] = sums[layer] + of_batch if layer in sums else of_batch
 
-        sample, batch = self.sides[0].sample, self._batch()
+        sample, batch = self.sides[0].sample, batch_of(self.dims, self.how.effort, self.model.device)
         for _, x in batches(sample.pixels, sample.indices, batch, self.model.device):
             self.cut.show(self._untouched(x), see)
         asking = [layer for layer in self.dims if asks_back(self.cut, layer, self.how.measures)]
@@ -147,3 +123,30 @@ class Streamed:
             at[layer] = AtLayer(self.model, self.cut, layer, self.sides, self.how, size, past.get(layer), free=False)
         means = {layer: (one / len(sample)).float() for layer, one in total.items()}
         return Around(self.model, self.cut, self.how, at, means, batch, self.advance)
+
+
+def batch_of(dims: Mapping[str, int], effort: Effort, device: torch.device) -> int:
+    """Images a pass, of which φ(x) is held: as many on every machine of a kind, for other batches round otherwise."""
+    memory = _GPU_BATCH_BYTES if device.type == "cuda" else _BATCH_BYTES
+    return max(1, min(effort.batch, int(memory) // (4 * sum(dims.values()))))
+
+
+def together(points: int, dims: Mapping[str, int], images: int, how: How) -> int:
+    """How many g are taken together: few, where what stands beside their scores costs memory or passes of its own.
+
+    It must not depend on what the machine has free: parts of an interrupted measurement are found by it.
+
+    Args:
+        points: all g of the grid.
+        dims: D of every layer.
+        images: how many are reported on.
+        how: what is measured.
+    """
+    if set(how.measures) & set(INDEX_NAMES):
+        kept = how.more.intervals
+        # what `Whole` keeps of one g at a layer: φ(gx) itself, or sums
+        of_g = sum(4 * images * dim if kept or dim > images else 16 * dim**2 for dim in dims.values())
+        points = min(points, int(min(_GROUP_BYTES, how.effort.memory) // of_g))
+    if set(how.measures) & set(FROM_LOGITS):
+        points = min(points, -(-_PASSES // (1 + len(dims))))
+    return max(1, points)

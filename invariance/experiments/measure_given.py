@@ -211,7 +211,7 @@ class _Work:
             fit,
             shares,
             transform=grids[0].transform,
-            readouts=self.readouts,
+            cut=self.network.model.cut(list(self.readouts), self.readouts),
             measures=of_grids(self.config["metrics"]),
             more=more_given(self.config["nulls"], self.config["intervals"]),
             unseen=[*CLOSED, *self.config["unseen_classes"]],

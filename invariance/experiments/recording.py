@@ -203,7 +203,8 @@ class Recording:
         self.runs = {key: run for key, run in self.runs.items() if not run.done}
         for asked in self._asked(metrics, readouts):
             if asked["maps"]:
-                dims = check(model, report, fit=fit, family=grid, **asked)
+                cut = check(model, report, fit=fit, family=grid, **asked)
+                dims = {layer: cut.reading(layer).dim for layer in cut.layers}
                 for line in leaning(self.maps, dims, len(fit)):
                     print(line, file=sys.stderr)
         with self:
