@@ -42,7 +42,7 @@ def literal_hsic(k, m):
     return (np.trace(k @ m) + middle - 2 / (n - 2) * (one @ k @ m @ one)) / (n * (n - 3))
 
 
-@settings(max_examples=30)
+@settings(deadline=None, max_examples=30)
 @given(n=st.integers(5, 40), d=st.integers(1, 9), e=st.integers(1, 9), seed=st.integers(0, 99))
 def test_cka_is_the_ratio_of_literal_hsic(n, d, e, seed):
     x, y = draw(n, d, seed), draw(n, e, seed + 100)
@@ -96,7 +96,7 @@ def test_one_scale_for_each_dimension_shows_in_all_but_regression():
 
 
 @given(seed=st.integers(0, 200), widths=st.tuples(*[st.integers(1, 6)] * 3))
-@settings(max_examples=40)
+@settings(deadline=None, max_examples=40)
 def test_symmetry_and_the_triangle_inequality(seed, widths):
     x, y, z = (draw(30, width, seed + k) + draw(30, 1, seed) for k, width in enumerate(widths))
     there, back = all_three(x, y), all_three(y, x)
