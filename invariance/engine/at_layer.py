@@ -32,7 +32,7 @@ class Effort:
     """How measuring goes about it; none of it changes a number.
 
     Attributes:
-        batch: images a forward pass.
+        batch: images a forward pass at most.
         memory: bound on features and maps, in bytes.
         progress: where to show how far it is; None shows nothing.
     """

@@ -94,7 +94,7 @@ def measure_model(
         maps: "identity", a solver's name ("ridge") or settings (`Ridge(strengths=(0.1,))`), by which the residual map
             is fitted, "low_rank:8", "orthogonal", "mlp", "spatial", "warp"; a `MapSpec`. None: identity, ridge if fit=.
         device: "cpu", "gpu", "auto"; None: where the network is.
-        batch: images a forward pass; None: 256.
+        batch: images a forward pass at most; None: 256.
         seed: of how `fit=0.5` deals the images.
         keep: a folder: an interrupted call given again goes on from there, a finished one is read.
         readout: "flatten", "mean", "cls", "token:k" or "project:k", or such by names and patterns of layers; "auto":
