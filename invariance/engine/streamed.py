@@ -111,7 +111,9 @@ class Streamed:
             for sums, of_batch in ((square, squares(wide)), (total, wide.sum(0, dtype=torch.float64))):
                 sums[layer] = sums[layer] + of_batch if layer in sums else of_batch
 
-        sample, batch = self.sides[0].sample, batch_of(self.dims, self.how.effort, self.model.device)
+        # by all that the layers give, whatever is read of it: the network holds it while it runs
+        whole = {layer: self.cut.reading(layer).form.dim for layer in self.dims}
+        sample, batch = self.sides[0].sample, batch_of(whole, self.how.effort, self.model.device)
         for _, x in batches(sample.pixels, sample.indices, batch, self.model.device):
             self.cut.show(self._untouched(x), see)
         asking = [layer for layer in self.dims if asks_back(self.cut, layer, self.how.measures)]
@@ -126,7 +128,13 @@ class Streamed:
 
 
 def batch_of(dims: Mapping[str, int], effort: Effort, device: torch.device) -> int:
-    """Images a pass, of which φ(x) is held: as many on every machine of a kind, for other batches round otherwise."""
+    """Images a pass, by the numbers of all layers: the same on every machine of a kind, as batches decide rounding.
+
+    Args:
+        dims: numbers of each layer for an image.
+        effort: the most that are wanted.
+        device: where the network is.
+    """
     memory = _GPU_BATCH_BYTES if device.type == "cuda" else _BATCH_BYTES
     return max(1, min(effort.batch, int(memory) // (4 * sum(dims.values()))))
 
