@@ -13,7 +13,13 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from invariance import Mirror, Rotation, measure_model, wrap
+from invariance.engine.given import NamedTransform
+from invariance.engine.groups import Group, Measured
 from invariance.engine.kept import Kept
+from invariance.engine.measuring import More, measure
+from invariance.engine.recorder import Listed
+from invariance.engine.stream import Sample
+from invariance.maps.spec import MapSpec
 from invariance.measures.cka import cka
 from invariance.measures.distance import Distances, l2_distance_per_image, rms, scale_of_layer
 from invariance.measures.moments import ComparedSide, Pairing
@@ -162,6 +168,36 @@ def test_a_call_that_was_interrupted_goes_on(tmp_path: Path, monkeypatch: pytest
     pd.testing.assert_frame_equal(whole.drop(columns="run"), again.drop(columns="run"))
 
 
+def test_layers_of_which_different_g_are_there_already_are_measured_alike() -> None:
+    class Begun(Listed[Group, Measured]):
+        """Has the first g of one layer."""
+
+        def has(self, group: Group) -> bool:
+            return group.number == 0 and group.layer == "2"
+
+    model = wrap(network(), preprocess=lambda x: x / 255, name="small")
+    report = Sample("report", pictures(12, 1), np.arange(12), None)
+    found = []
+    for keep in (Begun(), Listed[Group, Measured]()):
+        measure(
+            model,
+            report,
+            families=[NamedTransform("turn", Rotation(angles=list(range(1, 9))))],
+            layers=["0", "2"],
+            maps=[MapSpec("identity")],
+            measures=["agreement", "l2_distance"],
+            keep=keep,
+            more=More(nulls=True),
+        )
+        found.append(
+            {(group.layer, group.number): result.rows for group, result in zip(keep.groups, keep.results, strict=True)}
+        )
+    begun, whole = found
+    assert whole.keys() - begun.keys() == {("2", 0)}
+    assert len(begun) > 2
+    assert all(begun[key] == whole[key] for key in begun)
+
+
 @pytest.mark.parametrize("layout", ["first", "last", "none"])
 @pytest.mark.parametrize("size", [1.0, 1e-14, 1e15])
 def test_distances_of_a_batch_are_those_in_float64(layout: str, size: float) -> None:
@@ -197,8 +233,8 @@ def test_measures_of_sums_are_those_of_all_images(offset: float) -> None:
     for part_x, part_y in zip(x.split(17), y.split(17), strict=True):
         pair.add(part_x, sums.add(part_y))
     found, wanted = pair.pairing(SummedSide(sums)), Pairing(ComparedSide(x), ComparedSide(y))
-    for measure in (cka, procrustes, r2):
-        assert measure(found) == pytest.approx(measure(wanted), rel=1e-8), measure.__name__
+    for index in (cka, procrustes, r2):
+        assert index(found) == pytest.approx(index(wanted), rel=1e-8), index.__name__
     assert pair.finite()
     pair.add(torch.full((1, 9), torch.nan), sums.add(y[:1]))
     assert not pair.finite()

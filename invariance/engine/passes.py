@@ -105,7 +105,8 @@ class Pass:
         """Take every batch under every g."""
         sample, around = self._side.sample, self._around
         nulls = [at.nulls for at in self._at.values() if at.nulls is not None] if self._last else []
-        moved = nulls[0].other_images.numpy() if nulls and "image" in nulls[0].wanted(self._points[0]) else None
+        wanted = any("image" in one.wanted(self._points[0]) for one in nulls)  # layers may have gone different ways
+        moved = nulls[0].other_images.numpy() if wanted else None
         for span, x in batches(sample.pixels, sample.indices, around.batch, around.model.device):
             batch = _Batch(span, around.prepared(x, around.how.untouched))
             self._untouched(batch)

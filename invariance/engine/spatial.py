@@ -19,6 +19,7 @@ from invariance.device import full_float32
 from invariance.engine.groups import Ended, Group, Measured
 from invariance.engine.on_positions import Placed, Seen
 from invariance.engine.recorder import Recorder
+from invariance.engine.replaced import bypasses_of
 from invariance.engine.rows import about, rows_of
 from invariance.engine.scoring import MeasuredSplit, Scores, answers_of, mean_of
 from invariance.engine.stream import Sample, batches
@@ -36,8 +37,6 @@ from invariance.transforms.base import UNTOUCHED, GridPoint, Transform
 _COPIES = 8
 """Copies of the features of a batch in memory: of x, of gx, undone, mapped, and what is made of them."""
 
-_TRIED = 16
-"""Images on which it is tried how much goes past a layer."""
 
 _PLAIN, _REFERENCE = "plain", "reference"
 """Scores of the untouched images, and those with φ(x) in the place of φ(gx), beside those of maps."""
@@ -191,9 +190,10 @@ class _Work:
         scores = {
             key: {name: torch.cat(parts).numpy() for name, parts in found.items()} for key, found in self._found.items()
         }
-        bypass = {layer: self._bypass(layer) for layer in self._layers}
+        asking = self._layers if of._answers else []
+        bypass = bypasses_of(of._model, self._placed.cut, asking, of._report, self._transform, self._untouched)
         for group in self._groups:
-            keep.add(group, self._measured(group, scores, bypass[group.layer]))
+            keep.add(group, self._measured(group, scores, bypass.get(group.layer, math.nan)))
 
     def _fit(self, sample: Sample) -> None:
         """One walk over the images that give the scale, and on which maps are fitted."""
@@ -270,18 +270,6 @@ class _Work:
     def _add(self, key: _Key, values: Mapping[str, Tensor]) -> None:
         for name, one in values.items():
             self._found.setdefault(key, {}).setdefault(name, []).append(one)
-
-    def _bypass(self, layer: str) -> float:
-        """How much of the logits goes past a layer; NaN where some images tell nothing."""
-        of = self._of
-        if not of._answers:
-            return math.nan
-        _, x = next(iter(batches(of._report.pixels, of._report.indices[:_TRIED], _TRIED, of._model.device)))
-        taken = of._model.prepare(self._transform.apply(x, self._untouched.params))
-        try:
-            return self._placed.cut.bypass(layer, taken)
-        except UserError:  # one image, or the same logits for all: rows say so themselves
-            return math.nan
 
     def _measured(self, group: Group, scores: Mapping[_Key, Scores], bypass: float) -> Measured:
         """What a group came to."""

@@ -243,6 +243,7 @@ class Sight(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Do to the entries what is done to the numbers."""
 
         def swapped(one: Any) -> Any:  # noqa: ANN401
+            """An argument with entries in the place of numbers."""
             if isinstance(one, Tensor):
                 entries = self._of(one)
                 if entries is not None:
