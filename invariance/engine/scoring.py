@@ -50,6 +50,7 @@ def mean_of(
     assert untouched is not None, f"{measure} is of the untouched scores, too"
     if measure == "agreement":
         return agreement_per_image(predicted, untouched["predicted"])
+    assert measure == "effective_invariance", f"no scores of {measure} were stored"
     return effective_invariance_per_image(
         predicted, scores["confidence"], untouched["predicted"], untouched["confidence"]
     )
