@@ -174,7 +174,7 @@ def test_a_network_is_compared_with_itself_after_a_change(networks, given, resul
         (lambda rows: rows.worst(0), "n=0"),
         (lambda rows: rows.worst(3, "cka"), "was not measured of single images"),
         (lambda rows: rows.worst(transform="turn"), "did you mean 'turned'"),
-        (lambda rows: rows.area(split="test"), "split='test': no such rows; there are fit, report"),
+        (lambda rows: rows.area(split="test"), "split='test': no such rows; there are report, fit"),
         (lambda rows: rows.plot("depth", transform="blur"), "transform='blur' was not measured"),
         (lambda rows: rows.plot("heatmap", way="mlp"), "there are identity, ridge"),
         (lambda rows: rows.plot("agrement"), "did you mean 'agreement'"),

@@ -80,7 +80,8 @@ def test_the_rows_are_those_of_representations_that_are_held(labelled: bool) -> 
     assert streamed.index.equals(held.index)
     assert len(streamed) > 100
     for column in ("score", "low", "high", "null_image", "null_constant", "reference", "bypass", "n_images"):
-        np.testing.assert_allclose(streamed[column], held[column], rtol=1e-6, atol=2e-8, err_msg=column)
+        # near 0 Procrustes is the root of a few eps
+        np.testing.assert_allclose(streamed[column], held[column], rtol=1e-6, atol=1e-7, err_msg=column)
     np.testing.assert_allclose(streamed["calibrated"], held["calibrated"], rtol=1e-4, atol=1e-6)
     assert list(streamed["status"]) == list(held["status"])
     assert streamed["null_constant"].notna().any()

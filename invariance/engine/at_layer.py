@@ -119,6 +119,7 @@ class AtLayer:
         size: of φ(x).
         bypass: how much of the logits goes past the layer; None: nothing that is measured asks for it.
         free: whether what C answers is wanted where it costs next to nothing, though no measure asks for it.
+        room: bytes for what the layer gives, as `Scorer` has them.
     """
 
     def __init__(
@@ -131,6 +132,7 @@ class AtLayer:
         size: Size,
         bypass: float | None,
         free: bool = True,
+        room: float = 0.0,
     ) -> None:
         self.model, self.sides, self.how = model, sides, how
         self.measures, transform = answering(cut, layer, how.measures), how.transform
@@ -140,7 +142,7 @@ class AtLayer:
         answers = asks_back(cut, layer, how.measures)
         if free and reading.readout.lifts and not answers and cut.apart(layer):
             answers = not no_classes(cut, probed(model, sides[-1].sample, transform, how.untouched))
-        self.scorer = Scorer(model, cut, layer, scale, answers=answers, batch=how.effort.batch)
+        self.scorer = Scorer(model, cut, layer, scale, answers=answers, batch=how.effort.batch, room=room)
         past = math.nan if bypass is None else bypass
         self.replaced = Replaced(self.scorer, sides, transform, how.untouched, self.measures, past)
         self.alike = Alike(sides[-1], self.measures, intervals=how.more.intervals)
@@ -166,12 +168,14 @@ class AtLayer:
         rows: list[Row] = []
         stored: Scores = {}
         for k, (side, of_side) in enumerate(zip(self.sides, r, strict=True)):
+            if not (measures := self._reported(k, group.map)):
+                continue
             scores = [
-                self.scorer.scores(side, of_g, module, transform, point)
+                self.scorer.scores(side, of_g, module, transform, point, answers=self._answers(k))
                 for of_g, module, point in zip(of_side, modules, points, strict=True)
             ]
             common = self._common(group, points, side)
-            rows += self._rows(k, scores, common, status, points, of_side, shuffled)
+            rows += self._rows(k, measures, scores, common, status, points, of_side, shuffled)
             if group.map.map == "identity" and k == len(self.sides) - 1:
                 rows += self.alike.rows(of_side, common)
             stored |= _stored(side, scores)
@@ -187,7 +191,7 @@ class AtLayer:
         self,
         group: Group,
         points: list[GridPoint],
-        scores: Sequence[Sequence[Scores]],
+        scores: Mapping[int, Sequence[Scores]],
         whole: Callable[[Alike, Sequence[GridPoint], Sequence[Mapping[str, Any]]], list[Row]] | None,
         halves: Sequence[Scores],
     ) -> Measured:
@@ -196,15 +200,16 @@ class AtLayer:
         Args:
             group: what was measured.
             points: its g.
-            scores: of every image, by side and g.
+            scores: of every image, by the place of its side, and by g.
             whole: gives the rows of φ(gx) and φ(x) of the report images compared as a whole; None: they are not.
             halves: of every report image by g, for the unseen-class control, where there is one.
         """
         rows: list[Row] = []
         stored: Scores = {}
-        for k, (side, of_side) in enumerate(zip(self.sides, scores, strict=True)):
+        for k, of_side in scores.items():
+            side, measures = self.sides[k], self._reported(k, group.map)
             common = self._common(group, points, side)
-            rows += self._rows(k, of_side, common, ["ok"] * len(points), points, [], None)
+            rows += self._rows(k, measures, of_side, common, ["ok"] * len(points), points, [], None)
             stored |= _stored(side, of_side)
         if whole is not None:
             rows += whole(self.alike, points, self._common(group, points, self.sides[-1]))
@@ -215,6 +220,16 @@ class AtLayer:
             rows, stored = rows + more, {**stored, **theirs}
         return Measured(rows, [], stored)
 
+    def _answers(self, k: int) -> bool:
+        """Whether what C says is of a split: of the fit images only of networks trained here, as in the paper."""
+        return self.model.ours or k == len(self.sides) - 1
+
+    def _reported(self, k: int, spec: MapSpec) -> list[str]:
+        """What a split has rows of: the fit images of a network not trained here how near maps came, and no more."""
+        if self._answers(k):
+            return self.measures
+        return [name for name in self.measures if name == "l2_distance" and spec.name != "identity"]
+
     def _common(self, group: Group, points: Sequence[GridPoint], side: MeasuredSplit) -> list[dict[str, Any]]:
         """What the rows of every g over one split say alike."""
         return [about(self.model.name, group, self.how.transform, point, side) for point in points]
@@ -222,6 +237,7 @@ class AtLayer:
     def _rows(
         self,
         k: int,
+        measures: Sequence[str],
         scores: Sequence[Scores],
         common: Sequence[dict[str, Any]],
         status: Sequence[str],
@@ -230,11 +246,13 @@ class AtLayer:
         shuffled: FittedMaps | None,
     ) -> list[Row]:
         """The rows of a side, one for every g and measure of images, with all that stands beside a score."""
-        measures = [name for name in self.measures if name not in INDEX_NAMES]
+        measures = [name for name in measures if name not in INDEX_NAMES]
         untouched = self.replaced.untouched(k) if set(measures) & set(FROM_LOGITS) - {"error_rate"} else None
         rows = rows_of(scores, measures, self.sides[k], common, status, untouched=untouched)
         at = [point for point in points for _ in measures]
-        rows = [replace(row, **self.replaced.beside(k, point, row.metric)) for row, point in zip(rows, at, strict=True)]
+        if self._answers(k):
+            beside = self.replaced.beside
+            rows = [replace(row, **beside(k, point, row.metric)) for row, point in zip(rows, at, strict=True)]
         if self.nulls is None or k < len(self.sides) - 1:
             return rows
         return self.nulls.beside(rows, measures, self.how.transform, points, r, shuffled)

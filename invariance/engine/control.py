@@ -69,7 +69,8 @@ class Control:
 
         Without a map, and through the map of all classes: `half_error_rate`, the error of the argmax among the classes
         of an image's own half, mean over the deals. Through the maps of the same half and of the other: that, and
-        `error_rate` and `l2_distance`. Beside each `fit_images_per_dimension`; below two, rows are marked.
+        `error_rate` and `l2_distance`; errors only where they are measured. Beside each `fit_images_per_dimension`;
+        below two, rows are marked.
 
         Args:
             group: what is measured.
@@ -98,7 +99,14 @@ class Control:
             for way in FIT_CLASSES:
                 scores = [
                     self.scorer.by_halves(
-                        self.report, of_g, of_halves, self.deal, transform, point, unseen=way == "unseen"
+                        self.report,
+                        of_g,
+                        of_halves,
+                        self.deal,
+                        transform,
+                        point,
+                        unseen=way == "unseen",
+                        answers=self.of_errors,
                     )
                     for of_g, of_halves, point in zip(r[1], maps, points, strict=True)
                 ]

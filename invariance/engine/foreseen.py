@@ -109,8 +109,8 @@ def foresee(
     """What a measurement will take, from a few images that are timed twice under one g.
 
     Passes are those of φ under every g, and of the network with something put into a layer: what maps give, and what
-    rows have beside. Where the network behind a layer runs alone nothing is counted. Fits are told by the products of
-    matrices that they take.
+    rows have beside. Where C needs no more of an image than what the layer gives, the part of a pass is counted that
+    comes behind it; where it needs no image nothing is. Fits are told by the products of matrices that they take.
 
     Args:
         model: the network.
@@ -135,7 +135,9 @@ def foresee(
     each, dims = _timed(model, cut, x, how)
     asked = set(measures) & set(FROM_LOGITS)
     behind = {layer for layer in dims if asked and cut.reading(layer).readout.lifts and not cut.apart(layer)}
-    through = sum(_through(share, len(behind & set(share.layers)), _of(share, dims), images, how) for share in shares)
+    parts = _parts(model, cut, sorted(behind), x, how, each)
+    ours = model.ours
+    through = sum(_through(share, parts, _of(share, dims), images, how, ours=ours) for share in shares)
     if any(share.derivative for share in shares):
         through += images.fit or images.report  # the scale
     flops = sum(_flops(spec, share, dims, images, how) for share in shares for spec in share.maps)
@@ -164,24 +166,60 @@ def _timed(model: Model, cut: Cut, x: Tensor, how: How) -> tuple[float, dict[str
     return min(seconds) / len(x), {layer: cut.reading(layer).dim for layer in cut.layers}
 
 
-def _through(share: Share, behind: int, dims: Mapping[str, int], images: Images, how: How) -> float:
-    """Images that go through the network for a share, `behind` of whose layers need them once more for what C says."""
+def _parts(
+    model: Model, cut: Cut, layers: Sequence[str], x: Tensor, how: How, each: float
+) -> dict[str, tuple[float, float]]:
+    """What of a pass is run up to a layer, once for an image and g, and behind it, for everything that is put there."""
+    points = how.transform.grid()
+    prepared = model.prepare(how.transform.apply(x.to(model.device), points[0].params)) if layers else x
+    parts = {}
+    for layer in layers:
+        if not cut.follows(layer):
+            parts[layer] = (0.0, 1.0)
+            continue
+        activation = cut.activation(layer, prepared)
+        r = torch.zeros(len(x), cut.reading(layer).dim, device=model.device)
+        seconds = []
+        for _ in range(2):
+            start = time.perf_counter()
+            cut.classify(layer, r, activation=activation)
+            _settled(model.device)
+            seconds.append(time.perf_counter() - start)
+        behind = min(1.0, min(seconds) / len(x) / each)
+        parts[layer] = (1.0 - behind, behind)
+    return parts
+
+
+def _through(
+    share: Share,
+    parts: Mapping[str, tuple[float, float]],
+    dims: Mapping[str, int],
+    images: Images,
+    how: How,
+    *,
+    ours: bool,
+) -> float:
+    """Images that go through the network for a share, `parts` of it once more for what C says at layers."""
     everything, fitted = images.fit + images.report, [spec for spec in share.maps if spec.name != "identity"]
+    scored = everything if ours else images.report
+    before, behind = (sum(parts[layer][k] for layer in share.layers if layer in parts) for k in (0, 1))
     total = float(_DUAL * images.report if share.derivative else 0)
     if not share.maps:
         return total
-    total += share.points * everything
     if not fitted:  # φ(x) once more for the scale, and for every group of g
         groups = -(-share.points // together(share.points, dims, images.report, how))
-        total += (images.fit or images.report) + (groups - 1) * everything
+        total += share.points * scored + (images.fit or images.report) + (groups - 1) * scored
+        behind = float(sum(layer in parts for layer in share.layers))  # whole passes: nothing is held between them
+    else:
+        total += share.points * everything + before * share.points * scored
     ways = len(fitted) * share.points + share.points - 1  # through every map, and for the reference
     if how.more.nulls and images.fit:
         shuffled = [one for one in fitted if one.solver in how.unseen or one.solver in how.more.shuffled]
         total += behind * (1 + len(shuffled)) * share.points * images.report
-    if images.control:
+    if images.control and "error_rate" in how.measures:
         closed = [one for one in fitted if one.solver in how.unseen]
         total += behind * 2 * _DEALS * len(closed) * share.points * images.report
-    return total + behind * ways * everything
+    return total + behind * ways * scored
 
 
 def _of(share: Share, dims: Mapping[str, int]) -> dict[str, int]:

@@ -7,6 +7,7 @@ recorder, which also knows the groups that need not be measured again.
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
 from typing import Any, Protocol
 
 import torch
@@ -234,7 +235,8 @@ class _OfFamily:
         streamed = [spec.map for spec in self.maps] == ["identity"]
         together = [list(dims)] if streamed else list(self._layers_together(dims))
         progress = self.effort.progress
-        total = self.images * len(self.points) * len(together)
+        images = len(self.samples[-1]) if streamed and not self.model.ours else self.images
+        total = images * len(self.points) * len(together)
         self.task = None if progress is None else progress.add_task("φ", total=total)
         if streamed:
             name, spec = self.family.name, self.maps[0]
@@ -262,8 +264,11 @@ class _OfFamily:
         held = [self._features(cut, sample, self.untouched) for sample in self.samples]
         asking = [layer for layer in dims if asks_back(cut, layer, self.how.measures)]
         past = bypasses_of(self.model, cut, asking, self.samples[-1], self.how.transform, self.untouched)
-        of_layer = {layer: self._layer(cut, layer, [one[layer] for one in held], past.get(layer)) for layer in dims}
         size = max(1, min(len(self.points), self._fitting(dims, min(self.effort.memory, self.room))))
+        room = self._left(dims, size)
+        of_layer = {
+            layer: self._layer(cut, layer, [one[layer] for one in held], past.get(layer), room) for layer in dims
+        }
         for number, start in enumerate(range(0, len(self.points), size)):
             points = self.points[start : start + size]
             self.keep.note(start, len(self.points))
@@ -288,14 +293,22 @@ class _OfFamily:
                 [held[k] if point is self.untouched else self._features(cut, sample, point) for point in points]
                 for k, sample in enumerate(self.samples)
             ]
-            for group in missing:
-                r = [[features_of[group.layer] for features_of in of_sample] for of_sample in under]
-                self.keep.add(group, of_layer[group.layer].measure(group, points, r))
+            for layer, of_one in groupby(missing, lambda group: group.layer):
+                r = [[features_of[layer] for features_of in of_sample] for of_sample in under]
+                for group in of_one:
+                    self.keep.add(group, of_layer[layer].measure(group, points, r))
+                of_layer[layer].scorer.release()
             del under
 
-    def _layer(self, cut: Cut, layer: str, references: list[Tensor], past: float | None) -> AtLayer:
+    def _layer(self, cut: Cut, layer: str, references: list[Tensor], past: float | None, room: float) -> AtLayer:
         sides = [MeasuredSplit.of(*both) for both in zip(self.samples, references, strict=True)]
-        return AtLayer(self.model, cut, layer, sides, self.how, Size.of(references[0]), past)
+        return AtLayer(self.model, cut, layer, sides, self.how, Size.of(references[0]), past, room=room)
+
+    def _left(self, dims: dict[str, int], size: int) -> float:
+        """Bytes that so many g leave of the memory, for what layers give: on a GPU half of what is free there."""
+        if self.model.device.type == "cuda":
+            return 0.5 * torch.cuda.mem_get_info(self.model.device)[0]
+        return self.effort.memory - 4 * sum(dims.values()) * self.images * (1 + size)
 
     def _settle(self, dims: dict[str, int]) -> None:
         """Keep all features on the GPU if it holds those of one g beside φ(x): nothing is copied again for any fit."""

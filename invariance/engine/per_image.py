@@ -157,7 +157,7 @@ class PerImage:
 
 
 def images_of(rows: pd.DataFrame, kept: Sequence[GroupScores], g: str, layer: str | None) -> pd.DataFrame:
-    """The scores of every image under one g, a row an image, split, layer and map.
+    """The scores of every image under one g, a row an image, split, layer and map; NA where one was not wanted.
 
     Args:
         rows: the rows that are means of them.
@@ -191,7 +191,11 @@ def images_of(rows: pd.DataFrame, kept: Sequence[GroupScores], g: str, layer: st
             f"g={g!r}, layer={layer!r} was not measured{'' if g in known else nearest(str(g), known)}; there are "
             f"{', '.join(known)} at {', '.join(dict.fromkeys(rows['layer']))}"
         )
-    return pd.concat(frames, ignore_index=True)
+    told = pd.concat(frames, ignore_index=True)
+    for name in told.columns.intersection(["predicted", "among"]):  # of fit images there may be distances alone
+        if told[name].isna().any():
+            told[name] = told[name].astype("Int32")
+    return told
 
 
 def _check(rows: pd.DataFrame, of_group: GroupScores, g: str, split: str, wanted: str) -> None:

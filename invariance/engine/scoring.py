@@ -102,6 +102,8 @@ class Scorer:
         scale: (D,) what each dimension is divided by for L_L2.
         answers: whether the classes that the network then names are wanted, too.
         batch: images a forward pass, where C needs the images.
+        room: bytes for what the layer gives for images under g, where C needs nothing else of them: so much is held,
+            for the next map, until `release`; what is beyond is computed once more.
 
     Attributes:
         model: the network.
@@ -110,14 +112,29 @@ class Scorer:
         apart: whether C needs no images (or is not wanted).
     """
 
-    def __init__(self, model: Model, cut: Cut, layer: str, scale: Tensor, *, answers: bool, batch: int) -> None:
+    def __init__(
+        self, model: Model, cut: Cut, layer: str, scale: Tensor, *, answers: bool, batch: int, room: float = 0.0
+    ) -> None:
         self.model, self._cut, self._layer, self._batch = model, cut, layer, batch
         self.scale, self.answers = scale.to(model.device), answers
         self.apart = not answers or cut.apart(layer)
+        self._follows = not self.apart and cut.follows(layer)
+        self._room, self._held = room, dict[tuple[str, str], list[Tensor]]()
+
+    def release(self) -> None:
+        """Hold no activations any more."""
+        self._held = {}
 
     @torch.no_grad()
     def scores(
-        self, side: MeasuredSplit, r: Tensor, back_to: nn.Module, transform: Transform, point: GridPoint
+        self,
+        side: MeasuredSplit,
+        r: Tensor,
+        back_to: nn.Module,
+        transform: Transform,
+        point: GridPoint,
+        *,
+        answers: bool = True,
     ) -> Scores:
         """Scores of all images of a side.
 
@@ -127,16 +144,18 @@ class Scorer:
             back_to: the map.
             transform: the family of g.
             point: g.
+            answers: whether what the network names is wanted of this side, where it is wanted at all.
         """
+        answers &= self.answers
         device = self.model.device
         back_to = back_to.to(device)
         found: dict[str, list[Tensor]] = {}
-        for span, x in self._spans(side, transform, point):
+        for span, given in self._spans(side, transform, point, answers=answers):
             with full_float32(device):
                 back = back_to(r[span].to(device))
             self._add(found, "l2_distance", self.distance(back, side, span))
-            if self.answers:
-                logits = self._cut.classify(self._layer, back, x)
+            if answers:
+                logits = self._classify(back, given)
                 for name, values in answers_of(logits, side.classes).items():
                     self._add(found, name, values)
         return {name: torch.cat(parts).numpy() for name, parts in found.items()}
@@ -152,10 +171,10 @@ class Scorer:
         device = self.model.device
         back_to, labels = back_to.to(device), torch.from_numpy(side.labels)
         errors: list[Tensor] = []
-        for span, x in self._spans(side, transform, point):
+        for span, given in self._spans(side, transform, point):
             with full_float32(device):
                 back = back_to(r[span].to(device))
-            errors.append(half_errors(self._cut.classify(self._layer, back, x), labels[span], deal))
+            errors.append(half_errors(self._classify(back, given), labels[span], deal))
         return {"half_error_rate": torch.cat(errors).numpy()}
 
     @torch.no_grad()
@@ -169,18 +188,20 @@ class Scorer:
         point: GridPoint,
         *,
         unseen: bool,
+        answers: bool,
     ) -> Scores:
         """Scores of all images, each through the map of its own half or of the other, mean over the deals.
 
         Arguments as `scores`; `maps` are the six of `deal`, and `unseen` says which of a deal's two serves an image.
         """
+        answers &= self.answers
         device, labels = self.model.device, torch.from_numpy(side.labels)
         modules = [maps.module(half).to(device) for half in range(len(maps))]
         total = {
             name: torch.zeros(len(labels), dtype=torch.float64)
-            for name in ("l2_distance", *(("error_rate", "half_error_rate") if self.answers else ()))
+            for name in ("l2_distance", *(("error_rate", "half_error_rate") if answers else ()))
         }
-        for span, x in self._spans(side, transform, point):
+        for span, given in self._spans(side, transform, point, answers=answers):
             for number in range(DEALS):
                 halves = torch.from_numpy(deal.half_of(labels[span].numpy(), number, unseen=unseen))
                 for half in torch.unique(halves).tolist():
@@ -189,27 +210,54 @@ class Scorer:
                     with full_float32(device):
                         back = modules[half](r[rows.to(r.device)].to(device))
                     total["l2_distance"][rows] += self.distance(back, side, rows).double() / DEALS
-                    if self.answers:
-                        own = None if x is None else x[chosen.to(x.device)]
-                        logits = self._cut.classify(self._layer, back, own).cpu()
+                    if answers:
+                        own = None if given is None else given[chosen.to(given.device)]
+                        logits = self._classify(back, own).cpu()
                         plain = answers_of(logits, None)["predicted"] != labels[rows]
                         among = _half_error(logits, labels[rows], deal, number)
                         total["error_rate"][rows] += plain.double() / DEALS
                         total["half_error_rate"][rows] += among / DEALS
         return {name: values.float().numpy() for name, values in total.items()}
 
+    def _classify(self, back: Tensor, given: Tensor | None) -> Tensor:
+        """C(r̂; gx), given what `_spans` yields."""
+        if self._follows:
+            return self._cut.classify(self._layer, back, activation=given)
+        return self._cut.classify(self._layer, back, given)
+
     def _spans(
-        self, side: MeasuredSplit, transform: Transform, point: GridPoint
+        self, side: MeasuredSplit, transform: Transform, point: GridPoint, *, answers: bool = True
     ) -> Iterator[tuple[slice, Tensor | None]]:
-        """Places among the images, and what the network takes of gx where C needs it."""
+        """Places among the images, and what C needs of gx there: what the layer gives, or what the network takes."""
         count = len(side.sample)
-        if self.apart:
+        if self.apart or not answers:
             step = max(1, min(_CHUNK, _NUMBERS // side.reference.shape[1]))
             for start in range(0, count, step):
                 yield slice(start, min(start + step, count)), None
             return
+        key = (side.sample.split, point.label)
+        if key in self._held:
+            start = 0
+            for given in self._held[key]:
+                yield slice(start, start + len(given)), given
+                start += len(given)
+            return
+        held: list[Tensor] | None = [] if self._fits(count) else None
         for span, x in batches(side.sample.pixels, side.sample.indices, self._batch, self.model.device):
-            yield span, self.model.prepare(transform.apply(x, point.params))
+            given = self.model.prepare(transform.apply(x, point.params))
+            if self._follows:
+                given = self._cut.activation(self._layer, given)
+                if held is not None:
+                    held.append(given)
+            yield span, given
+        if held:
+            self._held[key] = held
+
+    def _fits(self, count: int) -> bool:
+        """Whether there is room for what the layer gives for so many images more."""
+        of_image = 4 * self._cut.reading(self._layer).form.dim
+        there = sum(len(one) for parts in self._held.values() for one in parts)
+        return self._follows and (there + count) * of_image <= self._room
 
     def distance(self, back: Tensor, side: MeasuredSplit, rows: slice | Tensor) -> Tensor:
         """‖r̂ − r‖ / ‖r‖ of some images, float32 on the CPU."""

@@ -69,7 +69,9 @@ class Streamed:
     def run(self) -> None:
         """Measure what the recorder has not."""
         size = together(len(self.points), self.dims, len(self.sides[-1].sample), self.how)
-        images = sum(len(side.sample) for side in self.sides)
+        # the fit images of a network that was not trained here give the scale, and nothing is reported on them
+        sides = range(0 if self.model.ours else len(self.sides) - 1, len(self.sides))
+        images = sum(len(self.sides[k].sample) for k in sides)
         around: Around | None = None
         for number, start in enumerate(range(0, len(self.points), size)):
             points = self.points[start : start + size]
@@ -84,15 +86,16 @@ class Streamed:
                 self.advance(len(points) * images)
                 continue
             around = around or self._around()
-            passes = [Pass(around, k, points, list(missing)) for k in range(len(self.sides))]
-            for one in passes:
+            passes = {k: Pass(around, k, points, list(missing)) for k in sides}
+            for one in passes.values():
                 one.run()
+            report = passes[sides[-1]]
             for layer, group in missing.items():
-                for one in passes:
+                for one in passes.values():
                     one.tell(layer)
-                scores, whole = [one.scores(layer) for one in passes], passes[-1].whole(layer)
+                scores, whole = {k: one.scores(layer) for k, one in passes.items()}, report.whole(layer)
                 found = around.at[layer].told(
-                    group, points, scores, None if whole is None else whole.rows, passes[-1].halves(layer)
+                    group, points, scores, None if whole is None else whole.rows, report.halves(layer)
                 )
                 self.keep.add(group, found)
 

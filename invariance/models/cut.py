@@ -170,13 +170,15 @@ class Cut(Representations):
         super().__init__(network, layers, readouts)
         self._rests = Rests(self.network)
 
-    def classify(self, layer: str, r: Tensor, x: Tensor | None = None) -> Tensor:
+    def classify(self, layer: str, r: Tensor, x: Tensor | None = None, *, activation: Tensor | None = None) -> Tensor:
         """C(r; gx) behind a layer: representations (B, D) to logits (B, K).
 
         Args:
             layer: the layer.
             r: what takes the place of φ(gx), in the order of the images.
             x: the network's input for gx; it may be left out where `apart` says so.
+            activation: what the layer gives for gx (B, …), as `activation` has it: where `follows` says so it takes the
+                place of x, and only what comes behind the layer is run.
 
         Raises:
             UserError: if `phi` was never called, r or x have not the shape or the device, x is needed and not there, or
@@ -184,9 +186,9 @@ class Cut(Representations):
         """
         self.reading(layer)
         with evaluating(self.network, r.device):
-            return self.resume(layer, r, x)
+            return self.resume(layer, r, x, activation=activation)
 
-    def resume(self, layer: str, r: Tensor, x: Tensor | None = None) -> Tensor:
+    def resume(self, layer: str, r: Tensor, x: Tensor | None = None, *, activation: Tensor | None = None) -> Tensor:
         """C(r; gx) as `classify` has it, with its gradient, and in the mode the network is in.
 
         Raises:
@@ -194,9 +196,9 @@ class Cut(Representations):
         """
         reading = self.reading(layer)
         reading.check(r, self.device)
-        rest = self._rest(layer)
+        rest = self._rest(layer) if activation is None else self._behind(layer)
         if not isinstance(rest, str):
-            return read_logits(rest(reading.form.lifted(r)), len(r))
+            return read_logits(rest(reading.lifted(r, activation)), len(r))
         if x is None:
             raise UserError(
                 f"classify at layer={layer!r} needs the images: {rest}; give classify(layer, r, x) the x that φ(gx) "
@@ -226,6 +228,27 @@ class Cut(Representations):
         """
         return not isinstance(self._rest(layer), str)
 
+    def follows(self, layer: str) -> bool:
+        """Whether C needs nothing of gx but what the layer gives: all goes through, and its rest gives the same bits.
+
+        Raises:
+            UserError: if `phi` was never called.
+        """
+        self.reading(layer)
+        assert self._readings.few is not None
+        with evaluating(self.network, self._readings.few.device):
+            return not isinstance(self._behind(layer), str)
+
+    def activation(self, layer: str, x: Tensor) -> Tensor:
+        """What a layer gives for images x, as the network takes them: (B, …) in its own shape, whatever its readout.
+
+        Raises:
+            UserError: as `phi`.
+        """
+        self.look(x)
+        with evaluating(self.network, x.device):
+            return self._readings.activation(layer, x)
+
     def bypass(self, layer: str, x: Tensor) -> float:
         """How much of the logits goes past a layer: ‖f(x′ | L := φ(x)) − f(x)‖ / ‖f(x′) − f(x)‖.
 
@@ -253,11 +276,15 @@ class Cut(Representations):
 
     def _rest(self, layer: str) -> Rest | str:
         """What comes behind a layer, or why it cannot be had without images."""
-        reading, images = self.reading(layer), self._readings.few
-        assert images is not None
+        reading = self.reading(layer)
         if not reading.whole:
             return f"readout={reading.readout.name} is put back into what the layer gives for them"
-        return self._rests.behind(self._readings.layers[layer], images)
+        return self._behind(layer)
+
+    def _behind(self, layer: str) -> Rest | str:
+        """What comes behind a layer, or why it cannot be told from what comes before."""
+        assert self._readings.few is not None
+        return self._rests.behind(self._readings.layers[layer], self._readings.few)
 
 
 def _check_images(x: Tensor, device: torch.device | None) -> None:

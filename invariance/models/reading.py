@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from invariance.errors import UserError
 from invariance.models.answers import read_logits, require_telling
 from invariance.models.behind import Form
-from invariance.models.hooks import Put, Seen, forward
+from invariance.models.hooks import Put, Seen, forward, laid
 from invariance.models.layout import Layout
 from invariance.models.naming import Layer, read_layer, submodules
 from invariance.models.probe import few, probe, refuse
@@ -75,6 +75,26 @@ class Reading:
     def put(self, r: Tensor) -> Put:
         """What takes the place of the layer's output: representations r (B, D), or a function of what it gives."""
         return r if self.whole else partial(self.readout.lift, r, layout=self.layout)
+
+    def lifted(self, r: Tensor, activation: Tensor | None) -> Tensor:
+        """What takes the place of the layer's output: representations r (B, D), put into what it gives (B, …).
+
+        Args:
+            r: the representations.
+            activation: what the layer gives; None where r is all of it.
+
+        Raises:
+            UserError: for an activation of another shape.
+        """
+        if activation is not None and activation.shape != (len(r), *self.form.shape):
+            raise UserError(
+                f"classify at layer={self.layer!r} got {len(r)} representations and an activation of shape "
+                f"{tuple(activation.shape)}; give {(len(r), *self.form.shape)}, what `activation` gives for gx"
+            )
+        if self.whole:
+            return self.form.lifted(r)
+        assert activation is not None, f"readout={self.readout.name} is put back into something"
+        return laid(self.readout.lift(r, activation, layout=self.layout), self.form.strides, self.form.dtype)
 
     def check(self, r: Tensor, device: torch.device | None) -> None:
         """Refuse what cannot be put in the layer's place.
@@ -174,6 +194,18 @@ class Readings:
         values = {name: _rows(layer, seen, len(x)) for name, layer in self.layers.items()}
         self._take(seen, x)
         return {name: self._readings[name].rows(value) for name, value in values.items()}
+
+    def activation(self, layer: str, x: Tensor) -> Tensor:
+        """What one layer gives for images, (B, …), from a pass that ends there.
+
+        Raises:
+            UserError: as `phi`.
+        """
+        reading, own = self[layer], self.layers[layer]
+        seen = forward(self.network, x, [own], stop=True)
+        value = _rows(own, seen, len(x))
+        Reading.of(own, seen, reading.readout, x, self.network).after(reading)
+        return value
 
     def show(self, x: Tensor, see: Callable[[str, Tensor], None], *, logits: bool) -> Tensor | None:
         """Show φ(x) of each layer to a function, in one pass, in the mode the network is in; see `Cut.show`.

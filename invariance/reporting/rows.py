@@ -186,7 +186,7 @@ def _read_all(finished: dict[str, Path], kept: dict[str, Path]) -> tuple[dict[st
             _refuse_damaged(rows, path / ROWS)
             sealed = read_marker(path).get("seal") is not None
             made_by, config = _provenance(path / PROVENANCE), read_config(path)
-            facts = RunFacts(name, tuple(rows["split"].unique()), made_by, config, sealed, path)
+            facts = RunFacts(name, _splits(rows), made_by, config, sealed, path)
             read[name] = _Read(rows, facts, _grids(path, rows))
         except UserError as error:
             damaged[name] = str(error)
@@ -194,12 +194,20 @@ def _read_all(finished: dict[str, Path], kept: dict[str, Path]) -> tuple[dict[st
         try:
             rows, results, grids = read_kept(path, name)
             _refuse_damaged(rows, path / ROWS)
-            splits = tuple(str(split) for split in rows["split"].unique())
             made_by = {"versions": results.attrs.get("versions") or {}}
-            read[name] = _Read(rows, RunFacts(name, splits, made_by, {}, True, path, results), dict(grids))
+            read[name] = _Read(rows, RunFacts(name, _splits(rows), made_by, {}, True, path, results), dict(grids))
         except UserError as error:
             damaged[name] = str(error)
     return read, damaged
+
+
+def _splits(rows: pd.DataFrame) -> tuple[str, ...]:
+    """The splits of rows: of a measurement the last row is of the one that results are reported on."""
+    splits = dict.fromkeys(map(str, rows["split"]))
+    if not splits:
+        return ()
+    reported = str(rows["split"].iloc[-1])
+    return (*(split for split in splits if split != reported), reported)
 
 
 def run_anchor(name: str) -> str:
