@@ -320,8 +320,50 @@ def test_a_trace_that_differs_from_replacing_does_not_serve():
     network, x = Counted().eval(), images()
     cut = Cut(network, ["body"])
     r = cut.phi(x)["body"]
-    assert not cut.apart("body")
-    assert torch.equal(cut.classify("body", r, x), logits_of(network, x))
+    assert cut.apart("body")  # the network itself serves, without what comes before
+    for given in (None, x):
+        assert torch.equal(cut.classify("body", r, given), logits_of(network, x))
+
+
+@pytest.mark.parametrize("readout", ["mean", "flatten"])
+def test_what_comes_before_a_layer_is_left_out_where_it_tells_nothing(readout):
+    class Untraceable(nn.Module):
+        """Its forward pass branches on what it is given, and leaves a module's own forward where it is."""
+
+        def __init__(self):
+            super().__init__()
+            self.stem, self.act = nn.Conv2d(3, 5, 3, padding=1), nn.ReLU(inplace=True)
+            self.body = nn.Sequential(nn.Conv2d(5, 6, 3, stride=2), nn.BatchNorm2d(6), nn.ReLU())
+            self.shared, self.head = nn.Conv2d(6, 6, 1), nn.Linear(6, 4)
+            self.body.forward = lambda x: nn.Sequential.forward(self.body, x) * 2
+
+        def forward(self, x):
+            x = self.act(self.stem(x)) + x.mean(1, keepdim=True)
+            x = self.body(x if float(x.sum()) > -1e9 else -x)
+            return self.head((self.shared(x) + self.shared(x)).mean((2, 3)))
+
+    torch.manual_seed(0)
+    network, x = Untraceable().eval(), torch.rand(6, 3, 7, 9)
+    layers = ["body", "body.0", "stem", "shared#2", "head"]
+    cut = Cut(network, layers, {"body*": readout})
+    phi = cut.phi(x)
+    assert [cut.follows(layer) for layer in layers] == [True, True, False, False, True]
+    own = network.body.forward
+    wanted = {layer: cut.classify(layer, phi[layer].roll(1, 0) * 1.5, x) for layer in layers}
+    for layer in ("body", "body.0"):
+        activation = cut.activation(layer, x)
+        before = activation.clone()
+        r = phi[layer].roll(1, 0) * 1.5
+        assert torch.equal(cut.classify(layer, r, activation=activation), wanted[layer])
+        assert torch.equal(activation, before)
+        few = cut.classify(layer, r[:4], activation=activation[:4])
+        torch.testing.assert_close(few, wanted[layer][:4], rtol=1e-5, atol=1e-6)
+        with pytest.raises(UserError, match="an activation of shape .*; give"):
+            cut.classify(layer, r[:4], activation=activation)
+    assert network.body.forward is own
+    assert "forward" not in network.head.__dict__ and "forward" not in network.stem.__dict__
+    with pytest.raises(UserError, match="needs the images"):
+        cut.classify("shared#2", phi["shared#2"], activation=cut.activation("shared#2", x))
 
 
 def test_gradients_and_modes_are_the_networks_own():
