@@ -7,18 +7,24 @@ from contextlib import ExitStack
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from PIL import Image
 
 from invariance import Rotation, load_images, measure_model
 from invariance.data.prepared import prepare
 from invariance.errors import Busy, UserError
+from invariance.experiments.given import given
 from invariance.experiments.measure import measure
 from invariance.models.model import Model, wrap
 from invariance.models.recipe import Resize
+from invariance.reporting.given import given_networks as networks_in
 from invariance.reporting.rows import collect
 from invariance.runs.locks import SharedLock, holder, me
 from invariance.runs.rows import read_rows
 from invariance.runs.run import Run, read_config
+from invariance.runs.scores import read_scores
+from invariance.settings.base import checked
+from invariance.settings.parts import GivenModel
 from tests import given_networks
 from tests.given_networks import model
 
@@ -201,9 +207,44 @@ def test_pictures_of_the_networks_size_are_taken_as_they_are(composed, tmp_path,
         Image.open(path).resize((17, 17)).save(path)
     of = ["model=function", f"{OF}cropping", "data=folder", f"data.root={photographs}", "data.colour=gray"]
     measure(composed(*of, "layers=[pool]", "map=identity", f"prepared={tmp_path}/prepared", "resize=none"))
+    two = ["grids=[rotation,crop_256]", "grid=null", "model.label=two", f"prepared={tmp_path}/prepared"]
+    with pytest.raises(
+        UserError, match="resize=none: rotation takes pictures of 17 × 17 pixels and crop_256 of 19 × 19"
+    ):
+        measure(composed(*of, "layers=[pool]", "map=identity", "resize=none", *two))
+    assert not (tmp_path / "runs/measure/photos/function/two").exists()
     [there] = (tmp_path / "prepared/photos").glob("17-gray-*/test.images.npy")
     pixels = [np.asarray(Image.open(path)) for path in sorted((photographs / "test").glob("*/*.png"))]
     assert np.array_equal(np.load(there)[:, 0], pixels)
+
+
+def test_weights_under_other_names_are_put_in_by_position(composed, tmp_path):
+    import torchvision
+
+    torch.manual_seed(1)
+    file = tmp_path / "renamed.pt"
+    state = torchvision.models.shufflenet_v2_x0_5(weights=None).state_dict()
+    state = {name: value for name, value in state.items() if not name.endswith("num_batches_tracked")}
+    torch.save({f"tensor{k}": value for k, value in enumerate(state.values())}, file)
+    of = ["model=torchvision", "model.name=shufflenet_v2_x0_5", f"model.weights={file}", "model.weights_by=position"]
+    config = checked(GivenModel, composed(*of)["model"], "model")
+    found = given(config, "cpu").model.module.state_dict()
+    assert all(torch.equal(found[name], value) for name, value in state.items())
+    with pytest.raises(UserError, match=r"model\.weights_by='order': choose name, or position"):
+        checked(GivenModel, composed(*of[:-1], "model.weights_by=order")["model"], "model")
+
+
+def test_the_classes_of_the_images_stay_beside_their_scores(composed, tmp_path):
+    measure(composed(*SMALL, "layers=[pool]"))
+    run = next(tmp_path.glob("runs/**/identity"))
+    labels, scores, classes = read_scores(run)
+    rows = read_rows(run / "rows.csv").query("split == 'test' and metric == 'error_rate'")
+    rows = rows.set_index(rows["g"].str.removeprefix("rotation:"))["score"]
+    wrong = (scores["test/predicted"] != classes).mean(1)
+    assert rows[labels].to_numpy() == pytest.approx(wrong)
+    [network] = networks_in(collect(tmp_path / "runs"))
+    areas = network.areas.query("metric == 'error_rate'")
+    assert len(areas) and (areas["low"] < areas["score"]).all() and (areas["score"] < areas["high"]).all()
 
 
 def test_damage_of_such_data_is_told_with_what_mends_them(composed, tmp_path, photographs, cropping):

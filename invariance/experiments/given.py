@@ -160,6 +160,8 @@ def given(settings: GivenModel, device: str | torch.device) -> Given:
         return Given(load_model(name, device=device), source, name, label)
     told = {"weights": settings.weights, "size": settings.size}
     wanted: dict[str, Any] = {key: value for key, value in told.items() if value is not None}
+    if settings.weights_by != "name":
+        wanted["weights_by"] = settings.weights_by
     if settings.preprocess is not None:
         wanted["preprocess"] = settings.preprocess.model_dump()
     called = name if source == "function" else f"{source}/{name}"

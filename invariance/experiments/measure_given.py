@@ -29,6 +29,7 @@ from invariance.models.derivative import INPUT
 from invariance.models.layers import choose_layers, choose_readouts
 from invariance.models.positions import positions_of
 from invariance.models.readout import Flatten
+from invariance.models.recipe import KEPT, Resize
 from invariance.runs.files import DONE
 from invariance.runs.outputs import require_writable
 from invariance.runs.places import given_place, layer_folder
@@ -64,6 +65,7 @@ def measure_given(config: Mapping[str, Any], maps: list[MapSpec]) -> None:
     work: _Work | None = None
     busy: list[Busy] = []
     grids = _grids(config)
+    _check_sizes({grid.name: grid.transform.source_size(network.size) for grid in grids}, resize)
     for grid in grids:
         size = grid.transform.source_size(network.size)
         root = Path(config["prepared"]).expanduser()
@@ -80,6 +82,21 @@ def measure_given(config: Mapping[str, Any], maps: list[MapSpec]) -> None:
             busy.append(error)
     if busy:
         raise busy[0]
+
+
+def _check_sizes(sizes: Mapping[str, int], resize: Resize | None) -> None:
+    """Refuse grids that take images of several sizes where pictures keep the one that they have.
+
+    Raises:
+        UserError: naming two of them.
+    """
+    if resize != KEPT or len(set(sizes.values())) == 1:
+        return
+    least, most = min(sizes, key=lambda name: sizes[name]), max(sizes, key=lambda name: sizes[name])
+    raise UserError(
+        f"resize=none: {least} takes pictures of {sizes[least]} × {sizes[least]} pixels and {most} of {sizes[most]} × "
+        f"{sizes[most]}, and none is resized; measure {most} apart, or by resize=own or warp"
+    )
 
 
 def _grids(config: Mapping[str, Any]) -> list[Grid]:

@@ -125,6 +125,7 @@ class Recording:
         self._locks = ExitStack()
         self._parts: dict[Key, Parts] = {}
         self._groups: dict[Key, list[tuple[str, ...]]] = {}
+        self._labels: NDArray[np.int64] | None = None
 
     def __enter__(self) -> Self:
         """Take the locks; runs that another process finished meanwhile are left out."""
@@ -199,6 +200,8 @@ class Recording:
             UserError: for anything the user can mend.
         """
         grid, (fit, report), metrics = self.grid, images, config["metrics"]
+        if report.labels is not None and not model.ours:  # of which the report takes intervals
+            self._labels = report.labels.numpy()
         more = more_given(config.get("nulls", False), config.get("intervals", False))
         self.runs = {key: run for key, run in self.runs.items() if not run.done}
         for asked in self._asked(metrics, readouts):
@@ -276,7 +279,8 @@ class Recording:
             if spec.settings is not None:
                 write_text(run.directory / "fits.csv", FITS + "".join(part.fits for part in parts))
             scores = {name: np.concatenate([part.scores[name] for part in parts]) for name in parts[0].scores}
-            write_scores(run.directory, [label for labels in self._groups[key] for label in labels], scores)
+            g = [label for labels in self._groups[key] for label in labels]
+            write_scores(run.directory, g, scores, self._labels)
             run.finish(pd.concat([part.rows for part in parts], ignore_index=True))
             self._parts[key].remove()
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from invariance.engine.per_image import OF, GroupScores, PerImage
 from invariance.engine.scoring import digest_of
@@ -136,7 +137,9 @@ class GivenNetwork:
                 labels = run.results.labels
                 continue
             try:
-                kept += _scores_of(run, self.rows[self.rows["run"] == run.name], self.split)
+                found, classes = _scores_of(run, self.rows[self.rows["run"] == run.name], self.split)
+                kept += found
+                labels = labels if classes is None else {self.split: classes}
             except UserError as error:
                 unread.append(str(error))
         return PerImage(kept, labels, self.split), tuple(unread)
@@ -174,7 +177,7 @@ class GivenNetwork:
     def _areas(self, rows: pd.DataFrame, *, scored: bool) -> pd.DataFrame:
         try:
             return areas_of(rows, self.counted, self.per_image if scored else None)
-        except UserError:  # errors of single images need labels, which not every measurement keeps
+        except UserError:  # errors of single images need labels, which runs of before did not keep
             return areas_of(rows, self.counted, None)
 
     @cached_property
@@ -281,17 +284,17 @@ def _recipe(collected: Collected, rows: pd.DataFrame, network: str) -> str:
     return str(model.get("recipe", "")) if isinstance(model, dict) else ""
 
 
-def _scores_of(run: RunFacts, rows: pd.DataFrame, split: str) -> list[GroupScores]:
-    """The scores of every image of a run over one split; none where it kept none.
+def _scores_of(run: RunFacts, rows: pd.DataFrame, split: str) -> tuple[list[GroupScores], NDArray[np.int64] | None]:
+    """The scores of every image of a run over one split, none where it kept none, and the classes where they are known.
 
     Raises:
         UserError: if they cannot be read, or are not those that its rows are means of.
     """
-    labels, arrays = read_scores(run.folder)
+    labels, arrays, classes = read_scores(run.folder)
     prefix = f"{split}/"
     kept = {name: one for name, one in arrays.items() if name.startswith(prefix) and name.count("/") == 1}
     if not labels or not kept or rows.empty:
-        return []
+        return [], None
     told = rows[~rows["metric"].isin([*OF_CONTROL, *INDEX_NAMES]) & (rows["scores"] != "")]
     wanted = dict(zip(told["label"], told["scores"], strict=True))
     for j, label in enumerate(labels):
@@ -299,7 +302,7 @@ def _scores_of(run: RunFacts, rows: pd.DataFrame, split: str) -> list[GroupScore
         if label in wanted and digest_of(scores) != wanted[label]:
             raise UserError(f"{run.name}: the scores of its images at {label} are not those that its rows are means of")
     about = {name: str(rows[name].iloc[0]) for name in OF}
-    return [GroupScores(about, labels, kept)]
+    return [GroupScores(about, labels, kept)], classes
 
 
 def trained_data(collected: Collected) -> list[str]:

@@ -14,20 +14,28 @@ from invariance.runs.files import atomic_path
 
 SCORES = "scores.npz"
 
+_G, _LABELS = "g", "labels"
 
-def write_scores(directory: Path, g: Sequence[str], scores: Mapping[str, NDArray[Any]]) -> None:
+
+def write_scores(
+    directory: Path, g: Sequence[str], scores: Mapping[str, NDArray[Any]], labels: NDArray[np.int64] | None = None
+) -> None:
     """Write the scores of a measurement atomically.
 
     Args:
         directory: the run's folder.
         g: the labels of the g, in the order of the arrays.
         scores: (g, n) arrays by name.
+        labels: (n,) classes of the images that are reported on, −1 where there is none.
     """
-    write_arrays(directory / SCORES, {"g": np.array(list(g)), **scores})
+    known = {} if labels is None else {_LABELS: labels}
+    write_arrays(directory / SCORES, {_G: np.array(list(g)), **known, **scores})
 
 
-def read_scores(directory: Path) -> tuple[list[str], dict[str, NDArray[Any]]]:
-    """The labels of the g and the scores of every image of a finished run; nothing where it kept none.
+def read_scores(directory: Path) -> tuple[list[str], dict[str, NDArray[Any]], NDArray[np.int64] | None]:
+    """The labels of the g, the scores of every image of a finished run, and the classes of the reported images.
+
+    Nothing where it kept no scores; None where it kept no classes.
 
     Raises:
         UserError: if the file is damaged.
@@ -35,8 +43,9 @@ def read_scores(directory: Path) -> tuple[list[str], dict[str, NDArray[Any]]]:
     try:
         arrays = read_arrays(directory / SCORES)
     except FileNotFoundError:
-        return [], {}
-    return [str(label) for label in arrays.pop("g")], arrays
+        return [], {}, None
+    labels = arrays.pop(_LABELS, None)
+    return [str(label) for label in arrays.pop(_G)], arrays, labels
 
 
 def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:

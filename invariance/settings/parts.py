@@ -7,7 +7,7 @@ which checks them itself, so that a family stays one module and one file.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 
@@ -64,6 +64,9 @@ class GivenModel(Settings):
     source: Text = Field(description="give the name of a source, as timm, or module:function")
     name: Text = Field(description="give the network's name, as its source knows it")
     weights: Text | None = Field(default=None, description="give a file of weights, random, or null for the source's")
+    weights_by: Literal["name", "position"] = Field(
+        default="name", description="choose name, or position for the same network under other names"
+    )
     size: Side | None = None
     preprocess: Preprocess | None = Field(
         default=None, description="give mean and std of images in [0, 1], as {mean: [0.5], std: [0.25]}"
