@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from invariance.data.prepared import prepare
 from invariance.engine.measuring import Effort
@@ -19,7 +20,9 @@ from invariance.experiments.measure import measure
 from invariance.experiments.status import look
 from invariance.maps.ridge import Ridge
 from invariance.reporting.depth import spread
+from invariance.reporting.given import given_networks
 from invariance.reporting.page import make_report, report_of
+from invariance.reporting.rows import collect
 from invariance.runs.parts import Parts
 from invariance.runs.rows import read_rows
 from invariance.runs.run import read_config, read_provenance
@@ -60,7 +63,7 @@ def test_rows_are_those_of_python_on_the_same_images(composed, tmp_path, prepare
     assert "function/tests.given_networks:model" in first and "size 17" in first
     assert "images of digits (test)" in first and first.endswith("layers relu, pool, head")
     rows = all_rows(tmp_path)
-    assert set(rows["layer"]) == {"relu", "pool", "head"}
+    assert set(rows["layer"]) == {"input", "relu", "pool", "head"}
     assert set(rows["model"]) == {"function/tests.given_networks:model"} and set(rows["network"]) == {"small"}
     assert (
         set(rows["data"]) == {"digits"}
@@ -77,7 +80,7 @@ def test_rows_are_those_of_python_on_the_same_images(composed, tmp_path, prepare
         np.array(val.images),
         val.labels,
         transforms={"rotation": Rotation(angles=[-30, 10, 45])},
-        layers=["relu", "pool", "head"],
+        layers=["input", "relu", "pool", "head"],
         maps=["identity", Ridge(**composed()["solver"]["ridge"])],
     )
     splits = {"report": "test", "fit": "val"}
@@ -109,7 +112,7 @@ def test_every_layer_and_map_is_a_sealed_run_that_says_what_it_is_of(composed, t
 
 
 def test_an_interrupted_measurement_ends_with_the_same_rows(composed, tmp_path, monkeypatch):
-    config, runs = composed(*SMALL), tmp_path / "runs"
+    config, runs = composed(*SMALL, "layers=[relu,pool,head]"), tmp_path / "runs"
     monkeypatch.setattr(recording, "Effort", lambda batch, _, shown: Effort(batch, 6e5, shown))  # one g at a time
     measure(config)
     undisturbed = {path.relative_to(runs): path.read_bytes() for path in runs.glob("**/rows.csv")}
@@ -146,7 +149,7 @@ def test_other_weights_under_the_same_name_are_refused_and_under_another_are_not
 def test_layers_are_found_by_a_pattern_and_a_crop_takes_larger_images(composed, tmp_path):
     measure(composed(*SMALL, "layers='[pr]*'", "map=identity", "grids=[crop]", "grid=null"))
     rows = all_rows(tmp_path)
-    assert set(rows["layer"]) == {"relu", "pool"} and {g.split(":")[0] for g in rows["g"]} >= {"crop_256"}
+    assert set(rows["layer"]) == {"input", "relu", "pool"} and {g.split(":")[0] for g in rows["g"]} >= {"crop_256"}
 
 
 def test_without_labels_of_its_own_there_is_no_error_rate(composed, tmp_path, capsys):
@@ -292,8 +295,34 @@ def test_layers_that_are_listed_are_those_that_are_measured(composed, compose, t
     measure(composed(*SMALL, "map=identity"))
     capsys.readouterr()
     list_them(compose("layers", *SMALL, "data=digits", "layers=auto", f"prepared={prepared_once}", "progress=false"))
-    listed = [line.split()[0] for line in capsys.readouterr().out.splitlines()[3:]]
+    listed = ["input", *(line.split()[0] for line in capsys.readouterr().out.splitlines()[3:])]
     assert sorted(listed) == sorted(path.name for path in (tmp_path / "runs" / PLACE).iterdir() if path.is_dir())
+
+
+def test_the_input_stands_beside_layers_and_is_the_distance_of_the_pixels(composed, tmp_path, prepared_once, capsys):
+    asked = [*SMALL, "layers=[input,pool]", "nulls=true", "metrics=[error_rate,l2_distance]"]
+    measure(composed(*asked))
+    assert "measured 1 layer of small" in capsys.readouterr().out
+    rows = all_rows(tmp_path)
+    of_input = rows[rows["layer"] == "input"]
+    assert set(of_input["metric"]) == {"l2_distance"} and set(of_input["map"]) == {"identity"}
+    data = prepare(composed(*SMALL)["data"], 17, prepared_once, progress=False)
+    model_, turned = model(), Rotation(angles=[45])
+    params = next(point.params for point in turned.grid() if point.label == "45")
+    x, fit = (model_.prepare(torch.from_numpy(np.array(data.split(name).images)).float()) for name in ("test", "val"))
+    pixels = torch.from_numpy(np.array(data.split("test").images)).float()
+    gx = model_.prepare(turned.apply(pixels, params))
+    scale = fit.double().square().mean().sqrt()  # one a channel, of which there is one
+    far = ((gx - x) / scale).double().flatten(1).norm(dim=1) / (x / scale).double().flatten(1).norm(dim=1)
+    score = of_input.set_index("g")["score"]["rotation:45"]
+    assert score == pytest.approx(float(far.mean()), rel=1e-5)
+    assert of_input["null_image"].nunique() == 1 and of_input["calibrated"].notna().all()
+    measure(composed(*asked))
+    assert "finished already" in capsys.readouterr().out
+    [network] = given_networks(collect(tmp_path / "runs"))
+    assert network.layers[0] == "input" and list(network.inner) == ["pool"]
+    with pytest.raises(UserError, match="layers=input: the input stands beside layers; name one of them, too"):
+        measure(composed(*SMALL, "layers=input"))
 
 
 def test_a_figure_shows_so_many_layers_from_the_first_to_the_last():

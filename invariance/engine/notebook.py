@@ -18,6 +18,7 @@ from invariance.engine.derivative import DERIVATIVE, settled_by
 from invariance.engine.foreseen import Share, foresee
 from invariance.engine.given import check_shuffled, families_given, maps_given, more_given
 from invariance.engine.groups import Group, Measured
+from invariance.engine.inputs import has_input, layers_and_input, measure_input
 from invariance.engine.kept import Kept, note_networks, place_of
 from invariance.engine.looks import look_of_model, looks_of_grid
 from invariance.engine.measuring import Effort, Family, More, check, measure
@@ -90,7 +91,7 @@ def measure_model(
             is fitted, and the scale of L_L2 is over the reported images, which its rows say (status `report_scale`).
         fit_labels: their classes: with them and `labels` ridge has the unseen-class control.
         transforms: families by name ("rotation", or "module:Class"), `Transform`s, or such by names of your own.
-        layers: names or patterns; "auto", the true cuts at the ends of blocks; "*", all.
+        layers: names; or, with rows of the input, too: "auto", the true cuts at the ends of blocks, patterns, "*".
         maps: "identity", a solver's name ("ridge") or settings (`Ridge(strengths=(0.1,))`), by which the residual map
             is fitted, "low_rank:8", "orthogonal", "mlp", "spatial", "warp"; a `MapSpec`. None: identity, ridge if fit=.
         device: "cpu", "gpu", "auto"; None: where the network is.
@@ -104,7 +105,7 @@ def measure_model(
         intervals: whether cka, procrustes and r2 have intervals, at ten times their cost.
         dtype: what the network computes in: None (float32), "float64", "bfloat16", "float16", as its name then says.
         memory_gb: bound on the features and maps in memory.
-        progress: whether to show a bar.
+        progress: whether there is a bar.
         plan: whether to print alone what it will take, which the first line says in any case; there are no rows then.
 
     Returns:
@@ -173,7 +174,8 @@ class _Asked:
         image = torch.from_numpy(np.asarray(report.pixels[report.indices[:1]])).float()
         looks = {family.name: looks_of_grid(family.name, family.transform, image) for family in families}
         seen = _untouched(report, families[0].transform)
-        chosen = choose_layers(model, self.layers, seen)
+        layers, beside = layers_and_input(model, self.layers)
+        chosen = choose_layers(model, layers, seen)
         fitted = any(spec.settings is not None for spec in parted(specs)[0])
         readouts = choose_readouts(model, chosen, self.readout, seen, fitted=fitted)
         check_shuffled(self.more, specs)
@@ -183,6 +185,8 @@ class _Asked:
         about |= {"nulls": [self.more.nulls, *self.more.shuffled], "intervals": self.more.intervals}
         if parted(specs)[1]:
             about["positions"] = {name: str(at) for name, at in positions_of(model, chosen, seen)[0].items()}
+        if of_input := has_input(beside, specs, measures):
+            about["input"] = True
         keep: Listed[Group, Measured] | Kept = Listed() if place is None else Kept(place, about)
         if isinstance(keep, Kept) and keep.finished:
             return load(keep.folder)
@@ -195,18 +199,11 @@ class _Asked:
         if self.numbers.plan:
             return Results.of(model.name, [], [], about)
         with bar(self.numbers.progress) as shown:
-            measure(
-                model,
-                report,
-                families=families,
-                layers=chosen,
-                maps=specs,
-                keep=keep,
-                more=self.more,
-                cut=cut,
-                effort=replace(effort, progress=shown if self.numbers.progress else None),
-                **asked,
-            )
+            effort = replace(effort, progress=shown if self.numbers.progress else None)
+            common: dict[str, Any] = {"families": families, "keep": keep, "more": self.more, "effort": effort}
+            if of_input:
+                measure_input(model, report, fit=fit, spec=of_input, **common)
+            measure(model, report, layers=chosen, maps=specs, cut=cut, **common, **asked)
         results = Results.of(model.name, keep.groups, keep.results, about, _labels(report, fit))
         if isinstance(keep, Kept):
             results.save(keep.folder)

@@ -20,6 +20,7 @@ from invariance.engine.derivative import DERIVATIVE, with_tangent
 from invariance.engine.foreseen import Share, foresee
 from invariance.engine.given import more_given
 from invariance.engine.grids import Grid, grids_for
+from invariance.engine.inputs import MEASURE, has_input, layers_and_input
 from invariance.engine.replaced import no_classes
 from invariance.errors import Busy, UserError
 from invariance.experiments.given import Given, given, seen_by, telling_colour, told_size
@@ -123,7 +124,8 @@ def _begun(
     """What is to be done alike over all grids, chosen on the images of the first."""
     images = seen_by(prepared, grid.transform)
     with telling_colour(prepared):
-        layers = choose_layers(network.model, config["layers"], images)
+        named, beside = layers_and_input(network.model, config["layers"])
+        layers = choose_layers(network.model, named, images)
     placed = _placed(network, layers, maps, images)
     places = network.places(prepared.classes, config["labels"], images)
     if config["unseen_classes"] and places is None:
@@ -131,7 +133,8 @@ def _begun(
     fitted = any(spec.settings is not None for spec in parted(maps)[0]) and config["metrics"] != [DERIVATIVE]
     readouts = choose_readouts(network.model, layers, _asked(config["readout"]), images, fitted=fitted)
     metrics = _metrics(config["metrics"], network, places, images)  # last, as it says what it leaves out
-    return _Work(network, data["fit"], readouts, placed, places, maps, {**config, "metrics": metrics})
+    of_input = has_input(beside, maps, metrics)
+    return _Work(network, data["fit"], readouts, placed, places, maps, {**config, "metrics": metrics}, of_input)
 
 
 def _placed(network: Given, layers: list[str], maps: list[MapSpec], images: Tensor) -> dict[str, str]:
@@ -193,6 +196,7 @@ class _Work:
         places: the network's number of each class of the images; None where these are not known to be its own.
         maps: the maps and solvers.
         config: the configuration, with the metrics that apply.
+        of_input: the map under which the input has rows; None: it has none.
     """
 
     network: Given
@@ -202,6 +206,7 @@ class _Work:
     places: NDArray[np.int64] | None
     maps: list[MapSpec]
     config: Mapping[str, Any]
+    of_input: MapSpec | None
 
     def told(self, prepared: Prepared) -> str:
         """The network, its images and layers, in a line."""
@@ -239,6 +244,7 @@ class _Work:
         """What is not finished of a grid, if anything."""
         runs = folder(self.config["runs"], "runs")
         left = [key for key, name in self._names(grid, prepared).items() if not (runs / name / DONE).exists()]
+        left = [key for key in left if key != self._input]  # it costs no pass
         of_maps = [key for key in left if key[1] != DERIVED]
         layers = list(dict.fromkeys(layer for layer, _ in of_maps)) or list(self.readouts)
         maps = list(dict.fromkeys(spec for _, spec in of_maps))
@@ -265,7 +271,7 @@ class _Work:
             require_writable(runs_folder / place, "runs")
         runs = {key: Run(runs_folder, name, self._identity(grid, prepared, *key)) for key, name in names.items()}
         about = {"stage": "measure", "data": prepared.name, "network": network.label, "model": network.called}
-        keep = Recording(grid, prepared, runs, about)
+        keep = Recording(grid, prepared, runs, about, self.of_input)
         if keep.finished:
             print(f"finished already: {runs_folder / place}")
             return
@@ -289,14 +295,20 @@ class _Work:
 
     def _depths(self) -> dict[str, int]:
         """The place of every layer in the network, the input first."""
-        first = {INPUT: -1} if DERIVATIVE in self.config["metrics"] else {}
+        first = {INPUT: -1} if DERIVATIVE in self.config["metrics"] or self.of_input else {}
         return {**first, **self.network.depths(list(self.readouts))}
+
+    @property
+    def _input(self) -> Key | None:
+        """What has the run of the input's own."""
+        return None if self.of_input is None else (INPUT, self.of_input)
 
     def _keys(self, grid: Grid) -> list[Key]:
         """What has a run of its own: every layer and map, and the derivative at every layer and at the input."""
         metrics, layers = self.config["metrics"], list(self.readouts)
         whole, on_positions = parted(self.maps)
         keys: list[Key] = [*product(layers, whole), *product(self.placed, on_positions)] if of_grids(metrics) else []
+        keys += [] if self._input is None else [self._input]
         if DERIVATIVE in metrics and grid.transform.tangent(_BLANK) is not None:
             keys += [(layer, DERIVED) for layer in dict.fromkeys([INPUT, *layers])]
         return keys
@@ -308,6 +320,8 @@ class _Work:
     def _identity(self, grid: Grid, prepared: Prepared, layer: str, spec: MapSpec) -> dict[str, Any]:
         """What a run is of."""
         places = None if self.places is None else self.places.tolist()
+        of_input = (layer, spec) == self._input
+        measured = {**self.config, "metrics": [MEASURE]} if of_input else self.config
         identity: dict[str, Any] = {
             "model": self.network.identity,
             "data": {
@@ -319,7 +333,7 @@ class _Work:
             },
             "grid": grid.identity,
             "layer": layer,
-            **identity_of(spec, self.config),
+            **identity_of(spec, measured),
         }
         if (readout := self._readout(layer, spec)) != Flatten.name:  # which says nothing, as in runs of before
             identity["readout"] = readout

@@ -19,10 +19,12 @@ from invariance.engine.derivative import DERIVATIVE
 from invariance.engine.given import more_given
 from invariance.engine.grids import Grid
 from invariance.engine.groups import Ended, Group, Measured
+from invariance.engine.inputs import measure_input
 from invariance.engine.measuring import Effort, check, measure
 from invariance.engine.stream import Sample
 from invariance.maps.spec import CLOSED, MapSpec, leaning
 from invariance.measures import INDEX_NAMES
+from invariance.models.derivative import INPUT
 from invariance.models.model import Model
 from invariance.progress import bar
 from invariance.runs.checked import write_facts
@@ -117,10 +119,19 @@ class Recording:
         prepared: the images.
         runs: the run of every layer and map; those that are measured already are left out.
         about: what rows say of the network.
+        of_input: the identity, under which one of the runs is of the network's input; None: none is.
     """
 
-    def __init__(self, grid: Grid, prepared: Prepared, runs: Mapping[Key, Run], about: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        grid: Grid,
+        prepared: Prepared,
+        runs: Mapping[Key, Run],
+        about: Mapping[str, Any],
+        of_input: MapSpec | None = None,
+    ) -> None:
         self.grid, self.prepared, self.about = grid, prepared, about
+        self._input: Key | None = None if of_input is None else (INPUT, of_input)
         self.runs = dict(runs)
         self._locks = ExitStack()
         self._parts: dict[Key, Parts] = {}
@@ -147,7 +158,7 @@ class Recording:
     @property
     def layers(self) -> list[str]:
         """The layers of which something is to be measured."""
-        return list(dict.fromkeys(layer for layer, _ in self.runs))
+        return list(dict.fromkeys(key[0] for key in self.runs if key != self._input))
 
     def _asked(self, metrics: Sequence[str], readouts: Mapping[str, str]) -> list[dict[str, Any]]:
         """What is left to measure, as arguments of `measure`: through maps, and derivatives, which are of all layers.
@@ -156,20 +167,20 @@ class Recording:
             metrics: those that are wanted.
             readouts: the readout of every layer that is measured, also of those that are finished.
         """
-        of_maps = [key for key in self.runs if key[1] != DERIVED]
+        of_maps = [key for key in self.runs if key[1] != DERIVED and key != self._input]
         asked: list[dict[str, Any]] = []
         if of_maps:
             there = list(dict.fromkeys(layer for layer, _ in of_maps))
             of_these = {layer: readouts[layer] for layer in there}
             asked.append({"layers": there, "maps": self.maps, "measures": of_grids(metrics), "readouts": of_these})
-        if len(of_maps) < len(self.runs):
+        if any(spec == DERIVED for _, spec in self.runs):
             asked.append({"layers": list(readouts), "maps": [], "measures": [DERIVATIVE], "readouts": readouts})
         return asked
 
     @property
     def maps(self) -> list[MapSpec]:
         """The maps through which something is to be measured."""
-        return list(dict.fromkeys(spec for _, spec in self.runs if spec != DERIVED))
+        return list(dict.fromkeys(key[1] for key in self.runs if key[1] != DERIVED and key != self._input))
 
     @property
     def finished(self) -> bool:
@@ -218,18 +229,12 @@ class Recording:
                 self._begin(folder, facts)
                 with bar(config["progress"]) as progress:
                     shown = progress if config["progress"] else None
+                    effort = Effort(int(config["batch"]), config["memory_gb"] * 1e9, shown)
+                    common: dict[str, Any] = {"families": [grid], "keep": self, "more": more, "effort": effort}
+                    if self._input in self.runs:
+                        measure_input(model, report, fit=fit, spec=self._input[1], **common)
                     for asked in self._asked(metrics, readouts):
-                        measure(
-                            model,
-                            report,
-                            fit=fit,
-                            families=[grid],
-                            **asked,
-                            keep=self,
-                            unseen=[*CLOSED, *config["unseen_classes"]],
-                            more=more,
-                            effort=Effort(int(config["batch"]), config["memory_gb"] * 1e9, shown),
-                        )
+                        measure(model, report, fit=fit, **asked, **common, unseen=[*CLOSED, *config["unseen_classes"]])
                 self._finish()
             yield
 

@@ -12,6 +12,7 @@ from invariance.engine.results import Results
 from invariance.engine.summaries import chosen, plain
 from invariance.errors import UserError, nearest
 from invariance.measures import measure_named
+from invariance.models.derivative import INPUT
 from invariance.reporting.curves import IDENTITY, words
 from invariance.reporting.depth import Drawing, areas_of, colours_of, depth_curves, heat_map, in_order, numbers, ways_of
 from invariance.reporting.lines import Axis, Lines
@@ -70,7 +71,7 @@ def curves(
     """
     asked = _asked(results, measure, split, way)
     rows = chosen(asked.rows, "grid", transform, "transform")
-    rows = rows[rows["label"] != DERIVATIVE]
+    rows = rows[(rows["label"] != DERIVATIVE) & (rows["layer"] != INPUT)]
     if rows.empty:
         raise UserError(f"measure={asked.metric.name!r} has no curve over g, but a number a layer; plot 'depth'")
     places = rows["value"].where(rows["value"].notna() | (rows["label"] != UNTOUCHED), 0.0)
