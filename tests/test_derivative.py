@@ -13,7 +13,8 @@ from torch.autograd import forward_ad
 from invariance import Blur, ColorJitter, Mirror, Noise, Rotation, Transform, UserError, load, measure_model, wrap
 from invariance.engine import derivative as engine
 from invariance.engine.kept import Kept
-from invariance.measures.derivative import derivative_per_image
+from invariance.measures.derivative import Rates, derivative_per_image
+from invariance.measures.distance import rms, scale_of_layer
 from invariance.models.affine import AffineByInput
 from invariance.models.cut import Cut
 from invariance.models.derivative import derivatives, features
@@ -417,3 +418,33 @@ def test_dimensions_that_never_woke_and_images_of_nothing_are_left_out():
     assert found[0] == 1.5 and found[1].isnan()
     with pytest.raises(UserError, match=r"\(2, 2\), \(2, 2\), \(3,\)"):
         derivative_per_image(d, r, torch.ones(3))
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_rates_are_those_of_the_scale_that_the_images_give(together):
+    torch.manual_seed(5)
+    channels, positions, images = 6, 8, 50
+    channel_of = torch.arange(channels).repeat_interleave(positions)
+    channel_of = channel_of if together else torch.arange(channels).repeat(positions)
+    size = torch.tensor([3.0, 0.0, 1e-6, 40.0, 1.0, 0.2])[channel_of]
+    r, d = torch.randn(2, images, channels * positions) * size
+    r[7] = 0
+    rates = Rates(channel_of)
+    for part in range(0, images, 16):
+        rates.add(d[part : part + 16], r[part : part + 16])
+    scale = scale_of_layer(rms(r), channel_of)
+    torch.testing.assert_close(rates.finish(), derivative_per_image(d, r, scale), rtol=1e-6, atol=0.0, equal_nan=True)
+    assert not Rates.fits(torch.tensor([0, 1, 1])) and not Rates.fits(torch.tensor([0, 1, 1, 0]))
+
+
+def test_one_family_and_several_have_the_same_derivatives(monkeypatch):
+    torch.manual_seed(1)
+    net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * (HEIGHT - 2) * (WIDTH - 2), 5))
+    model, x, layers = wrapped(net), images_of(21), ["0", "1", "3"]
+    turned, blurred = Rotation(angles=[10]), Blur(sigmas=[1])
+    both = measured(model, x, {"turned": turned, "blurred": blurred}, layers)
+    monkeypatch.setattr(engine.Derivatives, "_scale", None)  # one pass serves
+    alone = measured(model, x, {"turned": turned}, layers)
+    wanted = both[both["g"] == "turned:derivative"]
+    np.testing.assert_allclose(alone["score"], wanted["score"], rtol=1e-6)
+    assert list(alone["layer"]) == ["input", *layers] and set(alone["status"]) == {"report_scale"}

@@ -1,7 +1,8 @@
 """How fast representations change as g sets in: derivatives at t = 0 of every family that has one.
 
 One pass over the images gives the scale of every layer, and one pass of forward-mode differentiation a family gives the
-derivatives at all layers; no features are kept.
+derivatives at all layers; no features are kept. Of one family alone, where the reported images are the scale, its pass
+gives both.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,7 +21,7 @@ from invariance.engine.scoring import MeasuredSplit, Scores
 from invariance.engine.stream import Sample, batches
 from invariance.errors import UserError
 from invariance.maps.spec import MapSpec
-from invariance.measures.derivative import derivative_per_image
+from invariance.measures.derivative import Rates, derivative_per_image
 from invariance.measures.distance import scale_of_layer, squares
 from invariance.models.derivative import INPUT, derivatives, features, require_derivative
 from invariance.models.model import Model
@@ -79,6 +80,7 @@ class Derivatives:
         dims: dict[str, int] = {}
         for transform in self._families.values():
             dims = require_derivative(model, self._cut, x, partial(tangent_of, transform))
+        self._dims, self._memory = dims, memory
         self._layers = [INPUT, *(layer for layer in self._cut.layers if layer != INPUT)]
         self._batch = max(1, min(batch, int(memory // (4 * _HELD * sum(dims.values())))))
 
@@ -98,12 +100,37 @@ class Derivatives:
         scaled = self._report if self._fit is None else self._fit
         total = len(scaled) + left * len(self._report)
         self._task = None if self._progress is None else self._progress.add_task("derivatives", total=total)
-        scale = self._scale(scaled)
+        # by what is asked, and not by what is left, as both ways differ by rounding
+        at_once = self._at_once(next(iter(self._families.values()))) if len(self._families) == 1 else None
+        scale = self._scale(scaled) if at_once is None else {}
         for name, of_family in missing.items():
             if of_family:
-                scores = self._scores(self._families[name], scale)
+                scores = at_once or self._scores(self._families[name], scale)
                 for group in of_family:
                     keep.add(group, self._measured(group, scores[group.layer]))
+
+    def _at_once(self, transform: Transform) -> dict[str, Scores] | None:
+        """‖d‖ / ‖r‖ of every image, by layer, from the pass that also gives the scale; None where it cannot be so."""
+        if self._fit is not None or self._model.ours:
+            return None
+        colours = self._report.pixels.shape[1]
+        of = {layer: self._channel_of(layer, dim, colours) for layer, dim in self._dims.items()}
+        if not all(map(Rates.fits, of.values())):
+            return None
+        rates = {layer: Rates(channel_of) for layer, channel_of in of.items()}
+        held = 8 * len(self._report) * sum(one.channels for one in rates.values())
+        if held > self._memory / 4:
+            return None
+        for _, x in batches(self._report.pixels, self._report.indices, self._batch, self._model.device):
+            both = derivatives(self._model, self._cut, x, tangent_of(transform, x))
+            for layer, one in rates.items():
+                r, d = both.pop(layer)
+                one.add(d, r)
+            self._advance(len(x))
+        found = {layer: one.finish() for layer, one in rates.items()}
+        if any(bool(one.isinf().any()) for one in found.values()):  # float32 may have been too small for a square
+            return None
+        return {layer: {DERIVATIVE: one.float().numpy()} for layer, one in found.items()}
 
     def _scale(self, sample: Sample) -> dict[str, Tensor]:
         """What every dimension is divided by, as L_L2 divides it, by layer."""

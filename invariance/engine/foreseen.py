@@ -138,8 +138,10 @@ def foresee(
     parts = _parts(model, cut, sorted(behind), x, how, each)
     ours = model.ours
     through = sum(_through(share, parts, _of(share, dims), images, how, ours=ours) for share in shares)
-    if any(share.derivative for share in shares):
-        through += images.fit or images.report  # the scale
+    if any(share.derivative for share in shares) and (images.fit or ours or len(shares) > 1):
+        through += (
+            images.fit or images.report
+        )  # the scale, which one family's pass gives where it is of the same images
     flops = sum(_flops(spec, share, dims, images, how) for share in shares for spec in share.maps)
     everything = images.fit + images.report
     return Foreseen(
