@@ -11,6 +11,7 @@ from invariance.maps import MAPS, SOLVERS, Solver, solver_named, solvers_of
 from invariance.maps.settings import name_of
 from invariance.maps.spec import WARP, MapSpec, with_companions
 from invariance.transforms.base import Transform
+from invariance.transforms.foreign import foreign
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,8 @@ def families_given(given: object) -> list[Family]:
             except UserError as error:
                 raise UserError(str(error).replace("grids=", "transforms: ", 1)) from error
         else:
-            found.append(NamedTransform(type(one).__name__.lower(), _transform(one)))
+            transform = _transform(one)
+            found.append(NamedTransform(getattr(transform, "name", type(one).__name__.lower()), transform))
     if not found:
         raise UserError("transforms: give at least one, as ['rotation']")
     names = [one.name for one in found]
@@ -50,9 +52,16 @@ def families_given(given: object) -> list[Family]:
 
 
 def _transform(given: object) -> Transform:
-    if not isinstance(given, Transform):
-        raise UserError(f"transforms: a {type(given).__name__} is none; give names of families or a Transform")
-    return given
+    if isinstance(given, Transform):
+        return given
+    if (family := foreign(given)) is None:
+        raise UserError(
+            f"transforms: a {type(given).__name__} is none; give names of families, a Transform, or a transformation "
+            "of albumentations, kornia.augmentation or torchvision.transforms.v2"
+        )
+    if family.certain:
+        print(f"{', '.join(family.certain)}: always applied, whatever the p that was given", flush=True)
+    return family
 
 
 def maps_given(given: Sequence[object] | None, fit: bool) -> list[MapSpec]:

@@ -1,0 +1,263 @@
+"""One transformation of another library, drawn by a seed: albumentations, kornia.augmentation, torchvision's v2.
+
+The library itself is not imported here: what a user gives brings it along.
+"""
+
+import random
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from copy import deepcopy
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from invariance.errors import UserError
+
+_GLOBAL = threading.RLock()
+"""Held while the global random states are another's."""
+
+_THREADS = 4
+"""Threads of a library that works on one image at a time, in code that lets others run."""
+
+
+class Library(ABC):
+    """A transformation of another library.
+
+    Args:
+        own: the transformation; it is this one's from now on.
+
+    Attributes:
+        own: as given.
+        name: its class.
+    """
+
+    root: ClassVar[str]
+
+    def __init__(self, own: Any) -> None:  # noqa: ANN401
+        self.own = own
+        self.name = type(own).__name__
+        self._tried = False
+
+    @property
+    def told(self) -> str:
+        """The transformation with its settings, as its library writes it."""
+        return f"{self.root}: {self.own!r}"
+
+    @property
+    @abstractmethod
+    def chance(self) -> float:
+        """The least probability with which it, or a part of it, is applied."""
+
+    def always(self) -> Self:
+        """The same, always applied."""
+        other = type(self)(deepcopy(self.own))
+        other._make_certain()
+        return other
+
+    @abstractmethod
+    def _make_certain(self) -> None:
+        """Set every probability of being applied to 1."""
+
+    @abstractmethod
+    def _one(self, image: Tensor, seed: int) -> Tensor:
+        """An image (1, C, H, W) in [0, 255], drawn by a seed."""
+
+    def apply(self, x: Tensor, seed: int) -> Tensor:
+        """Images (B, C, H, W) in [0, 255], each as if it were alone, all drawn by the same seed.
+
+        Raises:
+            UserError: if it fails on them, changes their size, or gives something else when asked again.
+        """
+        if not self._tried:
+            first, again = (self._checked(x[:1], seed) for _ in range(2))
+            if not torch.equal(first, again):
+                raise UserError(
+                    f"transforms: {self.name} gives other numbers under the same seed, and cannot be measured"
+                )
+            self._tried = True
+        return self._each(x, seed)
+
+    def _each(self, x: Tensor, seed: int) -> Tensor:
+        return torch.cat([self._checked(image[None], seed) for image in x])
+
+    def _checked(self, image: Tensor, seed: int) -> Tensor:
+        with self._telling(image):
+            changed = self._one(image, seed)
+        if not isinstance(changed, Tensor) or changed.shape != image.shape:
+            got = tuple(changed.shape[1:]) if isinstance(changed, Tensor) else type(changed).__name__
+            raise UserError(
+                f"transforms: {self.name} makes {got} of images {tuple(image.shape[1:])}; one that changes the size "
+                "cannot be measured"
+            )
+        if not changed.isfinite().all():
+            raise UserError(f"transforms: {self.name} gives numbers that are not finite")
+        return changed.to(image.dtype)
+
+    @contextmanager
+    def _telling(self, image: Tensor) -> Iterator[None]:
+        """Tell of what the library refuses in one line."""
+        try:
+            yield
+        except UserError:
+            raise
+        except Exception as error:  # whatever the library does
+            why = next(iter(str(error).splitlines()), "")[:200]
+            raise UserError(
+                f"transforms: {self.name} of {self.root} fails on images {tuple(image.shape[1:])} with "
+                f"{type(error).__name__} ({why})"
+            ) from error
+
+
+class Albumentations(Library):
+    """Of albumentations, on the CPU: images become uint8, and lose at most half an intensity by that."""
+
+    root = "albumentations"
+
+    def __init__(self, own: Any) -> None:  # noqa: ANN401
+        super().__init__(own)
+        self._of_thread = threading.local()
+
+    def __deepcopy__(self, memo: dict[int, object]) -> "Albumentations":
+        return type(self)(deepcopy(self.own, memo))
+
+    @property
+    def chance(self) -> float:
+        """See `Library`."""
+        return min(float(one.p) for one in _parts(self.own))
+
+    def _make_certain(self) -> None:
+        for one in _parts(self.own):
+            one.p = 1.0
+
+    def _each(self, x: Tensor, seed: int) -> Tensor:
+        if len(x) == 1:
+            return self._checked(x, seed)
+        with ThreadPoolExecutor(_THREADS) as threads:
+            return torch.cat(list(threads.map(lambda image: self._checked(image[None], seed), x)))
+
+    def _one(self, image: Tensor, seed: int) -> Tensor:
+        if not hasattr(self._of_thread, "own"):  # it holds what it drew last
+            self._of_thread.own = deepcopy(self.own)
+        own = self._of_thread.own
+        own.set_random_seed(seed)
+        pixels = image[0].permute(1, 2, 0).round().clamp(0, 255).byte().cpu().numpy()
+        changed = np.asarray(own(image=np.ascontiguousarray(pixels))["image"])
+        if changed.dtype != np.uint8:
+            raise UserError(f"transforms: {self.name} gives {changed.dtype}, and not uint8; leave it out of the chain")
+        changed = changed[:, :, None] if changed.ndim == 2 else changed
+        return torch.from_numpy(changed).permute(2, 0, 1)[None].to(image.device, image.dtype)
+
+
+class _Torch(Library):
+    """Of a library of torch modules that draw from the global random state."""
+
+    @property
+    def chance(self) -> float:
+        """See `Library`."""
+        return min((float(getattr(one, name)) for one, name in self._chances()), default=1.0)
+
+    def _make_certain(self) -> None:
+        for one, name in self._chances():
+            setattr(one, name, 1.0)
+
+    def _chances(self) -> list[tuple[nn.Module, str]]:
+        """Where its parts keep their probabilities."""
+        return [
+            (one, name)
+            for one in _modules(self.own)
+            for name in ("p", "p_batch")
+            if isinstance(getattr(one, name, None), int | float)
+        ]
+
+
+class Kornia(_Torch):
+    """Of kornia.augmentation, where the images are: they become [0, 1]."""
+
+    root = "kornia"
+
+    def _one(self, image: Tensor, seed: int) -> Tensor:
+        with drawing(seed, image.device):
+            changed: Tensor = self.own(image / 255)
+        return changed * 255
+
+
+class TorchvisionV2(_Torch):
+    """Of torchvision.transforms.v2, where the images are: they become [0, 1], or uint8 where it takes nothing else."""
+
+    root = "torchvision"
+
+    def __init__(self, own: Any) -> None:  # noqa: ANN401
+        super().__init__(own)
+        self._bytes = False
+
+    def _one(self, image: Tensor, seed: int) -> Tensor:
+        if not self._bytes:
+            try:
+                return self._drawn(image / 255, seed) * 255
+            except (TypeError, ValueError, RuntimeError, NotImplementedError):
+                self._bytes = True
+        return self._drawn(image.round().clamp(0, 255).byte(), seed).to(image.dtype)
+
+    def _drawn(self, image: Tensor, seed: int) -> Tensor:
+        with drawing(seed, image.device):
+            changed: Tensor = self.own(image)
+        return changed
+
+
+@contextmanager
+def drawing(seed: int, device: torch.device) -> Iterator[None]:
+    """The global random states of torch, numpy and Python seeded while it lasts, by one thread at a time."""
+    generators = [torch.default_generator]
+    if device.type == "cuda":
+        generators.append(torch.cuda.default_generators[device.index or 0])
+    with _GLOBAL:
+        states = [one.get_state() for one in generators]
+        own, of_numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
+        try:
+            for one in generators:
+                one.manual_seed(seed)
+            random.seed(seed)
+            np.random.seed(seed)  # noqa: NPY002
+            yield
+        finally:
+            for one, state in zip(generators, states, strict=True):
+                one.set_state(state)
+            random.setstate(own)
+            np.random.set_state(of_numpy)  # noqa: NPY002
+
+
+def library_of(given: object) -> Callable[[Any], Library] | None:
+    """What adapts an object, by where its class, or one that this derives from, is from; None for anything else."""
+    if isinstance(given, type):
+        return None
+    homes = [one.__module__ for one in type(given).__mro__]
+    for home in homes:
+        if home.startswith("albumentations.") and hasattr(given, "set_random_seed"):
+            return Albumentations
+        if home.startswith("kornia.augmentation.") and isinstance(given, nn.Module):
+            return Kornia
+        if home.startswith("torchvision.transforms.v2.") and isinstance(given, nn.Module):
+            return TorchvisionV2
+    return None
+
+
+def _modules(own: nn.Module) -> Iterator[nn.Module]:
+    """A module, and those inside it, also in plain lists, as torchvision's chains hold them."""
+    for module in own.modules():
+        yield module
+        inside = getattr(module, "transforms", None)
+        for one in inside if isinstance(inside, list | tuple) else ():
+            if isinstance(one, nn.Module):
+                yield from _modules(one)
+
+
+def _parts(own: Any) -> list[Any]:  # noqa: ANN401
+    """A transformation of albumentations, and those inside it whose probability is that of being applied."""
+    inside = getattr(own, "transforms", None) or []
+    choosing = {one.__name__ for one in type(own).__mro__} & {"OneOf", "SomeOf"}  # there p weighs one against another
+    return [own, *([] if choosing else (part for one in inside for part in _parts(one)))]
