@@ -375,3 +375,25 @@ def test_gradients_and_modes_are_the_networks_own():
         wanted = torch.autograd.grad(network(x).square().sum(), network.head.weight)[0]
         found = torch.autograd.grad(cut.resume(layer, cut.reach(x)[layer], x).square().sum(), network.head.weight)[0]
         assert torch.equal(found, wanted)
+
+
+def test_a_trace_that_does_not_serve_in_evaluation_does_not_in_training():
+    class Asking(nn.Module):
+        """A trace takes the other branch."""
+
+        def __init__(self):
+            super().__init__()
+            self.body, self.head = nn.Linear(48, 6), nn.Linear(6, 3)
+
+        def forward(self, x):
+            y = self.body(x.flatten(1))
+            return self.head(y if type(y) is torch.Tensor else y * 2)
+
+    network, x = Asking().train(), images()
+    cut = Cut(network, ["body"])
+    r = cut.reach(x)["body"]
+    assert cut.apart("body") and cut.seen("body") and not cut.alone("body")
+    assert torch.equal(cut.resume("body", r, x), network(x))
+    network.double()
+    r = cut.reach(x.double())["body"]
+    assert torch.equal(cut.classify("body", r), logits_of(network, x.double()))

@@ -448,3 +448,15 @@ def test_one_family_and_several_have_the_same_derivatives(monkeypatch):
     wanted = both[both["g"] == "turned:derivative"]
     np.testing.assert_allclose(alone["score"], wanted["score"], rtol=1e-6)
     assert list(alone["layer"]) == ["input", *layers] and set(alone["status"]) == {"report_scale"}
+
+
+def test_small_numbers_of_a_narrow_type_are_not_lost():
+    torch.manual_seed(2)
+    channel_of = torch.arange(3).repeat_interleave(40)
+    r, d = torch.randn(9, 120), torch.randn(9, 120) * 2e-5
+    rates = Rates(channel_of)
+    rates.add(d.half(), r.half())
+    wanted = derivative_per_image(d.half().float(), r.half().float(), scale_of_layer(rms(r.half()), channel_of))
+    torch.testing.assert_close(rates.finish(), wanted.double(), rtol=1e-5, atol=0.0)
+    rates.add(torch.full((1, 120), 1e30), r[:1])
+    assert not rates.finite

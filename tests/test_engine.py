@@ -11,7 +11,7 @@ from sklearn import linear_model
 from torch import nn
 
 import invariance
-from invariance import Mirror, Ridge, Rotation, UserError, load, measure_model, wrap
+from invariance import ColorJitter, Mirror, Ridge, Rotation, UserError, load, measure_model, wrap
 from invariance.engine.recorder import Listed
 from invariance.maps.unseen import HALVES, closed_by_halves, deal_classes
 from invariance.runs.parts import Parts
@@ -420,3 +420,39 @@ def test_fewer_fit_images_than_dimensions_are_told(network, given, capsys):
     rows = measure_model(network, **few, transforms=[Mirror()])
     assert "layer 0: 60 fit images for 120 dimensions" in capsys.readouterr().out
     assert set(rows["status"]) == {"ok"} and set(rows["map"]) == {"residual", "low_rank:2"}
+
+
+class Gated(nn.Module):
+    """Something goes past the body, but not for dark images; a forward pass that no trace follows."""
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.head = nn.Conv2d(1, 4, 3), nn.Linear(4, 3)
+
+    def forward(self, x):
+        y = self.body(x).relu()
+        y = y if float(y.sum()) > -1 else -y
+        gate = (x.mean((1, 2, 3)) - 0.5).relu()[:, None] * torch.tensor([[9.0, -9.0, 0.0]])
+        return self.head(y.mean((2, 3))) * 0.05 + gate
+
+
+@pytest.mark.parametrize("bright", ["images", "g"])
+def test_what_goes_past_a_layer_for_some_images_alone_is_seen(bright):
+    """The first images, on which layers are looked at, are dark; others, or all under a g, are not."""
+    torch.manual_seed(0)
+    fit, images = torch.randint(0, 90, (2, 32, 1, 9, 11), dtype=torch.uint8)
+    if bright == "images":
+        images[8:] += 150
+    model, brighter = wrap(Gated(), preprocess=lambda x: x / 255, name="gated"), ColorJitter(brightness=[120])
+    params = next(point.params for point in brighter.grid() if point.label == "120")
+    with torch.no_grad():
+        wanted = model.module(brighter.apply(images.float(), params) / 255).argmax(1).numpy()
+    assert 0 < (wanted == 0).sum()
+    for readout in ("mean", "flatten"):
+        given = {"transforms": {"b": brighter}, "layers": ["body"], "readout": readout, "measures": ["agreement"]}
+        rows = measure_model(model, images, fit=fit, maps=["identity", "ridge"], **given)
+        scores = rows.images("b:120").query("map == 'identity'")
+        assert (scores["predicted"].to_numpy(int) == wanted).all()
+        plain = measure_model(model, images, fit=fit, maps=["identity"], **given)
+        agreement = (one.query("map == 'identity'").set_index("g")["score"] for one in (rows, plain))
+        pd.testing.assert_series_equal(*agreement)

@@ -105,15 +105,21 @@ def test_what_is_drawn_is_what_the_library_draws():
 
 
 def test_strengths_are_one_draw_of_each_and_have_an_axis():
-    family = Foreign({bits: v2.RandomPosterize(bits, p=1) for bits in (6, 4, 1)})
+    family = Foreign({np.int64(n): v2.GaussianBlur(9, (float(n), float(n))) for n in (4, 1, 2)})
     points = family.grid()
-    assert [(point.label, point.value) for point in points] == [(UNTOUCHED, 0), ("6", 6), ("4", 4), ("1", 1)]
+    assert [(point.label, point.value) for point in points] == [(UNTOUCHED, 0), ("1", 1), ("2", 2), ("4", 4)]
+    assert not family.ordinal and Foreign({"a": v2.RandomRotation((9, 9))}).ordinal and Foreign(SOME["fog"]()).ordinal
     x = pictures()
     off = [float((family.apply(x, point.params) - x).abs().mean()) for point in points]
     assert off[0] == 0 and off == sorted(off)
     assert len({int(point.params["seed"]) for point in points[1:]}) == 1
     with pytest.raises(UserError, match="strengths 1, 1 are not told apart"):
         Foreign({1: v2.RandomSolarize(9.0), 1.0000001: v2.RandomSolarize(10.0)})
+    for strength in (0, True, float("nan"), float("inf"), "a:b", " ", None):
+        with pytest.raises(UserError, match="is no strength; give numbers apart from 0"):
+            Foreign({strength: v2.RandomSolarize(9.0)})
+    with pytest.raises(UserError, match="is no strength; .* and not both"):
+        Foreign({"weak": v2.RandomSolarize(9.0), 1: v2.RandomSolarize(9.0)})
 
 
 @pytest.mark.parametrize(
@@ -159,6 +165,9 @@ def test_a_model_is_measured_under_what_a_user_has():
         (lambda: albumentations.RandomScale(p=1), "RandomScale makes .*; one that changes the size cannot be measured"),
         (lambda: albumentations.MaskDropout(p=1), r"MaskDropout of albumentations fails on .*'mask'"),
         (lambda: albumentations.ToFloat(p=1), "ToFloat gives float32, and not uint8"),
+        (lambda: v2.Compose([v2.Normalize([0.5] * 3, [0.2] * 3)]), "leave a normalisation out"),
+        (lambda: kornia.AugmentationSequential(kornia.Normalize(0.5, 0.2)), "leave a normalisation out"),
+        (lambda: v2.RandomRotation((45, 45), fill=128), "give colours in .0, 1."),
         (lambda: v2.CutMix(num_classes=3), "CutMix of torchvision fails on .*labels"),
         (lambda: [], "transforms: a list is none"),
         (
@@ -172,6 +181,31 @@ def test_a_model_is_measured_under_what_a_user_has():
 def test_what_cannot_be_measured_is_refused_by_name(of, said):
     with pytest.raises(UserError, match=said):
         measure_model(model(), pictures().byte(), transforms=[of()], layers=["0"], measures=["l2_distance"])
+
+
+def test_chains_that_end_in_bytes_are_pictures():
+    x = pictures()
+    for of in (
+        v2.ToDtype(torch.uint8, scale=True),
+        v2.Compose([v2.RandomInvert(p=1), v2.ToDtype(torch.uint8, scale=True)]),
+    ):
+        family = Foreign(of)
+        wanted = x if isinstance(of, v2.ToDtype) else 255 - x
+        torch.testing.assert_close(family.apply(x, family.grid()[1].params), wanted, rtol=0, atol=1.0)
+
+
+def test_what_chooses_between_parts_goes_on_choosing():
+    invert, other = albumentations.InvertImg(p=0.3), albumentations.Solarize(threshold_range=(0.0, 0.0), p=0.3)
+    either = Foreign(albumentations.OneOrOther(invert, albumentations.ToGray(p=0.1)), draws=12)
+    x = pictures(1)
+    seen = {either.apply(x, point.params).numpy().tobytes() for point in either.grid()[1:]}
+    assert len(seen) == 2 and x.numpy().tobytes() not in seen
+    some = Foreign(albumentations.SomeOf([invert, other], n=1, p=1), draws=8)
+    assert some.certain == ["SomeOf"]
+    assert all(torch.equal(some.apply(x, point.params), 255 - x) for point in some.grid()[1:])
+    off = Foreign([v2.RandomInvert(p=0.0), kornia.RandomInvert(p=torch.tensor(0.2))])
+    for point in off.grid()[1:]:
+        torch.testing.assert_close(off.apply(x, point.params), 255 - x, rtol=0, atol=1e-3)
 
 
 class Restless(v2.Transform):

@@ -140,10 +140,11 @@ class AtLayer:
         # a network trained here is measured as in the paper
         scale = size.rms if model.ours else scale_of_layer(size.rms, reading.channel_of)
         answers = asks_back(cut, layer, how.measures)
-        if free and reading.readout.lifts and not answers and cut.apart(layer):
+        if free and reading.readout.lifts and not answers and cut.apart(layer) and not cut.seen(layer):
             answers = not no_classes(cut, probed(model, sides[-1].sample, transform, how.untouched))
-        self.scorer = Scorer(model, cut, layer, scale, answers=answers, batch=how.effort.batch, room=room)
         past = math.nan if bypass is None else bypass
+        more: dict[str, Any] = {"answers": answers, "batch": how.effort.batch, "bypass": past, "room": room}
+        self.scorer = Scorer(model, cut, layer, scale, **more)
         self.replaced = Replaced(self.scorer, sides, transform, how.untouched, self.measures, past)
         self.alike = Alike(sides[-1], self.measures, intervals=how.more.intervals)
         self.relu = size.relu

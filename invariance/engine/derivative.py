@@ -127,10 +127,9 @@ class Derivatives:
                 r, d = both.pop(layer)
                 one.add(d, r)
             self._advance(len(x))
-        found = {layer: one.finish() for layer, one in rates.items()}
-        if any(bool(one.isinf().any()) for one in found.values()):  # float32 may have been too small for a square
+        if not all(one.finite for one in rates.values()):  # float32 may have been too small for a square
             return None
-        return {layer: {DERIVATIVE: one.float().numpy()} for layer, one in found.items()}
+        return {layer: {DERIVATIVE: one.finish().float().numpy()} for layer, one in rates.items()}
 
     def _scale(self, sample: Sample) -> dict[str, Tensor]:
         """What every dimension is divided by, as L_L2 divides it, by layer."""

@@ -11,7 +11,7 @@ from invariance.maps import MAPS, SOLVERS, Solver, solver_named, solvers_of
 from invariance.maps.settings import name_of
 from invariance.maps.spec import WARP, MapSpec, with_companions
 from invariance.transforms.base import Transform
-from invariance.transforms.foreign import foreign
+from invariance.transforms.foreign import Foreign, foreign
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,8 @@ def families_given(given: object) -> list[Family]:
                 raise UserError(str(error).replace("grids=", "transforms: ", 1)) from error
         else:
             transform = _transform(one)
-            found.append(NamedTransform(getattr(transform, "name", type(one).__name__.lower()), transform))
+            name = transform.name if isinstance(transform, Foreign) else type(one).__name__.lower()
+            found.append(NamedTransform(name, transform))
     if not found:
         raise UserError("transforms: give at least one, as ['rotation']")
     names = [one.name for one in found]
@@ -52,9 +53,9 @@ def families_given(given: object) -> list[Family]:
 
 
 def _transform(given: object) -> Transform:
-    if isinstance(given, Transform):
+    if isinstance(given, Transform) and not isinstance(given, Foreign):
         return given
-    if (family := foreign(given)) is None:
+    if (family := given if isinstance(given, Foreign) else foreign(given)) is None:
         raise UserError(
             f"transforms: a {type(given).__name__} is none; give names of families, a Transform, or a transformation "
             "of albumentations, kornia.augmentation or torchvision.transforms.v2"

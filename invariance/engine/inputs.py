@@ -1,11 +1,13 @@
 """The pixels as a network takes them, measured beside its layers: what depth curves begin with."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import nn
 
 from invariance.engine.at_layer import Effort, More
+from invariance.engine.derivative import DERIVATIVE
 from invariance.engine.groups import Group, Measured
 from invariance.engine.measuring import Family, measure
 from invariance.engine.recorder import Recorder
@@ -20,7 +22,11 @@ MEASURE = "l2_distance"
 """What is measured of the input."""
 
 
-def layers_and_input(model: Model, layers: str | Sequence[str]) -> tuple[str | Sequence[str], bool]:
+Beside = Literal["", "wanted", "named"]
+"""Whether the input stands beside the layers: not, as curves over the depth are wanted, or as it is named."""
+
+
+def layers_and_input(model: Model, layers: str | Sequence[str]) -> tuple[str | Sequence[str], Beside]:
     """The layers that are asked for, and whether the input stands beside them.
 
     It does where it is named, as `input`, and where layers are not named one by one, so that curves over the depth are
@@ -35,26 +41,34 @@ def layers_and_input(model: Model, layers: str | Sequence[str]) -> tuple[str | S
     """
     known = submodules(model.module)
     if INPUT in known or not isinstance(layers, str | list | tuple):
-        return layers, False
+        return layers, ""
     named = [layers] if isinstance(layers, str) else list(layers)
     left = [name for name in named if name != INPUT]
     if not left and named:
         raise UserError("layers=input: the input stands beside layers; name one of them, too")
     patterns = layers == "auto" or not all(isinstance(name, str) and is_layer(name, known) for name in left)
-    return (layers if len(left) == len(named) else left), patterns or len(left) < len(named)
+    if len(left) < len(named):
+        return left, "named"
+    return layers, "wanted" if patterns else ""
 
 
-def has_input(wanted: bool, maps: Sequence[MapSpec], measures: Sequence[str]) -> MapSpec | None:
+def has_input(beside: Beside, maps: Sequence[MapSpec], measures: Sequence[str]) -> MapSpec | None:
     """The map under which the input has rows, the identity; None where it has none.
 
     Args:
-        wanted: whether it stands beside the layers.
+        beside: whether it stands beside the layers.
         maps: what is measured through.
         measures: what is measured.
+
+    Raises:
+        UserError: if it is named, and has none.
     """
-    if not wanted or MEASURE not in measures:
-        return None
-    return next((spec for spec in maps if spec.map == "identity"), None)
+    plain = next((spec for spec in maps if spec.map == "identity"), None)
+    if plain is not None and MEASURE in measures:
+        return plain if beside else None
+    if beside == "named" and DERIVATIVE not in measures:
+        raise UserError(f"layers: the input has rows of {MEASURE} without a map; add these, or leave input out")
+    return None
 
 
 def measure_input(

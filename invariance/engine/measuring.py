@@ -305,10 +305,13 @@ class _OfFamily:
         return AtLayer(self.model, cut, layer, sides, self.how, Size.of(references[0]), past, room=room)
 
     def _left(self, dims: dict[str, int], size: int) -> float:
-        """Bytes that so many g leave of the memory, for what layers give: on a GPU half of what is free there."""
-        if self.model.device.type == "cuda":
-            return 0.5 * torch.cuda.mem_get_info(self.model.device)[0]
-        return self.effort.memory - 4 * sum(dims.values()) * self.images * (1 + size)
+        """Bytes that so many g and their maps leave of the memory, for what layers give."""
+        of_g = 4 * sum(dims.values()) * self.images
+        left = self.effort.memory - of_g - size * (of_g + self._of_maps(dims))
+        if self.model.device.type != "cuda":
+            return left
+        free = torch.cuda.mem_get_info(self.model.device)[0] - size * (of_g if self.home.type == "cuda" else 0)
+        return min(left, 0.5 * free)
 
     def _settle(self, dims: dict[str, int]) -> None:
         """Keep all features on the GPU if it holds those of one g beside φ(x): nothing is copied again for any fit."""
@@ -321,10 +324,13 @@ class _OfFamily:
     def _fitting(self, dims: dict[str, int], memory: float) -> int:
         """How many g fit into so many bytes beside φ(x)."""
         of_g = 4 * sum(dims.values()) * self.images
+        return int((memory - of_g) // (of_g + self._of_maps(dims)))
+
+    def _of_maps(self, dims: dict[str, int]) -> int:
+        """Bytes of a map and its solver at the largest layer, for one g."""
         fitted = any(spec.settings or spec.learned for spec in self.maps)
         # the hungriest: an mlp's two layers, their gradients and momentum; twice with the map of shuffled pairs
-        map_and_solver = 32 * max(dims.values()) ** 2 * (2 if self.how.more.nulls else 1) if fitted else 0
-        return int((memory - of_g) // (of_g + map_and_solver))
+        return 32 * max(dims.values()) ** 2 * (2 if self.how.more.nulls else 1) if fitted else 0
 
     def _features(self, cut: Cut, sample: Sample, point: GridPoint) -> dict[str, Tensor]:
         return features(

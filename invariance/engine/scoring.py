@@ -1,6 +1,7 @@
 """Scores of every image under one g, through one map: what rows are means of (Sec. 3.3, 5.2)."""
 
 import hashlib
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Self
@@ -17,12 +18,17 @@ from invariance.maps.unseen import DEALS, Deal
 from invariance.measures.agreement import agreement_per_image, effective_invariance_per_image
 from invariance.measures.distance import l2_distance_per_image
 from invariance.models.cut import Cut
+from invariance.models.layers import TRUE_CUT
 from invariance.models.model import Model
+from invariance.models.rest import near
 from invariance.transforms.base import GridPoint, Transform
 
 Scores = dict[str, NDArray[Any]]
 """Arrays (n,) by name, in the order of the split: `l2_distance` (float32), `predicted` (int16, −1 where logits are not
 finite), `confidence` (float32), `among` (int16: the argmax among the classes that the split has)."""
+
+_FEW = 16
+"""Images on which it is tried under every g that nothing goes past a layer."""
 
 _CHUNK, _NUMBERS = 2048, 2**23
 """Images, and numbers of their representations, that go through a map at a time."""
@@ -102,6 +108,7 @@ class Scorer:
         scale: (D,) what each dimension is divided by for L_L2.
         answers: whether the classes that the network then names are wanted, too.
         batch: images a forward pass, where C needs the images.
+        bypass: how much of the logits goes past the layer, as far as that was measured; NaN: it was not.
         room: bytes for what the layer gives for images under g, where C needs nothing else of them: so much is held,
             for the next map, until `release`; what is beyond is computed once more.
 
@@ -113,13 +120,25 @@ class Scorer:
     """
 
     def __init__(
-        self, model: Model, cut: Cut, layer: str, scale: Tensor, *, answers: bool, batch: int, room: float = 0.0
+        self,
+        model: Model,
+        cut: Cut,
+        layer: str,
+        scale: Tensor,
+        *,
+        answers: bool,
+        batch: int,
+        bypass: float = math.nan,
+        room: float = 0.0,
     ) -> None:
         self.model, self._cut, self._layer, self._batch = model, cut, layer, batch
         self.scale, self.answers = scale.to(model.device), answers
         self.apart = not answers or cut.apart(layer)
         self._follows = not self.apart and cut.follows(layer)
-        self._room, self._held = room, dict[tuple[str, str], list[Tensor]]()
+        if answers and cut.seen(layer) and not bypass <= TRUE_CUT:  # more images say otherwise than the few did
+            self.apart = self._follows = False
+        self._tried: set[str] = set()
+        self._room, self._held = room, dict[tuple[str, str], list[tuple[slice, Tensor]]]()
 
     def release(self) -> None:
         """Hold no activations any more."""
@@ -153,11 +172,11 @@ class Scorer:
         for span, given in self._spans(side, transform, point, answers=answers):
             with full_float32(device):
                 back = back_to(r[span].to(device))
-            self._add(found, "l2_distance", self.distance(back, side, span))
+            _add(found, "l2_distance", self.distance(back, side, span))
             if answers:
                 logits = self._classify(back, given)
                 for name, values in answers_of(logits, side.classes).items():
-                    self._add(found, name, values)
+                    _add(found, name, values)
         return {name: torch.cat(parts).numpy() for name, parts in found.items()}
 
     @torch.no_grad()
@@ -225,11 +244,26 @@ class Scorer:
             return self._cut.classify(self._layer, back, activation=given)
         return self._cut.classify(self._layer, back, given)
 
+    def _try(self, side: MeasuredSplit, transform: Transform, point: GridPoint) -> None:
+        """Where a few images alone say that nothing goes past the layer: see whether it is so under this g, too."""
+        if point.label in self._tried or not self._cut.seen(self._layer) or not (self.apart or self._follows):
+            return
+        self._tried.add(point.label)
+        _, x = next(iter(batches(side.sample.pixels, side.sample.indices[:_FEW], _FEW, self.model.device)))
+        gx = self.model.prepare(transform.apply(x, point.params))
+        r = self._cut.phi(gx)[self._layer].roll(1, 0)
+        alone = self._cut.classify(self._layer, r, activation=self._cut.activation(self._layer, gx))
+        if not near(alone, self._cut.classify(self._layer, r, gx)):
+            self.apart = self._follows = False
+            self.release()
+
     def _spans(
         self, side: MeasuredSplit, transform: Transform, point: GridPoint, *, answers: bool = True
     ) -> Iterator[tuple[slice, Tensor | None]]:
         """Places among the images, and what C needs of gx there: what the layer gives, or what the network takes."""
         count = len(side.sample)
+        if answers:
+            self._try(side, transform, point)
         if self.apart or not answers:
             step = max(1, min(_CHUNK, _NUMBERS // side.reference.shape[1]))
             for start in range(0, count, step):
@@ -237,26 +271,24 @@ class Scorer:
             return
         key = (side.sample.split, point.label)
         if key in self._held:
-            start = 0
-            for given in self._held[key]:
-                yield slice(start, start + len(given)), given
-                start += len(given)
+            yield from self._held[key]
             return
-        held: list[Tensor] | None = [] if self._fits(count) else None
+        held: list[tuple[slice, Tensor]] | None = [] if self._fits(count) else None
         for span, x in batches(side.sample.pixels, side.sample.indices, self._batch, self.model.device):
             given = self.model.prepare(transform.apply(x, point.params))
             if self._follows:
                 given = self._cut.activation(self._layer, given)
                 if held is not None:
-                    held.append(given)
+                    held.append((span, given))
             yield span, given
         if held:
             self._held[key] = held
 
     def _fits(self, count: int) -> bool:
         """Whether there is room for what the layer gives for so many images more."""
-        of_image = 4 * self._cut.reading(self._layer).form.dim
-        there = sum(len(one) for parts in self._held.values() for one in parts)
+        form = self._cut.reading(self._layer).form
+        of_image = form.dtype.itemsize * form.dim
+        there = sum(len(one) for parts in self._held.values() for _, one in parts)
         return self._follows and (there + count) * of_image <= self._room
 
     def distance(self, back: Tensor, side: MeasuredSplit, rows: slice | Tensor) -> Tensor:
@@ -265,9 +297,9 @@ class Scorer:
         wanted = side.reference[place].to(self.model.device)
         return l2_distance_per_image(back, wanted, self.scale).float().cpu()
 
-    @staticmethod
-    def _add(found: dict[str, list[Tensor]], name: str, values: Tensor) -> None:
-        found.setdefault(name, []).append(values)
+
+def _add(found: dict[str, list[Tensor]], name: str, values: Tensor) -> None:
+    found.setdefault(name, []).append(values)
 
 
 def answers_of(logits: Tensor, classes: Tensor | None) -> dict[str, Tensor]:

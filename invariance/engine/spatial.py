@@ -251,7 +251,7 @@ class _Work:
             floor, drawn = placed.floor(layer, wanted, point) if self._transform.acts else nothing
             self._add((layer, FLOOR, j), self._distances(layer, floor, wanted, drawn))
         if self._of._answers and maps - {FLOOR}:
-            apart = placed.cut.apart(layer)
+            apart = placed.cut.apart(layer) and not placed.cut.seen(layer)
             own_of_x = plain.own[layer].flatten(1)
             logits = plain.logits if apart else placed.cut.classify(layer, own_of_x, seen.taken)
             self._add((layer, _REFERENCE, j), self._answers(logits))

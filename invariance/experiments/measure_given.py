@@ -287,7 +287,8 @@ class _Work:
             if new:
                 self._show(grid, prepared, runs, new, runs_folder / place)
         if new:
-            layers = f"{len(keep.layers)} layer{'s' * (len(keep.layers) > 1)}"
+            count = len(keep.layers)
+            layers = f"{count} layer{'s' * (count > 1)}" if count else "the input"
             at = f"{layers} of {network.label} over {len(grid.transform.grid())} g of {grid.name}"
             print(f"measured {at}: {runs_folder / place}")
         else:  # by another process, meanwhile

@@ -72,9 +72,14 @@ class Rates:
 
     def add(self, d: Tensor, r: Tensor) -> None:
         """Take in d and r (B, D) of some images."""
-        sums = (one.reshape(len(one), *self._shape).square().sum(self._over) for one in (d, r))
-        rate, size = (one.to(torch.promote_types(one.dtype, torch.float32)).cpu() for one in sums)
+        wide = (one.to(torch.promote_types(one.dtype, torch.float32)) for one in (d, r))
+        rate, size = (one.reshape(len(one), *self._shape).square().sum(self._over).cpu() for one in wide)
         self._parts.append((rate, size))
+
+    @property
+    def finite(self) -> bool:
+        """Whether no square was too large for its type, nor any number itself broken."""
+        return all(bool(one.isfinite().all()) for part in self._parts for one in part)
 
     def finish(self) -> Tensor:
         """Those of all images, (N,) float64, as `derivative_per_image` has them with the scale of `scale_of_layer`."""

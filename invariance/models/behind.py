@@ -49,19 +49,27 @@ class Rests:
 
     def __init__(self, network: nn.Module) -> None:
         self.network = network
-        self._rests: dict[tuple[Layer, bool], Rest | str] = {}
+        self._rests: dict[tuple[Layer, bool, torch.device, torch.dtype], Rest | str] = {}
+        self._seen: set[Layer] = set()
 
     def behind(self, layer: Layer, images: Tensor) -> Rest | str:
         """The rest behind a layer in the network's mode, or why there is none; on images (B, …) it is compared."""
         mode = self.network.training  # a functional dropout keeps the mode it was traced in
-        if (layer, mode) not in self._rests:
+        key = (layer, mode, images.device, images.dtype)
+        if key not in self._rests:
             try:
                 with evaluating(self.network, images.device):
                     rest = self._separated(layer, images)
-                self._rests[layer, mode] = rest_of(self.network, layer) if mode else rest
+                if mode and layer in self._seen:
+                    raise Inseparable("the network cannot be traced in training")
+                self._rests[key] = rest_of(self.network, layer) if mode else rest
             except Inseparable as error:
-                self._rests[layer, mode] = str(error)
-        return self._rests[layer, mode]
+                self._rests[key] = str(error)
+        return self._rests[key]
+
+    def seen(self, layer: Layer) -> bool:
+        """Whether that nothing goes past a layer is known from a few images alone, and not from a trace."""
+        return layer in self._seen
 
     def _separated(self, layer: Layer, images: Tensor) -> Rest:
         seen = forward(self.network, images, [layer])  # anew: the weights may be others than at the first look
@@ -81,6 +89,7 @@ class Rests:
                 _compare(rest, form.lifted(value), wanted, equal)
                 if len(value) > 1:  # of another number of images
                     _compare(rest, form.lifted(value[1:]), wanted[1:], near)
+                self._seen.add(layer)
             except Inseparable as other:
                 raise Inseparable(f"{error}; {other}") from other
         return rest

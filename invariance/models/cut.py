@@ -196,6 +196,8 @@ class Cut(Representations):
         """
         reading = self.reading(layer)
         reading.check(r, self.device)
+        if x is not None and self._rests.seen(self._readings.layers[layer]):
+            return self._replaced(layer, r, x)  # what a few images showed is not taken where nothing asks for it
         rest = self._rest(layer) if activation is None else self._behind(layer)
         if not isinstance(rest, str):
             return read_logits(rest(reading.lifted(r, activation)), len(r))
@@ -204,10 +206,14 @@ class Cut(Representations):
                 f"classify at layer={layer!r} needs the images: {rest}; give classify(layer, r, x) the x that φ(gx) "
                 "is of"
             )
+        return self._replaced(layer, r, x)
+
+    def _replaced(self, layer: str, r: Tensor, x: Tensor) -> Tensor:
         _check_images(x, self.device)
         if len(x) != len(r):
             raise UserError(f"classify at layer={layer!r} got {len(r)} representations and {len(x)} images")
-        return read_logits(forward(self.network, x, put={self._readings.layers[layer]: reading.put(r)}).answer, len(r))
+        put = {self._readings.layers[layer]: self.reading(layer).put(r)}
+        return read_logits(forward(self.network, x, put=put).answer, len(r))
 
     def apart(self, layer: str) -> bool:
         """Whether C runs without images: all goes through the layer, is taken whole, and its rest gives the same bits.
@@ -238,6 +244,11 @@ class Cut(Representations):
         assert self._readings.few is not None
         with evaluating(self.network, self._readings.few.device):
             return not isinstance(self._behind(layer), str)
+
+    def seen(self, layer: str) -> bool:
+        """Whether `apart` and `follows` rest on what a few images showed, where the network cannot be traced."""
+        self.reading(layer)
+        return self._rests.seen(self._readings.layers[layer])
 
     def activation(self, layer: str, x: Tensor) -> Tensor:
         """What a layer gives for images x, as the network takes them: (B, …) in its own shape, whatever its readout.

@@ -71,7 +71,9 @@ def curves(
     """
     asked = _asked(results, measure, split, way)
     rows = chosen(asked.rows, "grid", transform, "transform")
-    rows = rows[(rows["label"] != DERIVATIVE) & (rows["layer"] != INPUT)]
+    rows = rows[rows["label"] != DERIVATIVE]
+    if rows["layer"].nunique() > 1:  # the pixels are no layer; a layer of that name alone is one
+        rows = rows[rows["layer"] != INPUT]
     if rows.empty:
         raise UserError(f"measure={asked.metric.name!r} has no curve over g, but a number a layer; plot 'depth'")
     places = rows["value"].where(rows["value"].notna() | (rows["label"] != UNTOUCHED), 0.0)

@@ -16,6 +16,9 @@ from invariance.errors import UserError
 from invariance.runs.checked import DamagedFile, made_again, read_part, write_part
 from invariance.runs.rows import read_rows, rows_text
 
+_ROWS = 2
+"""Which rows and scores a part holds: one of a version before is measured again."""
+
 
 @dataclass(frozen=True)
 class Part:
@@ -111,4 +114,4 @@ class Parts:
         return self._folder / f"{self._size}_{k}.part"
 
     def _about(self, g: Sequence[str]) -> dict[str, object]:
-        return {"run": self._run.name, "identity": self._run.identity, "g": list(g)}
+        return {"run": self._run.name, "identity": self._run.identity, "g": list(g), "rows": _ROWS}

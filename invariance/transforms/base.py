@@ -59,7 +59,7 @@ class Transform(ABC):
     """
 
     unit: str = ""
-    ordinal: ClassVar[bool] = False
+    ordinal: bool = False
     uniforms: ClassVar[int] = 0
     tangent_unit: str = ""
 

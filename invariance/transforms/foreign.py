@@ -6,12 +6,14 @@ whatever batch and on whatever thread, and the global random state is left as it
 
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
+from math import isfinite
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from invariance.errors import UserError
+from invariance.settings.fields import native
 from invariance.transforms.base import UNTOUCHED, GridPoint, Params, Transform, check_batch
 from invariance.transforms.libraries import Library, library_of
 
@@ -29,7 +31,8 @@ class Foreign(Transform):
 
     Args:
         of: a transformation of albumentations, kornia.augmentation or torchvision.transforms.v2; a list of such, which
-            follow one another; or a mapping from strengths to these, weakest first, each drawn once.
+            follow one another; or a mapping to these from strengths above or below 0, the untouched, or from names.
+            Each of a mapping is drawn once.
         draws: how many g are measured of one that has no strengths.
         seed: of the measured draws.
 
@@ -38,24 +41,26 @@ class Foreign(Transform):
 
     Example:
         >>> from torchvision.transforms import v2
-        >>> posterised = Foreign({bits: v2.RandomPosterize(bits) for bits in (6, 4, 2)})
-        >>> [point.label for point in posterised.grid()]
-        ['untouched', '6', '4', '2']
+        >>> blurred = Foreign({sigma: v2.GaussianBlur(9, (sigma, sigma)) for sigma in (1.0, 2.0, 4.0)})
+        >>> [point.label for point in blurred.grid()]
+        ['untouched', '1', '2', '4']
     """
 
-    ordinal = True
     uniforms = 1
 
     def __init__(self, of: object, draws: int = 5, seed: int = 0) -> None:
         if isinstance(draws, bool) or not isinstance(draws, int) or draws < 1:
             raise UserError(f"draws={draws!r}: give a whole number from 1")
         if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < _SEEDS - draws:
-            raise UserError(f"seed={seed!r}: give a whole number from 0")
-        named = dict(of) if isinstance(of, Mapping) else None
+            raise UserError(f"seed={seed!r}: give a whole number from 0 to {_SEEDS - draws - 1}")
+        named = {native(key): one for key, one in of.items()} if isinstance(of, Mapping) else None
         if named is not None and not named:
             raise UserError("transforms: a mapping of strengths to transformations is empty")
+        self.ordinal = named is None or all(isinstance(key, str) for key in named)
         chains = [_chain(one) for one in (named.values() if named is not None else [of])]
-        self._labels = [_label(name) for name in named] if named is not None else [f"{k + 1}" for k in range(draws)]
+        self._labels = (
+            [_label(name, self.ordinal) for name in named] if named is not None else [f"{k + 1}" for k in range(draws)]
+        )
         if len(set(self._labels)) < len(self._labels) or UNTOUCHED in self._labels:
             raise UserError(f"transforms: strengths {', '.join(self._labels)} are not told apart")
         self._strengths = list(named) if named is not None else []
@@ -79,8 +84,8 @@ class Foreign(Transform):
 
         def at(label: str, place: int, seed: int, which: int) -> GridPoint:
             """One g."""
-            strength = self._strengths[place - 1] if self._strengths and place else place
-            value = float(strength) if isinstance(strength, int | float) else float(place)
+            strength: Any = self._strengths[place - 1] if self._strengths and place else place
+            value = float(place) if self.ordinal else float(strength)
             params = {"seed": torch.tensor([seed]), "which": torch.tensor([which])}
             return GridPoint(label, value, params, covered=which == _AS_IT_IS)
 
@@ -89,7 +94,7 @@ class Foreign(Transform):
             # strengths are one draw, so that only they differ
             seed, which = (self._seed, place) if self._strengths else (self._seed + place, 0)
             points.append(at(label, place + 1, seed, which))
-        return points
+        return points if self.ordinal else sorted(points, key=lambda point: point.value)
 
     def apply(self, x: Tensor, params: Params) -> Tensor:
         """Images g x; every image by its own seed, or all by one.
@@ -136,14 +141,27 @@ def _chain(of: object) -> list[Library]:
                 f"transforms: a {type(one).__name__} is of none of albumentations, kornia.augmentation and "
                 "torchvision.transforms.v2; give an instance of one of these"
             )
-        chain.append(library(deepcopy(one)))
+        chain.append(library(_copy(one)))
     if not chain:
         raise UserError("transforms: a list of transformations is empty")
     return chain
 
 
-def _label(strength: object) -> str:
-    label = f"{strength:g}" if isinstance(strength, int | float) else str(strength)
-    if not label.strip() or ":" in label:
-        raise UserError(f"transforms: {strength!r} is no strength; give a number, or a text without a colon")
-    return label
+def _copy(one: object) -> object:
+    try:
+        return deepcopy(one)
+    except Exception as error:  # whatever it holds
+        why = next(iter(str(error).splitlines()), "")[:200]
+        raise UserError(f"transforms: a {type(one).__name__} cannot be copied ({why})") from error
+
+
+def _label(strength: object, ordinal: bool) -> str:
+    number = isinstance(strength, int | float) and not isinstance(strength, bool)
+    if number and not ordinal and isinstance(strength, int | float) and isfinite(strength) and strength != 0:
+        return f"{strength:g}"
+    if ordinal and isinstance(strength, str) and strength.strip() and ":" not in strength:
+        return strength
+    raise UserError(
+        f"transforms: {strength!r} is no strength; give numbers apart from 0, which is the untouched image, or texts "
+        "without a colon, and not both"
+    )

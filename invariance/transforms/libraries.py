@@ -4,6 +4,7 @@ The library itself is not imported here: what a user gives brings it along.
 """
 
 import random
+import re
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
@@ -20,6 +21,11 @@ from invariance.errors import UserError
 
 _GLOBAL = threading.RLock()
 """Held while the global random states are another's."""
+
+_ADDRESS = re.compile(r" at 0x[0-9a-f]+")
+
+_BEYOND = 0.5
+"""How far numbers may leave [0, 1] before they are taken for normalised, and no longer for a picture."""
 
 _THREADS = 4
 """Threads of a library that works on one image at a time, in code that lets others run."""
@@ -46,7 +52,7 @@ class Library(ABC):
     @property
     def told(self) -> str:
         """The transformation with its settings, as its library writes it."""
-        return f"{self.root}: {self.own!r}"
+        return f"{self.root}: {_ADDRESS.sub('', repr(self.own))}"
 
     @property
     @abstractmethod
@@ -103,7 +109,7 @@ class Library(ABC):
         """Tell of what the library refuses in one line."""
         try:
             yield
-        except UserError:
+        except (UserError, torch.OutOfMemoryError):
             raise
         except Exception as error:  # whatever the library does
             why = next(iter(str(error).splitlines()), "")[:200]
@@ -128,11 +134,11 @@ class Albumentations(Library):
     @property
     def chance(self) -> float:
         """See `Library`."""
-        return min(float(one.p) for one in _parts(self.own))
+        return min((float(one.p) for one in _parts(self.own)), default=1.0)
 
     def _make_certain(self) -> None:
         for one in _parts(self.own):
-            one.p = 1.0
+            one.p = 1.0 if one.p > 0 else 0.0
 
     def _each(self, x: Tensor, seed: int) -> Tensor:
         if len(x) == 1:
@@ -163,7 +169,21 @@ class _Torch(Library):
 
     def _make_certain(self) -> None:
         for one, name in self._chances():
-            setattr(one, name, 1.0)
+            if float(getattr(one, name)) > 0:
+                setattr(one, name, 1.0)
+
+    def _picture(self, changed: Tensor) -> Tensor:
+        """What a library made of numbers in [0, 1], in [0, 255]."""
+        if isinstance(changed, Tensor) and changed.dtype == torch.uint8:
+            return changed
+        if isinstance(changed, Tensor) and changed.numel() and changed.is_floating_point():
+            least, most = float(changed.min()), float(changed.max())
+            if least < -_BEYOND or most > 1 + _BEYOND:
+                raise UserError(
+                    f"transforms: {self.name} gives numbers from {least:.3g} to {most:.3g} for images in [0, 1]; leave "
+                    "a normalisation out, for the network has its own, and give colours in [0, 1]"
+                )
+        return changed * 255
 
     def _chances(self) -> list[tuple[nn.Module, str]]:
         """Where its parts keep their probabilities."""
@@ -171,7 +191,7 @@ class _Torch(Library):
             (one, name)
             for one in _modules(self.own)
             for name in ("p", "p_batch")
-            if isinstance(getattr(one, name, None), int | float)
+            if _is_number(getattr(one, name, None))
         ]
 
 
@@ -183,7 +203,9 @@ class Kornia(_Torch):
     def _one(self, image: Tensor, seed: int) -> Tensor:
         with drawing(seed, image.device):
             changed: Tensor = self.own(image / 255)
-        return changed * 255
+        if any("ormalize" in type(one).__name__ for one in _modules(self.own)):
+            return self._picture(changed)
+        return changed * 255  # its noise may leave [0, 1]
 
 
 class TorchvisionV2(_Torch):
@@ -198,8 +220,10 @@ class TorchvisionV2(_Torch):
     def _one(self, image: Tensor, seed: int) -> Tensor:
         if not self._bytes:
             try:
-                return self._drawn(image / 255, seed) * 255
-            except (TypeError, ValueError, RuntimeError, NotImplementedError):
+                return self._picture(self._drawn(image / 255, seed))
+            except (TypeError, ValueError, RuntimeError, NotImplementedError) as error:
+                if self._tried or isinstance(error, UserError | torch.OutOfMemoryError):
+                    raise
                 self._bytes = True
         return self._drawn(image.round().clamp(0, 255).byte(), seed).to(image.dtype)
 
@@ -258,6 +282,13 @@ def _modules(own: nn.Module) -> Iterator[nn.Module]:
 
 def _parts(own: Any) -> list[Any]:  # noqa: ANN401
     """A transformation of albumentations, and those inside it whose probability is that of being applied."""
-    inside = getattr(own, "transforms", None) or []
-    choosing = {one.__name__ for one in type(own).__mro__} & {"OneOf", "SomeOf"}  # there p weighs one against another
-    return [own, *([] if choosing else (part for one in inside for part in _parts(one)))]
+    inside = [part for one in getattr(own, "transforms", None) or () if hasattr(one, "p") for part in _parts(one)]
+    kinds = {one.__name__ for one in type(own).__mro__}
+    if "OneOrOther" in kinds:  # its p chooses between two, which are both applied always
+        return inside
+    return [own] if "OneOf" in kinds else [own, *inside]  # there p weighs one against another
+
+
+def _is_number(given: object) -> bool:
+    """Whether a probability is one number, also as a tensor."""
+    return isinstance(given, int | float) or (isinstance(given, Tensor) and given.numel() == 1)
