@@ -18,10 +18,14 @@ from invariance.runs.rows import read_rows
 HERE = Path(__file__).parent
 IMAGES = HERE.parent / "images"
 ROWS, GROWTH = HERE / "rows.csv.gz", HERE / "growth.csv"
-PARTS = ("curves", "nulls", "unseen", "depth", "spatial", "through")
+PARTS = ("curves", "nulls", "unseen", "depth", "spatial", "through", "dihedral")
 KEPT = ["part", "network", "layer", "readout", "grid", "label", "value", "map", "solver", "fit_classes", "metric"]
 KEPT += ["score", "low", "high", "n_images", "status", "null_image", "null_shuffled", "reference", "bypass"]
-NAMES = {"networks_mobilenet_v2": "MobileNetV2", "networks_efficientnet_lite0": "EfficientNet-Lite0"}
+NAMES = {
+    "networks_mobilenet_v2": "MobileNetV2",
+    "networks_efficientnet_lite0": "EfficientNet-Lite0",
+    "networks_efficientnet_untrained": "EfficientNet-Lite0, random weights",
+}
 LAST = {"MobileNetV2": "classifier.0", "EfficientNet-Lite0": "global_pool"}
 FAMILIES = {
     "rotation": "rotation 30°",
@@ -31,6 +35,7 @@ FAMILIES = {
     "elastic": "elastic α 15",
     "mirror_horizontal": "mirror left–right",
     "mirror_vertical": "mirror up–down",
+    "mirror_both": "both mirrors (180°)",
     "blur": "blur σ 3",
     "noise": "noise σ 40",
     "color_jitter": "brightness 60",
@@ -38,7 +43,7 @@ FAMILIES = {
 COLOURS = dict(
     zip(
         FAMILIES,
-        (BLUE, GREEN, RED, ORANGE, "#8557c7", "#c2569b", "#7a4a2b", "#5a6372", "#149d9d", "#a8a012"),
+        (BLUE, GREEN, RED, ORANGE, "#8557c7", "#c2569b", "#7a4a2b", "#3a3f99", "#5a6372", "#149d9d", "#a8a012"),
         strict=True,
     )
 )
@@ -177,23 +182,25 @@ def depth() -> object:
 def maps() -> object:
     """What of L_L2 is left through each map, at all layers of `layers=auto`."""
     rows = at_g(rows_of("depth", metric="l2_distance"))
-    shown = ("rotation", "mirror_horizontal", "blur", "noise", "color_jitter", "elastic")
-    figure = canvas((9.0, 5.0))
-    grid_of_axes = figure.subplots(2, len(shown), sharey=True)
-    kinds = {"residual": BLUE, "low_rank:16": GREEN, "orthogonal": RED}
-    for line, network in zip(grid_of_axes, LAST, strict=True):
+    shown = [(network, grid) for network in LAST for grid in FAMILIES]
+    there = set(zip(rows["network"], rows["grid"], strict=True))
+    shown = [one for one in shown if one in there]
+    figure = canvas((9.0, 3.4))
+    kinds = {"residual": ("linear", BLUE), "low_rank:16": ("rank 16", GREEN), "orthogonal": ("orthogonal", RED)}
+    places = figure.subplots(1, len(shown), sharey=True, squeeze=False)[0]
+    for place, (network, grid) in zip(places, shown, strict=True):
         layers = depths(rows, network)
-        for place, grid in zip(line, shown, strict=True):
-            here = rows[(rows["grid"] == grid) & (rows["network"] == network)]
-            plain = here[here["map"] == "identity"].set_index("layer")["score"].reindex(layers)
-            for kind, colour in kinds.items():
-                left = here[here["map"] == kind].set_index("layer")["score"].reindex(layers) / plain
-                place.plot(range(len(layers)), left, color=colour, label=kind, lw=1.3)
-            place.axhline(1, color=GRAY, lw=0.8, ls=":")
-            place.set_ylim(0, 1.3)
-            _tidy(place, FAMILIES[grid] if line is grid_of_axes[0] else "", "layer" if line is grid_of_axes[1] else "")
-        line[0].set_ylabel(f"{network}\nL_L2 through / without", fontsize=8)
-    figure.legend(*grid_of_axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
+        here = rows[(rows["grid"] == grid) & (rows["network"] == network)]
+        plain = here[here["map"] == "identity"].set_index("layer")["score"].reindex(layers)
+        for kind, (told, colour) in kinds.items():
+            left = here[here["map"] == kind].set_index("layer")["score"].reindex(layers) / plain
+            place.plot(range(len(layers)), left, color=colour, label=told, lw=1.3)
+        place.axhline(1, color=GRAY, lw=0.8, ls=":")
+        place.set_ylim(0, 1.2)
+        place.set_xticks(range(0, len(layers), 2), layers[::2], rotation=90, fontsize=6)
+        _tidy(place, f"{network}, {FAMILIES[grid]}", "")
+    places[0].set_ylabel("L_L2 through the map / without")
+    places[0].legend(frameon=False, fontsize=7)
     return figure
 
 
@@ -201,29 +208,34 @@ def growth_figure() -> object:
     """Errors through ridge's map over the number of fit images, and of their classes."""
     rows = pd.read_csv(GROWTH, keep_default_na=False, na_values=[""])
     rows = rows.assign(of=rows["of"].fillna(""))
-    figure = canvas((9.0, 3.2))
+    figure = canvas((9.0, 4.8))
     layers = list(dict.fromkeys(rows["layer"]))
-    places = figure.subplots(1, 2 * len(layers), sharey=True)
+    above, below = figure.subplots(2, len(layers), sharey="row")
     kinds = {("identity", ""): ("no map", GRAY), ("residual", "same"): ("map of the image's classes", BLUE)}
     kinds |= {("residual", "unseen"): ("map of other classes", ORANGE)}
-    for place, layer in zip(places[: len(layers)], layers, strict=True):
+    for place, layer in zip(above, layers, strict=True):
         here = rows[(rows["layer"] == layer) & (rows["classes"] == 10) & (rows["metric"] == "half_error_rate")]
         for (way, of), (told, colour) in kinds.items():
             curve = here[(here["map"] == way) & (here["of"] == of)].sort_values("images")
             place.plot(curve["images"], 100 * curve["score"], color=colour, marker=".", label=told)
         place.set_xscale("log")
+        place.set_xticks([100, 200, 400, 800, 1500], ["100", "200", "400", "800", "1,500"])
+        place.minorticks_off()
         _tidy(place, layer, "fit images")
-    for place, layer in zip(places[len(layers) :], layers, strict=True):
+    for place, layer in zip(below, layers, strict=True):
         here = rows[(rows["layer"] == layer) & (rows["classes"] < 10) & (rows["metric"] == "error_rate")]
         for of, colour in (("seen", BLUE), ("never", ORANGE)):
             for way, dash in (("residual", "-"), ("identity", ":")):
                 curve = here[(here["map"] == way) & (here["of"] == of)].sort_values("classes")
-                told = f"{of}, {'map' if way == 'residual' else 'no map'}"
+                told = {"seen": "classes that were fitted", "never": "others"}[of] + {"-": ", map", ":": ", no map"}[
+                    dash
+                ]
                 place.plot(curve["classes"], 100 * curve["score"], color=colour, ls=dash, marker=".", label=told)
-        _tidy(place, layer, "fit classes of 300 images")
-    places[0].set_ylabel("error (%)")
-    places[0].legend(frameon=False, fontsize=6.5)
-    places[len(layers)].legend(frameon=False, fontsize=6.5)
+        _tidy(place, "", "classes of 300 fit images")
+    above[0].set_ylabel("error among 5 classes (%)")
+    below[0].set_ylabel("error among 1,000 (%)")
+    above[0].legend(frameon=False, fontsize=7)
+    below[0].legend(frameon=False, fontsize=7)
     return figure
 
 
@@ -235,7 +247,13 @@ def _tidy(place: Axes, title: str, unit: str) -> None:
 
 def tables() -> None:
     """Print the tables of the page."""
-    for name, make in {"lost": lost, "unseen": unseen, "through": through, "spatial": spatial}.items():
+    for name, make in {
+        "lost": lost,
+        "unseen": unseen,
+        "through": through,
+        "spatial": spatial,
+        "dihedral": dihedral,
+    }.items():
         print(f"\n## {name}\n")
         table = make()
         print("| " + " | ".join(table.columns) + " |")
@@ -245,44 +263,78 @@ def tables() -> None:
 
 
 def lost() -> pd.DataFrame:
-    """Accuracy and distance at the last layer under the g of the other parts, those of the curves nearest to them."""
-    rows = at_g(rows_of("unseen", metric="error_rate", map="identity"))
+    """Accuracy at the output, from the curves: at the g of the other parts, of perspective and Crop the mean."""
+    rows = rows_of("curves", metric="error_rate")
+    at = {"rotation": "30", "shear": "30", "blur": "3", "noise": "40", "color_jitter": "60", "elastic": "α15 σ3"}
     found = []
-    for grid, told in FAMILIES.items():
-        row: dict[str, object] = {"g": told}
-        for network, last in LAST.items():
-            here = rows[(rows["network"] == network) & (rows["grid"] == grid) & (rows["layer"] == last)]
-            row[network] = 100 - 100 * here["score"].mean()
-        found.append(row)
+    for grid, told in {"": "untouched", **FAMILIES}.items():
+        label = at.get(grid)
+        here = rows[(rows["grid"] == (grid or "rotation"))]
+        here = here[here["label"] == "untouched"] if not grid else here[here["label"] != "untouched"]
+        here = here if label is None else here[here["label"] == label]
+        told += " (mean of ten)" if grid == "perspective" else " (mean of corners)" if grid == "crop_320" else ""
+        accuracy = 100 - 100 * here.groupby("network")["score"].mean()
+        found.append({"g": told, **{network: accuracy.get(network, np.nan) for network in LAST}})
     return pd.DataFrame(found)
 
 
 def unseen() -> pd.DataFrame:
-    """Errors among half of the classes, through maps that saw an image's class and that did not."""
+    """Errors (%) among half of the classes, through maps that saw an image's class and that did not."""
     rows = pd.read_csv(ROWS, keep_default_na=False, na_values=[""], dtype={"label": str})
     rows = rows[(rows["part"] == "unseen") & (rows["metric"] == "half_error_rate")]
     rows = at_g(rows.assign(**{name: rows[name].fillna("") for name in ("fit_classes", "solver", "map")}))
-    rows = rows.assign(way=rows["fit_classes"].where(rows["map"] != "identity", "no map"))
-    wide = rows.pivot_table(index=["network", "layer", "grid"], columns="way", values="score", sort=False) * 100
-    return wide.reset_index()
+    rows = rows.assign(way=rows["fit_classes"].where(rows["map"] != "identity", "none"))
+    found = []
+    for (network, grid), part in rows.groupby(["network", "grid"], sort=False):
+        row: dict[str, object] = {"network": network, "g": FAMILIES.get(grid, grid)}
+        row["no map"] = f"{100 * part[part['way'] == 'none']['score'].iloc[0]:.1f}"
+        for layer in (one for one in ORDER[network] if one in set(part["layer"])):
+            scores = part[part["layer"] == layer].set_index("way")["score"]
+            row[f"layer {len(row) - 2}"] = " · ".join(f"{100 * scores[way]:.1f}" for way in ("all", "same", "unseen"))
+        found.append(row)
+    return pd.DataFrame(found)
 
 
 def through() -> pd.DataFrame:
-    """L_L2 and agreement without and through each map."""
+    """L_L2 and agreement (%) without and through each map, and agreement with φ(x) itself."""
     rows = at_g(rows_of("through"))
-    index = ["network", "layer", "grid"]
-    wide = rows.pivot_table(index=index, columns=["metric", "map"], values="score", sort=False)
-    wide.columns = [f"{metric} {way}" for metric, way in wide.columns]
-    return wide.reset_index()
+    order = {"identity": "without", "residual": "residual", "low_rank:16": "rank 16", "orthogonal": "orthogonal"}
+    found = []
+    for (layer, grid), part in rows.groupby(["layer", "grid"], sort=False):
+        row: dict[str, object] = {"layer": layer, "g": FAMILIES.get(grid, grid)}
+        for metric, scale, digits in (("l2_distance", 1, 2), ("agreement", 100, 1)):
+            scores = part[part["metric"] == metric].set_index("map")["score"]
+            row[f"{metric}: {', '.join(order.values())}"] = " · ".join(f"{scale * scores[k]:.{digits}f}" for k in order)
+        row["reference"] = f"{100 * part[part['metric'] == 'agreement']['reference'].iloc[0]:.1f}"
+        found.append(row)
+    return pd.DataFrame(found).sort_values("layer", kind="stable")
 
 
 def spatial() -> pd.DataFrame:
-    """L_L2 over positions, and agreement."""
+    """L_L2 over positions, and agreement (%)."""
     rows = at_g(rows_of("spatial"))
-    rows = rows[rows["metric"].isin(["l2_distance", "agreement"])]
-    wide = rows.pivot_table(index=["network", "layer", "grid"], columns=["metric", "map"], values="score", sort=False)
-    wide.columns = [f"{metric} {way}" for metric, way in wide.columns]
-    return wide.reset_index()
+    order = ("identity_inside", "warp", "spatial", "floor")
+    found = []
+    for (layer, grid), part in rows.groupby(["layer", "grid"], sort=False):
+        distance = part[part["metric"] == "l2_distance"].set_index("map")["score"]
+        agreement = part[part["metric"] == "agreement"].set_index("map")
+        row: dict[str, object] = {"layer": layer, "g": FAMILIES.get(grid, grid)}
+        row["L_L2: without, warp, spatial, floor"] = " · ".join(f"{distance[name]:.2f}" for name in order)
+        row["agreement: without, warp, spatial"] = " · ".join(f"{100 * agreement['score'][n]:.1f}" for n in order[:3])
+        row["reference"] = f"{100 * agreement['reference']['spatial']:.1f}"
+        found.append(row)
+    return pd.DataFrame(found)
+
+
+def dihedral() -> pd.DataFrame:
+    """L_L2 over that of another image, under exact turns and flips."""
+    rows = at_g(rows_of("dihedral", metric="l2_distance").assign(grid=lambda rows: rows["label"]))
+    rows = rows.assign(share=rows["score"] / rows["null_image"])
+    wide = rows.pivot_table(index=["network", "layer"], columns="grid", values="share", sort=False)
+    shown = ["left–right", "up–down", "180°", "90°", "diagonal"]
+    order = {layer: k for layers in ORDER.values() for k, layer in enumerate(layers)}
+    wide = wide[shown].reset_index()
+    return wide.sort_values("layer", key=lambda names: names.map(order)).sort_values("network", kind="stable")
 
 
 if __name__ == "__main__":
