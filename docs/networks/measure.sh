@@ -1,8 +1,9 @@
 #!/bin/sh
-# The measurements of docs/networks.md, of one network: sh measure.sh mobilenet_v2 or efficientnet_lite0. Beside this
+# The measurements of docs/networks.md, of one network: sh measure.sh mobilenet_v2, efficientnet_lite0, or efficientnet_untrained. Beside this
 # folder's networks.py it takes the two files of weights and `photos`, a link to the images, in the working directory.
 # Given again it goes on from where it was.
 set -e
+last=
 network=$1
 case $network in
   mobilenet_v2) last=classifier.0 two=features.13,features.17 inner=features.10,features.17
@@ -10,6 +11,8 @@ case $network in
   efficientnet_lite0) last=global_pool two=blocks.4,blocks inner=blocks.3,blocks mapped=blocks.3,blocks.4,blocks
     ends=blocks.0,blocks.1.0,blocks.1,blocks.2.0,blocks.2,blocks.3.0,blocks.3.1,blocks.3,blocks.4.0,blocks.4.1
     ends=$ends,blocks.4,blocks.5.0,blocks.5.1,blocks.5.2,blocks.5,blocks ;;
+  efficientnet_untrained) # the turns and flips alone
+    ends=bn1,blocks.0,blocks.1,blocks.2,blocks.3,blocks.4,blocks.5,blocks ;;
   *) echo "measure.sh: mobilenet_v2 or efficientnet_lite0" >&2; exit 2 ;;
 esac
 export OMP_NUM_THREADS=1 PYTHONPATH="$(dirname "$0")"
@@ -26,7 +29,7 @@ blur:{sigmas:[0.5,1,2,3,5]},color_jitter:{brightness:[-90,-60,-30,-15,15,30,60,9
 elastic:{alphas:[5,10,15],sigmas:[2,3]}}'
 corners='grid={crop:{corners:true}}'
 
-for part in families crop; do
+for part in ${last:+families crop}; do
   if [ $part = families ]; then
     grids=$families axis=$axes point=$one resize=none
   else # Crop takes larger pictures, and so ones that are resized
@@ -51,3 +54,7 @@ for part in families crop; do
   measure "$grids" "$point" resize=$resize 'map=[identity,residual,orthogonal,low_rank:16]' 'solver=[ridge,procrustes]' \
     "layers=[$inner,$last]" 'metrics=[agreement,l2_distance]' runs=runs/through
 done
+
+# exact turns and flips, without a map
+measure 'grids=["networks:Dihedral"]' resize=none map=identity "layers=[$ends]" readout=mean nulls=true \
+  'metrics=[l2_distance]' runs=runs/dihedral
