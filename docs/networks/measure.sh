@@ -1,7 +1,7 @@
 #!/bin/sh
-# The measurements of docs/networks.md, of one network: sh measure.sh mobilenet_v2, efficientnet_lite0, or efficientnet_untrained. Beside this
-# folder's networks.py it takes the two files of weights and `photos`, a link to the images, in the working directory.
-# Given again it goes on from where it was.
+# The measurements of docs/networks.md, of one network: sh measure.sh mobilenet_v2, efficientnet_lite0, or, for the turns
+# and flips alone, efficientnet_untrained. Beside this folder's networks.py it takes the two files of weights and `photos`,
+# a link to the images, in the working directory. Given again it goes on from where it was.
 set -e
 last=
 network=$1
@@ -11,9 +11,9 @@ case $network in
   efficientnet_lite0) last=global_pool two=blocks.4,blocks inner=blocks.3,blocks mapped=blocks.3,blocks.4,blocks
     ends=blocks.0,blocks.1.0,blocks.1,blocks.2.0,blocks.2,blocks.3.0,blocks.3.1,blocks.3,blocks.4.0,blocks.4.1
     ends=$ends,blocks.4,blocks.5.0,blocks.5.1,blocks.5.2,blocks.5,blocks ;;
-  efficientnet_untrained) # the turns and flips alone
+  efficientnet_untrained)
     ends=bn1,blocks.0,blocks.1,blocks.2,blocks.3,blocks.4,blocks.5,blocks ;;
-  *) echo "measure.sh: mobilenet_v2 or efficientnet_lite0" >&2; exit 2 ;;
+  *) echo "measure.sh: mobilenet_v2, efficientnet_lite0 or efficientnet_untrained" >&2; exit 2 ;;
 esac
 export OMP_NUM_THREADS=1 PYTHONPATH="$(dirname "$0")"
 
@@ -22,11 +22,12 @@ measure() {
 }
 
 families='grids=[rotation,blur,color_jitter,noise,shear,perspective,elastic,mirror]'
-one='grid={rotation:{angles:[30]},shear:{angles:[30]},blur:{sigmas:[3]},color_jitter:{brightness:[60]},noise:{sigmas:[40]},
-elastic:{alphas:[15],sigmas:[3]},perspective:{draws:0,moves:[[3.1,-3.02,-3.08,-3.06,3.04,3.02,-3.12,3.04]]}}'
-axes='grid={rotation:{angles:[-90,-45,-30,-20,-10,-5,5,10,20,30,45,90]},shear:{angles:[-30,-20,-10,10,20,30]},
-blur:{sigmas:[0.5,1,2,3,5]},color_jitter:{brightness:[-90,-60,-30,-15,15,30,60,90]},noise:{sigmas:[5,10,20,30,40]},
-elastic:{alphas:[5,10,15],sigmas:[2,3]}}'
+one='grid={rotation:{angles:[30]},shear:{angles:[30]},blur:{sigmas:[3]},color_jitter:{brightness:[60]}'
+one="$one,noise:{sigmas:[40]},elastic:{alphas:[15],sigmas:[3]}"
+one="$one,perspective:{draws:0,moves:[[3.1,-3.02,-3.08,-3.06,3.04,3.02,-3.12,3.04]]}}"
+axes='grid={rotation:{angles:[-90,-45,-30,-20,-10,-5,5,10,20,30,45,90]},shear:{angles:[-30,-20,-10,10,20,30]}'
+axes="$axes,blur:{sigmas:[0.5,1,2,3,5]},color_jitter:{brightness:[-90,-60,-30,-15,15,30,60,90]}"
+axes="$axes,noise:{sigmas:[5,10,20,30,40]},elastic:{alphas:[5,10,15],sigmas:[2,3]}}"
 corners='grid={crop:{corners:true}}'
 
 for part in ${last:+families crop}; do
