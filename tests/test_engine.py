@@ -454,5 +454,6 @@ def test_what_goes_past_a_layer_for_some_images_alone_is_seen(bright):
         scores = rows.images("b:120").query("map == 'identity'")
         assert (scores["predicted"].to_numpy(int) == wanted).all()
         plain = measure_model(model, images, fit=fit, maps=["identity"], **given)
-        agreement = (one.query("map == 'identity'").set_index("g")["score"] for one in (rows, plain))
-        pd.testing.assert_series_equal(*agreement)
+        columns = ["score", "reference", "bypass"]
+        agreement = (one.query("map == 'identity'").set_index("g")[columns] for one in (rows, plain))
+        pd.testing.assert_frame_equal(*agreement)

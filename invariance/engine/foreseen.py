@@ -135,13 +135,13 @@ def foresee(
     each, dims = _timed(model, cut, x, how)
     asked = set(measures) & set(FROM_LOGITS)
     behind = {layer for layer in dims if asked and cut.reading(layer).readout.lifts and not cut.apart(layer)}
-    parts = _parts(model, cut, sorted(behind), x, how, each)
+    mapped = any(spec.name != "identity" for share in shares for spec in share.maps)
+    parts = _parts(model, cut, sorted(behind), x, how, each) if mapped else dict.fromkeys(behind, (0.0, 1.0))
     ours = model.ours
     through = sum(_through(share, parts, _of(share, dims), images, how, ours=ours) for share in shares)
     if any(share.derivative for share in shares) and (images.fit or ours or len(shares) > 1):
-        through += (
-            images.fit or images.report
-        )  # the scale, which one family's pass gives where it is of the same images
+        # the scale; one family's own pass gives it where it is of the same images
+        through += images.fit or images.report
     flops = sum(_flops(spec, share, dims, images, how) for share in shares for spec in share.maps)
     everything = images.fit + images.report
     return Foreseen(

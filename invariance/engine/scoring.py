@@ -244,7 +244,7 @@ class Scorer:
             return self._cut.classify(self._layer, back, activation=given)
         return self._cut.classify(self._layer, back, given)
 
-    def _try(self, side: MeasuredSplit, transform: Transform, point: GridPoint) -> None:
+    def look(self, side: MeasuredSplit, transform: Transform, point: GridPoint) -> None:
         """Where a few images alone say that nothing goes past the layer: see whether it is so under this g, too."""
         if point.label in self._tried or not self._cut.seen(self._layer) or not (self.apart or self._follows):
             return
@@ -263,7 +263,7 @@ class Scorer:
         """Places among the images, and what C needs of gx there: what the layer gives, or what the network takes."""
         count = len(side.sample)
         if answers:
-            self._try(side, transform, point)
+            self.look(side, transform, point)
         if self.apart or not answers:
             step = max(1, min(_CHUNK, _NUMBERS // side.reference.shape[1]))
             for start in range(0, count, step):

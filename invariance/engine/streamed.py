@@ -126,6 +126,8 @@ class Streamed:
         for layer, one in square.items():
             size = Size((one / len(sample)).sqrt(), relu=False)  # σ is of maps, of which there are none
             at[layer] = AtLayer(self.model, self.cut, layer, self.sides, self.how, size, past.get(layer), free=False)
+            for point in (self.points[0], self.points[-1]):  # the ends of the axis; what C says there is not asked for
+                at[layer].scorer.look(self.sides[-1], self.how.transform, point)
         means = {layer: (one / len(sample)).float() for layer, one in total.items()}
         return Around(self.model, self.cut, self.how, at, means, batch, self.advance)
 
