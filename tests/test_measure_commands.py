@@ -22,7 +22,7 @@ from invariance.reporting.rows import collect
 from invariance.runs.locks import SharedLock, holder, me
 from invariance.runs.rows import read_rows
 from invariance.runs.run import Run, read_config
-from invariance.runs.scores import read_scores
+from invariance.runs.scores import read_scores, write_scores
 from invariance.settings.base import checked
 from invariance.settings.parts import GivenModel
 from tests import given_networks
@@ -244,7 +244,18 @@ def test_the_classes_of_the_images_stay_beside_their_scores(composed, tmp_path):
     assert rows[labels].to_numpy() == pytest.approx(wrong)
     [network] = networks_in(collect(tmp_path / "runs"))
     areas = network.areas.query("metric == 'error_rate'")
+    assert not network.unread
     assert len(areas) and (areas["low"] < areas["score"]).all() and (areas["score"] < areas["high"]).all()
+
+
+def test_classes_that_rows_were_not_made_with_are_told(composed, tmp_path):
+    measure(composed(*SMALL, "layers=[pool]", "map=identity"))
+    run = next(tmp_path.glob("runs/**/identity"))
+    labels, scores, classes = read_scores(run)
+    write_scores(run, labels, scores, np.roll(classes, 1))
+    [network] = networks_in(collect(tmp_path / "runs"))
+    [told] = network.unread
+    assert "the classes beside its scores are not those that its rows were made with" in told
 
 
 def test_damage_of_such_data_is_told_with_what_mends_them(composed, tmp_path, photographs, cropping):

@@ -301,6 +301,11 @@ def _scores_of(run: RunFacts, rows: pd.DataFrame, split: str) -> tuple[list[Grou
         scores = {name.removeprefix(prefix): values[j] for name, values in kept.items()}
         if label in wanted and digest_of(scores) != wanted[label]:
             raise UserError(f"{run.name}: the scores of its images at {label} are not those that its rows are means of")
+    if classes is not None and f"{prefix}predicted" in kept:
+        wrong = dict(zip(labels, (kept[f"{prefix}predicted"] != classes)[:, classes >= 0].mean(1), strict=True))
+        errors = told[told["metric"] == "error_rate"].dropna(subset=["score"])
+        if not np.allclose([wrong[label] for label in errors["label"]], errors["score"], atol=1e-9):
+            raise UserError(f"{run.name}: the classes beside its scores are not those that its rows were made with")
     about = {name: str(rows[name].iloc[0]) for name in OF}
     return [GroupScores(about, labels, kept)], classes
 
