@@ -2,7 +2,8 @@
 
 python make.py gather RUNS GROWTH     rows.csv.gz and growth.csv, from the runs of measure.sh and of growth.py
 python make.py figures                ../images/networks-*.svg, from these
-python make.py tables                 the tables of the page, in Markdown
+python make.py tables                 the tables of the page, in Markdown, and the numbers of its text
+python make.py paired RUNS            how many points of agreement a map costs at features.10, image by image
 """
 
 import sys
@@ -12,8 +13,10 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
+from invariance.measures.bootstrap import bootstrap
 from invariance.reporting.style import BLUE, GRAY, GREEN, ORANGE, RED, canvas, style, svg
 from invariance.runs.rows import read_rows
+from invariance.runs.scores import read_scores
 
 HERE = Path(__file__).parent
 IMAGES = HERE.parent / "images"
@@ -253,6 +256,10 @@ def tables() -> None:
         "through": through,
         "spatial": spatial,
         "dihedral": dihedral,
+        "nulls": nulls,
+        "growth": grown,
+        "agreement": agreement,
+        "untouched": untouched,
     }.items():
         print(f"\n## {name}\n")
         table = make()
@@ -337,6 +344,51 @@ def dihedral() -> pd.DataFrame:
     return wide.sort_values("layer", key=lambda names: names.map(order)).sort_values("network", kind="stable")
 
 
+def nulls() -> pd.DataFrame:
+    """L_L2 over that of another image, at the ends of blocks."""
+    rows = at_g(rows_of("nulls", metric="l2_distance"))
+    rows = rows.assign(share=rows["score"] / rows["null_image"])
+    order = {layer: k for layers in ORDER.values() for k, layer in enumerate(layers)}
+    wide = rows.pivot_table(index=["network", "layer"], columns="grid", values="share", sort=False).reset_index()
+    return wide.sort_values("layer", key=lambda names: names.map(order)).sort_values("network", kind="stable")
+
+
+def grown() -> pd.DataFrame:
+    """Errors (%) by the number of fit images and of their classes."""
+    rows = pd.read_csv(GROWTH, keep_default_na=False, na_values=[""])
+    rows = rows.assign(of=rows["of"].fillna(""), score=100 * rows["score"])
+    halves = (rows["metric"] == "half_error_rate") & (rows["classes"] == 10)
+    rows = rows[halves | ((rows["metric"] == "error_rate") & (rows["classes"] < 10))]
+    rows = rows.assign(fit=[f"{n} of {k}" for n, k in zip(rows["images"], rows["classes"], strict=True)])
+    index = ["layer", "metric", "map", "of"]
+    return rows.pivot_table(index=index, columns="fit", values="score", sort=False).reset_index()
+
+
+def agreement() -> pd.DataFrame:
+    """Agreement (%) at the output under the flips."""
+    rows = rows_of("curves", metric="agreement")
+    rows = rows[rows["grid"].str.startswith("mirror_")].assign(score=100 * rows["score"])
+    return rows.pivot_table(index="grid", columns="network", values="score", sort=False).reset_index()
+
+
+def untouched() -> pd.DataFrame:
+    """The error (%) among five classes without g and map."""
+    rows = rows_of("unseen", metric="half_error_rate", map="identity", label="untouched")
+    return (100 * rows.groupby("network")["score"].first()).reset_index()
+
+
+def paired(runs: str) -> None:
+    """Print MobileNetV2's agreement at features.10 under rotation, with ridge's map less without, and its interval."""
+    place = Path(runs) / "through/measure/imagenette224/function/networks_mobilenet_v2/rotation/features.10(mean)"
+    named = {}
+    for way in ("identity", "residual_ridge"):
+        labels, scores, _ = read_scores(place / way)
+        named[way] = dict(zip(labels, scores["val/predicted"], strict=True))
+    with_map, without = (named[way]["30"] == named["identity"]["untouched"] for way in ("residual_ridge", "identity"))
+    found = bootstrap((with_map.astype(float) - without)[None])
+    print(f"{100 * found.mean[0]:.1f} points, {100 * found.low[0]:.1f} to {100 * found.high[0]:.1f}")
+
+
 if __name__ == "__main__":
     match sys.argv[1:]:
         case ["gather", runs, growth]:
@@ -345,5 +397,7 @@ if __name__ == "__main__":
             figures()
         case ["tables"]:
             tables()
+        case ["paired", runs]:
+            paired(runs)
         case _:
             sys.exit(__doc__)
