@@ -1,7 +1,9 @@
 """Archives made to mislead: each is read right or refused in one line, and no header is read that is too large."""
 
+import gc
 import gzip
 import io
+import os
 import resource
 import struct
 import tarfile
@@ -185,6 +187,18 @@ def test_two_tars_of_one_stem_are_refused(tmp_path):
         parts = [header(first, len(inner)), padded(inner), header(second, len(inner)), padded(inner), END]
         refused(tar_of(tmp_path / "outer.tar", *parts), "holds 'n01' twice", nested=True)
     refused(tar_of(tmp_path / "nul.tar", header(b"n01\0.tar", 0), END), "a NUL in it", nested=True)
+
+
+def test_a_tar_that_nobody_holds_any_more_is_closed_without_a_warning(tmp_path, recwarn):
+    path = tar_of(tmp_path / "plain.tar", header("x", 3), padded(b"abc"), END)
+    tree = open_tree(path)
+    assert tree.read("x") == b"abc"
+    opened = f"/proc/self/fd/{tree._file}"
+    assert os.readlink(opened) == str(path)
+    del tree
+    gc.collect()
+    assert not os.path.exists(opened) or os.readlink(opened) != str(path)
+    assert not [one for one in recwarn if one.category is ResourceWarning]
 
 
 def test_tars_deeper_than_one_are_files(tmp_path):

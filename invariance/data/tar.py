@@ -4,6 +4,7 @@ import bz2
 import gzip
 import lzma
 import os
+import weakref
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -48,12 +49,13 @@ class TarTree(_Tar):
         super().__init__(path)
         self.nested = nested
         self._places: dict[str, tuple[int, int]] = {}
-        self._file: IO[bytes] | None = None
+        self._file: int | None = None
 
     def _list(self, advance: Advance) -> None:
         with told(self.path):
-            self._file = open(self.path, "rb", buffering=0)  # noqa: SIM115 - read from as long as the tree is there
-            self._list_from(0, os.fstat(self._file.fileno()).st_size, "", advance)
+            self._file = os.open(self.path, os.O_RDONLY)
+            weakref.finalize(self, os.close, self._file)  # read from as long as the tree is there
+            self._list_from(0, os.fstat(self._file).st_size, "", advance)
 
     def _list_from(self, start: int, stop: int, prefix: str, advance: Advance) -> None:
         """List the tar that lies at [start, stop) of the file, its paths behind `prefix`."""
@@ -84,7 +86,7 @@ class TarTree(_Tar):
 
     def _bytes_at(self, place: int, size: int) -> bytes:
         assert self._file is not None
-        return os.pread(self._file.fileno(), size, place)
+        return os.pread(self._file, size, place)
 
     def read(self, name: str) -> bytes:
         """See `Tree`."""
