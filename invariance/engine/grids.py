@@ -12,12 +12,13 @@ from typing import Any
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from invariance.engine.grid_sets import in_set, sets, severities
 from invariance.errors import UserError, nearest
-from invariance.settings.files import families, family_config, family_of, family_sweep, varies
+from invariance.settings.files import families, family_config, family_of, family_sweep, paper_families, varies
 from invariance.settings.named import dotted, given_as, is_named
 from invariance.settings.numbers import canonical
 from invariance.settings.outside import FAMILY, outside_config
-from invariance.transforms import FRAME, build, transform_named
+from invariance.transforms import FRAME, build, require_transform
 from invariance.transforms.base import UNTOUCHED, GridPoint, Transform
 
 
@@ -95,7 +96,9 @@ class _Settings(dict[str, Any]):
 @lru_cache(maxsize=1024)
 def _merged(family: str, settings: _Settings) -> dict[str, Any]:
     """A family's file with settings over it: the same for hundreds of networks of a plan."""
-    merged = OmegaConf.merge(_config(family), dict(settings))
+    merged = OmegaConf.merge(_config(family))
+    for key, value in settings.items():
+        OmegaConf.update(merged, key, value, merge=False)  # a value takes another's place whole
     config = OmegaConf.create({"range": settings.get("range"), "transform": merged})
     plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     assert isinstance(plain, dict)
@@ -154,10 +157,11 @@ def check_wanted(wanted: object) -> None:
     """
     measured = [family for family in families() if family_sweep(family)]
     known = sorted({*measured, *(grid.name for family in measured for grid in _grids_of_family(family, {}))})
+    known += [name for held, inside in sets().items() for name in (held, *inside)]
     ranged = tuple(f"{family}_" for family in measured if "grid" in family_config(family))  # at any trained range
     for name in wanted if isinstance(wanted, list) else [wanted]:
         if is_named(name):
-            transform_named(str(name))
+            require_transform(str(name))
         elif name not in ("own", "all", *known) and not str(name).startswith(ranged):
             there = ", ".join(known)
             raise UserError(f"grids={name}: no such family or grid{nearest(str(name), known)} (there are: {there})")
@@ -272,8 +276,10 @@ def grids_for(
     if own.name not in {grid.name for grid in everything} and varies(trained):
         everything.append(own)
     if wanted == "all":
-        return everything
+        return [grid for grid in everything if grid.own or grid.family in paper_families()]
     asked = [str(name) for name in wanted] if isinstance(wanted, list) else [str(wanted)]
+    of_sets = [_of_set(name) for held, inside in sets().items() for name in inside if held in asked or name in asked]
+    asked = [name for name in asked if name.partition(".")[0] not in sets()]
     names = [name for name in asked if not is_named(name)]
     outside = [
         own if name == family_of(trained) else _outside(name, given.get(dotted(name), {}))
@@ -286,7 +292,12 @@ def grids_for(
             there = ", ".join(known)
             raise UserError(f"grids={name}: no such family or grid{nearest(name, known)} (there are: {there})")
     inside = [grid for grid in everything if grid.name in names or grid.family in names]
-    return inside + outside
+    return inside + of_sets + outside
+
+
+def _of_set(name: str) -> Grid:
+    family, settings = in_set(name)
+    return Grid(name, name, severities(name, _configured(family, settings)))
 
 
 def _outside(name: str, settings: Mapping[str, Any]) -> Grid:

@@ -10,7 +10,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from invariance.errors import UserError, nearest
-from invariance.settings.named import dotted, is_named
+from invariance.settings.named import dotted, is_named, is_of_library
 from invariance.settings.outside import outside_config
 
 
@@ -63,9 +63,23 @@ def families() -> list[str]:
     return sorted(path.stem for path in (conf_dir() / "transform").glob("*.yaml"))
 
 
+@cache
+def paper_families() -> tuple[str, ...]:
+    """The families of the paper, which `grids=all` are: those whose files do not say `paper: false`."""
+    return tuple(family for family in families() if family_config(family).get("paper", True))
+
+
 def family_config(family: str) -> DictConfig:
     """A family's configuration as its yaml has it, not resolved; read once, so not to be changed in place."""
     return _mapping(conf_dir() / "transform" / f"{family}.yaml")
+
+
+@cache
+def set_config(name: str) -> dict[str, Any]:
+    """What a set of grids holds (`conf/sets/`): for each grid its family, and settings of that."""
+    held = OmegaConf.to_container(_mapping(conf_dir() / "sets" / f"{name}.yaml"))
+    assert isinstance(held, dict)
+    return {str(key): value for key, value in held.items()}
 
 
 @cache
@@ -112,7 +126,8 @@ def require_range(transform: Mapping[str, Any]) -> None:
     """
     family = family_of(transform)
     own = typed_sweep(family).get("range", [])
-    if transform.get("range") is None and (own or is_named(family)):
+    wants = transform.get("trained") or transform.get("measured") if is_of_library(family) else is_named(family)
+    if transform.get("range") is None and (own or wants):
         each = f"; -m transform={family} trains one network for each of its own ({', '.join(own)})" if own else ""
         raise UserError(f"transform={family} needs a range, as range={own[-1] if own else 5}{each}")
 

@@ -12,6 +12,13 @@ from typing import Any
 
 from invariance.errors import UserError, nearest
 
+LIBRARIES = {
+    "albumentations": "albumentations",
+    "kornia": "kornia.augmentation",
+    "torchvision": "torchvision.transforms.v2",
+}
+"""Libraries whose transformations are named as `library:Class`, and the modules that hold them."""
+
 _GIVEN: set[str] = set()
 """The names that a person gave in this process."""
 
@@ -21,13 +28,26 @@ def is_named(name: object) -> bool:
     return isinstance(name, str) and bool(re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", name))
 
 
+def is_of_library(name: object) -> bool:
+    """Whether something names what is of one of `LIBRARIES`, which come with this package: anyone may name that."""
+    return is_named(name) and str(name).partition(":")[0] in LIBRARIES
+
+
+def is_outside(name: object) -> bool:
+    """Whether something names what is of neither this package nor one of `LIBRARIES`: code of the user's."""
+    return is_named(name) and not is_of_library(name)
+
+
 def dotted(name: str) -> str:
     """A name as rows, folders and keys have it: `mine:Family` is `mine.Family` there."""
     return name.replace(":", ".")
 
 
 def given_as(text: str) -> str | None:
-    """The name that a person gave and that is dotted so; None where nobody did."""
+    """The name that a person gave, or that is of one of `LIBRARIES`, and is dotted so; None where there is none."""
+    library, _, name = text.partition(".")
+    if is_of_library(f"{library}:{name}"):
+        return f"{library}:{name}"
     return next((name for name in sorted(_GIVEN) if dotted(name) == text), None)
 
 

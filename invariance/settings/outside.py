@@ -2,12 +2,16 @@
 
 import inspect
 from collections.abc import Mapping
+from enum import Enum
 from typing import Any
 
-from invariance.errors import UserError
-from invariance.settings.named import dotted, is_named, named
+from omegaconf import OmegaConf
 
-FAMILY = ("_target_", "name", "label", "sweep", "grid", "joint")
+from invariance.errors import UserError
+from invariance.settings.libraries import OF_LIBRARY, library_class
+from invariance.settings.named import dotted, is_of_library, is_outside, named
+
+FAMILY = ("_target_", "name", "label", "sweep", "grid", "joint", "paper")
 """What a family's file holds for the commands, beside the arguments of its class."""
 
 _MISSING = "???"
@@ -17,16 +21,23 @@ _MISSING = "???"
 def outside_config(name: str) -> dict[str, Any]:
     """The configuration of a family that a person named: its class's arguments with their defaults, and its names.
 
-    The class takes `range`. It may say the ranges of its own networks, which `-m` sweeps, as `ranges = (5, 10)`.
+    The class takes `range`. It may say the ranges of its own networks, which `-m` sweeps, as `ranges = (5, 10)`. One of
+    another library takes its own arguments, and those of `OF_LIBRARY`.
 
     Args:
-        name: `module:Class`, or `module:function` of what gives a family.
+        name: `module:Class`, or `module:function` of what gives a family; or `library:Class`.
 
     Raises:
         UserError: if it is not there, takes no `range`, or has an argument of a name that is taken.
     """
-    family = named(name, "transform")
+    of_library = is_of_library(name)
+    family = library_class(name) if of_library else named(name, "transform")
     arguments = _arguments(name, family)
+    if of_library:
+        if both := [key for key in arguments if key in OF_LIBRARY]:
+            raise UserError(f"transform {name!r}: its argument {both[0]} has a name that is taken; give it in Python")
+        own: dict[str, Any] = {"range": None, "measured": None, "trained": None, "strengths": None, "draws": 5, "seed": 0}
+        arguments = {**arguments, **own}
     if "range" not in arguments:
         raise UserError(
             f"transform {name!r} takes no range, by which networks are trained and named; let it take range=None"
@@ -47,8 +58,8 @@ def outside_config(name: str) -> dict[str, Any]:
 
 
 def label_of(family: str) -> str:
-    """The text that a network's name is made of."""
-    return f"{family}_${{range}}"
+    """The text that a network's name is made of: the family's, and the range where there is one."""
+    return f"${{invariance_label:'{family}',${{range}}}}"
 
 
 def take(transform: Mapping[str, Any]) -> None:
@@ -57,7 +68,7 @@ def take(transform: Mapping[str, Any]) -> None:
     Raises:
         UserError: if it is not there.
     """
-    if is_named(target := transform.get("_target_")):
+    if is_outside(target := transform.get("_target_")):
         named(str(target), "transform")
 
 
@@ -77,6 +88,8 @@ def _arguments(name: str, family: object) -> dict[str, Any]:
             found[one.name] = _MISSING
         elif _is_plain(one.default):
             found[one.name] = _listed(one.default)
+        elif isinstance(one.default, Enum):  # as torchvision's interpolation
+            found[one.name] = one.default.name.lower()
     return found
 
 
@@ -94,3 +107,10 @@ def _listed(value: object) -> Any:  # noqa: ANN401
     if isinstance(value, list | tuple):
         return [_listed(one) for one in value]
     return {key: _listed(one) for key, one in value.items()} if isinstance(value, dict) else value
+
+
+def _label(family: str, range_: object = None) -> str:
+    return family if range_ is None else f"{family}_{range_}"
+
+
+OmegaConf.register_new_resolver("invariance_label", _label, replace=True)

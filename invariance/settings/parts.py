@@ -36,6 +36,7 @@ class TransformSettings(Built):
     sweep: dict[str, Any] | None = None
     grid: Text | None = None
     joint: dict[str, Any] | None = None
+    paper: bool = True
 
 
 class ModelSettings(Built):

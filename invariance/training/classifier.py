@@ -13,7 +13,7 @@ from torch.nn import functional
 from invariance.errors import UserError
 from invariance.models import build_model, outline
 from invariance.seeds import derive, generator
-from invariance.settings.named import is_named
+from invariance.settings.named import is_outside
 from invariance.training.checkpoint import read_checkpoint, require_sealed
 from invariance.training.module import RecipeModule, all_finite
 from invariance.transforms import UNTOUCHED, Params, Transform
@@ -56,7 +56,7 @@ class Classifier(RecipeModule):
             raise UserError(f"mean={mean}: the mean of every channel has to be a finite number; prepare the data again")
         self.save_hyperparameters()
         self._family = transform
-        if not is_named(transform.get("_target_")):
+        if not is_outside(transform.get("_target_")):
             self.transform.grid()  # a mistake in it comes to light here
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(derive(seed, "initialisation"))

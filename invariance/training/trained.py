@@ -24,7 +24,7 @@ from invariance.models.representation import Representation
 from invariance.runs.files import DONE
 from invariance.runs.run import BEST, PROVENANCE, read_config, read_provenance
 from invariance.runs.seal import check, hash_of
-from invariance.settings.named import is_named
+from invariance.settings.named import is_outside
 from invariance.transforms import Transform, build
 from invariance.transforms.baseline import Baseline
 
@@ -193,7 +193,7 @@ class Network:
     @property
     def _outside(self) -> bool:
         """Whether it was trained with a family from outside the package."""
-        return is_named(self.transform.get("_target_"))
+        return is_outside(self.transform.get("_target_"))
 
     def data(self, size: int, root: Path, progress: bool) -> Prepared:
         """The data set that it is measured on, at a size in pixels.

@@ -8,11 +8,12 @@ from typing import Any
 import torch
 
 from invariance.errors import UserError, nearest
-from invariance.settings.named import arguments_of, dotted, is_named, named, recalled
+from invariance.settings.libraries import OF_LIBRARY, library_class
+from invariance.settings.named import arguments_of, dotted, is_named, is_of_library, named, recalled
 from invariance.settings.outside import FAMILY
 from invariance.transforms.base import FRAME, UNTOUCHED, GridPoint, Params, Transform
 
-__all__ = ["FRAME", "UNTOUCHED", "GridPoint", "Params", "Transform", "build", "transform_named"]
+__all__ = ["FRAME", "UNTOUCHED", "GridPoint", "Params", "Transform", "build", "require_transform", "transform_named"]
 
 
 def build(config: Mapping[str, Any]) -> Transform:
@@ -28,6 +29,10 @@ def build(config: Mapping[str, Any]) -> Transform:
     """
     target = str(config.get("_target_"))
     arguments = arguments_of(config, FAMILY)
+    if is_of_library(target):
+        of_class = {key: value for key, value in arguments.items() if key not in OF_LIBRARY}
+        own = {key: value for key, value in arguments.items() if key in OF_LIBRARY}
+        target, arguments = f"{__name__}.of_library.OfLibrary", {**own, "of": target, "arguments": of_class}
     if is_named(target):
         return _outside(target, str(config.get("name", dotted(target))), arguments)
     family = _family(target)
@@ -61,6 +66,21 @@ def _family(target: str) -> type[Transform]:
     if not (inspect.isclass(family) and issubclass(family, Transform)) or inspect.isabstract(family):
         raise UserError(f"transform._target_={target!r} is no family of transforms; it takes a subclass of Transform")
     return family
+
+
+def require_transform(name: str) -> None:
+    """Refuse a name of a family that is not there, with the arguments that it has by itself.
+
+    Args:
+        name: as `transform_named` takes it; or `library:Class` of another library, whose arguments may come later.
+
+    Raises:
+        UserError: if it is not there, or is none.
+    """
+    if is_of_library(name):
+        library_class(name)
+    else:
+        transform_named(name)
 
 
 def transform_named(name: str) -> Transform:

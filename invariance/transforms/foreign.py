@@ -69,6 +69,10 @@ class Foreign(Transform):
         self._measured = [[step.always() for step in chain] for chain in chains]
         self.name = "_".join(step.name for step in chains[0])
 
+    def _draw_from(self, of: object) -> None:
+        """Let training draw from another transformation than the last that is measured."""
+        self._drawn = _chain(of)
+
     @property
     def certain(self) -> list[str]:
         """The names of transformations that are measured as if they were always applied, and are not."""

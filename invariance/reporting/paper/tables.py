@@ -12,7 +12,7 @@ from invariance.reporting.paper import printed
 from invariance.reporting.paper.figures import Place
 from invariance.reporting.rows import Collected
 from invariance.reporting.table import GAP, Cell, Table, percent
-from invariance.settings.files import conf_dir, families, family_sweep
+from invariance.settings.files import conf_dir, families, family_sweep, paper_families
 from invariance.transforms.base import UNTOUCHED
 
 
@@ -102,7 +102,7 @@ def transformations() -> Table:
     """The families and the ranges that networks are trained and measured over (Table 1), from their own files."""
     lines = []
     everything = grids_for({"name": BASELINE, "label": BASELINE}, "all", {})
-    for family in sorted(families(), key=lambda name: (name != BASELINE, name)):
+    for family in sorted(paper_families(), key=lambda name: (name != BASELINE, name)):
         sweep = family_sweep(family)
         text = (conf_dir() / "transform" / f"{family}.yaml").read_text(encoding="utf-8").splitlines()[0].lstrip("# ")
         trained = "; ".join(f"{key.removeprefix('transform.')} {', '.join(values)}" for key, values in sweep.items())

@@ -1,0 +1,173 @@
+"""A transformation of albumentations, kornia or torchvision by its name, at strengths."""
+
+import inspect
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from invariance.errors import UserError, nearest, shown
+from invariance.settings.fields import native
+from invariance.settings.libraries import library_class
+from invariance.settings.named import LIBRARIES, is_of_library
+from invariance.transforms.base import GridPoint, Params
+from invariance.transforms.checks import needed_range, trained_range
+from invariance.transforms.foreign import Foreign
+
+_STRENGTH = re.compile(r"(?:(?P<first>[\d.]+) *(?P<sign>[+-]) *|(?P<minus>-) *)?(?:(?P<times>[\d.]+) *\* *)?s")
+"""How a strength stands in an argument: s, -s, 2*s, 1-s, 1 + 0.5*s."""
+
+_WIDEST = 1e6
+
+
+class OfLibrary(Foreign):
+    """A transformation of another library by its name.
+
+    Where an argument is the text `s`, or `-s`, `2*s`, `1-s`, `100 - s`, the strength is put there.
+
+    Args:
+        of: its name, as `albumentations:RandomFog`, `kornia:RandomPlanckianJitter` or `torchvision:RandomPosterize`.
+        range: the strength that is trained with; None for measuring alone, and where no argument has one.
+        arguments: its own arguments.
+        measured: arguments that strengths decide when it is measured, as `{"fog_coef_range": ["s", "s"]}`.
+        trained: the same when it is trained, as `{"fog_coef_range": [0, "s"]}`; None: as measured.
+        strengths: the measured strengths; or a mapping from these, or from names, to arguments. Without any, some draws
+            of what is trained with are measured.
+        draws: how many.
+        seed: of what is drawn in measuring.
+        unit: of the strengths.
+
+    Raises:
+        UserError: for a name that is not there, arguments that it does not take, and what cannot be fixed by a seed.
+    """
+
+    def __init__(
+        self,
+        of: str,
+        range: float | None = None,
+        arguments: Mapping[str, Any] | None = None,
+        measured: Mapping[str, Any] | None = None,
+        trained: Mapping[str, Any] | None = None,
+        strengths: Sequence[float] | Mapping[Any, Mapping[str, Any]] | None = None,
+        draws: int = 5,
+        seed: int = 0,
+        unit: str = "",
+    ) -> None:
+        if not is_of_library(of):
+            raise UserError(f"transform.of={shown(of)}: give one of {', '.join(f'{one}:Class' for one in LIBRARIES)}")
+        self.of, self._arguments = of, _mapping(of, "arguments", arguments)
+        self.range = trained_range(of, range, 0, _WIDEST, "its strength", "range=0.5")
+        measured, trained = _mapping(of, "measured", measured), _mapping(of, "trained", trained)
+        drawn = trained or measured
+        if self.range is not None and not _has_strength(drawn):
+            raise UserError(
+                f"{of}: range={range} is put nowhere; say in which argument, as transform.trained={{argument: [0, s]}}"
+            )
+        self._ranged = _has_strength(drawn)
+        own = self._made(drawn, self.range) if self.range is not None or not self._ranged else None
+        if strengths := native(strengths):
+            super().__init__(self._at(strengths, measured), draws, seed)
+        else:
+            if _has_strength(measured):
+                raise UserError(
+                    f"{of}: measured={shown(dict(measured))} takes strengths; give them, as strengths=[1, 2]"
+                )
+            super().__init__(self._made(measured, None) if own is None else own, draws, seed)
+        if own is not None:
+            self._draw_from(own)
+        self.unit = unit if isinstance(unit, str) else ""
+
+    def _at(self, strengths: object, measured: Mapping[str, Any]) -> dict[Any, object]:
+        """The transformation at each strength."""
+        if isinstance(strengths, Mapping):
+            return {
+                key: self._made({**measured, **_mapping(self.of, "strengths", at)}, key)
+                for key, at in strengths.items()
+            }
+        if isinstance(strengths, str) or not isinstance(strengths, Sequence):
+            raise UserError(f"{self.of}: strengths={shown(strengths)}: give a list of numbers, as [0.2, 0.5]")
+        if not _has_strength(measured):
+            raise UserError(
+                f"{self.of}: strengths are put nowhere; say where, as transform.measured={{argument: [s, s]}}"
+            )
+        for one in strengths:
+            if isinstance(one, bool) or not isinstance(one, int | float):
+                raise UserError(f"{self.of}: {shown(one)} in strengths is no number")
+        if len(set(strengths)) < len(strengths):
+            raise UserError(f"{self.of}: strengths={list(strengths)} names one twice")
+        return {one: self._made(measured, one) for one in strengths}
+
+    def _made(self, at: Mapping[str, Any], strength: object) -> object:
+        """The transformation with arguments at a strength."""
+        family = library_class(self.of)
+        arguments = {key: _put(value, strength) for key, value in {**self._arguments, **at}.items()}
+        check_arguments(self.of, family, arguments)
+        try:
+            return family(**arguments)
+        except Exception as error:  # whatever the library says
+            why = " ".join(str(error).split())[:200]
+            at_strength = "" if strength is None else f" at strength {strength}"
+            raise UserError(f"{self.of} cannot be made with these arguments{at_strength} ({why})") from error
+
+    def params_of(self, uniforms: Any) -> Params:  # noqa: ANN401
+        """See `Foreign.params_of`."""
+        if self._ranged:
+            needed_range(self.of, self.range)
+        return super().params_of(uniforms)
+
+    def grid(self) -> list[GridPoint]:
+        """See `Foreign.grid`; covered are strengths up to the range, and draws of what is trained with."""
+
+        def covered(point: GridPoint) -> bool:
+            """Whether training could have drawn this g."""
+            if not self._strengths:
+                return self.range is not None or not self._ranged
+            return self.range is not None and not self.ordinal and 0 <= point.value <= self.range
+
+        return [replace(point, covered=point.covered or covered(point)) for point in super().grid()]
+
+
+def check_arguments(of: str, family: type[Any], arguments: Mapping[str, Any]) -> None:
+    """Refuse arguments that a class of another library does not take.
+
+    Raises:
+        UserError: naming the nearest that it does.
+    """
+    known = list(inspect.signature(family).parameters)
+    for key in arguments:
+        if key not in known:
+            raise UserError(f"{of} takes no {key}{nearest(str(key), known)} (it takes: {', '.join(known)})")
+
+
+def _mapping(of: str, key: str, given: object) -> dict[str, Any]:
+    given = native(given)
+    if given is None:
+        return {}
+    if not isinstance(given, Mapping) or not all(isinstance(one, str) for one in given):
+        raise UserError(f"{of}: {key}={shown(given)}: give arguments by name, as {{{key}: {{argument: value}}}}")
+    return dict(given)
+
+
+def _has_strength(value: object) -> bool:
+    """Whether a strength is put somewhere in arguments."""
+    if isinstance(value, Mapping):
+        return any(map(_has_strength, value.values()))
+    if isinstance(value, list | tuple):
+        return any(map(_has_strength, value))
+    return isinstance(value, str) and _STRENGTH.fullmatch(value.strip()) is not None
+
+
+def _put(value: object, strength: object) -> Any:  # noqa: ANN401
+    """An argument with the strength in its places, and lists as tuples, which the libraries want."""
+    if isinstance(value, Mapping):
+        return {key: _put(one, strength) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return tuple(_put(one, strength) for one in value)
+    match = _STRENGTH.fullmatch(value.strip()) if isinstance(value, str) else None
+    if match is None or isinstance(strength, str) or not isinstance(strength, int | float):
+        return value
+    signed = -1 if "-" in (match["sign"], match["minus"]) else 1
+    number = float(match["first"] or 0) + signed * float(match["times"] or 1) * strength
+    # 0.1 + 0.2 of decimal numbers is 0.3 here
+    number = round(number, 12)
+    return int(number) if number.is_integer() else number
