@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 
 from invariance.cli.command import find_plugins
 from invariance.errors import UserError
-from invariance.settings.files import check_keys, conf_dir, families, family_sweep
+from invariance.settings.files import check_keys, conf_dir, family_sweep, paper_families
 from invariance.transforms.crop import Crop
 
 ROOT = Path(__file__).parents[1]
@@ -100,8 +100,8 @@ def test_finetuning_takes_one_network_of_every_family(study):
     there = networks()
     finetuned = [run_of(job[0].removeprefix("which="), there) for job in composed(f"{study}_finetune")[1]]
     assert set(finetuned) <= set(there.values())
-    own = [next(f for f in families() if name.startswith(f)) for name, _ in finetuned]
-    assert sorted(own) == sorted(family for family in families() if family_sweep(family))
+    own = [next(f for f in paper_families() if name.startswith(f)) for name, _ in finetuned]
+    assert sorted(own) == sorted(family for family in paper_families() if family_sweep(family))
 
 
 def test_the_paper_s_names_its_data_set_once():

@@ -22,6 +22,10 @@ from invariance.transforms.rotation import Rotation
 
 CONF = Path(__file__).parents[1] / "conf" / "transform"
 FAMILIES = sorted(path.stem for path in CONF.glob("*.yaml"))
+LIBRARY = {name: of for name in FAMILIES if (of := OmegaConf.load(CONF / f"{name}.yaml").get("of"))}
+"""Families of other libraries, which compute in numbers and on devices of their own."""
+COLOURED = {"hue", "saturation", "fog", "snow", "spatter"}
+"""Families that refuse gray images."""
 COUNTS = {
     "baseline": 1,
     "blur": 11,
@@ -228,7 +232,7 @@ def test_one_g_is_the_same_for_every_image(trained):
 
 def test_the_measured_grid_does_something(family, trained):
     # at the paper's size: a blur of 0.5 pixels there is none at all on a thumbnail
-    x = images(1, 1, 227, 230)
+    x = images(1, 3 if family in COLOURED else 1, 227, 230)
     reference = next(trained.apply(x, p.params) for p in trained.grid() if p.label == UNTOUCHED)
     for point in trained.grid():
         if point.label != UNTOUCHED and family != "crop":
@@ -263,6 +267,7 @@ def test_mixed_precision_leaves_the_images_precise(trained):
     assert mixed.dtype == torch.float32 and torch.equal(mixed, trained.apply(x, params))
 
 
+@pytest.mark.parametrize("family", [family for family in FAMILIES if family not in LIBRARY])
 def test_everything_is_computed_on_the_images_device(trained, monkeypatch):
     """The meta device computes nothing, but refuses to mix with tensors that stayed on the CPU."""
     monkeypatch.setattr(torch, "autocast", lambda *arguments, **options: nullcontext())
@@ -273,10 +278,14 @@ def test_everything_is_computed_on_the_images_device(trained, monkeypatch):
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_type_channels_and_values_stay(trained, channels, dtype):
+def test_type_channels_and_values_stay(family, trained, channels, dtype):
     x = images(4, channels, dtype=dtype)
     x[0], x[1] = 0, 255
     for params in (draw(trained, 4), trained.grid()[-1].params):
+        if channels == 1 and family in COLOURED:
+            with pytest.raises(UserError, match="it takes RGB|expects 3-channel images"):
+                trained.apply(x, params)
+            continue
         out = trained.apply(x, params)
         assert out.dtype == dtype and out.shape[:2] == x.shape[:2] and out.is_contiguous()
         assert out.min() >= 0 and out.max() <= 255
@@ -302,7 +311,7 @@ def test_wrong_batches_are_refused(trained):
 
 @pytest.mark.parametrize("family", [family for family in FAMILIES if family != "baseline"])
 def test_drawing_needs_a_range(family):
-    with pytest.raises(UserError, match=f"{family}: .*range"):
+    with pytest.raises(UserError, match=f"{LIBRARY.get(family, family)}: .*range"):
         draw(build(config_of(family)), 2)
 
 
@@ -331,7 +340,7 @@ def test_bad_ranges_are_refused_in_one_line(family, value):
     with pytest.raises(UserError) as caught:
         build({**config_of(family), "range": value})
     text = str(caught.value)
-    assert "\n" not in text and text.startswith(f"{family}: ") and "range" in text
+    assert "\n" not in text and text.startswith(f"{LIBRARY.get(family, family)}: ") and "range" in text
     assert repr(value) in text or value in (0, False)
     if value in ([5, 10], "5,10") and family != "baseline":
         assert "-m range=5,10" in text

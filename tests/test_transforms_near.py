@@ -5,7 +5,7 @@ import torch
 from omegaconf import OmegaConf
 
 from invariance.engine.grids import grids_for, joint_grid
-from invariance.settings.files import families, family_config, family_sweep
+from invariance.settings.files import family_config, family_sweep, paper_families
 from invariance.transforms.blur import Blur
 from invariance.transforms.color_jitter import ColorJitter
 from invariance.transforms.near import near_copies, probe, told
@@ -16,7 +16,7 @@ GRIDS = grids_for(BASELINE, "all", {})
 
 
 def sets_g():
-    for family in families():
+    for family in paper_families():
         if family_sweep(family):
             config = OmegaConf.to_container(family_config(family))
             trained = {key: value for key, value in config.items() if key not in ("label", "grid")}
@@ -30,7 +30,7 @@ def test_at_the_papers_size_every_g_does_something_of_its_own(grid):
 
 
 def test_every_family_is_asked():
-    assert {grid.family for grid in GRIDS} == {family for family in families() if family_sweep(family)}
+    assert {grid.family for grid in GRIDS} == {family for family in paper_families() if family_sweep(family)}
 
 
 def test_near_copies_are_found_and_told():

@@ -36,7 +36,14 @@ def outside_config(name: str) -> dict[str, Any]:
     if of_library:
         if both := [key for key in arguments if key in OF_LIBRARY]:
             raise UserError(f"transform {name!r}: its argument {both[0]} has a name that is taken; give it in Python")
-        own: dict[str, Any] = {"range": None, "measured": None, "trained": None, "strengths": None, "draws": 5, "seed": 0}
+        own: dict[str, Any] = {
+            "range": None,
+            "measured": None,
+            "trained": None,
+            "strengths": None,
+            "draws": 5,
+            "seed": 0,
+        }
         arguments = {**arguments, **own}
     if "range" not in arguments:
         raise UserError(

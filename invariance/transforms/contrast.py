@@ -12,6 +12,7 @@ from torch import Tensor
 from invariance.errors import UserError
 from invariance.transforms.base import GridPoint, Params, Still, check_batch, line_grid
 from invariance.transforms.checks import grid_values, needed_range, trained_range
+from invariance.transforms.warp import keep
 
 MOST = 10.0
 """The largest strength."""
@@ -52,10 +53,11 @@ class _Stretch(Still):
         """
         check_batch(x, params)
         self._check(x)
-        factor = (1 + params["strength"]).to(x.device, x.dtype)
-        if bool((factor == 1).all()):
+        same = params["strength"] == 0
+        if bool(same.all()):
             return x.clone()
-        return self._stretched(x / 255, factor.expand(len(x))).mul_(255).clamp_(0, 255)
+        factor = (1 + params["strength"]).to(x.device, x.dtype).expand(len(x))
+        return keep(self._stretched(x / 255, factor).mul_(255).clamp_(0, 255), x, same)
 
     def tangent(self, x: Tensor) -> Tensor:
         """See `Transform.tangent`: x − m, per unit of s."""

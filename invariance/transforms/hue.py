@@ -9,6 +9,7 @@ from torch import Tensor
 from invariance.errors import UserError
 from invariance.transforms.base import GridPoint, Params, Still, check_batch, line_grid
 from invariance.transforms.checks import grid_values, needed_range, trained_range
+from invariance.transforms.warp import keep
 
 
 class Hue(Still):
@@ -52,9 +53,8 @@ class Hue(Still):
         check_batch(x, params)
         if x.shape[1] != 3:
             raise UserError(f"hue: images of {x.shape[1]} channels have no colours; it takes RGB")
-        angle = torch.deg2rad(params["angle"]).to(x.device, x.dtype).expand(len(x))
-        same = angle == 0
+        same = params["angle"] == 0
         if bool(same.all()):
             return x.clone()
-        turned: Tensor = adjust_hue(x / 255, angle).mul_(255).clamp_(0, 255)
-        return torch.where(same[:, None, None, None], x, turned)
+        angle = torch.deg2rad(params["angle"]).to(x.device, x.dtype).expand(len(x))
+        return keep(adjust_hue(x / 255, angle).mul_(255).clamp_(0, 255), x, same)

@@ -92,7 +92,7 @@ class Library(ABC):
         return torch.cat([self._checked(image[None], seed) for image in x])
 
     def _checked(self, image: Tensor, seed: int) -> Tensor:
-        with self._telling(image):
+        with self._telling(image), torch.autocast(image.device.type, enabled=False):
             changed = self._one(image, seed)
         if not isinstance(changed, Tensor) or changed.shape != image.shape:
             got = tuple(changed.shape[1:]) if isinstance(changed, Tensor) else type(changed).__name__
@@ -102,7 +102,7 @@ class Library(ABC):
             )
         if not changed.isfinite().all():
             raise UserError(f"transforms: {self.name} gives numbers that are not finite")
-        return changed.to(image.dtype)
+        return changed.to(image.dtype).contiguous()
 
     @contextmanager
     def _telling(self, image: Tensor) -> Iterator[None]:

@@ -4,6 +4,7 @@ import inspect
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from enum import Enum
 from typing import Any
 
 from invariance.errors import UserError, nearest, shown
@@ -101,7 +102,7 @@ class OfLibrary(Foreign):
         """The transformation with arguments at a strength."""
         family = library_class(self.of)
         arguments = {key: _put(value, strength) for key, value in {**self._arguments, **at}.items()}
-        check_arguments(self.of, family, arguments)
+        arguments = checked_arguments(self.of, family, arguments)
         try:
             return family(**arguments)
         except Exception as error:  # whatever the library says
@@ -127,16 +128,25 @@ class OfLibrary(Foreign):
         return [replace(point, covered=point.covered or covered(point)) for point in super().grid()]
 
 
-def check_arguments(of: str, family: type[Any], arguments: Mapping[str, Any]) -> None:
-    """Refuse arguments that a class of another library does not take.
+def checked_arguments(of: str, family: type[Any], arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of a class of another library, with words as what it enumerates: "bilinear".
 
     Raises:
-        UserError: naming the nearest that it does.
+        UserError: for one that it does not take, naming the nearest that it does, and for a word that is none of its.
     """
-    known = list(inspect.signature(family).parameters)
-    for key in arguments:
+    known = inspect.signature(family).parameters
+    made = {}
+    for key, value in arguments.items():
         if key not in known:
             raise UserError(f"{of} takes no {key}{nearest(str(key), known)} (it takes: {', '.join(known)})")
+        usual = known[key].default
+        if isinstance(usual, Enum) and isinstance(value, str):
+            words = {one.name.lower(): one for one in type(usual)}
+            if value not in words:
+                raise UserError(f"{of}: {key}={value!r}{nearest(value, words)} (there are: {', '.join(words)})")
+            value = words[value]
+        made[key] = value
+    return made
 
 
 def _mapping(of: str, key: str, given: object) -> dict[str, Any]:
