@@ -214,3 +214,14 @@ def test_every_yaml_of_a_library_says_all_that_decides_it():
         text = Path(__file__).parents[1].joinpath("conf", "transform", f"{family}.yaml").read_text(encoding="utf-8")
         if "of_library" in text:
             assert "p: 1" in text, family  # not applied at random
+
+
+def test_what_takes_colours_alone_gets_a_gray_image_as_three_channels():
+    gray = photos()[:, :1]
+    for family in ("fog", "snow", "spatter"):
+        transform = grids_for(BASELINE, [family], {})[0].transform
+        for point in transform.grid():
+            of_three = transform.apply(gray.repeat(1, 3, 1, 1), point.params)
+            weights = torch.tensor([0.299, 0.587, 0.114])[:, None, None]
+            expected = (of_three * weights).sum(1, keepdim=True)
+            assert torch.allclose(transform.apply(gray, point.params), expected, atol=1e-3)

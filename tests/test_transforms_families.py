@@ -24,7 +24,7 @@ CONF = Path(__file__).parents[1] / "conf" / "transform"
 FAMILIES = sorted(path.stem for path in CONF.glob("*.yaml"))
 LIBRARY = {name: of for name in FAMILIES if (of := OmegaConf.load(CONF / f"{name}.yaml").get("of"))}
 """Families of other libraries, which compute in numbers and on devices of their own."""
-COLOURED = {"hue", "saturation", "fog", "snow", "spatter"}
+COLOURED = {"hue", "saturation"}
 """Families that refuse gray images."""
 COUNTS = {
     "baseline": 1,
@@ -283,7 +283,7 @@ def test_type_channels_and_values_stay(family, trained, channels, dtype):
     x[0], x[1] = 0, 255
     for params in (draw(trained, 4), trained.grid()[-1].params):
         if channels == 1 and family in COLOURED:
-            with pytest.raises(UserError, match="it takes RGB|expects 3-channel images"):
+            with pytest.raises(UserError, match="it takes RGB"):
                 trained.apply(x, params)
             continue
         out = trained.apply(x, params)

@@ -89,7 +89,9 @@ class MeasuredFamily:
 
 
 def words(name: str) -> str:
-    """A name of the code as words: `online_sgd` is online SGD."""
+    """A name of the code as words: `online_sgd` is online SGD, and `corruptions.fog` fog (corruptions)."""
+    held, _, inside = name.partition(".")
+    name = f"{inside} ({held})" if inside and held in sets() else name
     return name.replace("_", " ").replace("sgd", "SGD").replace("mlp", "MLP")
 
 

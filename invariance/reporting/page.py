@@ -42,6 +42,7 @@ from invariance.reporting.sections import (
     overviews_of,
     places,
 )
+from invariance.reporting.set_means import set_means
 from invariance.runs.files import atomic_path, disk_errors, remove_temporaries, write_text
 from invariance.runs.find import tell_unseen
 from invariance.runs.locks import holder, lock
@@ -168,7 +169,8 @@ def _made(collected: Collected, progress: Progress, figures: Sequence[str]) -> t
         "claims_details": verdicts.details(said),
         "networks": recipes.networks(collected),
     }
-    for table in shown_tables.values():
+    means = set_means(collected)
+    for table in (*shown_tables.values(), *means):
         made.update(table.files() if table else {})
     for one in figures_of("rows", collected.rows, more=figures):
         further = Making({})
@@ -177,7 +179,7 @@ def _made(collected: Collected, progress: Progress, figures: Sequence[str]) -> t
             raise UserError(f"figures: two figures are called {one.name}; give each another name")
         made.update(further.files)
     shown_parts = {"sections": sections, "apart": [*looked_at, *apart, *tuned], "overviewed": overviewed}
-    return {**shown_parts, **shown_tables}, made
+    return {**shown_parts, **shown_tables, "means": means}, made
 
 
 def beside_each_other(making: Making, networks: Sequence[GivenNetwork]) -> list[Section]:

@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from invariance.errors import UserError
@@ -26,6 +27,9 @@ _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 
 _BEYOND = 0.5
 """How far numbers may leave [0, 1] before they are taken for normalised, and no longer for a picture."""
+
+_GRAY = (0.299, 0.587, 0.114)
+"""What of red, green and blue makes gray."""
 
 _THREADS = 4
 """Threads of a library that works on one image at a time, in code that lets others run."""
@@ -120,13 +124,18 @@ class Library(ABC):
 
 
 class Albumentations(Library):
-    """Of albumentations, on the CPU: images become uint8, and lose at most half an intensity by that."""
+    """Of albumentations, on the CPU: images become uint8, and lose at most half an intensity by that.
+
+    What takes colours alone, as its weather, gets a gray image as three equal channels, and gives it back as their gray
+    value, .299 R + .587 G + .114 B.
+    """
 
     root = "albumentations"
 
     def __init__(self, own: Any) -> None:  # noqa: ANN401
         super().__init__(own)
         self._of_thread = threading.local()
+        self._colours_alone = False
 
     def __deepcopy__(self, memo: dict[int, object]) -> "Albumentations":
         return type(self)(deepcopy(self.own, memo))
@@ -147,16 +156,29 @@ class Albumentations(Library):
             return torch.cat(list(threads.map(lambda image: self._checked(image[None], seed), x)))
 
     def _one(self, image: Tensor, seed: int) -> Tensor:
-        if not hasattr(self._of_thread, "own"):  # it holds what it drew last
-            self._of_thread.own = deepcopy(self.own)
-        own = self._of_thread.own
-        own.set_random_seed(seed)
         pixels = image[0].permute(1, 2, 0).round().clamp(0, 255).byte().cpu().numpy()
-        changed = np.asarray(own(image=np.ascontiguousarray(pixels))["image"])
+        changed = self._changed(np.ascontiguousarray(pixels), seed)
         if changed.dtype != np.uint8:
             raise UserError(f"transforms: {self.name} gives {changed.dtype}, and not uint8; leave it out of the chain")
         changed = changed[:, :, None] if changed.ndim == 2 else changed
-        return torch.from_numpy(changed).permute(2, 0, 1)[None].to(image.device, image.dtype)
+        made = torch.from_numpy(changed).permute(2, 0, 1)[None].to(image.device, image.dtype)
+        if image.shape[1] == 1 and made.shape[1] == len(_GRAY):
+            made = torch.einsum("bchw,c->bhw", made, image.new_tensor(_GRAY))[:, None].clamp_(0, 255)
+        return made
+
+    def _changed(self, pixels: NDArray[np.uint8], seed: int) -> NDArray[Any]:
+        if not hasattr(self._of_thread, "own"):  # it holds what it drew last
+            self._of_thread.own = deepcopy(self.own)
+        own = self._of_thread.own
+        gray = pixels.shape[2] == 1
+        try:
+            own.set_random_seed(seed)
+            return np.asarray(own(image=pixels.repeat(3, 2) if gray and self._colours_alone else pixels)["image"])
+        except ValueError as error:
+            if not gray or self._colours_alone or "3-channel" not in str(error):
+                raise
+            self._colours_alone = True
+            return self._changed(pixels, seed)
 
 
 class _Torch(Library):
