@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from invariance.engine.grid_sets import sets
 from invariance.reporting.grids import GridFacts, GridKey, grid_label, grid_name
 from invariance.reporting.metrics import HALF_ERROR, METRICS, metrics_in
 from invariance.reporting.rows import Collected, fit_classes
