@@ -1,8 +1,14 @@
 """Seeds derived from names, so that every random stream is reached directly and none runs into another."""
 
 import hashlib
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
+
+GLOBAL_STATES = threading.RLock()
+"""Held by whoever sets the global random states and draws from them, so that no other thread draws in between."""
 
 
 def derive(*parts: int | str) -> int:
@@ -14,3 +20,11 @@ def derive(*parts: int | str) -> int:
 def generator(*parts: int | str) -> torch.Generator:
     """A CPU generator seeded by `derive(*parts)`."""
     return torch.Generator().manual_seed(derive(*parts))
+
+
+@contextmanager
+def own_states(device: torch.device) -> Iterator[None]:
+    """Torch's global random states, of the CPU and of a device, put aside while it lasts, by one thread at a time."""
+    devices = [device] if device.type == "cuda" else []
+    with GLOBAL_STATES, torch.random.fork_rng(devices=devices):
+        yield

@@ -3,7 +3,9 @@
 import inspect
 import os
 import random
+import threading
 import warnings
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from torch import nn
 from torchvision.transforms import v2
 
 from invariance import UserError, measure_model, wrap
+from invariance.training.classifier import Classifier
 from invariance.transforms.base import UNTOUCHED
 from invariance.transforms.foreign import Foreign, foreign
 
@@ -257,3 +260,48 @@ def test_every_transformation_is_fixed_by_a_seed_or_refused(library, global_stat
             assert torch.equal(trained[2:], last), name
         works.append(name)
     assert len(works) > 20, (works, refused)
+
+
+def test_training_and_drawing_on_other_threads_do_not_meet():
+    """Dropout of an update is the same while another thread seeds the global states for its transformations."""
+    model = {"_target_": "invariance.models.caffenet.CaffeNet", "width": 0.03125, "features": 64, "input_size": 28}
+    noisy, x = foreign(kornia.RandomGaussianNoise(p=1.0)), pictures(2)
+    module = Classifier(
+        {**model, "groups": 2, "dropout": 0.5},
+        {"name": "baseline", "_target_": "invariance.transforms.baseline.Baseline"},
+        {"label_smoothing": 0.0},
+        ["a", "b"],
+        1,
+        [120.0],
+        3,
+    )
+    module.log = lambda *_, **__: None
+    images, y = torch.randint(0, 256, (8, 1, 28, 28), dtype=torch.uint8), torch.tensor([0, 1] * 4)
+
+    def losses():
+        found = []
+        for step in range(1, 21):
+            module._trainer = SimpleNamespace(global_step=step, global_rank=0, world_size=1)
+            found.append(module.training_step((images, y), 0).item())
+        return found
+
+    def drawn():
+        return noisy.apply(x, noisy.grid()[1].params)
+
+    alone, expected = losses(), drawn()
+    ended, made = threading.Event(), []
+
+    def draw():
+        while not ended.is_set():
+            made.append(torch.equal(drawn(), expected))
+
+    thread = threading.Thread(target=draw)
+    thread.start()
+    try:
+        while not made:
+            assert thread.is_alive()
+        assert losses() == alone
+    finally:
+        ended.set()
+        thread.join()
+    assert all(made)

@@ -72,7 +72,7 @@ def _table(name: str, grids: Sequence[str], rows: pd.DataFrame) -> Table:
         lines.append(line)
     caption = (
         f"Means over {words(name)}, {len(grids)} grids at {len(severities)} severities, without a map, in percent; "
-        "each grid counts alike. Lost: points that it is worse than untouched; worst: the grid that loses most on average."
+        "each grid counts alike. Lost: points that it is worse than untouched; worst: the grid that loses most."
         + (" A mean is given where every grid is measured." if partly else "")
     )
     return Table.of(f"mean-{name}", caption, header, lines, worded=(len(header) - 1,))

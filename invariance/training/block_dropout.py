@@ -10,6 +10,8 @@ from torch import Tensor
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
+from invariance.seeds import own_states
+
 _DROPOUTS: frozenset[Callable[..., Any]] = frozenset(
     {
         functional.dropout,
@@ -40,7 +42,7 @@ class BlockDropout(TorchFunctionMode):
         self.device = device
         self.present: Sequence[int] = range(len(seeds))
         self._states = []
-        with torch.random.fork_rng(devices=self._devices):
+        with own_states(self.device):
             for seed in seeds:
                 torch.manual_seed(seed)
                 self._states.append(self._state())
@@ -86,7 +88,7 @@ class BlockDropout(TorchFunctionMode):
         if len(x) % len(self.present):
             raise ValueError(f"a batch of {len(x)} cannot be cut into {len(self.present)} equal blocks")
         parts = x.split(len(x) // len(self.present))
-        with torch.random.fork_rng(devices=self._devices):
+        with own_states(self.device):
             each = zip(parts, self.present, strict=True)
             return torch.cat([self._drop(func, part, block, given) for part, block in each])
 

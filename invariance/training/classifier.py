@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from invariance.errors import UserError
 from invariance.models import build_model, outline
-from invariance.seeds import derive, generator
+from invariance.seeds import derive, generator, own_states
 from invariance.settings.named import is_outside
 from invariance.training.checkpoint import read_checkpoint, require_sealed
 from invariance.training.module import RecipeModule, all_finite
@@ -58,7 +58,7 @@ class Classifier(RecipeModule):
         self._family = transform
         if not is_outside(transform.get("_target_")):
             self.transform.grid()  # a mistake in it comes to light here
-        with torch.random.fork_rng(devices=[]):
+        with own_states(torch.device("cpu")):
             torch.default_generator.manual_seed(derive(seed, "initialisation"))
             self.network = build_model(model, len(classes), channels)
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).reshape(1, -1, 1, 1), persistent=False)
@@ -97,8 +97,7 @@ class Classifier(RecipeModule):
         drawn = self.transform.sample(world * len(x), generator(self.seed, "transform", self.global_step))
         params = {name: values[rank * len(x) : (rank + 1) * len(x)] for name, values in drawn.items()}
         gx = self.transform.apply(x.float(), params)
-        devices = [self.device] if self.device.type == "cuda" else []
-        with torch.random.fork_rng(devices=devices):
+        with own_states(self.device):
             torch.manual_seed(derive(self.seed, "dropout", self.global_step, *([rank] if world > 1 else [])))
             logits = self.network(self.normalise(gx).contiguous(memory_format=self.memory_format))
         loss = functional.cross_entropy(logits, y, label_smoothing=self.recipe["label_smoothing"])

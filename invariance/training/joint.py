@@ -10,7 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from invariance.errors import UserError
 from invariance.maps import ResidualMap
 from invariance.models.representation import Representation
-from invariance.seeds import derive
+from invariance.seeds import derive, own_states
 from invariance.training.block_dropout import BlockDropout
 from invariance.training.joint_loss import TERMS, BrokenTerms, JointTerms, JointWeights
 from invariance.training.joint_passes import JointPasses, full
@@ -127,7 +127,7 @@ class JointFinetune(RecipeModule):
                 module.eval()
         step, j = self.global_step, len(self.points)
         seeds = [derive(self.seed, "dropout", step), *(derive(self.seed, "dropout", step, k) for k in range(1, j + 1))]
-        with BlockDropout(seeds, x.device) as dropout, torch.random.fork_rng(devices=_cuda(x.device)):
+        with BlockDropout(seeds, x.device) as dropout, own_states(x.device):
             torch.manual_seed(seeds[0])  # of layers that are random in another way than dropout
             passes = JointPasses(
                 self.network, self.cut, self.maps, self.weights, self._blocks_of(x), dropout, self.manual_backward
@@ -175,7 +175,3 @@ class JointFinetune(RecipeModule):
     def trained_parameters(self) -> list[tuple[str, nn.Parameter]]:
         """The parameters of the network and of the maps alike."""
         return [*self.network.named_parameters(), *self.maps.named_parameters()]
-
-
-def _cuda(device: torch.device) -> list[torch.device]:
-    return [device] if device.type == "cuda" else []

@@ -19,9 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from invariance.errors import UserError
-
-_GLOBAL = threading.RLock()
-"""Held while the global random states are another's."""
+from invariance.seeds import GLOBAL_STATES
 
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 
@@ -261,7 +259,7 @@ def drawing(seed: int, device: torch.device) -> Iterator[None]:
     generators = [torch.default_generator]
     if device.type == "cuda":
         generators.append(torch.cuda.default_generators[device.index or 0])
-    with _GLOBAL:
+    with GLOBAL_STATES:
         states = [one.get_state() for one in generators]
         own, of_numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
         try:
