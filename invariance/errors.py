@@ -26,6 +26,10 @@ class Busy(UserError):
     """The end of its text, for those who have nobody who waits and repeats for them."""
 
 
+class UnfitImages(UserError):
+    """A transformation that does not take these images, where others do: gray ones that are to change their hue."""
+
+
 class BrokenImage(Exception):
     """A file that gives no image; its text says why, to follow the file's name."""
 

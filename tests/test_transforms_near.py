@@ -8,6 +8,7 @@ from invariance.engine.grids import grids_for, joint_grid
 from invariance.settings.files import family_config, family_sweep, paper_families
 from invariance.transforms.blur import Blur
 from invariance.transforms.color_jitter import ColorJitter
+from invariance.transforms.hue import Hue
 from invariance.transforms.near import near_copies, probe, told
 from invariance.transforms.perspective import Perspective
 
@@ -52,3 +53,9 @@ def test_the_probe_is_fixed_and_has_detail_at_every_scale():
     assert image.min() >= 0 and image.max() <= 255 and 40 < image.std() < 55
     power = torch.fft.rfft2(image[0, 0].double() - image.mean()).abs().square()[:100, 0]
     assert power[1:4].mean() > 20 * power[20:40].mean() > 20 * power[60:100].mean() / 2
+
+
+def test_images_of_colours_are_asked_with_colours():
+    hue = Hue(angles=[1, 40])
+    assert near_copies(hue, 40, 3) == [("1", "untouched")]
+    assert torch.equal(probe(31, 3)[:, :1], probe(31)) and not torch.equal(probe(31, 3)[:, 1:2], probe(31))

@@ -11,7 +11,7 @@ from invariance.maps import MAPS, SOLVERS, Solver, solver_named, solvers_of
 from invariance.maps.settings import name_of
 from invariance.maps.spec import WARP, MapSpec, with_companions
 from invariance.transforms.base import Transform
-from invariance.transforms.foreign import Foreign, foreign
+from invariance.transforms.foreign import Foreign, always_applied, foreign
 
 
 @dataclass(frozen=True)
@@ -60,8 +60,8 @@ def _transform(given: object) -> Transform:
             f"transforms: a {type(given).__name__} is none; give names of families, a Transform, or a transformation "
             "of albumentations, kornia.augmentation or torchvision.transforms.v2"
         )
-    if family.certain:
-        print(f"{', '.join(family.certain)}: always applied, whatever the p that was given", flush=True)
+    if always := always_applied(family):
+        print(always, flush=True)
     return family
 
 

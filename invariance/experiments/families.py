@@ -1,12 +1,16 @@
-"""What a configuration leaves unsaid, or says for nothing: told before the work."""
+"""Families and grids: what a configuration says of them for nothing, and those that cannot be measured."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from invariance.cli.messages import say_error
+from invariance.engine.grids import Grid
+from invariance.errors import Busy, UnfitImages, UserError
 from invariance.maps.spec import MapSpec, unchosen
 from invariance.runs.run import read_config
 from invariance.settings.files import varies
@@ -28,6 +32,47 @@ def tell_unused(key: str, wanted: Iterable[str], directories: Sequence[Path]) ->
     trained = {str(one.get("name")) for one in transforms}
     for family in sorted(set(wanted) - trained):
         print(f"{key}.{family} changes nothing: no chosen network was trained with {family}", file=sys.stderr)
+
+
+class EachGrid:
+    """Grids measured one after another: one that does not take the images, or is another process's, stops no other.
+
+    Args:
+        count: how many.
+
+    Attributes:
+        busy: what was said of those that another process measures.
+    """
+
+    def __init__(self, count: int) -> None:
+        self.busy: list[Busy] = []
+        self._count, self._failed = count, 0
+
+    @contextmanager
+    def trying(self, grid: Grid) -> Iterator[None]:
+        """Measure one.
+
+        Raises:
+            UserError: what is wrong with all of them; of one alone also what is wrong with it.
+        """
+        try:
+            yield
+        except Busy as error:
+            self.busy.append(error)
+        except UnfitImages as error:
+            if self._count == 1:
+                raise
+            say_error(f"{grid.name}: {error}")
+            self._failed += 1
+
+    def end(self) -> None:
+        """Tell of those that could not be measured.
+
+        Raises:
+            UserError: if there were any.
+        """
+        if self._failed:
+            raise UserError(f"{self._failed} of {self._count} grids could not be measured, for the reasons above")
 
 
 def tell_unchosen(fits: Sequence[MapSpec], solvers: Mapping[str, Any]) -> None:

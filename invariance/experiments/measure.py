@@ -12,7 +12,7 @@ from invariance.engine.alike import check_alike
 from invariance.engine.given import check_shuffled, more_given
 from invariance.engine.grids import check_grids, check_wanted, grids_for
 from invariance.errors import Busy, UserError
-from invariance.experiments.families import tell_unchosen, tell_unused
+from invariance.experiments.families import EachGrid, tell_unchosen, tell_unused
 from invariance.experiments.measure_given import measure_given
 from invariance.experiments.measure_trained import measure_grid
 from invariance.maps.spec import check_unseen, maps_of
@@ -46,7 +46,8 @@ def measure(config: dict[str, Any]) -> None:
     if given:
         measure_given({"layers": AUTO, "readout": AUTO, "resize": "own", "labels": None, "plan": False, **config}, fits)
         return
-    found, failed, busy = find_runs(runs / "train", config["networks"]), 0, []
+    found, failed = find_runs(runs / "train", config["networks"]), 0
+    busy: list[Busy] = []
     if config["grids"] == "own":
         tell_unused("grid", config["grid"] or {}, found)
     for directory in found:
@@ -60,11 +61,13 @@ def measure(config: dict[str, Any]) -> None:
                 report=config["report"],
                 data=config["data"],
             )
-            for grid in grids_for(network.transform, config["grids"], config["grid"] or {}):
-                try:
+            grids = grids_for(network.transform, config["grids"], config["grid"] or {})
+            each = EachGrid(len(grids))
+            for grid in grids:
+                with each.trying(grid):
                     measure_grid(network, grid, fits, config)
-                except Busy as error:  # the other grids are measured all the same
-                    busy.append(error)
+            busy += each.busy
+            each.end()
         except UserError as error:  # the other networks are measured all the same
             if len(found) == 1:
                 raise

@@ -22,7 +22,8 @@ from invariance.engine.given import more_given
 from invariance.engine.grids import Grid, grids_for
 from invariance.engine.inputs import MEASURE, has_input, layers_and_input
 from invariance.engine.replaced import no_classes
-from invariance.errors import Busy, UserError
+from invariance.errors import UserError
+from invariance.experiments.families import EachGrid
 from invariance.experiments.given import Given, given, seen_by, telling_colour, told_size
 from invariance.experiments.recording import DERIVED, Key, Recording, identity_of, of_grids, samples
 from invariance.maps.spec import CLOSED, MapSpec, parted
@@ -44,7 +45,7 @@ from invariance.settings.paths import folder
 FAMILY = {"name": "baseline"}
 """A network that was not trained here has no family of its own."""
 
-_BLANK = torch.zeros(1, 1, 8, 8)
+_BLANK = torch.zeros(1, 3, 8, 8)
 """An image by which it is seen whether a family has a derivative at all."""
 
 
@@ -64,8 +65,8 @@ def measure_given(config: Mapping[str, Any], maps: list[MapSpec]) -> None:
     data = {**data, "report": config["report"] or data.get("report")}
     resize = network.resize(config["resize"])
     work: _Work | None = None
-    busy: list[Busy] = []
     grids = _grids(config)
+    each = EachGrid(len(grids))
     _check_sizes({grid.name: grid.transform.source_size(network.size) for grid in grids}, resize)
     for grid in grids:
         size = grid.transform.source_size(network.size)
@@ -77,12 +78,11 @@ def measure_given(config: Mapping[str, Any], maps: list[MapSpec]) -> None:
             print(work.told(prepared), flush=True)
             if config["plan"]:
                 return
-        try:
+        with each.trying(grid):
             work.measure(grid, prepared)
-        except Busy as error:  # the other grids are measured all the same
-            busy.append(error)
-    if busy:
-        raise busy[0]
+    each.end()
+    if each.busy:
+        raise each.busy[0]
 
 
 def _check_sizes(sizes: Mapping[str, int], resize: Resize | None) -> None:

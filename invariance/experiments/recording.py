@@ -35,6 +35,7 @@ from invariance.runs.rows import to_frame
 from invariance.runs.run import Run
 from invariance.runs.scores import write_scores
 from invariance.transforms.base import GridPoint, Transform
+from invariance.transforms.foreign import always_applied
 from invariance.transforms.near import near_copies, told
 
 EXAMPLES = 4
@@ -224,8 +225,10 @@ class Recording:
         with self:
             if self.runs:  # not finished by another process, meanwhile
                 side = int(model.size or report.pixels.shape[-1])
-                if near := told(near_copies(grid.transform, side), grid.name, side):
+                if near := told(near_copies(grid.transform, side, report.pixels.shape[1]), grid.name, side):
                     print(near, flush=True)
+                if always := always_applied(grid.transform):
+                    print(always, flush=True)
                 self._begin(folder, facts)
                 with bar(config["progress"]) as progress:
                     shown = progress if config["progress"] else None

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from invariance.errors import UserError
+from invariance.errors import UnfitImages
 from invariance.transforms.base import GridPoint, Params, Still, check_batch, line_grid
 from invariance.transforms.checks import grid_values, needed_range, trained_range
 from invariance.transforms.counter import normal_from
@@ -53,12 +53,12 @@ class ColorJitter(Still):
         """Images of one to three channels with `offset` added.
 
         Raises:
-            UserError: for images of more channels.
+            UnfitImages: for images of more channels.
         """
         check_batch(x, params)
         channels = x.shape[1]
         if channels > CHANNELS:
-            raise UserError(f"color_jitter: images of {channels} channels; it takes at most {CHANNELS}, as gray or RGB")
+            raise UnfitImages(f"color_jitter: images of {channels} channels; it takes {CHANNELS} at most")
         offset = params["offset"][:, :channels, None, None].to(x.device, x.dtype)
         return (x + offset).clamp_(0, 255)
 

@@ -9,7 +9,7 @@ from kornia.color import rgb_to_grayscale
 from kornia.enhance import adjust_contrast_with_mean_subtraction, adjust_saturation_with_gray_subtraction
 from torch import Tensor
 
-from invariance.errors import UserError
+from invariance.errors import UnfitImages
 from invariance.transforms.base import GridPoint, Params, Still, check_batch, line_grid
 from invariance.transforms.checks import grid_values, needed_range, trained_range
 from invariance.transforms.warp import keep
@@ -49,7 +49,7 @@ class _Stretch(Still):
         """Images stretched by `strength`.
 
         Raises:
-            UserError: for images of another number of channels than the family takes.
+            UnfitImages: for images of another number of channels than the family takes.
         """
         check_batch(x, params)
         self._check(x)
@@ -66,7 +66,7 @@ class _Stretch(Still):
 
     def _check(self, x: Tensor) -> None:
         if x.shape[1] not in (1, 3):
-            raise UserError(f"{self.family}: images of {x.shape[1]} channels; it takes gray ones or RGB")
+            raise UnfitImages(f"{self.family}: images of {x.shape[1]} channels; it takes gray ones or RGB")
 
     @abstractmethod
     def _middle(self, x: Tensor) -> Tensor:
@@ -117,7 +117,7 @@ class Saturation(_Stretch):
 
     def _check(self, x: Tensor) -> None:
         if x.shape[1] != 3:
-            raise UserError(f"saturation: images of {x.shape[1]} channels have no colours; it takes RGB")
+            raise UnfitImages(f"saturation: images of {x.shape[1]} channels have no colours; it takes RGB")
 
     def _middle(self, x: Tensor) -> Tensor:
         return _gray(x)

@@ -125,6 +125,13 @@ class Foreign(Transform):
         return {"of": [[step.told for step in chain] for chain in self._measured]}
 
 
+def always_applied(family: Transform) -> str:
+    """What to tell of a family whose transformations have a probability, and are measured without it; or ""."""
+    if not isinstance(family, Foreign) or not family.certain:
+        return ""
+    return f"{', '.join(family.certain)}: always applied, whatever the p that was given"
+
+
 def foreign(given: object) -> Foreign | None:
     """A transformation of another library, a list of such, or strengths of one as a family; None for anything else."""
     first: Any = given

@@ -6,7 +6,7 @@ import torch
 from kornia.enhance import adjust_hue
 from torch import Tensor
 
-from invariance.errors import UserError
+from invariance.errors import UnfitImages
 from invariance.transforms.base import GridPoint, Params, Still, check_batch, line_grid
 from invariance.transforms.checks import grid_values, needed_range, trained_range
 from invariance.transforms.warp import keep
@@ -48,11 +48,11 @@ class Hue(Still):
         """RGB images with their hues turned by `angle`.
 
         Raises:
-            UserError: for images that are not RGB.
+            UnfitImages: for images that are not RGB.
         """
         check_batch(x, params)
         if x.shape[1] != 3:
-            raise UserError(f"hue: images of {x.shape[1]} channels have no colours; it takes RGB")
+            raise UnfitImages(f"hue: images of {x.shape[1]} channels have no colours; it takes RGB")
         same = params["angle"] == 0
         if bool(same.all()):
             return x.clone()

@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from invariance.errors import UserError
+from invariance.errors import UnfitImages, UserError
 from invariance.seeds import GLOBAL_STATES
 
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
@@ -98,12 +98,12 @@ class Library(ABC):
             changed = self._one(image, seed)
         if not isinstance(changed, Tensor) or changed.shape != image.shape:
             got = tuple(changed.shape[1:]) if isinstance(changed, Tensor) else type(changed).__name__
-            raise UserError(
+            raise UnfitImages(
                 f"transforms: {self.name} makes {got} of images {tuple(image.shape[1:])}; one that changes the size "
                 "cannot be measured"
             )
         if not changed.isfinite().all():
-            raise UserError(f"transforms: {self.name} gives numbers that are not finite")
+            raise UnfitImages(f"transforms: {self.name} gives numbers that are not finite")
         return changed.to(image.dtype).contiguous()
 
     @contextmanager
@@ -115,7 +115,7 @@ class Library(ABC):
             raise
         except Exception as error:  # whatever the library does
             why = next(iter(str(error).splitlines()), "")[:200]
-            raise UserError(
+            raise UnfitImages(
                 f"transforms: {self.name} of {self.root} fails on images {tuple(image.shape[1:])} with "
                 f"{type(error).__name__} ({why})"
             ) from error

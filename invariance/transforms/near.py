@@ -11,9 +11,13 @@ LEAST = 1.0
 _DEVIATION = 50.0
 
 
-def probe(size: int) -> Tensor:
-    """One gray image (1, 1, size, size) in [0, 255], 1/f noise that is fixed: detail at every scale."""
-    generator = torch.Generator().manual_seed(0)
+def probe(size: int, channels: int = 1) -> Tensor:
+    """One image (1, channels, size, size) in [0, 255], 1/f noise that is fixed: detail at every scale, and colours."""
+    return torch.cat([_channel(size, seed) for seed in range(channels)], dim=1)
+
+
+def _channel(size: int, seed: int) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
     waves = torch.fft.rfft2(torch.randn(size, size, generator=generator, dtype=torch.float64))
     frequency = (torch.fft.fftfreq(size)[:, None] ** 2 + torch.fft.rfftfreq(size)[None] ** 2).sqrt()
     image = torch.fft.irfft2(waves / frequency.clamp(min=1 / size), s=(size, size))
@@ -22,14 +26,15 @@ def probe(size: int) -> Tensor:
     return gray
 
 
-def near_copies(transform: Transform, size: int) -> list[tuple[str, str]]:
+def near_copies(transform: Transform, size: int, channels: int = 1) -> list[tuple[str, str]]:
     """Pairs of labels of a grid whose images at `size` pixels are near copies: (g, untouched), or (g, its neighbour).
 
     Args:
         transform: the family with its grid.
         size: side of the images after g, in pixels.
+        channels: how many the images have.
     """
-    x = probe(transform.source_size(size))
+    x = probe(transform.source_size(size), channels)
     images = {point.label: transform.apply(x, point.params) for point in transform.grid()}
     labels = list(images)
     neighbours = list(zip(labels[1:], labels[:-1], strict=True))
