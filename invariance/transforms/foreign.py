@@ -106,18 +106,18 @@ class Foreign(Transform):
         Raises:
             UserError: if a transformation fails on them, changes their size, or gives other numbers when asked again.
         """
-        count = check_batch(x, params)
+        check_batch(x, params)
         which, seeds = params["which"].tolist(), params["seed"].tolist()
-        if count == 1:
-            return self._all(x, which[0], seeds[0])
-        return torch.cat([self._all(x[k : k + 1], which[k], seeds[k]) for k in range(count)])
+        if len(set(which)) == 1:
+            return self._all(x, which[0], seeds)
+        return torch.cat([self._all(x[k : k + 1], which[k], seeds[k : k + 1]) for k in range(len(x))])
 
-    def _all(self, x: Tensor, which: int, seed: int) -> Tensor:
-        """Images under one draw."""
+    def _all(self, x: Tensor, which: int, seeds: Sequence[int]) -> Tensor:
+        """Images under one measured transformation, or drawn, by one seed or each by its own."""
         if which == _AS_IT_IS:
             return x.clone()
         for place, step in enumerate(self._drawn if which == _AS_GIVEN else self._measured[which]):
-            x = step.apply(x, seed + place)
+            x = step.apply(x, [seed + place for seed in seeds])
         return x.clamp(0, 255)
 
     def beside(self) -> dict[str, object]:

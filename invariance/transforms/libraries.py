@@ -7,7 +7,7 @@ import random
 import re
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from copy import deepcopy
@@ -72,42 +72,55 @@ class Library(ABC):
         """Set every probability of being applied to 1."""
 
     @abstractmethod
-    def _one(self, image: Tensor, seed: int) -> Tensor:
-        """An image (1, C, H, W) in [0, 255], drawn by a seed."""
+    def _taken(self, x: Tensor) -> Any:  # noqa: ANN401
+        """Images (B, C, H, W) in [0, 255] as the library has them, in a sequence."""
 
-    def apply(self, x: Tensor, seed: int) -> Tensor:
-        """Images (B, C, H, W) in [0, 255], each as if it were alone, all drawn by the same seed.
+    @abstractmethod
+    def _one(self, image: Any, seed: int) -> Any:  # noqa: ANN401
+        """One of these, in a sequence of one, drawn by a seed."""
+
+    @abstractmethod
+    def _back(self, changed: list[Any], x: Tensor) -> Tensor:
+        """What became of images x, in [0, 255]."""
+
+    def apply(self, x: Tensor, seeds: Sequence[int]) -> Tensor:
+        """Images (B, C, H, W) in [0, 255], each as if it were alone, drawn by the same seed or each by its own.
 
         Raises:
             UserError: if it fails on them, changes their size, or gives something else when asked again.
         """
         if not self._tried:
-            first, again = (self._checked(x[:1], seed) for _ in range(2))
+            first, again = (self._first(x[:1], seeds[:1]) for _ in range(2))
             if not torch.equal(first, again):
                 raise UserError(
                     f"transforms: {self.name} gives other numbers under the same seed, and cannot be measured"
                 )
             self._tried = True
-        return self._each(x, seed)
+        return self._batch(x, seeds)
 
-    def _each(self, x: Tensor, seed: int) -> Tensor:
-        return torch.cat([self._checked(image[None], seed) for image in x])
+    def _first(self, x: Tensor, seeds: Sequence[int]) -> Tensor:
+        """The first image that it is tried on."""
+        return self._batch(x, seeds)
 
-    def _checked(self, image: Tensor, seed: int) -> Tensor:
-        with self._telling(image), torch.autocast(image.device.type, enabled=False):
-            changed = self._one(image, seed)
-        if not isinstance(changed, Tensor) or changed.shape != image.shape:
-            got = tuple(changed.shape[1:]) if isinstance(changed, Tensor) else type(changed).__name__
+    def _batch(self, x: Tensor, seeds: Sequence[int]) -> Tensor:
+        with self._telling(x), torch.autocast(x.device.type, enabled=False):
+            taken = self._taken(x)
+            pairs = [(taken[k : k + 1], seeds[k if len(seeds) > 1 else 0]) for k in range(len(x))]
+            return self._back(self._each(pairs), x).to(x.dtype).contiguous()
+
+    def _each(self, pairs: list[tuple[Any, int]]) -> list[Any]:
+        return [self._one(image, seed) for image, seed in pairs]
+
+    def _check_size(self, got: object, x: Tensor) -> None:
+        """Refuse what is not of the size of an image."""
+        if got != tuple(x.shape[1:]):
             raise UnfitImages(
-                f"transforms: {self.name} makes {got} of images {tuple(image.shape[1:])}; one that changes the size "
+                f"transforms: {self.name} makes {got} of images {tuple(x.shape[1:])}; one that changes the size "
                 "cannot be measured"
             )
-        if not changed.isfinite().all():
-            raise UnfitImages(f"transforms: {self.name} gives numbers that are not finite")
-        return changed.to(image.dtype).contiguous()
 
     @contextmanager
-    def _telling(self, image: Tensor) -> Iterator[None]:
+    def _telling(self, x: Tensor) -> Iterator[None]:
         """Tell of what the library refuses in one line."""
         try:
             yield
@@ -116,7 +129,7 @@ class Library(ABC):
         except Exception as error:  # whatever the library does
             why = next(iter(str(error).splitlines()), "")[:200]
             raise UnfitImages(
-                f"transforms: {self.name} of {self.root} fails on images {tuple(image.shape[1:])} with "
+                f"transforms: {self.name} of {self.root} fails on images {tuple(x.shape[1:])} with "
                 f"{type(error).__name__} ({why})"
             ) from error
 
@@ -147,33 +160,42 @@ class Albumentations(Library):
         for one in _parts(self.own):
             one.p = 1.0 if one.p > 0 else 0.0
 
-    def _each(self, x: Tensor, seed: int) -> Tensor:
-        if len(x) == 1:
-            return self._checked(x, seed)
-        with ThreadPoolExecutor(_THREADS) as threads:
-            return torch.cat(list(threads.map(lambda image: self._checked(image[None], seed), x)))
+    def _taken(self, x: Tensor) -> NDArray[np.uint8]:
+        pixels: NDArray[np.uint8] = x.round().clamp_(0, 255).byte().permute(0, 2, 3, 1).contiguous().cpu().numpy()
+        return pixels
 
-    def _one(self, image: Tensor, seed: int) -> Tensor:
-        pixels = image[0].permute(1, 2, 0).round().clamp(0, 255).byte().cpu().numpy()
-        changed = self._changed(np.ascontiguousarray(pixels), seed)
+    def _each(self, pairs: list[tuple[Any, int]]) -> list[Any]:
+        if len(pairs) == 1:
+            return super()._each(pairs)
+        with ThreadPoolExecutor(_THREADS) as threads:
+            return list(threads.map(lambda pair: self._one(*pair), pairs))
+
+    def _one(self, image: NDArray[np.uint8], seed: int) -> NDArray[Any]:
+        changed = self._changed(image[0], seed)
         if changed.dtype != np.uint8:
             raise UserError(f"transforms: {self.name} gives {changed.dtype}, and not uint8; leave it out of the chain")
-        changed = changed[:, :, None] if changed.ndim == 2 else changed
-        made = torch.from_numpy(changed).permute(2, 0, 1)[None].to(image.device, image.dtype)
-        if image.shape[1] == 1 and made.shape[1] == len(_GRAY):
-            made = torch.einsum("bchw,c->bhw", made, image.new_tensor(_GRAY))[:, None].clamp_(0, 255)
+        return changed[:, :, None] if changed.ndim == 2 else changed
+
+    def _back(self, changed: list[Any], x: Tensor) -> Tensor:
+        from_gray = x.shape[1] == 1 and changed[0].shape[2:] == (len(_GRAY),)
+        for one in changed:
+            self._check_size((1 if from_gray else one.shape[2], *one.shape[:2]), x)
+        made = torch.from_numpy(np.stack(changed)).to(x.device).permute(0, 3, 1, 2).to(x.dtype)
+        if from_gray:
+            made = torch.einsum("bchw,c->bhw", made, x.new_tensor(_GRAY))[:, None].clamp_(0, 255)
         return made
 
     def _changed(self, pixels: NDArray[np.uint8], seed: int) -> NDArray[Any]:
         if not hasattr(self._of_thread, "own"):  # it holds what it drew last
             self._of_thread.own = deepcopy(self.own)
         own = self._of_thread.own
-        gray = pixels.shape[2] == 1
+        gray = pixels.shape[2] == 1 and not self._colours_alone
         try:
             own.set_random_seed(seed)
-            return np.asarray(own(image=pixels.repeat(3, 2) if gray and self._colours_alone else pixels)["image"])
+            thrice = pixels.shape[2] == 1 and not gray
+            return np.asarray(own(image=pixels.repeat(3, 2) if thrice else pixels)["image"])
         except ValueError as error:
-            if not gray or self._colours_alone or "3-channel" not in str(error):
+            if not gray or "3-channel" not in str(error):
                 raise
             self._colours_alone = True
             return self._changed(pixels, seed)
@@ -192,18 +214,33 @@ class _Torch(Library):
             if float(getattr(one, name)) > 0:
                 setattr(one, name, 1.0)
 
-    def _picture(self, changed: Tensor) -> Tensor:
-        """What a library made of numbers in [0, 1], in [0, 255]."""
-        if isinstance(changed, Tensor) and changed.dtype == torch.uint8:
-            return changed
-        if isinstance(changed, Tensor) and changed.numel() and changed.is_floating_point():
-            least, most = float(changed.min()), float(changed.max())
-            if least < -_BEYOND or most > 1 + _BEYOND:
-                raise UserError(
-                    f"transforms: {self.name} gives numbers from {least:.3g} to {most:.3g} for images in [0, 1]; leave "
-                    "a normalisation out, for the network has its own, and give colours in [0, 1]"
-                )
-        return changed * 255
+    def _taken(self, x: Tensor) -> Tensor:
+        return x / 255
+
+    def _one(self, image: Tensor, seed: int) -> Any:  # noqa: ANN401
+        with drawing(seed, image.device):
+            return self.own(image)
+
+    def _back(self, changed: list[Any], x: Tensor) -> Tensor:
+        for one in changed:
+            whole = isinstance(one, Tensor) and one.ndim == 4 and len(one) == 1
+            self._check_size(tuple(one.shape[1:]) if whole else getattr(one, "shape", type(one).__name__), x)
+        made = torch.cat(changed)
+        if made.dtype == torch.uint8:
+            return made.to(x.dtype)
+        if not made.isfinite().all():
+            raise UnfitImages(f"transforms: {self.name} gives numbers that are not finite")
+        self._check_picture(made)
+        return made * 255
+
+    def _check_picture(self, made: Tensor) -> None:
+        """Refuse numbers that are far from [0, 1]."""
+        least, most = float(made.min()), float(made.max())
+        if least < -_BEYOND or most > 1 + _BEYOND:
+            raise UserError(
+                f"transforms: {self.name} gives numbers from {least:.3g} to {most:.3g} for images in [0, 1]; leave "
+                "a normalisation out, for the network has its own, and give colours in [0, 1]"
+            )
 
     def _chances(self) -> list[tuple[nn.Module, str]]:
         """Where its parts keep their probabilities."""
@@ -220,12 +257,9 @@ class Kornia(_Torch):
 
     root = "kornia"
 
-    def _one(self, image: Tensor, seed: int) -> Tensor:
-        with drawing(seed, image.device):
-            changed: Tensor = self.own(image / 255)
+    def _check_picture(self, made: Tensor) -> None:
         if any("ormalize" in type(one).__name__ for one in _modules(self.own)):
-            return self._picture(changed)
-        return changed * 255  # its noise may leave [0, 1]
+            super()._check_picture(made)  # its noise may leave [0, 1]
 
 
 class TorchvisionV2(_Torch):
@@ -237,20 +271,17 @@ class TorchvisionV2(_Torch):
         super().__init__(own)
         self._bytes = False
 
-    def _one(self, image: Tensor, seed: int) -> Tensor:
-        if not self._bytes:
-            try:
-                return self._picture(self._drawn(image / 255, seed))
-            except (TypeError, ValueError, RuntimeError, NotImplementedError) as error:
-                if self._tried or isinstance(error, UserError | torch.OutOfMemoryError):
-                    raise
-                self._bytes = True
-        return self._drawn(image.round().clamp(0, 255).byte(), seed).to(image.dtype)
+    def _first(self, x: Tensor, seeds: Sequence[int]) -> Tensor:
+        try:
+            return self._batch(x, seeds)
+        except UserError as error:
+            if self._bytes or not isinstance(error.__cause__, TypeError | ValueError | RuntimeError):
+                raise
+            self._bytes = True
+            return self._batch(x, seeds)
 
-    def _drawn(self, image: Tensor, seed: int) -> Tensor:
-        with drawing(seed, image.device):
-            changed: Tensor = self.own(image)
-        return changed
+    def _taken(self, x: Tensor) -> Tensor:
+        return x.round().clamp_(0, 255).byte() if self._bytes else super()._taken(x)
 
 
 @contextmanager
