@@ -95,9 +95,24 @@ def warped(x: np.ndarray, backward: np.ndarray) -> np.ndarray:
 
 
 def in_corners(backward: Tensor, height: int, width: int) -> Tensor:
-    """A homography from output to input about the centre, as kornia takes it: from input to output, about the corner."""
+    """A homography from output to input about the centre as kornia takes it: the inverse, about the corner."""
     to_corner = torch.tensor([[1, 0, (width - 1) / 2], [0, 1, (height - 1) / 2], [0, 0, 1]], dtype=torch.float64)
     return to_corner @ torch.linalg.inv(backward) @ torch.linalg.inv(to_corner)
+
+
+def in_closed_form(corners: Tensor) -> Tensor:
+    """Homographies (n, 3, 3) from the unit square to quadrilaterals (n, 4, 2), corners in the order of `UNIT_SQUARE`.
+
+    With the first corner at p₀, a point is (p₀ + a x + b y) / (1 + g x + h y), where the third corner fixes g and h.
+    """
+    p0, p1, p2, p3 = corners.unbind(dim=1)
+    # the third corner: (p₁ − p₂) g + (p₃ − p₂) h = p₀ − p₁ + p₂ − p₃
+    g, h = torch.linalg.solve(torch.stack([p1 - p2, p3 - p2], dim=2), p0 - p1 + p2 - p3).unbind(dim=1)
+    a = p1 - p0 + g[:, None] * p1
+    b = p3 - p0 + h[:, None] * p3
+    top = torch.stack([a, b, p0], dim=2)
+    bottom = torch.stack([g, h, torch.ones_like(g)], dim=1)
+    return torch.cat([top, bottom[:, None]], dim=1)
 
 
 def operations(x: Tensor) -> list[Operation]:
@@ -124,10 +139,10 @@ def operations(x: Tensor) -> list[Operation]:
     found.append(
         Operation(
             "four-point homography",
-            lambda: square_to(corners),
+            lambda: in_closed_form(corners),
             lambda: get_perspective_transform(square, corners),
             solved,
-            "ours",
+            "kornia",
         )
     )
     turn = np.deg2rad(20)

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import torch
+from kornia.geometry.transform import get_perspective_transform
 from torch import Tensor
 
 from invariance.errors import UserError
@@ -188,18 +189,9 @@ def _moves(values: object) -> tuple[tuple[float, ...], ...]:
 
 
 def square_to(corners: Tensor) -> Tensor:
-    """Homographies (n, 3, 3) from the unit square to quadrilaterals (n, 4, 2), corners in the order of `UNIT_SQUARE`.
-
-    With the first corner at p₀, a point is (p₀ + a x + b y) / (1 + g x + h y), where the third corner fixes g and h.
-    """
-    p0, p1, p2, p3 = corners.unbind(dim=1)
-    # the third corner: (p₁ − p₂) g + (p₃ − p₂) h = p₀ − p₁ + p₂ − p₃
-    g, h = torch.linalg.solve(torch.stack([p1 - p2, p3 - p2], dim=2), p0 - p1 + p2 - p3).unbind(dim=1)
-    a = p1 - p0 + g[:, None] * p1
-    b = p3 - p0 + h[:, None] * p3
-    top = torch.stack([a, b, p0], dim=2)
-    bottom = torch.stack([g, h, torch.ones_like(g)], dim=1)
-    return torch.cat([top, bottom[:, None]], dim=1)
+    """Homographies (n, 3, 3) from the unit square to quadrilaterals (n, 4, 2), corners as `UNIT_SQUARE` has them."""
+    found: Tensor = get_perspective_transform(UNIT_SQUARE.expand_as(corners), corners)
+    return found
 
 
 def square_rate(corners: Tensor) -> Tensor:
