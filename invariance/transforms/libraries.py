@@ -257,6 +257,14 @@ class Kornia(_Torch):
 
     root = "kornia"
 
+    def __init__(self, own: Any) -> None:  # noqa: ANN401
+        super().__init__(own)
+        for one in _modules(own):
+            if any(kind.__name__ == "MixAugmentationBaseV2" for kind in type(one).__mro__):
+                raise UserError(
+                    f"transforms: {type(one).__name__} mixes images, and g is the same for each; leave it out"
+                )
+
     def _check_picture(self, made: Tensor) -> None:
         if any("ormalize" in type(one).__name__ for one in _modules(self.own)):
             super()._check_picture(made)  # its noise may leave [0, 1]
