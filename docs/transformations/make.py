@@ -63,7 +63,7 @@ def gather(runs: str) -> None:
     for path in sorted(Path(runs).glob("measure/**/rows.csv")):
         rows = read_rows(path)
         wanted = "val" if LITE in path.parts else "test"
-        found.append(rows[(rows["split"] == wanted) & (rows["fit_classes"].fillna("") == "")])
+        found.append(rows[(rows["split"] == wanted) & rows["fit_classes"].fillna("").isin(["", "all"])])
     table = pd.concat(found, ignore_index=True)
     names = table["g"].str.partition(":")
     table = table.assign(grid=names[0], label=names[2])[KEPT]
