@@ -54,7 +54,10 @@ INK = "#6b7280"
 
 
 def gather(runs: str, growth: str) -> None:
-    """Write the rows of the reported images, with what the page needs of them."""
+    """Write the rows of the reported images, with what the page needs of them.
+
+    Rows of before stay where these runs have none of the same part, network and grid.
+    """
     found = []
     for part in PARTS:
         for path in sorted((Path(runs) / part).glob("measure/**/rows.csv")):
@@ -66,6 +69,12 @@ def gather(runs: str, growth: str) -> None:
     flips = (names[0] == "mirror") & (names[2] != "untouched")
     grids = names[0].where(~flips, names[0] + "_" + names[2])
     table = table.assign(grid=grids, label=names[2], network=table["network"].map(NAMES))
+    of = ["part", "network", "grid"]
+    if ROWS.is_file():
+        before = pd.read_csv(ROWS, keep_default_na=False, na_values=[""], dtype={"label": str})
+        anew = set(table[of].itertuples(index=False, name=None))
+        kept = [one not in anew for one in before[of].itertuples(index=False, name=None)]
+        table = pd.concat([before[kept], table[KEPT]], ignore_index=True)
     table[KEPT].to_csv(ROWS, index=False, float_format="%.5g", compression={"method": "gzip", "mtime": 0})
     if Path(growth).is_file():
         pd.read_csv(growth).to_csv(GROWTH, index=False, float_format="%.5g")
