@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torchvision.transforms import v2
 
 from invariance import UserError
+from invariance.settings.libraries import _BASE
 from invariance.transforms.foreign import Foreign
 
 os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
@@ -30,9 +31,6 @@ LIBRARIES = {
     "torchvision": (v2, v2.Transform),
 }
 SIZE = {"height": 20, "width": 20}
-_BASE = re.compile(r"Base(2D|3D|V2)?$|^(Basic|Dual|ImageOnly|)Transform$|Dispather$")
-"""Classes that others derive from, and transform nothing."""
-
 ARGUMENTS: dict[str, dict[str, Any]] = {
     "albumentations:CenterCrop": SIZE,
     "albumentations:RandomCrop": SIZE,

@@ -14,7 +14,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from invariance.cli.command import command, find_plugins, flags_last
 from invariance.errors import UserError
 from invariance.runs.processes import raise_if_interrupted
-from invariance.settings.files import families, family_sweep
+from invariance.settings.files import family_sweep, paper_families
 from invariance.settings.paths import folder
 
 QUICK = ["model=tiny", "recipe=smoke", "logger=csv", "trainer=cpu", "progress=false"]
@@ -85,7 +85,7 @@ def test_elastic_sweeps_two_parameters_of_which_one_may_be_named():
 
 
 def test_the_sweep_of_all_families_is_table_threes_networks():
-    networks = [job for family in families() for job in jobs(f"transform={family}")]
+    networks = [job for family in paper_families() for job in jobs(f"transform={family}")]
     assert len(networks) == 33 + 1
     assert family_sweep("baseline") == {}
 

@@ -26,7 +26,7 @@ from invariance.reporting.paper.finetuned import gaps
 from invariance.reporting.rows import collect
 from invariance.runs.rows import read_rows, write_rows
 from invariance.runs.seal import write_marker
-from invariance.settings.files import families, family_config, family_sweep
+from invariance.settings.files import family_config, family_sweep, paper_families
 from invariance.training.block_dropout import BlockDropout
 from invariance.training.classifier import Classifier, load_classifier
 from invariance.training.joint import JointFinetune
@@ -478,7 +478,7 @@ def test_a_finished_finetuning_writes_a_deleted_network_again_and_reads_no_maps(
 
 def test_every_family_has_the_papers_g():
     counts = {}
-    for family in families():
+    for family in paper_families():
         if family_sweep(family):
             held = OmegaConf.to_container(family_config(family))
             trained = {key: value for key, value in held.items() if key not in ("label", "grid")}

@@ -11,11 +11,13 @@ from torch import nn
 from invariance import UserError
 from invariance.engine.grid_sets import sets
 from invariance.engine.grids import check_wanted, grids_for
+from invariance.experiments.families import EachGrid
 from invariance.settings.files import families, family_config, paper_families
 from invariance.settings.outside import outside_config
 from invariance.transforms import build
 from invariance.transforms.base import UNTOUCHED
-from invariance.transforms.of_library import OfLibrary, checked_arguments
+from invariance.transforms.foreign import Foreign
+from invariance.transforms.of_library import OfLibrary, _put, checked_arguments
 from invariance.transforms.severities import Severities
 
 BASELINE = {"name": "baseline"}
@@ -112,8 +114,6 @@ def test_a_strength_is_the_librarys_own_at_that_argument():
     [("s", 0.3), ("-s", -0.3), ("1-s", 0.7), ("1 + 2*s", 1.6), ("100 - s", 99.7), ("0.5*s", 0.15), ("texts", "texts")],
 )
 def test_where_a_strength_stands_in_an_argument(text, expected):
-    from invariance.transforms.of_library import _put
-
     assert _put({"a": [text, {"b": text}]}, 0.3) == {"a": (expected, {"b": expected})}
 
 
@@ -140,8 +140,13 @@ def test_named_strengths_are_an_ordinal_grid():
         (FOG, "takes strengths; give them"),
         ({"of": FOG["of"], "strengths": [1]}, "strengths are put nowhere"),
         ({"of": FOG["of"], "range": 1}, "range=1 is put nowhere"),
-        ({"of": "torchvision:RandomPosterize"}, "cannot be made with these arguments .*bits"),
-        ({"of": "albumentations:RandomCrop", "arguments": {"height": -1}}, "cannot be made"),
+        ({"of": "torchvision:RandomPosterize"}, "needs bits: give transform.bits=…, or grid="),
+        ({"of": "albumentations:RandomCrop", "arguments": {"height": -1}}, "needs width"),
+        ({"of": "kornia:RandomHorizontalFlip", "arguments": {"p": 2}}, "p=2: give a probability"),
+        ({"of": "torchvision:Compose"}, "chains are given in Python"),
+        ({"of": "kornia:AugmentationBase2D"}, "no transformation of its own"),
+        ({**FOG, "whole": True, "strengths": [0.5]}, "0.5 is no whole number"),
+        ({**FOG, "range": 3, "most": 1}, "at most 1"),
     ],
 )
 def test_bad_input_is_one_line(arguments, said):
@@ -225,3 +230,71 @@ def test_what_takes_colours_alone_gets_a_gray_image_as_three_channels():
             weights = torch.tensor([0.299, 0.587, 0.114])[:, None, None]
             expected = (of_three * weights).sum(1, keepdim=True)
             assert torch.allclose(transform.apply(gray, point.params), expected, atol=1e-3)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_of_gray_images_some_of_which_are_left_as_they_are_the_rest_is_changed(seed):
+    import albumentations
+
+    gray = photos(40, 52)[:, :1].repeat(4, 1, 1, 1)
+    for of in (
+        albumentations.RandomFog(p=0.5),
+        albumentations.OneOf([albumentations.RandomSnow(p=1), albumentations.HorizontalFlip(p=1)], p=1),
+    ):
+        family, fresh = Foreign(of), Foreign(of)
+        drawn = family.sample(8, torch.Generator().manual_seed(seed))
+        first = family.apply(gray, drawn)
+        assert torch.equal(family.apply(gray, drawn), first)  # that it has been used changes nothing
+        last = {key: values[5:] for key, values in drawn.items()}
+        assert torch.equal(fresh.apply(gray[5:], last), first[5:])
+
+
+@pytest.mark.parametrize(
+    ("family", "trained", "covered"),
+    [
+        ("gamma", 50, ["-50", "-30", "-15", UNTOUCHED, "15", "30"]),
+        ("lens", 0.1, ["-0.1", "-0.05", UNTOUCHED, "0.05", "0.1"]),
+        ("posterize", 4, [UNTOUCHED, "4"]),
+        ("jpeg", 50, [UNTOUCHED, "10", "30", "50"]),
+        ("grid_distortion", 0.2, [UNTOUCHED, "0.1", "0.2"]),
+    ],
+)
+def test_covered_is_what_training_draws(family, trained, covered):
+    config = OmegaConf.to_container(family_config(family))
+    transform = build({**config, "range": trained})
+    assert [point.label for point in transform.grid() if point.covered] == covered
+
+
+def test_a_strength_may_stand_in_an_argument_that_must_be_given_or_in_the_classs_own():
+    turned = {**outside_config("torchvision:RandomRotation"), "range": 20}
+    family = build({**turned, "trained": {"degrees": ["-s", "s"]}})
+    assert family.apply(photos(), family.sample(2, torch.Generator().manual_seed(0))).shape == photos().shape
+    assert build({**turned, "degrees": ["-s", "s"]}).grid()[1].covered
+    measured = OfLibrary("torchvision:RandomPosterize", strengths={1: {"bits": 7}, 2: {"bits": 6}})
+    with pytest.raises(UserError, match="training needs bits"):
+        measured.sample(2, torch.Generator())
+
+
+def test_what_is_never_applied_is_not_called_always_applied():
+    assert OfLibrary("kornia:RandomHorizontalFlip", arguments={"p": 0.0}).certain == []
+    assert OfLibrary("kornia:RandomHorizontalFlip", arguments={"p": 0.4}).certain == ["RandomHorizontalFlip"]
+
+
+def test_names_with_a_dot_are_those_with_a_colon():
+    for name in ("albumentations:GaussNoise", "albumentations.GaussNoise"):
+        check_wanted([name])
+        assert [grid.name for grid in grids_for(BASELINE, [name], {})] == ["albumentations.GaussNoise"]
+
+
+def test_a_transformation_that_does_not_take_the_images_stops_no_other(capsys):
+    grids, done = grids_for(BASELINE, ["hue", "mirror", "albumentations:ToFloat"], {}), []
+    each = EachGrid(len(grids))
+    for grid in grids:
+        with each.trying(grid):
+            for point in grid.transform.grid():
+                grid.transform.apply(photos()[:, :1], point.params)
+            done.append(grid.name)
+    with pytest.raises(UserError, match="2 of 3 grids could not be measured"):
+        each.end()
+    told = capsys.readouterr().err.splitlines()
+    assert done == ["mirror"] and len(told) == 2 and told[0].startswith("error: hue: images of 1 channels")

@@ -16,7 +16,7 @@ from invariance.launch.known import unknown_setting
 from invariance.runs.files import disk_refusal
 from invariance.settings.files import choices, conf_dir, page_keys
 from invariance.settings.named import is_named
-from invariance.settings.outside import outside_config
+from invariance.settings.outside import FAMILY, outside_config
 
 LAUNCHER = "hydra.launcher."
 _COMPOSING = ("hydra._internal.config_loader_impl", "hydra._internal.defaults_list", "hydra.core.override_parser.")
@@ -145,7 +145,7 @@ def explain(error: Exception, page: str) -> str:
         others = [other for other in known_keys(page) if other != key]
         named = next((one.partition("=")[2] for one in sys.argv[1:] if one.startswith("transform=")), "")
         if group == "transform" and is_named(named):
-            others = [f"transform.{one}" for one in outside_config(named)]
+            others = [f"transform.{one}" for one in outside_config(named) if one == "label" or one not in FAMILY]
             return f"unknown key {key!r}{nearest(key, others)} ({named} has: {', '.join(others)})"
         return f"unknown key {key!r}{nearest(key, others)} (invariance-{page} --help lists them)"
     if "Launcher'" in first and (match := re.search(r"unexpected keyword argument '(\w+)'", text)):

@@ -159,12 +159,18 @@ def check_wanted(wanted: object) -> None:
     known = sorted({*measured, *(grid.name for family in measured for grid in _grids_of_family(family, {}))})
     known += [name for held, inside in sets().items() for name in (held, *inside)]
     ranged = tuple(f"{family}_" for family in measured if "grid" in family_config(family))  # at any trained range
-    for name in wanted if isinstance(wanted, list) else [wanted]:
+    for name in _typed(wanted):
         if is_named(name):
             require_transform(str(name))
         elif name not in ("own", "all", *known) and not str(name).startswith(ranged):
             there = ", ".join(known)
             raise UserError(f"grids={name}: no such family or grid{nearest(str(name), known)} (there are: {there})")
+
+
+def _typed(wanted: object) -> list[str]:
+    """Names of grids as they are typed; those of other libraries' families also with a dot, as rows have them."""
+    names = [str(name) for name in wanted] if isinstance(wanted, list) else [str(wanted)]
+    return [given_as(name) or name for name in names]
 
 
 def check_joint(wanted: Mapping[str, Mapping[str, Any] | None]) -> None:
@@ -277,7 +283,7 @@ def grids_for(
         everything.append(own)
     if wanted == "all":
         return [grid for grid in everything if grid.own or grid.family in paper_families()]
-    asked = [str(name) for name in wanted] if isinstance(wanted, list) else [str(wanted)]
+    asked = _typed(wanted)
     of_sets = [_of_set(name) for held, inside in sets().items() for name in inside if held in asked or name in asked]
     asked = [name for name in asked if name.partition(".")[0] not in sets()]
     names = [name for name in asked if not is_named(name)]

@@ -62,7 +62,7 @@ class EachGrid:
         except UnfitImages as error:
             if self._count == 1:
                 raise
-            say_error(f"{grid.name}: {error}")
+            say_error(str(error) if str(error).startswith(grid.name) else f"{grid.name}: {error}")
             self._failed += 1
 
     def end(self) -> None:

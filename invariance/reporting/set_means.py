@@ -67,7 +67,7 @@ def _table(name: str, grids: Sequence[str], rows: pd.DataFrame) -> Table:
             told = shown.shown(at)
             line.append(Cell(GAP if np.isnan(at) else shown.text(told), {f"severity_{one}": told}))
         by_grid = shown.loss(of_moved[whole].mean(axis=1), best)
-        worst = str(by_grid.idxmax()) if len(by_grid) else ""
+        worst = str(by_grid.idxmax()) if len(by_grid) == len(grids) else ""
         line.append(Cell(words(worst.partition(".")[2]) or GAP, {"worst": worst}))
         lines.append(line)
     caption = (

@@ -10,8 +10,17 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from invariance.errors import UserError, nearest
+from invariance.settings.libraries import has_strength
 from invariance.settings.named import dotted, is_named, is_of_library
 from invariance.settings.outside import outside_config
+
+
+def _label(family: str, trained: object = None) -> str:
+    """A network's name: the family's, and the range where there is one."""
+    return family if trained is None else f"{family}_{trained}"
+
+
+OmegaConf.register_new_resolver("invariance_label", _label, replace=True)
 
 
 def conf_dir() -> Path:
@@ -126,7 +135,8 @@ def require_range(transform: Mapping[str, Any]) -> None:
     """
     family = family_of(transform)
     own = typed_sweep(family).get("range", [])
-    wants = transform.get("trained") or transform.get("measured") if is_of_library(family) else is_named(family)
+    drawn = transform.get("trained") or transform.get("measured")
+    wants = has_strength(drawn) if is_of_library(family) else is_named(family)
     if transform.get("range") is None and (own or wants):
         each = f"; -m transform={family} trains one network for each of its own ({', '.join(own)})" if own else ""
         raise UserError(f"transform={family} needs a range, as range={own[-1] if own else 5}{each}")

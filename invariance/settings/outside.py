@@ -5,8 +5,6 @@ from collections.abc import Mapping
 from enum import Enum
 from typing import Any
 
-from omegaconf import OmegaConf
-
 from invariance.errors import UserError
 from invariance.settings.libraries import OF_LIBRARY, library_class
 from invariance.settings.named import dotted, is_of_library, is_outside, named
@@ -35,7 +33,9 @@ def outside_config(name: str) -> dict[str, Any]:
     arguments = _arguments(name, family)
     if of_library:
         if both := [key for key in arguments if key in OF_LIBRARY]:
-            raise UserError(f"transform {name!r}: its argument {both[0]} has a name that is taken; give it in Python")
+            raise UserError(
+                f"transform {name!r}: its argument {both[0]} has a name that is taken; give it in Python, as an object"
+            )
         own: dict[str, Any] = {
             "range": None,
             "measured": None,
@@ -44,13 +44,14 @@ def outside_config(name: str) -> dict[str, Any]:
             "draws": 5,
             "seed": 0,
         }
-        arguments = {**arguments, **own}
+        arguments = {key: None if value == _MISSING else value for key, value in arguments.items()} | own
     if "range" not in arguments:
         raise UserError(
             f"transform {name!r} takes no range, by which networks are trained and named; let it take range=None"
         )
     if taken := [key for key in arguments if key in FAMILY]:
-        raise UserError(f"transform {name!r}: its argument {taken[0]} has a name that is taken; call it otherwise")
+        how = "give it in Python, as an object" if of_library else "call it otherwise"
+        raise UserError(f"transform {name!r}: its argument {taken[0]} has a name that is taken; {how}")
     ranges = getattr(family, "ranges", ())
     if not isinstance(ranges, list | tuple) or not all(_is_plain(one) for one in ranges):
         raise UserError(f"transform {name!r}: ranges={ranges!r}; give a list of numbers or texts, as (5, 10)")
@@ -114,10 +115,3 @@ def _listed(value: object) -> Any:  # noqa: ANN401
     if isinstance(value, list | tuple):
         return [_listed(one) for one in value]
     return {key: _listed(one) for key, one in value.items()} if isinstance(value, dict) else value
-
-
-def _label(family: str, range_: object = None) -> str:
-    return family if range_ is None else f"{family}_{range_}"
-
-
-OmegaConf.register_new_resolver("invariance_label", _label, replace=True)

@@ -15,6 +15,7 @@ from torch import Tensor
 from invariance.errors import UserError
 from invariance.settings.fields import native
 from invariance.transforms.base import UNTOUCHED, GridPoint, Params, Transform, check_batch
+from invariance.transforms.feature_maps import Size
 from invariance.transforms.libraries import Library, library_of
 
 _SEEDS = 2**31 - 1
@@ -76,7 +77,7 @@ class Foreign(Transform):
     @property
     def certain(self) -> list[str]:
         """The names of transformations that are measured as if they were always applied, and are not."""
-        return list(dict.fromkeys(step.name for step in self._drawn if step.chance < 1))
+        return list(dict.fromkeys(step.name for step in self._drawn if 0 < step.chance < 1))
 
     def params_of(self, uniforms: Tensor) -> Params:
         """A `seed` for each image, from uniform numbers (n, 1)."""
@@ -119,6 +120,15 @@ class Foreign(Transform):
         for place, step in enumerate(self._drawn if which == _AS_GIVEN else self._measured[which]):
             x = step.apply(x, [seed + place for seed in seeds])
         return x.clamp(0, 255)
+
+    def goes_to(self, places: Tensor, params: Params, size: Size) -> Tensor:
+        """Refused: other libraries do not say where places go to."""
+        raise UserError(f"{self.name}: transformations of other libraries have no undo; leave spatial and warp out")
+
+    @property
+    def undoes(self) -> bool:
+        """Whether there is S_g⁻¹: no."""
+        return False
 
     def beside(self) -> dict[str, object]:
         """The transformations with their settings."""

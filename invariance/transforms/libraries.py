@@ -92,7 +92,7 @@ class Library(ABC):
         if not self._tried:
             first, again = (self._first(x[:1], seeds[:1]) for _ in range(2))
             if not torch.equal(first, again):
-                raise UserError(
+                raise UnfitImages(
                     f"transforms: {self.name} gives other numbers under the same seed, and cannot be measured"
                 )
             self._tried = True
@@ -173,17 +173,17 @@ class Albumentations(Library):
     def _one(self, image: NDArray[np.uint8], seed: int) -> NDArray[Any]:
         changed = self._changed(image[0], seed)
         if changed.dtype != np.uint8:
-            raise UserError(f"transforms: {self.name} gives {changed.dtype}, and not uint8; leave it out of the chain")
+            raise UnfitImages(
+                f"transforms: {self.name} gives {changed.dtype}, and not uint8; leave it out of the chain"
+            )
         return changed[:, :, None] if changed.ndim == 2 else changed
 
     def _back(self, changed: list[Any], x: Tensor) -> Tensor:
-        from_gray = x.shape[1] == 1 and changed[0].shape[2:] == (len(_GRAY),)
+        if x.shape[1] == 1:
+            changed = [_grayed(one) for one in changed]
         for one in changed:
-            self._check_size((1 if from_gray else one.shape[2], *one.shape[:2]), x)
-        made = torch.from_numpy(np.stack(changed)).to(x.device).permute(0, 3, 1, 2).to(x.dtype)
-        if from_gray:
-            made = torch.einsum("bchw,c->bhw", made, x.new_tensor(_GRAY))[:, None].clamp_(0, 255)
-        return made
+            self._check_size((one.shape[2], *one.shape[:2]), x)
+        return torch.from_numpy(np.stack(changed)).to(x.device).permute(0, 3, 1, 2).to(x.dtype)
 
     def _changed(self, pixels: NDArray[np.uint8], seed: int) -> NDArray[Any]:
         if not hasattr(self._of_thread, "own"):  # it holds what it drew last
@@ -237,7 +237,7 @@ class _Torch(Library):
         """Refuse numbers that are far from [0, 1]."""
         least, most = float(made.min()), float(made.max())
         if least < -_BEYOND or most > 1 + _BEYOND:
-            raise UserError(
+            raise UnfitImages(
                 f"transforms: {self.name} gives numbers from {least:.3g} to {most:.3g} for images in [0, 1]; leave "
                 "a normalisation out, for the network has its own, and give colours in [0, 1]"
             )
@@ -290,6 +290,16 @@ class TorchvisionV2(_Torch):
 
     def _taken(self, x: Tensor) -> Tensor:
         return x.round().clamp_(0, 255).byte() if self._bytes else super()._taken(x)
+
+
+def _grayed(changed: NDArray[Any]) -> NDArray[Any]:
+    """What became of a gray image (H, W, C), gray again: channels that are alike are its gray values, to the bit."""
+    if changed.shape[2] != len(_GRAY):
+        return changed
+    if (changed == changed[:, :, :1]).all():
+        return changed[:, :, :1]
+    gray: NDArray[Any] = (changed @ np.array(_GRAY)).astype(np.float32)[:, :, None]
+    return gray
 
 
 @contextmanager

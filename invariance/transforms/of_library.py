@@ -1,7 +1,6 @@
 """A transformation of albumentations, kornia or torchvision by its name, at strengths."""
 
 import inspect
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from enum import Enum
@@ -9,16 +8,11 @@ from typing import Any
 
 from invariance.errors import UserError, nearest, shown
 from invariance.settings.fields import native
-from invariance.settings.libraries import library_class
+from invariance.settings.libraries import STRENGTH, has_strength, library_class
 from invariance.settings.named import LIBRARIES, is_of_library
 from invariance.transforms.base import GridPoint, Params
 from invariance.transforms.checks import needed_range, trained_range
 from invariance.transforms.foreign import Foreign
-
-_STRENGTH = re.compile(r"(?:(?P<first>[\d.]+) *(?P<sign>[+-]) *|(?P<minus>-) *)?(?:(?P<times>[\d.]+) *\* *)?s")
-"""How a strength stands in an argument: s, -s, 2*s, 1-s, 1 + 0.5*s."""
-
-_WIDEST = 1e6
 
 
 class OfLibrary(Foreign):
@@ -37,6 +31,9 @@ class OfLibrary(Foreign):
         draws: how many.
         seed: of what is drawn in measuring.
         unit: of the strengths.
+        least: what ranges are above.
+        most: the largest range.
+        whole: whether strengths are whole numbers, as the library counts pixels.
 
     Raises:
         UserError: for a name that is not there, arguments that it does not take, and what cannot be fixed by a seed.
@@ -53,27 +50,42 @@ class OfLibrary(Foreign):
         draws: int = 5,
         seed: int = 0,
         unit: str = "",
+        least: float = 0,
+        most: float = 1e6,
+        whole: bool = False,
     ) -> None:
         if not is_of_library(of):
             raise UserError(f"transform.of={shown(of)}: give one of {', '.join(f'{one}:Class' for one in LIBRARIES)}")
         self.of, self._arguments = of, _mapping(of, "arguments", arguments)
-        self.range = trained_range(of, range, 0, _WIDEST, "its strength", "range=0.5")
+        example = f"range={most / 2 if most <= 1 else 1:g}"
+        self.range = trained_range(
+            of, range, least, most, f"the s of its arguments{', whole' if whole else ''}", example
+        )
+        self._whole = whole
         measured, trained = _mapping(of, "measured", measured), _mapping(of, "trained", trained)
+        self._exact, self._two_sided = not trained, _two_sided(trained)
         drawn = trained or measured
-        if self.range is not None and not _has_strength(drawn):
+        for key, value in self._arguments.items():
+            if has_strength(value) and key not in measured:
+                measured = {**measured, key: value}
+            if has_strength(value) and key not in drawn:
+                drawn = {**drawn, key: value}
+        if self.range is not None and not has_strength(drawn):
             raise UserError(
                 f"{of}: range={range} is put nowhere; say in which argument, as transform.trained={{argument: [0, s]}}"
             )
-        self._ranged = _has_strength(drawn)
-        own = self._made(drawn, self.range) if self.range is not None or not self._ranged else None
-        if strengths := native(strengths):
+        self._ranged, strengths = has_strength(drawn), native(strengths)
+        self._lacks = self._lacking(drawn) if strengths and not self._ranged else []
+        alone = not self._ranged and not self._lacks
+        own = self._made(drawn, self.range) if self.range is not None or alone else None
+        if strengths:
             super().__init__(self._at(strengths, measured), draws, seed)
         else:
-            if _has_strength(measured):
+            if own is None:
                 raise UserError(
                     f"{of}: measured={shown(dict(measured))} takes strengths; give them, as strengths=[1, 2]"
                 )
-            super().__init__(self._made(measured, None) if own is None else own, draws, seed)
+            super().__init__(own, draws, seed)
         if own is not None:
             self._draw_from(own)
         self.unit = unit if isinstance(unit, str) else ""
@@ -87,7 +99,7 @@ class OfLibrary(Foreign):
             }
         if isinstance(strengths, str) or not isinstance(strengths, Sequence):
             raise UserError(f"{self.of}: strengths={shown(strengths)}: give a list of numbers, as [0.2, 0.5]")
-        if not _has_strength(measured):
+        if not has_strength(measured):
             raise UserError(
                 f"{self.of}: strengths are put nowhere; say where, as transform.measured={{argument: [s, s]}}"
             )
@@ -100,30 +112,53 @@ class OfLibrary(Foreign):
 
     def _made(self, at: Mapping[str, Any], strength: object) -> object:
         """The transformation with arguments at a strength."""
-        family = library_class(self.of)
-        arguments = {key: _put(value, strength) for key, value in {**self._arguments, **at}.items()}
-        arguments = checked_arguments(self.of, family, arguments)
+        if self._whole and isinstance(strength, float) and not strength.is_integer():
+            raise UserError(f"{self.of}: {strength:g} is no whole number, which its strengths are")
+        family, lacks = library_class(self.of), self._lacking(at)
+        if lacks:
+            keys, name = " ".join(f"transform.{key}=…" for key in lacks), self.of.replace(":", ".")
+            raise UserError(f"{self.of} needs {', '.join(lacks)}: give {keys}, or grid={{{name}: {{{lacks[0]}: …}}}}")
+        given = {key: _put(value, strength) for key, value in {**self._arguments, **at}.items()}
+        arguments = checked_arguments(self.of, family, given)
         try:
             return family(**arguments)
         except Exception as error:  # whatever the library says
-            why = " ".join(str(error).split())[:200]
+            why = " ".join(str(error).split()).partition(" [type=")[0][:200]
             at_strength = "" if strength is None else f" at strength {strength}"
             raise UserError(f"{self.of} cannot be made with these arguments{at_strength} ({why})") from error
+
+    def _lacking(self, at: Mapping[str, Any]) -> list[str]:
+        """Arguments that the class cannot be made without, and that nothing was given for."""
+        known = inspect.signature(library_class(self.of)).parameters.values()
+        needed = [
+            one.name
+            for one in known
+            if one.default is one.empty and one.kind not in (one.VAR_KEYWORD, one.VAR_POSITIONAL)
+        ]
+        return [name for name in needed if {**self._arguments, **at}.get(name) is None]
 
     def params_of(self, uniforms: Any) -> Params:  # noqa: ANN401
         """See `Foreign.params_of`."""
         if self._ranged:
             needed_range(self.of, self.range)
+        if self._lacks:
+            raise UserError(f"{self.of}: training needs {', '.join(self._lacks)}, or a range and where it stands")
         return super().params_of(uniforms)
 
     def grid(self) -> list[GridPoint]:
-        """See `Foreign.grid`; covered are strengths up to the range, and draws of what is trained with."""
+        """See `Foreign.grid`; covered are strengths that training may draw, and draws of what is trained with."""
 
         def covered(point: GridPoint) -> bool:
             """Whether training could have drawn this g."""
             if not self._strengths:
                 return self.range is not None or not self._ranged
-            return self.range is not None and not self.ordinal and 0 <= point.value <= self.range
+            if self.range is None or self.ordinal:
+                return False
+            if self._exact:
+                return point.value == self.range
+            return (abs(point.value) if self._two_sided else point.value) <= self.range and (
+                self._two_sided or point.value >= 0
+            )
 
         return [replace(point, covered=point.covered or covered(point)) for point in super().grid()]
 
@@ -145,6 +180,8 @@ def checked_arguments(of: str, family: type[Any], arguments: Mapping[str, Any]) 
             if value not in words:
                 raise UserError(f"{of}: {key}={value!r}{nearest(value, words)} (there are: {', '.join(words)})")
             value = words[value]
+        if key == "p" and isinstance(value, int | float) and not 0 <= value <= 1:
+            raise UserError(f"{of}: p={value}: give a probability, from 0 to 1")
         made[key] = value
     return made
 
@@ -158,22 +195,13 @@ def _mapping(of: str, key: str, given: object) -> dict[str, Any]:
     return dict(given)
 
 
-def _has_strength(value: object) -> bool:
-    """Whether a strength is put somewhere in arguments."""
-    if isinstance(value, Mapping):
-        return any(map(_has_strength, value.values()))
-    if isinstance(value, list | tuple):
-        return any(map(_has_strength, value))
-    return isinstance(value, str) and _STRENGTH.fullmatch(value.strip()) is not None
-
-
 def _put(value: object, strength: object) -> Any:  # noqa: ANN401
     """An argument with the strength in its places, and lists as tuples, which the libraries want."""
     if isinstance(value, Mapping):
         return {key: _put(one, strength) for key, one in value.items()}
     if isinstance(value, list | tuple):
         return tuple(_put(one, strength) for one in value)
-    match = _STRENGTH.fullmatch(value.strip()) if isinstance(value, str) else None
+    match = STRENGTH.fullmatch(value.strip()) if isinstance(value, str) else None
     if match is None or isinstance(strength, str) or not isinstance(strength, int | float):
         return value
     signed = -1 if "-" in (match["sign"], match["minus"]) else 1
@@ -181,3 +209,19 @@ def _put(value: object, strength: object) -> Any:  # noqa: ANN401
     # 0.1 + 0.2 of decimal numbers is 0.3 here
     number = round(number, 12)
     return int(number) if number.is_integer() else number
+
+
+def _two_sided(value: object) -> bool:
+    """Whether a strength is put somewhere both added and taken off."""
+    found: set[bool] = set()
+
+    def look(one: object) -> None:
+        """Go through what is nested."""
+        if isinstance(one, Mapping | list | tuple):
+            for part in one.values() if isinstance(one, Mapping) else one:
+                look(part)
+        elif isinstance(one, str) and (match := STRENGTH.fullmatch(one.strip())):
+            found.add("-" in (match["sign"], match["minus"]))
+
+    look(value)
+    return len(found) > 1
