@@ -10,7 +10,7 @@ from torch import nn
 
 from invariance import UserError
 from invariance.engine.grid_sets import sets
-from invariance.engine.grids import check_wanted, grids_for
+from invariance.engine.grids import check_grids, check_wanted, grids_for
 from invariance.experiments.families import EachGrid
 from invariance.settings.files import families, family_config, paper_families
 from invariance.settings.outside import outside_config
@@ -74,6 +74,12 @@ def test_one_of_a_set_is_chosen_by_its_name_and_none_twice():
     check_wanted(["corruptions", "corruptions.fog", "albumentations:RandomFog"])
     with pytest.raises(UserError, match="did you mean 'corruptions.fog'"):
         check_wanted(["corruptions.fgo"])
+
+
+@pytest.mark.parametrize("name", ["corruptions", "corruptions.fog", "corruptions.fgo"])
+def test_the_grids_of_a_set_have_no_other_settings(name):
+    with pytest.raises(UserError, match=r"the grids of a set are fixed; measure grids=\[fog\] with grid.fog"):
+        check_grids({name: {}})
 
 
 def test_all_are_the_papers_and_a_new_one_is_named():

@@ -67,6 +67,10 @@ def _keys(family: str) -> list[str]:
 def _known(settings: Iterable[str], where: str) -> None:
     """Refuse families that there are not."""
     for family in settings:
+        name = family.partition(".")[0]
+        if name in sets():
+            own = in_set(family)[0] if family in sets()[name] else "fog"
+            raise UserError(f"{where}.{family}: the grids of a set are fixed; measure grids=[{own}] with {where}.{own}")
         if family not in families() and given_as(family) is None:
             there = ", ".join(families())
             raise UserError(f"{where}.{family} is no family{nearest(family, families())} (there are: {there})")
