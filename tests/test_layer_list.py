@@ -90,6 +90,7 @@ def test_auto_is_the_true_cuts_at_the_ends_of_blocks():
 def test_names_and_patterns():
     network, x = seeded(Skip), images()
     assert choose_layers(network, ["head", "conv"], x) == ["head", "conv"]
+    assert choose_layers(network, np.array(["head", "conv"]), x) == ["head", "conv"]
     assert choose_layers(network, "relu*", x) == ["relu#1", "relu#2"]
     assert choose_layers(network, ["p*", "conv"], x) == ["conv", "pool"]
     assert choose_layers(network, "*", x) == list(rows(Skip))

@@ -17,6 +17,7 @@ from invariance.maps.spec import MapSpec
 from invariance.models.derivative import INPUT
 from invariance.models.model import Model
 from invariance.models.naming import is_layer, submodules
+from invariance.settings.fields import native
 
 MEASURE = "l2_distance"
 """What is measured of the input."""
@@ -39,7 +40,7 @@ def layers_and_input(model: Model, layers: str | Sequence[str]) -> tuple[str | S
     Raises:
         UserError: if nothing but the input is named.
     """
-    known = submodules(model.module)
+    known, layers = submodules(model.module), native(layers)
     if INPUT in known or not isinstance(layers, str | list | tuple):
         return layers, ""
     named = [layers] if isinstance(layers, str) else list(layers)

@@ -133,7 +133,7 @@ def choose_layers(
         UserError: if a pattern matches no layer, or none that can be measured.
     """
     module, x = _input(network, images)
-    if layers == "auto":
+    if isinstance(layers, str) and layers == "auto":
         return _block_ends(module, few(x))
     wanted = _patterns(layers)
     known = submodules(module)
