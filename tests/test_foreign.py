@@ -10,10 +10,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
 from torch import nn
 from torchvision.transforms import v2
 
 from invariance import UserError, measure_model, wrap
+from invariance.settings.files import family_config
 from invariance.training.classifier import Classifier
 from invariance.transforms.base import UNTOUCHED
 from invariance.transforms.foreign import Foreign, foreign
@@ -239,20 +241,34 @@ def test_every_transformation_is_fixed_by_a_seed_or_refused_as_the_page_says(lib
         assert set(re.findall(r"`(\w+)`", refused)) == {one.name for one in found if one.refused}
 
 
+def classifier(transform):
+    """A small network with dropout that is trained under a family."""
+    model = {"_target_": "invariance.models.caffenet.CaffeNet", "width": 0.03125, "features": 64, "input_size": 28}
+    recipe = {"label_smoothing": 0.0}
+    made = Classifier({**model, "groups": 2, "dropout": 0.5}, transform, recipe, ["a", "b"], 1, [120.0], 3)
+    made.log = lambda *_, **__: None
+    return made
+
+
+@pytest.mark.parametrize("family", ["sharpness", "fog", "jpeg"])
+def test_an_update_is_the_same_whatever_was_trained_before(family):
+    config = OmegaConf.to_container(family_config(family))
+    config = {**config, "range": config["sweep"]["range"][-1]}
+    images, y = torch.randint(0, 256, (6, 1, 28, 28), dtype=torch.uint8), torch.tensor([0, 1] * 3)
+
+    def loss_of(module, step):
+        module._trainer = SimpleNamespace(global_step=step, global_rank=0, world_size=1)
+        return module.training_step((images, y), 0).item()
+
+    begun, resumed = classifier(config), classifier(config)
+    whole = [loss_of(begun, step) for step in range(1, 5)]
+    assert [loss_of(resumed, step) for step in range(3, 5)] == whole[2:] and len(set(whole)) == 4
+
+
 def test_training_and_drawing_on_other_threads_do_not_meet():
     """Dropout of an update is the same while another thread seeds the global states for its transformations."""
-    model = {"_target_": "invariance.models.caffenet.CaffeNet", "width": 0.03125, "features": 64, "input_size": 28}
     noisy, x = foreign(kornia.RandomGaussianNoise(p=1.0)), pictures(2)
-    module = Classifier(
-        {**model, "groups": 2, "dropout": 0.5},
-        {"name": "baseline", "_target_": "invariance.transforms.baseline.Baseline"},
-        {"label_smoothing": 0.0},
-        ["a", "b"],
-        1,
-        [120.0],
-        3,
-    )
-    module.log = lambda *_, **__: None
+    module = classifier({"name": "baseline", "_target_": "invariance.transforms.baseline.Baseline"})
     images, y = torch.randint(0, 256, (8, 1, 28, 28), dtype=torch.uint8), torch.tensor([0, 1] * 4)
 
     def losses():
