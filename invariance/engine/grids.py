@@ -114,6 +114,9 @@ def _grids_of_family(family: str, settings: Mapping[str, Any]) -> Iterator[Grid]
     if (name := None if family in families() else given_as(family)) is not None:
         yield _outside(name, settings)
         return
+    if "grid" not in family_config(family):  # one of its name, at every range
+        yield Grid(family, family, _configured(family, {**settings, "range": None}))
+        return
     sweep = family_sweep(family)
     seen: set[str] = set()
     for values in product(*sweep.values()):
