@@ -304,3 +304,17 @@ def test_a_transformation_that_does_not_take_the_images_stops_no_other(capsys):
         each.end()
     told = capsys.readouterr().err.splitlines()
     assert done == ["mirror"] and len(told) == 2 and told[0].startswith("error: hue: images of 1 channels")
+
+
+def test_what_a_gray_image_becomes_does_not_hang_on_what_was_drawn_before():
+    """Noise beside fog draws other numbers for one channel than for three, whether or not there was fog before."""
+    import albumentations
+
+    gray = photos(40, 52)[:1, :1].repeat(12, 1, 1, 1)
+    of = albumentations.OneOf([albumentations.RandomFog(p=1), albumentations.GaussNoise(p=1)], p=1)
+    family = Foreign(of)
+    drawn = family.sample(12, torch.Generator().manual_seed(1))
+    together = family.apply(gray, drawn)
+    for k in range(12):
+        one = {key: values[k : k + 1] for key, values in drawn.items()}
+        assert torch.equal(Foreign(of).apply(gray[:1], one)[0], together[k])

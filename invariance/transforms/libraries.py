@@ -146,7 +146,7 @@ class Albumentations(Library):
     def __init__(self, own: Any) -> None:  # noqa: ANN401
         super().__init__(own)
         self._of_thread = threading.local()
-        self._colours_alone = False
+        self._colours_alone: bool | None = None
 
     def __deepcopy__(self, memo: dict[int, object]) -> "Albumentations":
         return type(self)(deepcopy(self.own, memo))
@@ -162,7 +162,11 @@ class Albumentations(Library):
 
     def _taken(self, x: Tensor) -> NDArray[np.uint8]:
         pixels: NDArray[np.uint8] = x.round().clamp_(0, 255).byte().permute(0, 2, 3, 1).contiguous().cpu().numpy()
-        return pixels
+        if pixels.shape[3] > 1:
+            return pixels
+        if self._colours_alone is None:
+            self._colours_alone = self._wants_colours(pixels[0])
+        return pixels.repeat(len(_GRAY), 3) if self._colours_alone else pixels
 
     def _each(self, pairs: list[tuple[Any, int]]) -> list[Any]:
         if len(pairs) == 1:
@@ -188,17 +192,22 @@ class Albumentations(Library):
     def _changed(self, pixels: NDArray[np.uint8], seed: int) -> NDArray[Any]:
         if not hasattr(self._of_thread, "own"):  # it holds what it drew last
             self._of_thread.own = deepcopy(self.own)
-        own = self._of_thread.own
-        gray = pixels.shape[2] == 1 and not self._colours_alone
-        try:
-            own.set_random_seed(seed)
-            thrice = pixels.shape[2] == 1 and not gray
-            return np.asarray(own(image=pixels.repeat(3, 2) if thrice else pixels)["image"])
-        except ValueError as error:
-            if not gray or "3-channel" not in str(error):
-                raise
-            self._colours_alone = True
-            return self._changed(pixels, seed)
+        self._of_thread.own.set_random_seed(seed)
+        return np.asarray(self._of_thread.own(image=pixels)["image"])
+
+    def _wants_colours(self, image: NDArray[np.uint8]) -> bool:
+        """Whether any of its parts takes no gray image (H, W, 1): found by the parts, and not by what is drawn."""
+        for part in _leaves(self.own):
+            alone = deepcopy(part)
+            alone.p = 1.0
+            try:
+                alone(image=image)
+            except ValueError as error:
+                if "3-channel" in str(error):
+                    return True
+            except Exception:  # what else it lacks is told when it is used
+                continue
+        return False
 
 
 class _Torch(Library):
@@ -356,6 +365,12 @@ def _parts(own: Any) -> list[Any]:  # noqa: ANN401
     if "OneOrOther" in kinds:  # its p chooses between two, which are both applied always
         return inside
     return [own] if "OneOf" in kinds else [own, *inside]  # there p weighs one against another
+
+
+def _leaves(own: Any) -> list[Any]:  # noqa: ANN401
+    """A transformation of albumentations, or what a chain or choice of such is made of in the end."""
+    inside = getattr(own, "transforms", None)
+    return [own] if inside is None else [leaf for one in inside for leaf in _leaves(one)]
 
 
 def _is_number(given: object) -> bool:
