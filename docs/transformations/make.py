@@ -3,6 +3,7 @@
 python make.py gather RUNS     rows.csv.gz, from the runs of measure.sh
 python make.py figures         ../images/transformations-*.svg, from these
 python make.py tables          the tables of the page, in Markdown
+python make.py resizing PHOTOS how far albumentations' resizing is from that of invariance-prepare
 python make.py theirs          how far our families are from what other libraries have of the same name
 """
 
@@ -156,13 +157,35 @@ def tables() -> None:
         print(metric)
         _print(lite.reset_index())
     print(f"{int(held['n_images'].max())} images")
-    own = rows[rows["grid"].isin(list(AXES)) & rows["network"].isin(list(TRAINED))]
-    for grid, part in own.groupby("grid"):
-        _print(
-            (100 - 100 * part.pivot_table(index="network", columns="value", values="score"))
-            .reset_index()
-            .rename(columns={"network": grid})
-        )
+    for mapped in ("identity", "residual"):
+        own = rows_of("error_rate", mapped)
+        own = own[own["grid"].isin(list(AXES)) & own["network"].isin(list(TRAINED))]
+        print(mapped)
+        for grid, part in own.groupby("grid"):
+            accuracy = 100 - 100 * part.pivot_table(index="network", columns="value", values="score")
+            _print(accuracy.reset_index().rename(columns={"network": grid}))
+
+
+def resizing(photos: str) -> None:
+    """Deviations of albumentations' Resize from what preparing makes of every 25th photograph of `val`."""
+    os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
+    import albumentations
+    from PIL import Image
+
+    from invariance.data.decode import decode_sizes
+
+    paths = sorted(Path(photos).glob("val/*/*"))[::25]
+    ways = {"linear": 1, "cubic": 2, "area": 3}  # OpenCV's numbers
+    print(f"| {len(paths)} photographs to | by | largest deviation | mean |\n|---|---|---|---|")
+    for side in (96, 227):
+        for way, number in ways.items():
+            other = albumentations.Resize(side, side, interpolation=number)
+            far = []
+            for path in paths:
+                ours = decode_sizes(path.read_bytes(), [side], "rgb")[0].astype(int)
+                theirs = other(image=np.asarray(Image.open(path).convert("RGB")))["image"]
+                far.append(np.abs((ours if ours.shape[2] == 3 else ours.transpose(1, 2, 0)) - theirs))
+            print(f"| {side} | {way} | {max(one.max() for one in far)} | {np.mean([one.mean() for one in far]):.2f} |")
 
 
 def theirs() -> None:
@@ -346,4 +369,6 @@ def _cut(x: Tensor) -> tuple[int, int]:
 
 
 if __name__ == "__main__":
-    {"gather": gather, "figures": figures, "tables": tables, "theirs": theirs}[sys.argv[1]](*sys.argv[2:])
+    {"gather": gather, "figures": figures, "tables": tables, "theirs": theirs, "resizing": resizing}[sys.argv[1]](
+        *sys.argv[2:]
+    )
