@@ -198,3 +198,12 @@ def line_grid(
         GridPoint(f"{value:g}" if value else UNTOUCHED, value, params_at(value), value == 0 or covered(value))
         for value in sorted({0.0, *values})
     ]
+
+
+def range_grid(values: Iterable[float], key: str, trained: float | None) -> list[GridPoint]:
+    """A grid on a number line of a family with one number, `key`, of which training draws U(−range, range)."""
+    return line_grid(
+        values,
+        lambda value: {key: torch.tensor([value], dtype=torch.float64)},
+        lambda value: trained is not None and abs(value) <= trained,
+    )

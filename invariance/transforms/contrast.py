@@ -4,13 +4,12 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from typing import ClassVar
 
-import torch
 from kornia.color import rgb_to_grayscale
 from kornia.enhance import adjust_contrast_with_mean_subtraction, adjust_saturation_with_gray_subtraction
 from torch import Tensor
 
 from invariance.errors import UnfitImages
-from invariance.transforms.base import GridPoint, Params, Still, check_batch, line_grid
+from invariance.transforms.base import GridPoint, Params, Still, check_batch, range_grid
 from invariance.transforms.checks import grid_values, needed_range, trained_range
 from invariance.transforms.warp import keep
 
@@ -39,11 +38,7 @@ class _Stretch(Still):
 
     def grid(self) -> list[GridPoint]:
         """The measured strengths."""
-        return line_grid(
-            self.strengths,
-            lambda strength: {"strength": torch.tensor([strength], dtype=torch.float64)},
-            lambda strength: self.range is not None and abs(strength) <= self.range,
-        )
+        return range_grid(self.strengths, "strength", self.range)
 
     def apply(self, x: Tensor, params: Params) -> Tensor:
         """Images stretched by `strength`.

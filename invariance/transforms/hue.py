@@ -7,7 +7,7 @@ from kornia.enhance import adjust_hue
 from torch import Tensor
 
 from invariance.errors import UnfitImages
-from invariance.transforms.base import GridPoint, Params, Still, check_batch, line_grid
+from invariance.transforms.base import GridPoint, Params, Still, check_batch, range_grid
 from invariance.transforms.checks import grid_values, needed_range, trained_range
 from invariance.transforms.warp import keep
 
@@ -38,11 +38,7 @@ class Hue(Still):
 
     def grid(self) -> list[GridPoint]:
         """The measured angles."""
-        return line_grid(
-            self.angles,
-            lambda angle: {"angle": torch.tensor([angle], dtype=torch.float64)},
-            lambda angle: self.range is not None and abs(angle) <= self.range,
-        )
+        return range_grid(self.angles, "angle", self.range)
 
     def apply(self, x: Tensor, params: Params) -> Tensor:
         """RGB images with their hues turned by `angle`.

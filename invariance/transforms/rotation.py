@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from invariance.transforms.base import GridPoint, Params, Transform, check_batch, line_grid
+from invariance.transforms.base import GridPoint, Params, Transform, check_batch, range_grid
 from invariance.transforms.checks import grid_values, needed_range, trained_range
 from invariance.transforms.feature_maps import Size, through
 from invariance.transforms.warp import change_along, velocity, warp_homography
@@ -47,11 +47,7 @@ class Rotation(Transform):
 
     def grid(self) -> list[GridPoint]:
         """The measured angles."""
-        return line_grid(
-            self.angles,
-            lambda angle: {"angle": torch.tensor([angle], dtype=torch.float64)},
-            lambda angle: self.range is not None and abs(angle) <= self.range,
-        )
+        return range_grid(self.angles, "angle", self.range)
 
     def apply(self, x: Tensor, params: Params) -> Tensor:
         """Images rotated by `angle`."""

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from invariance.transforms.base import GridPoint, Params, Transform, check_batch, line_grid
+from invariance.transforms.base import GridPoint, Params, Transform, check_batch, range_grid
 from invariance.transforms.checks import grid_values, needed_range, trained_range
 from invariance.transforms.feature_maps import Size, through
 from invariance.transforms.warp import change_along, velocity, warp_homography
@@ -42,11 +42,7 @@ class Scale(Transform):
 
     def grid(self) -> list[GridPoint]:
         """The measured percents."""
-        return line_grid(
-            self.percents,
-            lambda percent: {"percent": torch.tensor([percent], dtype=torch.float64)},
-            lambda percent: self.range is not None and abs(percent) <= self.range,
-        )
+        return range_grid(self.percents, "percent", self.range)
 
     def apply(self, x: Tensor, params: Params) -> Tensor:
         """Images scaled by `percent`."""
