@@ -228,6 +228,7 @@ def test_what_a_seed_does_not_fix_is_refused():
     assert foreign("rotation") is None
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("library", foreign_sweep.LIBRARIES)
 def test_every_transformation_is_fixed_by_a_seed_or_refused_as_the_page_says(library, global_states):
     found = foreign_sweep.tried(library)
