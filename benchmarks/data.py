@@ -227,7 +227,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--cold-images", type=int, default=6000)
+    parser.add_argument("--cold-images", type=int, default=12000)
     parser.add_argument("--families", nargs="*", default=families(), choices=families())
     parser.add_argument("--json", type=output_file)
     given = parser.parse_args()

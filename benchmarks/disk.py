@@ -15,7 +15,7 @@ from invariance.data.prepared import Split
 from invariance.data.stored import StoredArray, checksum
 from invariance.errors import UserError
 
-BATCH, COLD_BATCHES, HOT_BATCHES, HOT_IMAGES = 256, 6, 40, 1500
+BATCH, COLD_BATCHES, HOT_BATCHES, HOT_IMAGES = 256, 3, 40, 1500
 _BLOCK = 128
 
 
@@ -86,7 +86,9 @@ def cold(pictures: Pictures, threads: int, rounds: int) -> dict[str, float]:
         with mapped(pictures.path) as there:
             theirs = seconds_and_bytes(lambda there=there, spans=spans: [there[span].shape for span in spans])
         pictures.forget()
-        ours = seconds_and_bytes(lambda spans=spans: consume(Batches(pictures.split(), spans.__getitem__, 6, threads)))
+        ours = seconds_and_bytes(
+            lambda spans=spans: consume(Batches(pictures.split(), spans.__getitem__, COLD_BATCHES, threads))
+        )
         found.append((*theirs, *ours))
     theirs_s, theirs_bytes, ours_s, ours_bytes = (statistics.median(values) for values in zip(*found, strict=True))
     if min(theirs_bytes, ours_bytes) < 0.9 * images * pictures.record:

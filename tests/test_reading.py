@@ -95,6 +95,21 @@ def test_a_flag_that_the_disk_does_not_know_is_tried_once(stored, monkeypatch):
     assert len(tried) == 1
 
 
+def test_only_where_images_are_read_in_their_order_the_next_are_brought_each_once(stored, monkeypatch):
+    brought = []
+    monkeypatch.setattr(images_module, "_PIECE", 3 * 105)
+    monkeypatch.setattr(os, "posix_fadvise", lambda file, start, size, advice: brought.append((start, size)))
+    for i in PICKS[4]:
+        assert np.array_equal(stored[i], PLAIN[i])
+    assert not brought
+    for ways in (iter(stored), (stored[i : i + 2] for i in range(0, 60, 2))):
+        brought.clear()
+        for _ in ways:
+            pass
+        told = [image for start, size in brought for image in range((start - 128) // 105, (start + size - 128) // 105)]
+        assert told == list(range(told[0], 60)) and told[0] <= 2
+
+
 def test_of_several_errors_the_first_in_order_is_raised_and_everything_before_it_is_done():
     done = set()
 

@@ -18,6 +18,8 @@ from invariance.errors import UserError
 _NAMED = 5
 _PIECE = 1 << 20  # bytes of neighbours that are read at once
 _CACHED = getattr(os, "RWF_NOWAIT", 0)  # read what the system has in memory, and nothing else
+_ADVISE = hasattr(os, "posix_fadvise")
+_FORESEEN = 4  # pieces that are brought before they are asked for, where images are read one after another
 _NOT_KNOWN = (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 
 
@@ -31,7 +33,8 @@ class StoredImages:
 
     Nothing is memory-mapped: images are copied out of the file, so that a disk error is an error and not the end of
     the process, and other threads run meanwhile. What is read is compared with its checksum, each time. What the system
-    has in memory is copied by the caller's thread, what it has not by many at once; nothing beside it is read.
+    has in memory is copied by the caller's thread, what it has not by many at once; nothing beside it is read,
+    but for the next few where images are read in their order.
 
     Args:
         path: the file.
@@ -62,9 +65,9 @@ class StoredImages:
         self._seen = np.zeros(shape[0], np.bool_)
         self._file = os.open(path, os.O_RDONLY)
         weakref.finalize(self, os.close, self._file)
-        if hasattr(os, "posix_fadvise"):  # else several times as much is read as is asked for
+        if _ADVISE:  # else several times as much is read as is asked for
             os.posix_fadvise(self._file, 0, 0, os.POSIX_FADV_RANDOM)
-        self._cached = _CACHED
+        self._cached, self._next, self._foreseen = _CACHED, 0, 0
         self._start = self._header(path.name)
 
     def _header(self, name: str) -> int:
@@ -142,6 +145,8 @@ class StoredImages:
         else:
             compared = ~self._seen[places] if once else np.ones(len(places), np.bool_)
         numbers, differ, size = places.tolist(), list[int](), self._image
+        if _ADVISE and numbers and numbers[-1] - numbers[0] == len(numbers) - 1:
+            self._foresee(numbers[0], numbers[-1] + 1)
         sums = self._checksums[places].tolist() if compared.any() and self._checksums is not None else []
         todo = compared.tolist()
 
@@ -163,9 +168,26 @@ class StoredImages:
             self._seen[places[compared]] = True
         return [numbers[k] for k in sorted(differ)]
 
+    def _foresee(self, first: int, behind: int) -> None:
+        """Have the system bring what comes behind these images, if they come behind those that were read last."""
+        most = self._most()
+        if first != self._next:
+            self._foreseen = behind
+        elif behind + _FORESEEN * most // 2 > self._foreseen:
+            start = max(behind, self._foreseen)
+            self._foreseen = min(start + _FORESEEN * most, len(self))
+            for piece in range(start, self._foreseen, most):  # a system may do no more than about a piece at a time
+                place, count = self._start + piece * self._image, min(most, self._foreseen - piece)
+                os.posix_fadvise(self._file, place, count * self._image, os.POSIX_FADV_WILLNEED)
+        self._next = behind
+
+    def _most(self) -> int:
+        """Images of a piece."""
+        return max(1, _PIECE // max(1, self._image))
+
     def _pieces(self, places: NDArray[np.int64]) -> list[tuple[int, int]]:
         """First and last + 1 of the places that are read at once: neighbours in the file, but not too many."""
-        most = max(1, _PIECE // max(1, self._image))
+        most = self._most()
         edges = [0, *(np.flatnonzero(np.diff(places) != 1) + 1).tolist(), len(places)]
         return [
             (start, min(start + most, last)) for first, last in pairwise(edges) for start in range(first, last, most)
