@@ -48,7 +48,7 @@ class Around:
 
     def prepared(self, x: Tensor, point: GridPoint) -> Tensor:
         """Images under g, as the network takes them."""
-        return self.model.prepare(self.how.transform.apply(x, point.params))
+        return self.model.prepare(self.how.moved(x, point.params))
 
 
 @dataclass

@@ -22,6 +22,7 @@ from invariance.models.layers import TRUE_CUT
 from invariance.models.model import Model
 from invariance.models.rest import near
 from invariance.transforms.base import GridPoint, Transform
+from invariance.transforms.tabled import Fixed
 
 Scores = dict[str, NDArray[Any]]
 """Arrays (n,) by name, in the order of the split: `l2_distance` (float32), `predicted` (int16, −1 where logits are not
@@ -274,8 +275,9 @@ class Scorer:
             yield from self._held[key]
             return
         held: list[tuple[slice, Tensor]] | None = [] if self._fits(count) else None
+        moved = Fixed(transform)
         for span, x in batches(side.sample.pixels, side.sample.indices, self._batch, self.model.device):
-            given = self.model.prepare(transform.apply(x, point.params))
+            given = self.model.prepare(moved(x, point.params))
             if self._follows:
                 given = self._cut.activation(self._layer, given)
                 if held is not None:

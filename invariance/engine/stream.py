@@ -16,6 +16,7 @@ from invariance.models.cut import Cut
 from invariance.models.model import Model
 from invariance.models.representation import Representation
 from invariance.transforms.base import Params, Transform
+from invariance.transforms.tabled import Fixed
 
 
 @dataclass(frozen=True)
@@ -98,9 +99,9 @@ def extract(
     Returns:
         (n, D) float32 on `home`.
     """
-    result: Tensor | None = None
+    result, moved = None, Fixed(transform)
     for span, x in batches(images, indices, batch, device):
-        r = representation.phi(normalise(transform.apply(x, params)))
+        r = representation.phi(normalise(moved(x, params)))
         if result is None:
             result = torch.empty(len(indices), r.shape[1], device=home)
         result[span] = r.float().to(home)
@@ -137,8 +138,9 @@ def features(
         (n, D) float32 on `home`, by layer.
     """
     result: dict[str, Tensor] = {}
+    moved = Fixed(transform)
     for span, x in batches(sample.pixels, sample.indices, batch, model.device):
-        for layer, r in cut.phi(model.prepare(transform.apply(x, params))).items():
+        for layer, r in cut.phi(model.prepare(moved(x, params))).items():
             if layer not in result:
                 result[layer] = torch.empty(len(sample), r.shape[1], device=home)
             result[layer][span] = r.float().to(home)

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from invariance.transforms.tabled import Mover
+
 TRUNCATE = 4.0
 """Standard deviations after which the kernel is cut off."""
 
@@ -31,55 +33,74 @@ def square_norm(sigma: Tensor) -> Tensor:
     return kernel(sigma).square().sum(dim=1)
 
 
-def matrix(sigma: Tensor, size: int, border: str, dtype: torch.dtype) -> tuple[Tensor, int]:
-    """Matrices K (n, size, size) with K v the smoothed v, for σ (n,) in pixels, and r: K[i, j] = 0 where |i − j| > r.
+def banded(weights: Tensor, size: int, border: str) -> Tensor:
+    """Matrices K (n, size, size) with K v the smoothed v: K[i, j] = 0 where |i − j| > r.
 
     Args:
-        sigma: standard deviations.
+        weights: kernels (n, 2 r + 1).
         size: length of v.
         border: what v continues with: "zero"; "reflect", about the edge of the last pixel (d c b a | a b c d); or
             "reflect_101", about its centre (d c b | a b c d).
-        dtype: of the matrices; the weights are computed in float64.
     """
-    weights = kernel(sigma).to(dtype)
     radius = weights.shape[1] // 2
     span = size + 2 * radius
     # row i holds the kernel about place i, for places −radius … size−1+radius
     rows = F.pad(weights, (size - 1, size - 1)).unfold(1, span, 1)
     if border == "zero":
-        return rows[:, :, radius : radius + size].flip(1), radius
+        return rows[:, :, radius : radius + size].flip(1)
     shared = int(border == "reflect_101")  # the outermost pixel is the mirror, and stands once
     if radius + shared <= size:
         folded = rows[:, :, radius : radius + size].flip(1)
         folded[:, :, shared : radius + shared] += rows[:, :, :radius].flip(1, 2)
         folded[:, :, size - radius - shared : size - shared] += rows[:, :, size + radius :].flip(1, 2)
-        return folded, radius
+        return folded
+    rows, folded = rows.flip(1), weights.new_zeros(len(weights), size, size)
+    for place, mirrored in enumerate(_mirrored(size, radius, shared)):  # about both edges, more than once
+        folded[:, :, mirrored] += rows[:, :, place]
+    return folded
+
+
+def _mirrored(size: int, radius: int, shared: int) -> Iterator[int]:
+    """Where places −radius … size−1+radius come from."""
     period = max(1, 2 * (size - shared))
-    place = torch.arange(-radius, size + radius) % period  # about both edges, more than once
-    place = torch.where(place < size, place, period - 1 + shared - place)
-    return weights.new_zeros(len(sigma), size, size).index_add_(2, place, rows.flip(1)), radius
+    for place in range(-radius, size + radius):
+        place %= period
+        yield place if place < size else period - 1 + shared - place
 
 
 def smooth(x: Tensor, sigma: Tensor, border: str = "zero") -> Tensor:
-    """Images or fields (B, C, H, W) smoothed along both axes, for σ (n,) in pixels, n = B or 1; float32 or float64.
+    """Images or fields (B, C, H, W) smoothed along both axes, for σ (n,) in pixels, n = B or 1; float32 or float64."""
+    return smoother(kernel(sigma).to(x.device), x, border)(x)
+
+
+def smoother(weights: Tensor, like: Tensor, border: str = "zero") -> Mover:
+    """What smooths images like some (B, C, H, W) along both axes, by kernels (n, 2 r + 1), n = B or 1, on their device.
 
     Two products with banded matrices, of which only the blocks about the diagonal are taken. One σ for all costs as
     much as one per image. Convolutions were measured slower on CPUs from σ = 2 on, and three times slower at σ = 5.
     """
-    batch, channels, height, width = x.shape
-    across, radius = matrix(sigma, width, border, x.dtype)
-    down = across if height == width else matrix(sigma, height, border, x.dtype)[0]
-    across, down = across.to(x.device).mT.expand(batch, -1, -1), down.to(x.device)
-    # reduced precision in mixed-precision training is for the network, not for its input
-    with torch.autocast(x.device.type, enabled=False):
-        source, rows = x.reshape(batch, channels * height, width), x.new_empty(batch, channels * height, width)
-        for block, band in _blocks(width, radius):
-            rows[:, :, block] = torch.bmm(source[:, :, band], across[:, band, block])
-        rows, out = rows.view(batch, channels, height, width), x.new_empty(batch, channels, height, width)
-        for block, band in _blocks(height, radius):
-            for channel in range(channels):  # a matrix repeated for the channels would be copied for each
-                out[:, channel, block] = torch.bmm(down[:, block, band].expand(batch, -1, -1), rows[:, channel, band])
-    return out
+    height, width = like.shape[2:]
+    radius = weights.shape[1] // 2
+    across = banded(weights.to(like.dtype), width, border)
+    down = across if height == width else banded(weights.to(like.dtype), height, border)
+
+    def smoothed(x: Tensor) -> Tensor:
+        """The two products."""
+        batch, channels = x.shape[:2]
+        to_right = across.mT.expand(batch, -1, -1)
+        # reduced precision in mixed-precision training is for the network, not for its input
+        with torch.autocast(x.device.type, enabled=False):
+            source, rows = x.reshape(batch, channels * height, width), x.new_empty(batch, channels * height, width)
+            for block, band in _blocks(width, radius):
+                rows[:, :, block] = torch.bmm(source[:, :, band], to_right[:, band, block])
+            rows, out = rows.view(batch, channels, height, width), x.new_empty(batch, channels, height, width)
+            for block, band in _blocks(height, radius):
+                for channel in range(channels):  # a matrix repeated for the channels would be copied for each
+                    of_channel = torch.bmm(down[:, block, band].expand(batch, -1, -1), rows[:, channel, band])
+                    out[:, channel, block] = of_channel
+        return out
+
+    return smoothed
 
 
 def laplacian(x: Tensor, border: str) -> Tensor:
