@@ -20,6 +20,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from invariance.device import keep_freed
 from invariance.engine.grids import grids_for
 from invariance.engine.stream import extract
 from invariance.models.caffenet import CaffeNet
@@ -41,7 +42,7 @@ def timed(work: Callable[[], object], device: torch.device) -> float:
 
 def normalise(x: torch.Tensor) -> torch.Tensor:
     """What ILSVRC networks take."""
-    return (x - torch.tensor([123.0, 117.0, 104.0], device=x.device).reshape(1, 3, 1, 1)) / 255
+    return (x - torch.tensor([123.0, 117.0, 104.0], device=x.device).reshape(1, 3, 1, 1)).div_(255)
 
 
 def compare(
@@ -81,6 +82,7 @@ def main() -> None:
     parser.add_argument("--json", type=output_file)
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
+    keep_freed()  # as the command does
     phi = Representation(CaffeNet(1000, 3, given.size).to(given.device).eval(), "relu7")
     title = f"φ(gx) at {given.size}×{given.size} on {given.device}"
     table = Table("family", "g", "images/s", "bare images/s", "share", title=title)

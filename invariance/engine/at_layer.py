@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import partial
 from typing import Any, Self
 
 import numpy as np
@@ -25,7 +25,6 @@ from invariance.models.cut import Cut
 from invariance.models.model import Model
 from invariance.runs.rows import REPORT_SCALE, Row
 from invariance.transforms.base import GridPoint, Transform
-from invariance.transforms.tabled import Fixed
 
 
 @dataclass(frozen=True)
@@ -77,11 +76,6 @@ class How:
     unseen: Sequence[str]
     more: More
     effort: Effort
-
-    @cached_property
-    def moved(self) -> Fixed:
-        """Images under a g of the grid."""
-        return Fixed(self.transform)
 
 
 def answering(cut: Cut, layer: str, measures: Sequence[str]) -> list[str]:

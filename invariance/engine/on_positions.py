@@ -68,7 +68,7 @@ class Placed:
         size: tuple[int, int],
     ) -> None:
         self._model, self._transform, self._name, self._whole, self._size = model, transform, name, whole, size
-        self._moved = Fixed(transform)
+        self._prepared = Fixed(transform, model.prepare, by_image=model.by_image)
         self.at, self.cut = at, cut
         shapes = {layer: cut.shape(layer) for layer in at}
         self.channels = {
@@ -124,7 +124,7 @@ class Placed:
             point: g.
             logits: whether f(gx) is wanted.
         """
-        taken = self._model.prepare(self._moved(x, point.params))
+        taken = self._prepared(x, point.params)
         cut = self._whole if logits and self._whole is not None else self.cut
         phi = cut.phi(taken)
         own = {layer: phi[layer].reshape(-1, *self.cut.shape(layer)).float() for layer in self.at}

@@ -275,9 +275,9 @@ class Scorer:
             yield from self._held[key]
             return
         held: list[tuple[slice, Tensor]] | None = [] if self._fits(count) else None
-        moved = Fixed(transform)
+        prepared = Fixed(transform, self.model.prepare, by_image=self.model.by_image)
         for span, x in batches(side.sample.pixels, side.sample.indices, self._batch, self.model.device):
-            given = self.model.prepare(moved(x, point.params))
+            given = prepared(x, point.params)
             if self._follows:
                 given = self._cut.activation(self._layer, given)
                 if held is not None:

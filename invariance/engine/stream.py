@@ -86,7 +86,7 @@ def extract(
 
     Args:
         representation: φ, its network on `device`.
-        normalise: images (b, C, H, W) in [0, 255] to what the network takes.
+        normalise: images (b, C, H, W) in [0, 255] to what the network takes, each by itself.
         images: uint8 (N, C, H, W), in memory or stored; what is stored is verified each time it is read.
         indices: (n,) which images, in which order.
         transform: the family of g.
@@ -99,9 +99,9 @@ def extract(
     Returns:
         (n, D) float32 on `home`.
     """
-    result, moved = None, Fixed(transform)
+    result, prepared = None, Fixed(transform, normalise, by_image=True)
     for span, x in batches(images, indices, batch, device):
-        r = representation.phi(normalise(moved(x, params)))
+        r = representation.phi(prepared(x, params))
         if result is None:
             result = torch.empty(len(indices), r.shape[1], device=home)
         result[span] = r.float().to(home)
@@ -138,9 +138,9 @@ def features(
         (n, D) float32 on `home`, by layer.
     """
     result: dict[str, Tensor] = {}
-    moved = Fixed(transform)
+    prepared = Fixed(transform, model.prepare, by_image=model.by_image)
     for span, x in batches(sample.pixels, sample.indices, batch, model.device):
-        for layer, r in cut.phi(model.prepare(moved(x, params))).items():
+        for layer, r in cut.phi(prepared(x, params)).items():
             if layer not in result:
                 result[layer] = torch.empty(len(sample), r.shape[1], device=home)
             result[layer][span] = r.float().to(home)

@@ -101,7 +101,7 @@ class Streamed:
 
     def _untouched(self, x: Tensor) -> Tensor:
         """Images under the g that changes nothing, as the network takes them."""
-        return self.model.prepare(self.how.moved(x, self.how.untouched.params))
+        return self.model.prepare(self.how.transform.apply(x, self.how.untouched.params))
 
     def _around(self) -> Around:
         """See how large φ(x) is over the first split, and settle by that how every layer is measured."""

@@ -27,6 +27,8 @@ class Blur(Tabled, Still):
         UserError: for arguments that are not such values.
     """
 
+    by_image = True
+
     unit = "px"
     tangent_unit = "σ² (px²)"
     uniforms = 1

@@ -30,6 +30,8 @@ class ColorJitter(Tabled, Still):
         UserError: for a range or offsets that are not such numbers.
     """
 
+    by_image = True
+
     unit = "intensity"
     tangent_unit = "intensity"
     uniforms = CHANNELS

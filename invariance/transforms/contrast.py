@@ -108,6 +108,8 @@ class Saturation(_Stretch):
         UserError: for arguments that are not such numbers.
     """
 
+    by_image = True
+
     family = "saturation"
 
     def _check(self, shape: Shape) -> None:

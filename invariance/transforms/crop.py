@@ -31,6 +31,8 @@ class Crop(Tabled):
         UserError: for a range or a number of windows that is not such a number.
     """
 
+    by_image = True
+
     unit = "window"
     ordinal = True
     uniforms = 2

@@ -47,6 +47,8 @@ class Elastic(Tabled):
         UserError: for arguments that are not such values.
     """
 
+    by_image = True
+
     ordinal = True
     uniforms = 2
     tangent_unit = f"α (px) at σ {TANGENT_SIGMA:g}"

@@ -25,6 +25,8 @@ class Hue(Tabled, Still):
         UserError: for arguments that are not such numbers.
     """
 
+    by_image = True
+
     unit = "°"
     uniforms = 1
 

@@ -26,6 +26,8 @@ class Mirror(Tabled):
         UserError: for another name.
     """
 
+    by_image = True
+
     ordinal = True
     uniforms = 2
 

@@ -26,6 +26,8 @@ class Noise(Tabled, Still):
         UserError: for arguments that are not such numbers.
     """
 
+    by_image = True
+
     unit = "intensity"
     tangent_unit = "σ"
     uniforms = 2

@@ -8,6 +8,7 @@ or a field.
 
 from abc import abstractmethod
 from collections.abc import Callable
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -31,9 +32,18 @@ Mover = Callable[[Tensor], Tensor]
 STAYS = "stays"
 """Name of a table (n,) bool: which images g leaves as they are, to the bit."""
 
+_CACHED = 2**18
+"""Numbers that are worked on at once on a CPU: what a core's cache holds beside its results."""
+
 
 class Tabled(Transform):
-    """A family whose `apply` is made of tables, which may be made elsewhere and earlier."""
+    """A family whose `apply` is made of tables, which may be made elsewhere and earlier.
+
+    Attributes:
+        by_image: whether g x of an image is the same in any batch, to the bit.
+    """
+
+    by_image: ClassVar[bool] = False
 
     @abstractmethod
     def tables(self, params: Params, shape: Shape) -> Tables:
@@ -97,16 +107,40 @@ class Fixed:
 
     Args:
         transform: the family.
+        prepare: what takes images g x to what is wanted of them, as a network's preprocessing; None: they are.
+        by_image: whether `prepare` gives the same for an image in any batch, to the bit, images being contiguous. On a
+            CPU it is then called part by part.
     """
 
-    def __init__(self, transform: Transform) -> None:
-        self._transform = transform
+    def __init__(self, transform: Transform, prepare: Mover | None = None, *, by_image: bool = False) -> None:
+        self._transform, self._prepare, self._by_image = transform, prepare, by_image
+        family = tabled(transform)
+        self._moved_by_image = family is not None and family.by_image
         # parameters are held, so that no others are ever found under their identity
         self._movers: dict[tuple[object, ...], tuple[Params, Mover]] = {}
 
     def __call__(self, x: Tensor, params: Params) -> Tensor:
-        """Images g x, for the very parameters of a grid's point, n = 1."""
+        """Images g x, prepared, for the very parameters of a grid's point, n = 1."""
         key = (id(params), x.shape[1:], x.dtype, x.device)
         if key not in self._movers:
             self._movers[key] = params, self._transform.fixed(params, x)
-        return self._movers[key][1](x)
+        move, prepare = self._movers[key][1], self._prepare
+        if prepare is None:
+            return move(x)
+        # every thread has an image to itself, where an operation is divided by images
+        part = max(torch.get_num_threads(), _CACHED // max(1, x[:1].numel()))
+        if not self._by_image or x.device.type != "cpu" or len(x) <= part:
+            return prepare(move(x))
+        if not self._moved_by_image:
+            return _in_parts(move(x), prepare, part)
+        return _in_parts(x, lambda images: prepare(move(images)), part)
+
+
+def _in_parts(x: Tensor, work: Mover, part: int) -> Tensor:
+    """What `work` gives for images, so many at a time: steps after one another find them in the processor's cache."""
+    first = work(x[:part])
+    out = first.new_empty(len(x), *first.shape[1:])
+    out[:part] = first
+    for start in range(part, len(x), part):
+        out[start : start + part] = work(x[start : start + part])
+    return out

@@ -24,6 +24,8 @@ OUTSIDE = 4.0
 class Homographic(Tabled):
     """A family that sees images through homographies."""
 
+    by_image = True
+
     @abstractmethod
     def backward(self, params: Params, size: Size) -> Tensor:
         """The homographies (n, 3, 3) float64, from output to input in pixels about the centre, for images (H, W)."""
