@@ -143,8 +143,7 @@ def test_shear_draws_angles_and_both_ways():
 
 def worst_corner(transform, params, side=227):
     """How far the corner that moves most moves, in pixels, (n,)."""
-    x = torch.zeros(1, 1, side, side)
-    forward = torch.linalg.inv(transform.backward(params, (x.shape[2], x.shape[3])))
+    forward = torch.linalg.inv(transform.backward(params, (side, side)))
     end = (side - 1) / 2
     corners = torch.tensor([[-end, -end, 1], [end, -end, 1], [end, end, 1], [-end, end, 1]], dtype=torch.float64)
     moved = corners @ forward.mT

@@ -98,10 +98,10 @@ class Crop(Tabled):
 
         return cut
 
-    def fixed(self, params: Params, like: Tensor) -> Mover:
-        """See `Transform.fixed`: one window of all images is a slice, whose place is known before it is moved."""
+    def by_tables(self, params: Params, like: Tensor) -> Mover:
+        """See `Tabled.by_tables`: one window of all images is a slice, whose place is known here."""
         if check_batch(like, params) != 1:
-            return super().fixed(params, like)
+            return super().by_tables(params, like)
         size = like.shape[-2:]
         down, right = (
             slice(start, start + length)

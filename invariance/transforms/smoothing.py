@@ -55,17 +55,28 @@ def banded(weights: Tensor, size: int, border: str) -> Tensor:
         folded[:, :, size - radius - shared : size - shared] += rows[:, :, size + radius :].flip(1, 2)
         return folded
     rows, folded = rows.flip(1), weights.new_zeros(len(weights), size, size)
-    for place, mirrored in enumerate(_mirrored(size, radius, shared)):  # about both edges, more than once
-        folded[:, :, mirrored] += rows[:, :, place]
+    for place, length, first, rising in _runs(size, radius, shared):  # about both edges, more than once
+        piece = rows[:, :, place : place + length]
+        if rising:
+            folded[:, :, first : first + length] += piece
+        else:
+            folded[:, :, first - length + 1 : first + 1] += piece.flip(2)
     return folded
 
 
-def _mirrored(size: int, radius: int, shared: int) -> Iterator[int]:
-    """Where places −radius … size−1+radius come from."""
-    period = max(1, 2 * (size - shared))
-    for place in range(-radius, size + radius):
-        place %= period
-        yield place if place < size else period - 1 + shared - place
+def _runs(size: int, radius: int, shared: int) -> Iterator[tuple[int, int, int, bool]]:
+    """Runs of the places −radius … size−1+radius, counted from 0, that come from neighbouring places.
+
+    Yields:
+        The run's first place, its length, where its first place comes from, and whether the next is one up or down.
+    """
+    period, place, stop = max(1, 2 * (size - shared)), 0, size + 2 * radius
+    while place < stop:
+        turn = (place - radius) % period
+        rising = turn < size
+        length = min((size if rising else period) - turn, stop - place)
+        yield place, length, turn if rising else period - 1 + shared - turn, rising
+        place += length
 
 
 def smooth(x: Tensor, sigma: Tensor, border: str = "zero") -> Tensor:

@@ -64,12 +64,14 @@ class Tabled(Transform):
 
     def apply(self, x: Tensor, params: Params) -> Tensor:
         """See `Transform.apply`."""
-        return self.fixed(params, x)(x)
+        return self.by_tables(params, x)(x)
 
     def fixed(self, params: Params, like: Tensor) -> Mover:
         """See `Transform.fixed`: everything but what depends on pixels is done here."""
-        if tabled(self) is None:
-            return super().fixed(params, like)
+        return super().fixed(params, like) if tabled(self) is None else self.by_tables(params, like)
+
+    def by_tables(self, params: Params, like: Tensor) -> Mover:
+        """As `ready`, from parameters on the CPU."""
         check_batch(like, params)
         tables = self.tables(params, tuple(like.shape[1:]))
         return self.ready({name: table.to(like.device) for name, table in tables.items()}, like)
