@@ -3,11 +3,15 @@
 import math
 import random
 from concurrent.futures import ThreadPoolExecutor
+from importlib import import_module
+from importlib.util import find_spec
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+_TRITON = find_spec("triton") is not None
 
 SEEDS = 2**53
 """How many seeds there are: whole numbers that float64 uniforms in [0, 1) tell apart."""
@@ -70,9 +74,18 @@ def normal_by(keys: Tensor, shape: tuple[int, ...]) -> Tensor:
 
 def _bits(keys: Tensor, count: int) -> Tensor:
     """24 random bits (n, count) as float32 whole numbers: two rounds of a mixer, each with one of the keys."""
+    if keys.is_cuda and _TRITON:
+        return _bits_by_triton(keys, count)
     bits = _bits_by_numpy if keys.device.type == "cpu" else _bits_by_torch
     first, second = keys.unbind(dim=1)
     return bits(first, second, count)
+
+
+def _bits_by_triton(keys: Tensor, count: int) -> Tensor:
+    bits = torch.empty(len(keys), count, device=keys.device)
+    with torch.cuda.device(keys.device):
+        import_module("invariance.transforms.counter_triton").fill_bits(keys.contiguous(), bits)  # needs a GPU's Triton
+    return bits
 
 
 def _bits_by_torch(first: Tensor, second: Tensor, count: int) -> Tensor:
