@@ -269,6 +269,7 @@ def compare(where: Path, given: argparse.Namespace) -> dict[str, Any]:
         f"prepared={where / 'prepared'}",
         "logger=csv",
         "progress=false",
+        "metrics=[error_rate,l2_distance]",
         f"batch={given.batch}",
         f"memory_gb={given.memory_gb}",
         *solvers,
