@@ -11,7 +11,7 @@ from torch import Tensor
 
 from invariance.data.packing import DRAWN, Layout, PackedBatch
 from invariance.data.prepared import Prepared, Split
-from invariance.data.reading import read_ahead
+from invariance.data.reading import AHEAD, Buffers, read_ahead
 from invariance.errors import UserError
 from invariance.seeds import derive
 
@@ -50,12 +50,13 @@ class StepSampler:
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
-def gather(split: Split, indices: NDArray[np.int64], drawn: Drawn | None = None) -> PackedBatch:
+def gather(split: Split, indices: NDArray[np.int64], buffers: Buffers, drawn: Drawn | None = None) -> PackedBatch:
     """Images uint8 (B, C, H, W) and labels int64 (B,) at `indices`, in their order; images are verified once a process.
 
     Args:
         split: the split.
         indices: (B,) which images.
+        buffers: gives the memory they go into.
         drawn: tensors that travel with them; None: the batch has no third part.
 
     Raises:
@@ -67,8 +68,7 @@ def gather(split: Split, indices: NDArray[np.int64], drawn: Drawn | None = None)
         **{DRAWN + name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in (drawn or {}).items()},
     }
     layout = Layout(parts)
-    # from pinned memory a GPU fetches by itself
-    buffer = torch.empty(layout.bytes, dtype=torch.uint8, pin_memory=torch.cuda.is_available())
+    buffer = buffers.take(layout.bytes)
     views = layout.views(buffer)
     split.images.read(indices, out=views["x"].numpy(), once=True)
     views["y"].copy_(torch.from_numpy(split.labels[indices]))
@@ -97,6 +97,8 @@ class Batches:
         draw: Callable[[int], Drawn] | None = None,
     ) -> None:
         self.split, self.indices, self.count, self.threads, self.draw = split, indices, count, threads, draw
+        # beside those that wait and are being filled, the user has one and asks for the next
+        self._buffers = Buffers(torch.cuda.is_available(), kept=AHEAD * threads + 2)
         self._reading: list[Generator[PackedBatch, None, None]] = []
 
     def __len__(self) -> int:
@@ -108,7 +110,7 @@ class Batches:
         return self._reading[0]
 
     def _read(self, place: int) -> PackedBatch:
-        return gather(self.split, self.indices(place), None if self.draw is None else self.draw(place))
+        return gather(self.split, self.indices(place), self._buffers, None if self.draw is None else self.draw(place))
 
     def close(self) -> None:
         """End the threads that read ahead."""

@@ -14,13 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from invariance.data.building import Target, allowed, begun, build, tidied, workers_here
-from invariance.data.finding import Location, find, prepared_settings
+from invariance.data.finding import Location, find, find_unchanged, prepared_settings
 from invariance.data.images import StoredImages
 from invariance.data.manifest import MANIFEST, DamagedData, left_out_lines, read_checksums, read_manifest
 from invariance.data.mending import BEFORE, damage_of, take_apart
 from invariance.data.placing import locked, put, remove_stale, temporary_of
 from invariance.data.sources.base import SPLITS, DataConfig, check_fit, data_config
 from invariance.data.sources.trees import Stamp
+from invariance.data.watching import note
 from invariance.errors import UserError
 from invariance.models.recipe import Resize
 from invariance.runs.files import disk_errors, sha256
@@ -188,8 +189,10 @@ def prepare(
 
     The folder's name holds a hash over the settings, and one over the names, sizes and times of the source's files.
     Files of another time are compared by content, so a source that was only touched is not decoded again; one that
-    changed is, into another folder. A folder appears whole, by a rename; of several processes that ask at the same time
-    one decodes and the others wait. A process that was killed left what it had decoded, and the next one goes on there.
+    changed is, into another folder. Of a folder of very many files its folders' times are looked at in place of them,
+    unless `verify` or `renew` ask for more. A folder appears whole, by a rename; of several processes that ask at the
+    same time one decodes and the others wait. A process that was killed left what it had decoded, and the next one goes
+    on there.
 
     Args:
         config: a yaml of `conf/data/`, plain and resolved.
@@ -234,6 +237,11 @@ def prepare_sizes(
     """
     data = data_config(config)
     settings = [prepared_settings(data, size, resize) for size in sizes]
+    if not (verify or renew):
+        there = [path for one in settings if (path := find_unchanged(root / data.name, data, one))]
+        if len(there) == len(settings):
+            return [_opened(path, None, data) for path in there]
+    begun = time.time_ns()
     if not (root / data.name).is_dir():  # before the source is listed and hashed
         require_writable(root / data.name, "prepared")
     now, digest, threads = data.source.stamps(), cache(data.source.digest), workers or workers_here()
@@ -260,6 +268,8 @@ def prepare_sizes(
                     take_apart(directory, temporary_of(directory), listed=one.listed)
             lacking = {directory: own for directory, (own, _, _) in todo.items() if renew or not directory.is_dir()}
             _build(lacking, data, now or {}, progress, threads)
+    for one in found if now is not None else ():
+        note(one.directory, data.source, now or {}, begun)
     return [_opened(one.directory, before, data) for one, before in zip(found, befores, strict=True)]
 
 

@@ -1,5 +1,6 @@
 """φ of a split of images under one fixed g, streamed by batches."""
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from invariance.data.images import StoredImages
-from invariance.data.reading import read_ahead
+from invariance.data.reading import AHEAD, Buffers, read_ahead
 from invariance.models.cut import Cut
 from invariance.models.model import Model
 from invariance.models.representation import Representation
@@ -58,11 +59,18 @@ def batches(
         The batch's place among the indices, and the batch.
     """
     spans = [slice(start, min(start + size, len(indices))) for start in range(0, len(indices), size)]
+    pinned = device.type == "cuda"
+    buffers = Buffers(pinned, kept=AHEAD + 2)
 
     def read(span: slice) -> Tensor:
         """The images of a batch, ready to be moved to the device."""
-        batch = torch.from_numpy(np.ascontiguousarray(images[indices[span]]))
-        return batch.pin_memory() if device.type == "cuda" else batch
+        if not isinstance(images, StoredImages):
+            batch = torch.from_numpy(np.ascontiguousarray(images[indices[span]]))
+            return batch.pin_memory() if pinned else batch
+        shape = (span.stop - span.start, *images.shape[1:])
+        batch = buffers.take(math.prod(shape)).view(shape)
+        images.read(indices[span], out=batch.numpy())
+        return batch
 
     with closing(read_ahead(lambda place: read(spans[place]), len(spans), threads=1)) as ahead:
         for span, batch in zip(spans, ahead, strict=True):
