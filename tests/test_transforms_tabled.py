@@ -97,6 +97,7 @@ def test_a_fixed_g_of_images_in_parts_is_that_of_all_at_once(name, normalised, m
     fixed = Fixed(family, prepare, by_image=normalised)
     for params in some(family) * 2:
         assert torch.equal(fixed(x, params), prepare(family.apply(x, params)))
+        assert torch.equal(fixed(x.byte(), params), prepare(family.apply(x.byte().float(), params)))
 
 
 def test_what_is_fixed_is_worked_out_once_for_every_size():

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from invariance.device import full_float32
-from invariance.engine.stream import Sample, batches
+from invariance.engine.stream import Sample, batches, stored_batches
 from invariance.maps import FittedMaps
 from invariance.maps.unseen import DEALS, Deal
 from invariance.measures.agreement import agreement_per_image, effective_invariance_per_image
@@ -276,7 +276,7 @@ class Scorer:
             return
         held: list[tuple[slice, Tensor]] | None = [] if self._fits(count) else None
         prepared = Fixed(transform, self.model.prepare, by_image=self.model.by_image)
-        for span, x in batches(side.sample.pixels, side.sample.indices, self._batch, self.model.device):
+        for span, x in stored_batches(side.sample.pixels, side.sample.indices, self._batch, self.model.device):
             given = prepared(x, point.params)
             if self._follows:
                 given = self._cut.activation(self._layer, given)

@@ -58,6 +58,14 @@ def batches(
     Yields:
         The batch's place among the indices, and the batch.
     """
+    for span, batch in stored_batches(images, indices, size, device):
+        yield span, batch.float()
+
+
+def stored_batches(
+    images: np.ndarray | StoredImages, indices: np.ndarray, size: int, device: torch.device
+) -> Iterator[tuple[slice, Tensor]]:
+    """As `batches`, but images are as they are stored, uint8: a quarter of the memory, as `Fixed` takes them."""
     spans = [slice(start, min(start + size, len(indices))) for start in range(0, len(indices), size)]
     pinned = device.type == "cuda"
     buffers = Buffers(pinned, kept=AHEAD + 2)
@@ -74,7 +82,8 @@ def batches(
 
     with closing(read_ahead(lambda place: read(spans[place]), len(spans), threads=1)) as ahead:
         for span, batch in zip(spans, ahead, strict=True):
-            yield span, batch.to(device, non_blocking=True).float()
+            moved = batch.to(device, non_blocking=True)
+            yield span, moved if moved.dtype == torch.uint8 else moved.float()
 
 
 def extract(
@@ -108,7 +117,7 @@ def extract(
         (n, D) float32 on `home`.
     """
     result, prepared = None, Fixed(transform, normalise, by_image=True)
-    for span, x in batches(images, indices, batch, device):
+    for span, x in stored_batches(images, indices, batch, device):
         r = representation.phi(prepared(x, params))
         if result is None:
             result = torch.empty(len(indices), r.shape[1], device=home)
@@ -147,7 +156,7 @@ def features(
     """
     result: dict[str, Tensor] = {}
     prepared = Fixed(transform, model.prepare, by_image=model.by_image)
-    for span, x in batches(sample.pixels, sample.indices, batch, model.device):
+    for span, x in stored_batches(sample.pixels, sample.indices, batch, model.device):
         for layer, r in cut.phi(prepared(x, params)).items():
             if layer not in result:
                 result[layer] = torch.empty(len(sample), r.shape[1], device=home)

@@ -122,11 +122,12 @@ class Fixed:
         self._movers: dict[tuple[object, ...], tuple[Params, Mover]] = {}
 
     def __call__(self, x: Tensor, params: Params) -> Tensor:
-        """Images g x, prepared, for the very parameters of a grid's point, n = 1."""
-        key = (id(params), x.shape[1:], x.dtype, x.device)
+        """Images g x, prepared, for the very parameters of a grid's point, n = 1; of uint8 images in float32."""
+        prepare, key = self._prepare, (id(params), x.shape[1:], x.dtype, x.device)
         if key not in self._movers:
-            self._movers[key] = params, self._transform.fixed(params, x)
-        move, prepare = self._movers[key][1], self._prepare
+            fixed = self._transform.fixed(params, x[:1] if x.is_floating_point() else x[:1].float())
+            self._movers[key] = params, fixed if x.is_floating_point() else lambda images: fixed(images.float())
+        move = self._movers[key][1]
         if prepare is None:
             return move(x)
         # every thread has an image to itself, where an operation is divided by images
