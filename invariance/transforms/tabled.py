@@ -130,8 +130,8 @@ class Fixed:
         move = self._movers[key][1]
         if prepare is None:
             return move(x)
-        # every thread has an image to itself, where an operation is divided by images
-        part = max(torch.get_num_threads(), _CACHED // max(1, x[:1].numel()))
+        # every thread has images to itself, where an operation is divided by images
+        part = max(2 * torch.get_num_threads(), _CACHED // max(1, x[:1].numel()))
         if not self._by_image or x.device.type != "cpu" or len(x) <= part:
             return prepare(move(x))
         if not self._moved_by_image:
