@@ -57,7 +57,7 @@ def train_network(config: dict[str, Any], prepared: Prepared, run: Run) -> None:
                 checkpoint, done = resume_point(run.directory, classifier, trainer)
                 if done < config["recipe"]["updates"]:
                     beside = ranks.running(fit_as_rank, config, prepared, run, checkpoint)
-                    fit(classifier, trainer, batches(config, prepared), run, tracker, checkpoint, beside)
+                    fit(classifier, trainer, batches(config, prepared, classifier), run, tracker, checkpoint, beside)
             (run.directory / PREVIOUS).unlink(missing_ok=True)
             told = {**about, "range": "" if config["range"] is None else str(config["range"])}
             rows = evaluate(told, prepared, run, tracker, config["trainer"]["accelerator"])
@@ -103,13 +103,14 @@ def build(config: dict[str, Any], prepared: Prepared, run: Run) -> tuple[Classif
     return classifier, trainer_of(config["trainer"], config["recipe"], run, best=True, progress=config["progress"])
 
 
-def batches(config: dict[str, Any], prepared: Prepared) -> PreparedData:
-    """The batches of a training."""
-    return data_of(prepared, config["recipe"], config["seed"], config["trainer"]["workers"])
+def batches(config: dict[str, Any], prepared: Prepared, classifier: Classifier) -> PreparedData:
+    """The batches of a training, with the g that are drawn for them."""
+    draw = classifier.draw(prepared.split("train").images.shape[1:])
+    return data_of(prepared, config["recipe"], config["seed"], config["trainer"]["workers"], draw)
 
 
 def fit_as_rank(config: dict[str, Any], prepared: Prepared, run: Run, checkpoint: Path | None) -> None:
     """What another rank than the first does, in a process of its own: train along, and write nothing."""
     keep_freed()
     classifier, trainer = build(config, prepared, run)
-    trainer.fit(classifier, datamodule=batches(config, prepared), ckpt_path=checkpoint, weights_only=True)
+    trainer.fit(classifier, datamodule=batches(config, prepared, classifier), ckpt_path=checkpoint, weights_only=True)
