@@ -1,4 +1,4 @@
-"""Jobs forked from one process that has imported what they need (`invariance.launch.fork_server`)."""
+"""Jobs forked from one process that has imported what they need (`invariance.cli.fork_server`)."""
 
 from __future__ import annotations
 
@@ -114,14 +114,7 @@ class Forks:
         self._connection = here
         with there, open(self.log, "wb") as log:
             self._server = subprocess.Popen(
-                [
-                    sys.executable,
-                    "-m",
-                    "invariance.launch.fork_server",
-                    str(there.fileno()),
-                    str(os.getpid()),
-                    self.page,
-                ],
+                [sys.executable, "-m", "invariance.cli.fork_server", str(there.fileno()), str(os.getpid()), self.page],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,

@@ -20,20 +20,28 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from hydra import compose, initialize_config_dir
 
 from invariance.cli.command import find_plugins, function_of
 from invariance.runs.origin import checkout_here
 from invariance.runs.processes import fork_under
 from invariance.runs.surroundings import settle
+from invariance.settings.files import conf_dir
 
-LATER = {"train": "invariance.experiments.training", "finetune": "invariance.experiments.finetuning"}
-"""What a command imports when it finds that there is something to do."""
+_MEASURING = ("invariance.engine.fit", "invariance.training.classifier")
+LATER = {
+    "train": ("invariance.experiments.training",),
+    "measure": _MEASURING,
+    "distance": _MEASURING,
+    "finetune": ("invariance.experiments.finetuning",),
+}
+"""What a command imports only when it finds that there is something to do."""
 
 _TASKS = Path("/proc/self/task")
 
 
 def main() -> None:
-    """The process: `python -m invariance.launch.fork_server DESCRIPTOR PARENT COMMAND`."""
+    """The process: `python -m invariance.cli.fork_server DESCRIPTOR PARENT COMMAND`."""
     descriptor, parent, page = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
     fork = fork_under(parent)
     with socket.socket(fileno=descriptor) as connection:
@@ -59,9 +67,11 @@ def import_for(page: str) -> str:
     try:
         find_plugins()
         function_of(f"invariance.experiments.{page}:{page}")
-        if page in LATER:
-            importlib.import_module(LATER[page])
+        for module in LATER.get(page, ()):
+            importlib.import_module(module)
         checkout_here()  # of the code that is imported now, whatever stands there when a job ends
+        with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
+            compose(page, overrides=["progress=false"])  # Hydra's parsers keep what they learn of its grammar
     except Exception as error:  # whatever a library raises: a job that is started whole says it better
         return f"{type(error).__name__}: {error}"
     finally:
