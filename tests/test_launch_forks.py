@@ -193,6 +193,16 @@ def test_a_process_with_threads_or_a_gpu_is_not_forked():
     assert ended.stdout.splitlines() == ["fit", gpu, gpu, threads], ended.stderr
 
 
+def test_variables_that_libraries_set_are_there_in_jobs(task, tmp_path):
+    log = tmp_path / "log"
+    log.touch()
+    job = {"module": "task_of_forks", "arguments": ["tell"], "environment": {"A": "1"}, "log": str(log)}
+    code = f"from invariance.cli.fork_server import become; become({job}, {{'TORCHINDUCTOR_CACHE_DIR': 'here'}})"
+    subprocess.run([sys.executable, "-c", code], check=True)
+    told = json.loads(log.read_text())
+    assert told["environment"].items() >= {"A": "1", "TORCHINDUCTOR_CACHE_DIR": "here"}.items()
+
+
 @pytest.mark.long
 def test_rows_and_provenance_are_those_of_jobs_that_are_started_whole(tmp_path):
     quick = ["model=tiny", "recipe=smoke", "recipe.updates=40", "recipe.val_every=20", "recipe.step=30", "logger=csv"]

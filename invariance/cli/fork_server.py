@@ -37,19 +37,22 @@ LATER = {
 }
 """What a command imports only when it finds that there is something to do."""
 
+_BY_NVML = "PYTORCH_NVML_BASED_CUDA_CHECK"
+"""Without it torch asks the driver whether there is a GPU, and a process that asked it cannot be forked."""
+
 _TASKS = Path("/proc/self/task")
 
 
 def main() -> None:
     """The process: `python -m invariance.cli.fork_server DESCRIPTOR PARENT COMMAND`."""
     descriptor, parent, page = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
-    fork = fork_under(parent)
+    fork, before = fork_under(parent), dict(os.environ)
     with socket.socket(fileno=descriptor) as connection:
         answer(connection, {"unfit": import_for(page)})
         job = serve(connection, fork)
     if job is None:
         os._exit(0)  # to give back all that was imported takes a while
-    become(job)
+    become(job, {name: value for name, value in os.environ.items() if before.get(name) != value})
 
 
 def import_for(page: str) -> str:
@@ -62,8 +65,8 @@ def import_for(page: str) -> str:
         Why this process is not fit to be forked; nothing if it is.
     """
     settle()  # as a command does before libraries look
-    # without it torch asks the driver whether there is a GPU, and what asked it cannot be forked
-    given = os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
+    given = os.environ.get(_BY_NVML)
+    os.environ[_BY_NVML] = "1"
     try:
         find_plugins()
         function_of(f"invariance.experiments.{page}:{page}")
@@ -75,7 +78,9 @@ def import_for(page: str) -> str:
     except Exception as error:  # whatever a library raises: a job that is started whole says it better
         return f"{type(error).__name__}: {error}"
     finally:
-        os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = given
+        del os.environ[_BY_NVML]
+        if given is not None:
+            os.environ[_BY_NVML] = given
     gc.collect()
     gc.freeze()  # a collection in a job would copy all pages that jobs share
     return unfit()
@@ -83,6 +88,8 @@ def import_for(page: str) -> str:
 
 def unfit() -> str:
     """Why this process cannot be forked: a library has touched a GPU, or runs threads; nothing if it can."""
+    if os.path.basename(os.environ.get("MPLCONFIGDIR", "")).startswith("matplotlib-"):
+        return "matplotlib may write nowhere in the home folder, and has made a folder that goes with the first job"
     for stream in (sys.stdout, sys.stderr):  # what is left in them would be printed by every job
         stream.flush()
     torch: Any = sys.modules.get("torch")
@@ -138,11 +145,12 @@ def serve(connection: socket.socket, fork: Callable[[], int]) -> dict[str, Any] 
     return None
 
 
-def become(job: dict[str, Any]) -> None:
+def become(job: dict[str, Any], added: dict[str, str]) -> None:
     """Run a job's command, as `python -m` does; what ends it ends this process, which was forked for it.
 
     Args:
         job: its module, arguments, environment and log.
+        added: variables that libraries have set while they were imported.
     """
     for path, flags, numbers in ((os.devnull, os.O_RDONLY, (0,)), (job["log"], os.O_WRONLY, (1, 2))):
         opened = os.open(path, flags)
@@ -150,7 +158,7 @@ def become(job: dict[str, Any]) -> None:
             os.dup2(opened, number)
         os.close(opened)
     os.environ.clear()
-    os.environ.update(job["environment"])
+    os.environ.update(job["environment"] | added)
     np.random.seed()  # noqa: NPY002 - from the system, as at a start: no job is to draw what another draws
     sys.argv[1:] = job["arguments"]
     runpy.run_module(job["module"], run_name="__main__", alter_sys=True)

@@ -18,7 +18,7 @@ from invariance.runs.processes import adopt_orphans, uninterrupted
 from invariance.runs.sweep import JOB_VARIABLE, SWEEP_VARIABLE
 
 _PATIENCE = 60.0
-"""Seconds for an answer, which takes milliseconds, and for the end of a process that has nothing left to do."""
+"""Seconds for an answer, which takes milliseconds."""
 
 _LATE = {JOB_VARIABLE, SWEEP_VARIABLE, "CUDA_VISIBLE_DEVICES"}
 """Variables that nothing reads while it is imported: jobs may differ in these from the process that they come from."""
@@ -52,10 +52,11 @@ class Forks:
         try:
             self._begin()
             why = str(self._hear()["unfit"])
-        except BaseException as error:
-            why = self._lose()
-            if not isinstance(error, OSError):
-                raise
+        except OSError as error:
+            why = self._lose() or str(error)
+        except BaseException:
+            self.__exit__()
+            raise
         if why:
             self._lose()
             print(f"each job imports its libraries itself, for they cannot be shared: {why}", flush=True)
@@ -63,14 +64,7 @@ class Forks:
 
     def __exit__(self, *_: object) -> None:
         """End the process that jobs come from."""
-        if self._connection is not None and self._server is not None:
-            self._connection.close()
-            try:
-                self._server.wait(_PATIENCE)
-            except subprocess.TimeoutExpired:
-                self._server.kill()
-                self._server.wait()
-        self._server = self._connection = None
+        self._lose()
         if sys.platform == "linux":
             adopt_orphans(False)
         if self.log.exists() and not self.log.stat().st_size:
