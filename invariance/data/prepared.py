@@ -3,24 +3,25 @@
 import shutil
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from invariance.data.building import Target, allowed, begun, build, tidied, workers_here
+from invariance.data.absent import AbsentImages, open_images, room_given_back, was_given_back
+from invariance.data.beside import build_beside
+from invariance.data.building import allowed, workers_here
 from invariance.data.finding import Location, find, prepared_settings
 from invariance.data.images import StoredImages
 from invariance.data.manifest import MANIFEST, DamagedData, left_out_lines, read_checksums, read_manifest
-from invariance.data.mending import BEFORE, damage_of, take_apart
-from invariance.data.placing import locked, put, remove_stale, temporary_of
+from invariance.data.mending import damage_of, take_apart
+from invariance.data.placing import locked, temporary_of
 from invariance.data.sources.base import SPLITS, DataConfig, check_fit, data_config
-from invariance.data.sources.trees import Stamp
 from invariance.errors import UserError
 from invariance.models.recipe import Resize
 from invariance.runs.files import disk_errors, sha256
@@ -73,6 +74,7 @@ class Prepared:
         channels: 1 (gray) or 3 (RGB).
         classes: names of the classes, in the order of the labels.
         mean: channel means in [0, 255].
+        whole: whether the images are there; False after they were given back.
         resized: whether images were resized and cropped as a network says, and not warped.
         verified: whether there is a checksum for every image; version 0.1.0 wrote none.
         sha256: hash of the manifest, which holds the hashes of all images' files: equal data have equal hashes.
@@ -89,6 +91,7 @@ class Prepared:
 
     def __init__(self, directory: Path, report: str | None = None) -> None:
         self.directory = directory
+        self._again: Callable[[bool], Prepared] | None = None
         path = directory / MANIFEST
         if not path.is_file():
             raise DamagedData(directory, f"{MANIFEST} is absent")
@@ -110,6 +113,7 @@ class Prepared:
             self._splits = {
                 split: self._open(split, manifest["splits"][split], checksums.get(split)) for split in self.splits
             }
+            self.whole = not any(isinstance(split.images, AbsentImages) for split in self._splits.values())
         except UserError:
             raise
         except _DAMAGE as error:
@@ -124,13 +128,37 @@ class Prepared:
         path = self.directory / f"{name}.labels.npy"
         if sha256(path) != about["labels_sha256"] or len(labels := np.load(path, allow_pickle=False)) != shape[0]:
             raise ValueError(f"{name}.labels.npy has changed")
-        images = StoredImages(
-            self.directory / f"{name}.images.npy",
+        directory, size, resized = self.directory, self.size, self.resized
+        images = open_images(
+            directory,
+            name,
             shape,
-            None if checksums is None else read_checksums(self.directory, name, checksums),
-            lambda why: DamagedData(self.directory, f"{name}: {why}", self.size, resized=self.resized),
+            None if checksums is None else read_checksums(directory, name, checksums),
+            lambda why: DamagedData(directory, f"{name}: {why}", size, resized=resized),
         )
-        return Split(self.directory, name, images, labels)
+        return Split(directory, name, images, labels)
+
+    def made_again_by(self, again: "Callable[[bool], Prepared]") -> None:
+        """How these data are made again, with or without a bar, should their images have been given back."""
+        self._again = again
+
+    def with_images(self, progress: bool) -> "Prepared":
+        """These data with their images, which are made again if they were given back.
+
+        Args:
+            progress: whether to show a bar meanwhile.
+
+        Raises:
+            UserError: if they cannot be made again, or are other data then.
+        """
+        if self.whole or self._again is None:
+            return self
+        made = self._again(progress)
+        if made.sha256 != self.sha256:
+            raise UserError(
+                f"{made.directory} was prepared again, and its images are not what they were before; repeat the command"
+            )
+        return made
 
     def split(self, name: str) -> Split:
         """The split of that name.
@@ -183,6 +211,7 @@ def prepare(
     renew: bool = False,
     verify: bool = False,
     resize: Resize | None = None,
+    images: bool = True,
 ) -> Prepared:
     """Decode a data set once at one size, or open what was decoded before.
 
@@ -200,6 +229,7 @@ def prepare(
         renew: decode again even if it was done.
         verify: read everything that was done before, and decode again what is damaged.
         resize: how a network wants pictures resized and cropped, here to `size`; None: they are warped to it.
+        images: make images again that were given back; False: `Prepared.with_images` does, if they are needed at all.
 
     Returns:
         The data, opened.
@@ -208,7 +238,7 @@ def prepare(
         UserError: for a configuration or source that cannot serve, more broken images than allowed, a disk that is full
             or read-only, or prepared data that are damaged and are not to be verified, or whose source is not there.
     """
-    return prepare_sizes(config, [size], root, progress, workers, renew, verify, resize)[0]
+    return prepare_sizes(config, [size], root, progress, workers, renew, verify, resize, images)[0]
 
 
 def prepare_sizes(
@@ -220,6 +250,7 @@ def prepare_sizes(
     renew: bool = False,
     verify: bool = False,
     resize: Resize | None = None,
+    images: bool = True,
 ) -> list[Prepared]:
     """Decode a data set once at several sizes, or open what was decoded before; see `prepare`.
 
@@ -241,8 +272,12 @@ def prepare_sizes(
     for one in found:
         if one.changed and not one.there:
             print(f"{one.changed}; it is prepared again", file=sys.stderr)
+    absent = {one.directory for one in found if one.there and was_given_back(one.directory)}
     befores = [
-        _to_mend(one, data.report, progress, threads) if verify and one.there and not renew else None for one in found
+        _to_mend(one, data.report, progress, threads, images)
+        if one.there and not renew and (verify or (images and one.directory in absent))
+        else None
+        for one in found
     ]
     todo = {
         one.directory: (own, one, before)
@@ -255,12 +290,23 @@ def prepare_sizes(
             (root / data.name).mkdir(parents=True, exist_ok=True)
             for directory in sorted(todo):  # in one order, so that no two processes wait for each other
                 locks.enter_context(locked(directory.with_name(f".{directory.name}.lock")))
-            for directory, (_, one, before) in todo.items():
-                if before is not None and directory.is_dir():
-                    take_apart(directory, temporary_of(directory), listed=one.listed)
+            _take_apart({directory: one for directory, (_, one, before) in todo.items() if before is not None}, absent)
             lacking = {directory: own for directory, (own, _, _) in todo.items() if renew or not directory.is_dir()}
-            _build(lacking, data, now or {}, progress, threads)
-    return [_opened(one.directory, before, data) for one, before in zip(found, befores, strict=True)]
+            build_beside(lacking, data, now or {}, progress, threads)
+    made = [_opened(one.directory, before, data) for one, before in zip(found, befores, strict=True)]
+    for size, prepared in zip(sizes, made, strict=True):
+        prepared.made_again_by(partial(prepare, config, size, root, workers=workers, resize=resize))
+    if images and not all(prepared.whole for prepared in made):  # given back before they were opened
+        return prepare_sizes(config, sizes, root, progress, workers, resize=resize)
+    return made
+
+
+def _take_apart(damaged: Mapping[Path, Location], absent: Collection[Path]) -> None:
+    """Make unfinished preparations of damaged data, and of those without images that no other process made again."""
+    for directory, one in damaged.items():
+        gone = was_given_back(directory)
+        if directory.is_dir() and (gone or directory not in absent):
+            take_apart(directory, temporary_of(directory), listed=one.listed and not gone)
 
 
 def _opened(directory: Path, before: str | None, data: DataConfig) -> Prepared:
@@ -285,8 +331,8 @@ def _say_unverified(directory: Path) -> None:
     )
 
 
-def _to_mend(found: Location, report: str | None, progress: bool, workers: int) -> str | None:
-    """Verify everything there is, and say what came of it.
+def _to_mend(found: Location, report: str | None, progress: bool, workers: int, images: bool) -> str | None:
+    """Verify everything there is, and say what came of it; images that were given back are damaged if they are wanted.
 
     Returns:
         None if nothing is to be decoded again, else the hash of the data as they were, empty if it cannot be known.
@@ -295,6 +341,8 @@ def _to_mend(found: Location, report: str | None, progress: bool, workers: int) 
     try:
         prepared = Prepared(found.directory, report)
         sha = prepared.sha256
+        if not prepared.whole:
+            return _to_restore(found, sha) if images else None
         if not prepared.verified:
             if found.source:
                 print(f"{found.directory} has no checksums; every image is decoded again and compared", file=sys.stderr)
@@ -306,8 +354,8 @@ def _to_mend(found: Location, report: str | None, progress: bool, workers: int) 
             or found.damage
         )
         if not why:
-            images = sum(len(prepared.split(name)) for name in prepared.splits)
-            print(f"{images:,} images verified in {time.monotonic() - start:.1f} s", file=sys.stderr)
+            count = sum(len(prepared.split(name)) for name in prepared.splits)
+            print(f"{count:,} images verified in {time.monotonic() - start:.1f} s", file=sys.stderr)
             return None
         raise DamagedData(found.directory, why)
     except DamagedData as error:
@@ -318,34 +366,24 @@ def _to_mend(found: Location, report: str | None, progress: bool, workers: int) 
     return sha
 
 
-def _build(
-    lacking: Mapping[Path, dict[str, Any]], data: DataConfig, now: Mapping[str, Stamp], progress: bool, workers: int
-) -> None:
-    """Build beside the folders and rename; the caller holds their locks, so what lies there is of a dead process.
+def _to_restore(found: Location, sha: str) -> str:
+    """Say that images which were given back are made again.
 
-    What a kill, an interruption or a full disk leaves is taken up by the next call; a source that cannot serve leaves
-    nothing.
+    Returns:
+        The hash of the data.
+
+    Raises:
+        UserError: if their source is not there, or the disk has no room for them.
     """
-    targets = {path: Target(temporary_of(path), settings) for path, settings in lacking.items()}
-    for directory, target in list(targets.items()):
-        remove_stale(directory)
-        if tidied(target.directory):  # an earlier call was stopped just before it was renamed
-            put(target.directory, directory)
-            del targets[directory]
-    if not targets:
-        return
-    try:
-        for target in targets.values():
-            target.directory.mkdir(exist_ok=True)
-        build(list(targets.values()), data, now, progress, workers)
-    except Exception as error:
-        for target in targets.values():
-            mending = (target.directory / BEFORE).exists()
-            if not mending and (isinstance(error, UserError) or not begun(target.directory)):
-                shutil.rmtree(target.directory, ignore_errors=True)
-        raise
-    for directory, target in targets.items():
-        put(target.directory, directory)
+    directory, room = found.directory, room_given_back(found.directory)
+    gone = f"the images of {directory} were given back"
+    if not found.source:
+        raise UserError(f"{gone}, and their source is not there to make them again: put it back and repeat")
+    if (free := shutil.disk_usage(directory).free) < room:
+        lacking = f"take {room / 1e9:,.2f} GB, and {free / 1e9:,.2f} GB are free"
+        raise UserError(f"{gone}; they {lacking}: make room, or give other sizes back, and repeat")
+    print(f"{gone} and are prepared again", file=sys.stderr)
+    return sha
 
 
 def _check_broken(prepared: Prepared, max_broken: float) -> None:
