@@ -76,6 +76,11 @@ def places_of(config: Mapping[str, Any], sizes: Sequence[int], root: Path) -> di
     return {size: one.directory for size, one in found.items() if one.there}
 
 
+def room_of_others(config: Mapping[str, Any], root: Path) -> int:
+    """Bytes of all images of a data set that are there, at whatever sizes."""
+    return sum(path.stat().st_size for path in (root / data_config(config).name).glob("*/*.images.npy"))
+
+
 def _images_of(directory: Path) -> list[Path]:
     """The files that hold the images of prepared data, which were opened and found whole.
 

@@ -7,7 +7,7 @@ from typing import Any
 from invariance.cli.messages import say_error
 from invariance.data.absent import was_given_back
 from invariance.data.estimate import plan
-from invariance.data.giving_back import give_back, places_of
+from invariance.data.giving_back import give_back, places_of, room_of_others
 from invariance.data.names import shown
 from invariance.data.prepared import prepare_sizes
 from invariance.data.sources.base import data_config
@@ -145,5 +145,7 @@ def print_plan(config: dict[str, Any], sizes: list[int], root: Path) -> None:
     for line in made.left_out:
         print(f"left out: {line}")
     if made.size_bytes > made.free_bytes:
-        lacking = (made.size_bytes - made.free_bytes) / 1e9
-        raise UserError(f"{root} lacks {lacking:.2f} GB; make room, or give prepared=…")
+        lacking, others = (made.size_bytes - made.free_bytes) / 1e9, room_of_others(config["data"], root) / 1e9
+        if lacking > others:
+            raise UserError(f"{root} lacks {lacking:.2f} GB; make room, or give prepared=…")
+        print(f"{lacking:.2f} GB are lacking until others of its sizes are given back, which take {others:.2f} GB")

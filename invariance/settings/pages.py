@@ -319,6 +319,7 @@ class PlanPage(Page):
     roots: dict[str, Any] | None = Field(description="give a mapping, as roots={ilsvrc: /data/imagenet}")
     args: dict[str, Any] | None = Field(description="give a mapping, as args={networks: network=baseline_1}")
     count: bool
+    keep: bool = False
     check: bool
     launcher: Annotated[str, AfterValidator(_launcher), _of("hydra/launcher")]
     features: Folder
