@@ -216,8 +216,8 @@ NETWORK = network=$(call listed,$(TURNED))
 GRIDS = $(if $(filter 227,$(TURN)),color_jitter elastic blur noise mirror perspective rotation shear,crop_$(TURN))
 MEASURED_NOW = $(filter-out baseline_%,$(TURNED))
 WHICH = which=$(call listed,$(MEASURED_NOW))
-FEATURED = $(TURNED) $(if $(filter 227,$(TURN)),baseline_3)
-PAIRS = pairs=false 'networks=[$(call listed,$(patsubst %,$*/%,$(call runs_of,$(FEATURED))))]'
+FEATURED = $(TURNED) $(if $(filter 227,$(TURN)),$(filter-out $(TURNED),baseline_3))
+PAIRS = pairs=false 'networks=[$(call listed,$(patsubst %,$${of}/%,$(call runs_of,$(FEATURED))))]'
 FINETUNED_NOW = $(call of_turn,$(filter-out baseline_%,$(or $(NETWORKS),$(call templated,finetune))))
 FINETUNED = which=$(call listed,$(FINETUNED_NOW))
 IN_TURN = prepare $(if $(TURNED),networks) $(if $(MEASURED_NOW),measure) $(if $(BASELINES),baselines) $(if \

@@ -200,7 +200,7 @@ def test_the_turns_together_are_the_whole_study(study):
     whole = sorted(job[0].removeprefix("network=") for job in composed(f"{study}_networks")[1])
     assert sorted(trained) == sorted([*whole, "baseline_3"])
     assert {run_of(which, there) for which in grids} == measured_by(f"{study}_measure", there)
-    assert {run_of(one.removeprefix("ilsvrc/"), there) for one in features} == {there[name] for name in trained}
+    assert {run_of(one.removeprefix("${of}/"), there) for one in features} == {there[name] for name in trained}
     assert len(features) == len(trained)
     assert {run_of(which, there) for which in finetuned} == measured_by(f"{study}_finetune", there)
     assert sorted(finetuned) == sorted(set(finetuned))
