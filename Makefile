@@ -172,7 +172,7 @@ smoke-report:
 MODEL := model=% model.% $(quote)model=% $(quote)model.%
 RECIPE := recipe=% recipe.% $(quote)recipe=% $(quote)recipe.%
 # measuring is always in full float32 and uncompiled
-TRAINED := $(foreach key,precision compile channels_last workers,trainer.$(key)=% $(quote)trainer.$(key)=%)
+TRAINED := $(foreach key,precision deterministic compile channels_last workers,trainer.$(key)=% $(quote)trainer.$(key)=%)
 MORE_networks = $(ARGS) $(ARGS_networks)
 MORE_finetune = $(filter-out $(MODEL),$(ARGS)) $(ARGS_finetune)
 MEASURED = $(filter-out $(MODEL) $(RECIPE) $(TRAINED),$(ARGS))
