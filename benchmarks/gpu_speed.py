@@ -1,4 +1,7 @@
-"""How fast a GPU trains, measures and fits; a CPU has nothing to say about that."""
+"""How fast a GPU trains, measures and fits.
+
+A CPU has nothing to say about that. What needs no GPU runs on one all the same, so that its mistakes show without.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,6 @@ import online_sgd
 import torch
 import train
 from gpu_rows import Check, Row, Scale
-from measure import composed
 from photos import family_at_its_largest, folder_of, prepared_at
 from rich.progress import Progress
 from torch import Tensor
@@ -31,29 +33,22 @@ from invariance.planning.templates import Templates, networks_there
 from invariance.planning.work import Unit, units_of
 from invariance.runs.run import read_provenance
 from invariance.settings.files import paper_families
-from invariance.settings.paths import folder
 from invariance.transforms import build
 
 
-def seconds(work: Callable[[], object], rounds: int = 5) -> float:
-    """Median time of a call on the GPU, after one that warms up."""
-    taken = []
-    for _ in range(rounds + 1):
-        torch.cuda.synchronize()
-        start = time.perf_counter()
-        work()
-        torch.cuda.synchronize()
-        taken.append(time.perf_counter() - start)
-    return statistics.median(taken[1:])
+def seconds(work: Callable[[], object], device: torch.device, rounds: int = 5) -> float:
+    """Median time of a call, after one that warms up."""
+    work()
+    return statistics.median(features.timed(work, device) for _ in range(rounds))
 
 
 def training(check: Check, at: Scale) -> Iterator[Row]:
     """Images a second of the trainer, and their share of the bare step's; the baseline compiled, too."""
-    given = argparse.Namespace(device="cuda", batch=at.batch, size=at.size, updates=15, rounds=3)
-    given.precision, given.channels_last = "bf16-mixed", True
+    given = argparse.Namespace(device=at.device.type, batch=at.batch, size=at.size, updates=15 if at.gpu else 1)
+    given.rounds, given.precision, given.channels_last = 3, "bf16-mixed", True
     with tempfile.TemporaryDirectory() as temporary:
         where = Path(temporary)
-        photos = folder_of(None, 512, where / "photos")
+        photos = folder_of(None, 2 * at.batch, where / "photos")
 
         def timed(family: str, compiled: bool = False) -> list[Row]:
             """Rate and share of a family."""
@@ -65,13 +60,14 @@ def training(check: Check, at: Scale) -> Iterator[Row]:
             name = f"{family}_compiled" if compiled else family
             return [check.told(name, rate, "images/s"), check.at_least(f"{name}_share", share, 0.9)]
 
-        yield from check.each(paper_families(), timed)
-        yield from check.each(["baseline"], lambda family: timed(family, compiled=True))
+        yield from check.each(paper_families() if at.gpu else ["baseline"], timed)
+        if at.gpu:
+            yield from check.each(["baseline"], lambda family: timed(family, compiled=True))
 
 
 def measuring(check: Check, at: Scale) -> Iterator[Row]:
     """Features under g, and their share of the bare forward pass."""
-    given = argparse.Namespace(device="cuda", images=4096, batch=256, size=at.size, rounds=3)
+    given = argparse.Namespace(device=at.device.type, images=16 * at.batch, batch=at.batch, size=at.size, rounds=3)
     phi = Representation(CaffeNet(1000, 3, at.size).to(at.device).eval(), "relu7")
     grids = {grid.family: grid for grid in grids_for(features.BASELINE, "all", {})}
 
@@ -112,14 +108,16 @@ class GraphLoop:
 
 def solving(check: Check, at: Scale) -> Iterator[Row]:
     """Online SGD against torch.optim.SGD image by image, as a loop and as a captured graph, and its products alone."""
-    ms = online_sgd.speeds(at.dim, "cuda", 5)
-    r, t = online_sgd.features(64, at.dim, "cuda")
-    graph = GraphLoop(at.dim)
-    ms["graph"] = 1e3 * seconds(lambda: graph.run(r, t)) / len(r)
+    ms = online_sgd.speeds(at.dim, at.device.type, 5)
+    if at.gpu:
+        r, t = online_sgd.features(64, at.dim, "cuda")
+        graph = GraphLoop(at.dim)
+        ms["graph"] = 1e3 * seconds(lambda: graph.run(r, t), at.device) / len(r)
     for name, value in ms.items():
         yield check.told(f"ms_{name}", value, "ms an update")
     yield check.at_least("over_torch_sgd", ms["torch_sgd"] / ms["ours"], 20, "times")
-    yield check.at_least("over_graph", ms["graph"] / ms["ours"], 5, "times")
+    if at.gpu:
+        yield check.at_least("over_graph", ms["graph"] / ms["ours"], 5, "times")
     yield check.at_least("share_of_gemm", ms["two_gemms"] / ms["ours"], 0.5)
 
 
@@ -136,7 +134,7 @@ def transforming(check: Check, at: Scale) -> Iterator[Row]:
             """A batch as training moves it."""
             transform.apply(x.float(), transform.sample(len(x), torch.Generator().manual_seed(0)))
 
-        return check.at_least(family, len(x) / seconds(moved), 20_000, "images/s")
+        return check.at_least(family, len(x) / seconds(moved, at.device), 20_000, "images/s")
 
     yield from check.each(paper_families(), timed)
 
@@ -144,7 +142,7 @@ def transforming(check: Check, at: Scale) -> Iterator[Row]:
 def host(check: Check, at: Scale) -> Iterator[Row]:
     """The copy of a batch from pinned memory, alone and behind products that it has nothing to do with."""
     x = torch.randint(256, (at.batch, 3, at.size, at.size), dtype=torch.uint8).pin_memory()
-    alone = seconds(lambda: x.to(at.device, non_blocking=True))
+    alone = seconds(lambda: x.to(at.device, non_blocking=True), at.device)
     yield check.at_least("pinned", x.numel() / alone / 1e9, 10, "GB/s")
     a, copying = torch.randn(8192, 8192, device=at.device), torch.cuda.Stream()
 
@@ -159,7 +157,7 @@ def host(check: Check, at: Scale) -> Iterator[Row]:
         with torch.cuda.stream(copying):
             x.to(at.device, non_blocking=True)
 
-    hidden = 1 - (seconds(both) - seconds(products)) / alone
+    hidden = 1 - (seconds(both, at.device) - seconds(products, at.device)) / alone
     yield check.at_least("hidden_behind_products", hidden, 0.8)
 
 
@@ -193,9 +191,11 @@ _TOGETHER = (("image trained", "update"), ("image fitted", "fit", "target image"
 
 def planning(check: Check, at: Scale) -> Iterator[Row]:
     """What `invariance-plan` times for the paper's study of ILSVRC: seconds of every kind of unit, on average."""
-    plan = composed("plan", "data=ilsvrc", "trainer=gpu")
-    templates = Templates(folder(plan["templates"], "templates"), plan["study"])
-    study = Study(templates, networks_there(templates), ["data=ilsvrc"], ["gpu"], Path("prepared"), False, {}, False)
+    name, data = ("paper", "ilsvrc") if at.gpu else ("smoke", "digits")
+    trainer = "gpu" if at.gpu else "cpu"
+    templates = Templates(Path(__file__).parents[1] / "multirun_templates", name)
+    there = networks_there(templates)
+    study = Study(templates, there, [f"data={data}"], [trainer], Path("prepared"), None, {}, count=False)
     units = units_of(study.stages())
     kinds = list(dict.fromkeys(unit.kind for unit in units))
     several = {next((some for some in _TOGETHER if kind in some), (kind,)): None for kind in kinds}
@@ -204,7 +204,7 @@ def planning(check: Check, at: Scale) -> Iterator[Row]:
         """Rates of kinds that one probe answers for."""
         wanted = [unit for unit in units if unit.kind in case.split(" + ")]
         with Progress(disable=True) as progress:
-            rates = measure_rates(wanted, at.device, 2.0, progress)
+            rates = measure_rates(wanted, at.device, 2.0 if at.gpu else 0.1, progress)
         return [check.told(kind, mean_of(rates, kind), "s") for kind in dict.fromkeys(unit.kind for unit in rates)]
 
     yield from check.each([" + ".join(some) for some in several], timed)
