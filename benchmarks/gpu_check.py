@@ -43,6 +43,9 @@ GROUPS: dict[str, tuple[str, int]] = {
 }
 """Where the checks of a group are, and its seconds."""
 
+SLACK_OF_A_CPU = 10
+"""How many times a limit a group may take on a CPU, which others may share."""
+
 _ROW = "gpu-check row: "
 
 
@@ -90,7 +93,7 @@ def run(group: str, given: argparse.Namespace) -> list[dict[str, Any]]:
         return [{"check": check.name, **check.not_run("", "no GPU").plain} for check in checks]
     command = [sys.executable, __file__, "--group", group, "--device", given.device]
     command += ["--only", *given.only] if given.only else []
-    limit = GROUPS[group][1] * (1 if given.device == "cuda" else 10)
+    limit = GROUPS[group][1] * (1 if given.device == "cuda" else SLACK_OF_A_CPU)
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True, env=environment()
     )
