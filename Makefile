@@ -1,4 +1,5 @@
 # make demo   a first plot from embedded data, in minutes      make test   the test suite      make check   its long part
+# make gpu-check   whether a GPU computes rightly and fast; without one, at toy size on the CPU (docs/gpu.md)
 # Everything is installed into .venv; give PYTHON=… to choose the interpreter it is made with.
 #
 # which variables were typed behind make, before any is set here
@@ -9,7 +10,7 @@ BIN := $(VENV)/bin
 DEMO := demo
 DEMO_ARGS := runs=$(DEMO)/runs prepared=$(DEMO)/prepared
 
-.PHONY: demo test check lint environment clean-demo smoke
+.PHONY: demo test check gpu-check lint environment clean-demo smoke
 
 environment: $(VENV)/installed
 
@@ -40,6 +41,9 @@ test: $(VENV)/installed
 
 check: $(VENV)/installed
 	$(PYTEST) --dist loadgroup -m long
+
+gpu-check: $(VENV)/installed
+	$(BIN)/python benchmarks/gpu_check.py --json gpu-check.json
 
 lint: $(VENV)/installed
 	$(BIN)/ruff format --check .
@@ -179,7 +183,7 @@ smoke-report:
 MODEL := model=% model.% $(quote)model=% $(quote)model.%
 RECIPE := recipe=% recipe.% $(quote)recipe=% $(quote)recipe.%
 # measuring is always in full float32 and uncompiled
-TRAINED := $(foreach key,precision compile channels_last workers,trainer.$(key)=% $(quote)trainer.$(key)=%)
+TRAINED := $(foreach key,precision deterministic compile channels_last workers,trainer.$(key)=% $(quote)trainer.$(key)=%)
 MORE_networks = $(ARGS) $(ARGS_networks)
 MORE_finetune = $(filter-out $(MODEL),$(ARGS)) $(ARGS_finetune)
 MEASURED = $(filter-out $(MODEL) $(RECIPE) $(TRAINED),$(ARGS))

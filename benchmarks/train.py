@@ -33,7 +33,7 @@ from invariance.device import keep_freed
 from invariance.runs.outputs import output_file
 from invariance.settings.files import conf_dir, families
 from invariance.training.classifier import Classifier
-from invariance.training.trainer import build_trainer
+from invariance.training.trainer import arithmetic, build_trainer
 from invariance.transforms import build
 
 RECIPE = {
@@ -72,7 +72,7 @@ class Bare:
         """One update."""
         self.optimizer.zero_grad()
         kind = torch.bfloat16 if self.precision == "bf16-mixed" else torch.float16
-        with torch.autocast(self.device.type, kind, enabled=self.precision != "32-true"):
+        with torch.autocast(self.device.type, kind, enabled="mixed" in self.precision):
             loss = functional.cross_entropy(self.classifier.network(self.x), self.y)
         loss.backward()
         self.optimizer.step()
@@ -133,7 +133,8 @@ def compare(family: str, prepared: Prepared, where: Path, given: argparse.Namesp
     )
     draw = classifier.draw(prepared.split("train").images.shape[1:])
     data = PreparedData(prepared, given.batch, updates, updates, seed=0, workers=settings.workers, draw=draw)
-    trainer.fit(classifier, datamodule=data)
+    with arithmetic(settings):
+        trainer.fit(classifier, datamodule=data)
     return rounds.pairs[1:]
 
 
@@ -147,7 +148,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=256)
     parser.add_argument("--families", nargs="+", choices=[*families(), "all"], help="GPU: all of them")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--precision", choices=("32-true", "bf16-mixed"), default="32-true")
+    parser.add_argument("--precision", choices=("32-true", "tf32", "bf16-mixed"), default="32-true")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--channels-last", action="store_true")

@@ -20,7 +20,7 @@ from invariance.training.joint_loss import JointWeights
 from invariance.training.resume import resume_point
 from invariance.training.saving import AtomicCheckpointIO
 from invariance.training.trained import Network
-from invariance.training.trainer import data_of, fit, trainer_of
+from invariance.training.trainer import data_of, fit, trained_on, trainer_of
 
 
 def train_jointly(run: Run, original: Network, grid: Grid, config: dict[str, Any]) -> None:
@@ -59,7 +59,7 @@ def train_jointly(run: Run, original: Network, grid: Grid, config: dict[str, Any
             checkpoint, done = resume_point(run.directory, module, trainer)
             if done < config["recipe"]["updates"]:
                 data = data_of(prepared, config["recipe"], about["seed"], config["trainer"]["workers"])
-                fit(module, trainer, data, run, tracker, checkpoint)
+                fit(module, trainer, data, run, tracker, checkpoint, config["trainer"])
             with gently():
                 save_network(original, run)
             (run.directory / PREVIOUS).unlink(missing_ok=True)
@@ -93,7 +93,7 @@ def record(
             "data": read_provenance(original.directory)["data"],
             "size": original.own_size,
             "prepared": prepared,
-            "trainer": config["trainer"],
+            **trained_on(config["trainer"]),
             "upstream": {original.directory.as_posix(): original.weights},
             "joint": {
                 "network": original.name,

@@ -19,7 +19,7 @@ from invariance.settings.outside import take
 from invariance.training.classifier import Classifier
 from invariance.training.ranks import Ranks
 from invariance.training.resume import resume_point
-from invariance.training.trainer import data_of, fit, trainer_of
+from invariance.training.trainer import arithmetic, data_of, fit, trained_on, trainer_of
 
 
 def train_network(config: dict[str, Any], prepared: Prepared, run: Run) -> None:
@@ -57,7 +57,8 @@ def train_network(config: dict[str, Any], prepared: Prepared, run: Run) -> None:
                 checkpoint, done = resume_point(run.directory, classifier, trainer)
                 if done < config["recipe"]["updates"]:
                     beside = ranks.running(fit_as_rank, config, prepared, run, checkpoint)
-                    fit(classifier, trainer, batches(config, prepared, classifier), run, tracker, checkpoint, beside)
+                    data = batches(config, prepared, classifier)
+                    fit(classifier, trainer, data, run, tracker, checkpoint, config["trainer"], beside)
             (run.directory / PREVIOUS).unlink(missing_ok=True)
             told = {**about, "range": "" if config["range"] is None else str(config["range"])}
             rows = evaluate(told, prepared, run, tracker, config["trainer"]["accelerator"])
@@ -75,7 +76,7 @@ def record(config: dict[str, Any], prepared: Prepared, run: Run) -> None:
             "data": config["data"],
             "prepared": str(prepared.directory),
             "size": prepared.size,
-            "trainer": config["trainer"],
+            **trained_on(config["trainer"]),
             "remarks": prepared.remarks,
             "skipped": prepared.skipped,
             "left_out": prepared.left_out,
@@ -113,4 +114,7 @@ def fit_as_rank(config: dict[str, Any], prepared: Prepared, run: Run, checkpoint
     """What another rank than the first does, in a process of its own: train along, and write nothing."""
     keep_freed()
     classifier, trainer = build(config, prepared, run)
-    trainer.fit(classifier, datamodule=batches(config, prepared, classifier), ckpt_path=checkpoint, weights_only=True)
+    with arithmetic(config["trainer"]):
+        trainer.fit(
+            classifier, datamodule=batches(config, prepared, classifier), ckpt_path=checkpoint, weights_only=True
+        )

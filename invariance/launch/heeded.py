@@ -61,6 +61,7 @@ _FIT_SEED = Unread(
 _STEP = Unread("recipe.step", "recipe.schedule=cosine has no steps", _cosine)
 _MEASURING = (
     Unread("trainer.precision", "measuring is always in full float32"),
+    Unread("trainer.deterministic", "it is how a network is trained"),
     Unread("trainer.compile", "measuring runs networks uncompiled"),
     Unread("trainer.channels_last", "measuring keeps images' channels apart"),
     Unread("trainer.workers", "measuring reads ahead by one thread"),

@@ -26,7 +26,7 @@ from torch.nn import functional
 
 from invariance.data.decode import Pixels, decode_sizes
 from invariance.data.sources.base import content_hash
-from invariance.device import full_float32
+from invariance.device import full_float32, training_arithmetic
 from invariance.engine.stream import batches
 from invariance.errors import UserError
 from invariance.maps import Procrustes, ResidualMap, Ridge, Solver, begin_fit
@@ -182,13 +182,15 @@ def _trained(unit: Unit, clock: Clock) -> Costs:
         """Forward, loss and backward."""
         x, y = (one.to(device, non_blocking=True) for one in (images, labels))
         optimizer.zero_grad()
-        with torch.autocast(device.type, kind, enabled=trainer["precision"] != "32-true"):
+        with torch.autocast(device.type, kind, enabled="mixed" in trainer["precision"]):
             ready = classifier.normalise(x.float()).contiguous(memory_format=classifier.memory_format)
             loss = functional.cross_entropy(classifier.network(ready), y)
         torch.autograd.backward(loss)
 
-    yield Unit("image trained", unit.of), clock.least(gradients) / largest
-    yield Unit("update", unit.of), clock.least(optimizer.step)
+    with training_arithmetic(device, trainer["precision"], trainer["deterministic"]):
+        taken, step = clock.least(gradients), clock.least(optimizer.step)
+    yield Unit("image trained", unit.of), taken / largest
+    yield Unit("update", unit.of), step
 
 
 def _classifier(net: Net) -> Classifier:

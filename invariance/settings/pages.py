@@ -279,7 +279,7 @@ class FinetunePage(_Measuring):
         if self.trainer.compile:
             raise UserError("trainer.compile: finetuning runs uncompiled; set it to false")
         if self.trainer.precision == "16-mixed":
-            raise UserError("trainer.precision=16-mixed: finetuning takes 32-true or bf16-mixed")
+            raise UserError("trainer.precision=16-mixed: finetuning takes 32-true, tf32 or bf16-mixed")
         return self
 
 

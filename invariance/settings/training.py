@@ -40,7 +40,8 @@ class Trainer(Settings):
 
     accelerator: Literal["auto", "cpu", "gpu", "cuda"] = Field(description="choose auto, cpu or gpu")
     devices: Annotated[int, Field(ge=1, le=1024, description="give a whole number from 1")]
-    precision: Literal["32-true", "bf16-mixed", "16-mixed"]
+    precision: Literal["32-true", "tf32", "bf16-mixed", "16-mixed"]
+    deterministic: bool
     workers: Annotated[int, Field(ge=0, le=1024, description="give a whole number from 0 to 1024")]
     channels_last: bool
     compile: bool

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.loggers import CSVLogger
@@ -16,15 +17,16 @@ from torch import Tensor
 
 from invariance.data.batches import PreparedData
 from invariance.data.prepared import Prepared
-from invariance.device import choose_device
+from invariance.device import choose_device, training_arithmetic
 from invariance.errors import UserError
 from invariance.runs.processes import gently
 from invariance.runs.run import Run
 from invariance.runs.wandb import Tracker
+from invariance.training.beside import BesideCheckpointIO
 from invariance.training.curves import TrackedCurves
 from invariance.training.module import RecipeModule
 from invariance.training.noting import noting
-from invariance.training.saving import AtomicCheckpointIO, checkpoints
+from invariance.training.saving import checkpoints
 
 
 def quieten_lightning() -> None:
@@ -35,6 +37,7 @@ def quieten_lightning() -> None:
     warnings.filterwarnings("ignore", message=".*exists and is not empty.*")  # a run that continues is just that
     warnings.filterwarnings("ignore", message=".*srun.*is available on your system")  # a network trains in one process
     warnings.filterwarnings("ignore", message=".*sync_dist=True.*")  # every rank validates on everything
+    warnings.filterwarnings("ignore", message="You have overridden `transfer_batch_to_device`.*")  # on purpose
     warnings.filterwarnings("ignore", message="The `srun` command is available.*")  # the launchers' business
     warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated.*")
     warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
@@ -61,7 +64,8 @@ def build_trainer(
     quieten_lightning()
     device = choose_device(trainer["accelerator"])
     devices, precision = trainer["devices"], trainer["precision"]
-    asked = {"accelerator": device.type, "devices": devices, "precision": precision}
+    lightnings = "32-true" if precision == "tf32" else precision  # which float32 that is, `arithmetic` sees to
+    asked = {"accelerator": device.type, "devices": devices, "precision": lightnings}
     strategy = "ddp" if devices > 1 else "auto"
     try:
         return pl.Trainer(
@@ -104,10 +108,33 @@ def trainer_of(
         max_epochs=math.ceil(recipe["updates"] / recipe["val_every"]),
         logger=False,
         callbacks=callbacks,
-        plugins=[AtomicCheckpointIO(run)],
+        plugins=[BesideCheckpointIO(run)],
         log_every_n_steps=min(50, recipe["val_every"]),
         reload_dataloaders_every_n_epochs=1,
     )
+
+
+def arithmetic(trainer: Mapping[str, Any]) -> AbstractContextManager[None]:
+    """How a GPU computes while a trainer of these settings trains (conf/trainer/); it has to be entered around that.
+
+    Raises:
+        UserError: at its end, if trainer.deterministic cannot be had for this network.
+    """
+    return training_arithmetic(choose_device(trainer["accelerator"]), trainer["precision"], trainer["deterministic"])
+
+
+def trained_on(trainer: Mapping[str, Any]) -> dict[str, Any]:
+    """What a provenance says of a trainer (conf/trainer/): its settings, its device, and whether it gives equal bits.
+
+    On a CPU the same command gives the same bits, and on a GPU where trainer.deterministic says so.
+    """
+    device = choose_device(trainer["accelerator"])
+    gpu = device.type == "cuda"
+    return {
+        "trainer": dict(trainer),
+        "device": torch.cuda.get_device_name(device) if gpu else "cpu",
+        "same_bits_again": bool(trainer["deterministic"]) or not gpu,
+    }
 
 
 def data_of(
@@ -144,26 +171,30 @@ def fit(
     run: Run,
     tracker: Tracker,
     checkpoint: Path | None,
+    settings: Mapping[str, Any],
     beside: AbstractContextManager[None] | None = None,
 ) -> None:
-    """Train to the end, from a checkpoint if there is one.
+    """Train to the end, from a checkpoint if there is one; what was to be saved is on the disk then, however it ends.
 
     Args:
         module: what is trained.
-        trainer: its trainer.
+        trainer: its trainer, of `trainer_of`.
         data: its batches.
         run: the run.
         tracker: where curves go.
         checkpoint: where `resume_point` says that training goes on; None at the beginning.
+        settings: what the trainer was made of (conf/trainer/).
         beside: what runs along, as other ranks do.
 
     Raises:
-        UserError: if the checkpoint cannot serve.
+        UserError: if the checkpoint cannot serve, or one could not be written.
     """
+    saving = trainer.strategy.checkpoint_io
+    assert isinstance(saving, BesideCheckpointIO)
     # the files have the curves whatever becomes of W&B
     trainer.loggers = [CSVLogger(run.directory, name="curves"), *([TrackedCurves(tracker)] if tracker.run else [])]
     try:
-        with gently(), beside or nullcontext():
+        with gently(), saving.written(), arithmetic(settings), beside or nullcontext():
             trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     except SystemExit as error:  # how Lightning ends on SIGINT, and on SIGTERM even with status 0
         raise KeyboardInterrupt from error
