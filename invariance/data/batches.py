@@ -1,7 +1,6 @@
 """Batches of prepared data in an exact order, any of which can be reached directly."""
 
 from collections.abc import Callable, Generator, Iterator
-from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
@@ -212,10 +211,6 @@ class PreparedData(pl.LightningDataModule):
         batches = Batches(self.prepared.split(split), indices, count, self.workers, draw)
         self._made.append(batches)
         return batches
-
-    def transfer_batch_to_device(self, batch: PackedBatch, device: torch.device, dataloader_idx: int) -> Any:  # noqa: ANN401
-        """The batch's parts on the device, after one copy that nothing waits for."""
-        return batch.to(device)
 
     def on_exception(self, exception: BaseException) -> None:
         """End the threads of a training that was interrupted."""

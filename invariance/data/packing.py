@@ -70,7 +70,7 @@ def unpack(buffer: Tensor, layout: Layout) -> dict[str, Tensor]:
 
 
 class PackedBatch:
-    """A batch (x, y) or (x, y, drawn) in one buffer; iterating gives the parts.
+    """A batch (x, y) or (x, y, drawn) in one buffer; iterating gives the parts, as does Lightning by moving it.
 
     Args:
         buffer: uint8 (bytes,).
