@@ -33,8 +33,8 @@ class StoredImages:
 
     Nothing is memory-mapped: images are copied out of the file, so that a disk error is an error and not the end of
     the process, and other threads run meanwhile. What is read is compared with its checksum, each time. What the system
-    has in memory is copied by the caller's thread, what it has not by many at once; nothing beside it is read,
-    but for the next few where images are read in their order.
+    has in memory is copied by the caller's thread; from the first image on that it has not, many threads read at once.
+    Nothing beside what is asked for is read, but for the next few images where they are read in their order.
 
     Args:
         path: the file.
@@ -160,10 +160,10 @@ class StoredImages:
                     differ.append(k)
             return True
 
-        pieces = self._pieces(places)
-        if flags := self._cached:
-            pieces = [piece for piece in pieces if not fill(piece, flags)]
-        spread(fill, pieces)
+        pieces, flags, start = self._pieces(places), self._cached, 0
+        while flags and start < len(pieces) and fill(pieces[start], flags):
+            start += 1
+        spread(fill, pieces[start:])
         if not differ:
             self._seen[places[compared]] = True
         return [numbers[k] for k in sorted(differ)]
