@@ -144,7 +144,7 @@ class Model:
 
     @property
     def preparing(self) -> Callable[[Tensor], Tensor]:
-        """`prepare` for many small batches: where it is `by_image`, neither it nor the device is looked at each time."""
+        """`prepare` for many small batches: where it is `by_image`, it and the device are not looked at each time."""
         if not self.by_image:
             return self.prepare
         device = self.device
