@@ -68,7 +68,7 @@ class Placed:
         size: tuple[int, int],
     ) -> None:
         self._model, self._transform, self._name, self._whole, self._size = model, transform, name, whole, size
-        self._prepared = Fixed(transform, model.prepare, by_image=model.by_image)
+        self._prepared = Fixed(transform, model.preparing, by_image=model.by_image)
         self.at, self.cut = at, cut
         shapes = {layer: cut.shape(layer) for layer in at}
         self.channels = {

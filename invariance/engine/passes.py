@@ -54,7 +54,7 @@ class Around:
 
     @cached_property
     def _prepared(self) -> Fixed:
-        return Fixed(self.how.transform, self.model.prepare, by_image=self.model.by_image)
+        return Fixed(self.how.transform, self.model.preparing, by_image=self.model.by_image)
 
 
 @dataclass

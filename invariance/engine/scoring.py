@@ -275,7 +275,7 @@ class Scorer:
             yield from self._held[key]
             return
         held: list[tuple[slice, Tensor]] | None = [] if self._fits(count) else None
-        prepared = Fixed(transform, self.model.prepare, by_image=self.model.by_image)
+        prepared = Fixed(transform, self.model.preparing, by_image=self.model.by_image)
         for span, x in stored_batches(side.sample.pixels, side.sample.indices, self._batch, self.model.device):
             given = prepared(x, point.params)
             if self._follows:

@@ -155,7 +155,7 @@ def features(
         (n, D) float32 on `home`, by layer.
     """
     result: dict[str, Tensor] = {}
-    prepared = Fixed(transform, model.prepare, by_image=model.by_image)
+    prepared = Fixed(transform, model.preparing, by_image=model.by_image)
     for span, x in stored_batches(sample.pixels, sample.indices, batch, model.device):
         for layer, r in cut.phi(prepared(x, params)).items():
             if layer not in result:

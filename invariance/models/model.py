@@ -142,6 +142,14 @@ class Model:
         """Whether `prepare` is known to give the same for an image in any batch, to the bit."""
         return self.ours or isinstance(self.preprocess, Normalise)
 
+    @property
+    def preparing(self) -> Callable[[Tensor], Tensor]:
+        """`prepare` for many small batches: where it is `by_image`, it and the device are not looked at each time."""
+        if not self.by_image:
+            return self.prepare
+        device = self.device
+        return lambda x: self.preprocess(x.to(device).float()).to(self.dtype)
+
     def prepare(self, x: Tensor) -> Tensor:
         """Images (B, C, H, W) in [0, 255] as the network takes them, on its device, in its type.
 
