@@ -2,11 +2,11 @@
 
     python tests/kill_at_random.py --kills 20 --undisturbed smoke --killed smoke_killed
 
-runs `make smoke SMOKE=smoke_killed` and, after random times, kills one of: a job, a launcher, or everything at once as
-a power cut would. What was killed is started again by the same command. After so many kills it is left to end, and then
-its report must hold the same rows as that of the undisturbed run, byte for byte; where that is absent, it is made
-first. Killed itself, it goes on with what is there when it is repeated. Needs Linux (/proc). Not a test of the suite:
-it takes as long as the reproduction twice and more.
+runs `make smoke SMOKE=smoke_killed` and, after random times, kills one of: a job or the process that jobs are forked
+from, a launcher, or everything at once as a power cut would. What was killed is started again by the same command.
+After so many kills it is left to end, and then its report must hold the same rows as that of the undisturbed run, byte
+for byte; where that is absent, it is made first. Killed itself, it goes on with what is there when it is repeated.
+Needs Linux (/proc). Not a test of the suite: it takes as long as the reproduction twice and more.
 """
 
 import argparse

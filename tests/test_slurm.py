@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from invariance.cli.messages import explain
+from invariance.data.manifest import MANIFEST
 from invariance.errors import UserError
 from invariance.launch import slurm, slurm_memory, slurm_states
 from invariance.launch.jobs import BUSY, Job
@@ -192,10 +193,11 @@ def test_what_is_read_again_and_again_is_the_largest_set_that_a_job_can_mean(tmp
     for name, size in (("digits/32", 100), ("digits/36", 300), ("photos/32", 500)):
         (tmp_path / name).mkdir(parents=True)
         (tmp_path / name / "train.npy").write_bytes(bytes(size))
-        (tmp_path / name / "manifest.json").write_text("{}")
+        (tmp_path / name / MANIFEST).write_text("{}")
     (tmp_path / "photos/half").mkdir()
     (tmp_path / "photos/half/train.npy").write_bytes(bytes(900))
     read = slurm_memory.read_again
+    assert slurm_memory.MANIFEST == MANIFEST
     assert [read("train", tmp_path, "digits"), read("finetune", tmp_path, None)] == [300, 500]
     assert read("measure", tmp_path, "digits") == read("train", tmp_path / "none", "digits") == 0
 

@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from invariance.data.manifest import MANIFEST
 from invariance.errors import UserError
 from invariance.launch.slurm_states import ask
 
@@ -21,6 +20,9 @@ BESIDE = 16
 
 AGAIN_AND_AGAIN = ("train", "finetune")
 """Commands that read all of their images in every epoch."""
+
+MANIFEST = "manifest.json"
+"""As `invariance.data.manifest` has it, which takes a second to import: Hydra imports this module for every --help."""
 
 _GIB = 1 << 30
 _OF_NODE = 0.95
