@@ -53,7 +53,7 @@ def precision(check: Check, at: Scale) -> Iterator[Row]:
     ):
         with entered, torch.backends.cudnn.flags(enabled=True, allow_tf32=torch.backends.cudnn.allow_tf32):
             for kind, error in zip(("product", "convolution"), errors(), strict=True):
-                yield check.at_most(f"{name}_{kind}", error, 5e-6)
+                yield check.at_most(f"{name}_{kind}", error, 2e-5)
     if at.gpu:
         with training_arithmetic(at.device, "tf32", False):
             yield check.told("tf32_convolution", errors()[1], "")
@@ -255,7 +255,7 @@ def copies(check: Check, at: Scale) -> Iterator[Row]:
 
 
 NUMBERS = (
-    Check("precision", "products and convolutions against float64", "≤ 5e-06", precision),
+    Check("precision", "products and convolutions against float64", "≤ 2e-05", precision),
     Check("solver", "solvers against the CPU, online SGD against torch.optim.SGD", "≤ 1e-3", solvers),
     Check("nan", "a fit to inputs with a NaN does not look like one", "= 1", nan),
     Check("transform", "families on the device against float64 on the CPU", "≤ 0.05 of 255", transformations),
