@@ -56,10 +56,13 @@ lint: $(VENV)/installed
 #   make paper TOY=1 ILSVRC=/small/imagenet RVL_CDIP=/small/rvl HISTORICAL=/small/scans     the paper's at toy scale, in toy/
 #   make paper DATA=rvl_cdip RVL_CDIP=/data/rvl    35 networks (and a third baseline) on each GPU that is there
 #   make paper ILSVRC=/data/imagenet RVL_CDIP=/data/rvl HISTORICAL=/data/scans LAUNCHER=slurm ARGS='hydra.launcher.partition=gpu'
+#   make paper KEEP=1                              with images of all sizes at once, which stay: more room, less waiting
 #   make paper-networks GPUS=4                     a part: check, prepare, networks, measure, distance, finetune, cross, report
 #   make paper DRY=1                               which commands would run, how many jobs, which are finished; nothing is begun
 #   make plan                                      how many jobs and hours, and how much room, at this machine's pace
 #   make status                                    how far it is; RUNS=smoke/runs of make smoke, TOY=1 of make paper TOY=1
+#
+# make paper takes one size of images after another: it prepares them, does all that needs them, and gives their room back.
 #
 # What is needed is checked before the first part, and nothing is begun where something lacks. Whatever was interrupted, give the
 # same line again. A job that fails is named at the end with its cause and its command, the parts behind it go on with what is
@@ -72,6 +75,7 @@ NETWORKS ?=
 OFF := 0 n N no No NO f F false False FALSE off Off OFF
 override TOY := $(filter-out $(OFF),$(TOY))
 override DRY := $(filter-out $(OFF),$(DRY))
+override KEEP := $(filter-out $(OFF),$(KEEP))
 override LAUNCHER := $(strip $(LAUNCHER))
 override STUDY := $(if $(TOY),toy,paper)
 override IN := $(if $(TOY),toy/)
@@ -80,8 +84,9 @@ PREPARED ?= $(IN)prepared
 FEATURES ?= $(IN)features
 REPORT ?= $(IN)report
 SMOKE ?= smoke
-SIZES_paper := 227,240,256,288,320
-SIZES_toy := 67,71,76,85,94
+TURNS := 227 240 256 288 320
+PIXELS_paper := 227:227 240:240 256:256 288:288 320:320
+PIXELS_toy := 227:67 240:71 256:76 288:85 320:94
 PARTS := prepare networks measure distance finetune cross report
 LAUNCHERS := one local slurm
 
@@ -91,14 +96,14 @@ quote := '
 
 # What is typed and not heeded is refused. These may be set, and what make itself and the commands read from their surroundings;
 # what another makefile was given may be meant for itself
-SETTINGS := DATA $(ROOTS) LAUNCHER GPUS ARGS $(PARTS:%=ARGS_%) NETWORKS TOY DRY RUNS PREPARED FEATURES REPORT SMOKE
+SETTINGS := DATA $(ROOTS) LAUNCHER GPUS ARGS $(PARTS:%=ARGS_%) NETWORKS TOY DRY KEEP RUNS PREPARED FEATURES REPORT SMOKE
 SURROUNDINGS := PYTHON% VENV BIN DEMO DEMO_ARGS PYTEST% MAKE% MFLAGS GNUMAKEFLAGS SHELL .SHELLFLAGS INVARIANCE_% HYDRA_% WANDB_% \
 	OMP_% MKL_% CUDA_% NVIDIA_% TORCH% SLURM_% SBATCH_% PIP_% XDG_% LC_% LANG HOME PATH TMPDIR TERM COLUMNS %_proxy %_PROXY
 ifeq ($(MAKELEVEL),0)
 $(foreach name,$(filter-out $(SETTINGS) $(SURROUNDINGS),$(TYPED)),$(error $(name)=: there is no such variable; choose of $(SETTINGS)))
 endif
 ifneq ($(filter smoke%,$(MAKECMDGOALS)),)
-PAPERS := $(filter DATA $(ROOTS) $(PARTS:%=ARGS_%) NETWORKS TOY FEATURES REPORT,$(TYPED))
+PAPERS := $(filter DATA $(ROOTS) $(PARTS:%=ARGS_%) NETWORKS TOY KEEP FEATURES REPORT,$(TYPED))
 $(foreach name,$(PAPERS),$(if $($(name)),$(error $(name)=$($(name)): make smoke is always the same study and does not take it; leave it out, or use make paper)))
 endif
 ifneq ($(filter paper% plan status,$(MAKECMDGOALS)),)
@@ -139,7 +144,9 @@ RUN = sh -c '[ ! -e "$$INVARIANCE_STOP" ] || exit 130; echo "$$@"; "$$@"; s=$$?;
 	[ $$s -lt 128 ] || (: > "$$INVARIANCE_STOP") || true; exit $$s' --
 
 # runs every part in its order, whatever became of the one before, unless that was interrupted
-all_parts = status=0; for part in $(if $(DRY),$(if $(filter paper,$(1)),check)) $(PARTS); do \
+PARTS_smoke := $(PARTS)
+PARTS_paper := $(if $(DRY),check) $(if $(KEEP),$(PARTS),turns distance cross report)
+all_parts = status=0; for part in $(PARTS_$(1)); do \
 	$(MAKE) --no-print-directory $(1)-$$part || { status=$$?; [ $$status -lt 128 ] || exit $$status; \
 	[ ! -e "$$INVARIANCE_STOP" ] || { echo "$(1)-$$part was interrupted; the same command goes on with it" >&2; exit 130; }; \
 	}; done; exit $$status
@@ -194,26 +201,64 @@ runs_of = $(patsubst baseline_1,baseline/seed0,$(patsubst baseline_2,baseline/se
 NETWORK = $(if $(NETWORKS),network=$(call listed,$(NETWORKS)))
 WHICH = $(if $(NETWORKS),which=$(call listed,$(call runs_of,$(NETWORKS))))
 FINETUNED = $(if $(NETWORKS),which=$(call listed,$(filter-out baseline_%,$(NETWORKS))))
+pixels = $(patsubst $(1):%,%,$(filter $(1):%,$(PIXELS_$(STUDY))))
+SIZES = $(foreach turn,$(TURNS),$(call pixels,$(turn)))
+
+# One size of images after another: TURN=227 is what all networks but Crop's need, TURN=240 Crop's of 240 pixels and so on. The
+# baselines are measured over Crop's grid of that size in its turn, and features kept, which are all that distances need of images
+listed_in = $(subst $(comma), ,$(shell sed -n '/which: >-/,$$p' multirun_templates/$(1).yaml | sed 1d))
+templated = $(or $(call listed_in,$(STUDY)_$(1)),$(call listed_in,paper_$(1)),$(error multirun_templates/$(STUDY)_$(1).yaml has \
+	no list of networks below "which: >-"; give NETWORKS=, or KEEP=1))
+CHOSEN = $(or $(NETWORKS),$(patsubst baseline/seed0,baseline_1,$(patsubst baseline/seed1,baseline_2,$(call templated,measure))))
+BASELINES = $(filter baseline_%,$(CHOSEN))
+of_turn = $(if $(filter 227,$(TURN)),$(filter-out crop_%,$(1)),$(filter crop_$(TURN),$(1)))
+TURNED = $(call of_turn,$(CHOSEN))
+NOT_EMPTY = $(foreach TURN,$(TURNS),$(if $(TURNED)$(BASELINES),$(TURN)))
+ifdef TURN
+SIZES = $(call pixels,$(TURN))
+NETWORK = network=$(call listed,$(TURNED))
+GRIDS = $(if $(filter 227,$(TURN)),color_jitter elastic blur noise mirror perspective rotation shear,crop_$(TURN))
+MEASURED_NOW = $(filter-out baseline_%,$(TURNED))
+WHICH = which=$(call listed,$(MEASURED_NOW))
+FEATURED = $(TURNED) $(if $(filter 227,$(TURN)),$(filter-out $(TURNED),baseline_3))
+PAIRS = pairs=false 'networks=[$(call listed,$(patsubst %,$${of}/%,$(call runs_of,$(FEATURED))))]'
+FINETUNED_NOW = $(call of_turn,$(filter-out baseline_%,$(or $(NETWORKS),$(call templated,finetune))))
+FINETUNED = which=$(call listed,$(FINETUNED_NOW))
+IN_TURN = prepare $(if $(TURNED),networks) $(if $(MEASURED_NOW),measure) $(if $(BASELINES),baselines) $(if \
+	$(strip $(FEATURED)),distance) $(if $(FINETUNED_NOW),finetune)
+endif
 
 # ILSVRC=/data/imagenet is data.root of data=ilsvrc, and so on
 upper = $(shell echo $(1) | tr a-z A-Z)
 data_of = data=$(1) $(if $($(upper)),'data.root=$($(upper))')
 
 BY_DATA := prepare networks measure distance finetune
-$(foreach part,$(BY_DATA),$(eval paper-$(part): $(DATA:%=paper-$(part).%)))
-.PHONY: $(foreach part,$(BY_DATA),$(DATA:%=paper-$(part).%))
+$(foreach part,$(BY_DATA) turns,$(eval paper-$(part): $(DATA:%=paper-$(part).%)))
+.PHONY: paper-turns $(foreach part,$(BY_DATA) turns turn baselines,$(DATA:%=paper-$(part).%))
 $(foreach part,$(BY_DATA),$(DATA:%=paper-$(part).%)) paper-cross paper-report plan status: $(VENV)/installed
 
+PREPARE = $(BIN)/invariance-prepare $(call data_of,$*) 'size=[$(call listed,$(SIZES))]' $(PLACES)
 $(DATA:%=paper-prepare.%): paper-prepare.%:
-	@$(RUN) $(BIN)/invariance-prepare $(call data_of,$*) 'size=[$(SIZES_$(STUDY))]' $(PLACES) $(ARGS_prepare) $(if $(DRY),plan=true)
+	@$(RUN) $(PREPARE) restore=false $(ARGS_prepare) $(if $(DRY),plan=true)
+$(DATA:%=paper-turns.%): paper-turns.%:
+	@status=0; for turn in $(NOT_EMPTY); do $(MAKE) --no-print-directory paper-turn.$* TURN=$$turn || status=$$?; \
+		[ ! -e "$$INVARIANCE_STOP" ] || exit 130; done; exit $$status
+# behind all parts of a turn, if they ended well; images that another process reads (status 75) are for its make to give back
+$(foreach data,$(DATA),$(eval paper-turn.$(data): $(IN_TURN:%=paper-%.$(data))))
+$(DATA:%=paper-turn.%): paper-turn.%:
+	@$(if $(DRY),echo,$(RUN)) $(PREPARE) give_back=true || [ $$? = 75 ]
 $(DATA:%=paper-networks.%): paper-networks.%:
 	@$(RUN) $(BIN)/invariance-train -m $(TEMPLATE) $(STUDY)_networks $(call data_of,$*) $(NETWORK) $(LAUNCH) $(PLACES) $(MORE_networks)
 $(DATA:%=paper-measure.%): paper-measure.%:
 	@$(RUN) $(BIN)/invariance-measure -m $(TEMPLATE) $(STUDY)_measure of=$* $(WHICH) $(LAUNCH) $(PLACES) $(MORE_measure)
+$(DATA:%=paper-baselines.%): paper-baselines.%:
+	@$(RUN) $(BIN)/invariance-measure -m $(TEMPLATE) $(STUDY)_measure of=$* which=$(call listed,$(call runs_of,$(BASELINES))) \
+		'grids=[$(call listed,$(GRIDS))]' $(LAUNCH) $(PLACES) $(MORE_measure)
 # the third baseline is for the distances alone
 $(DATA:%=paper-distance.%): paper-distance.%:
-	@status=0; $(RUN) $(BIN)/invariance-train -m $(TEMPLATE) $(STUDY)_networks network=baseline_3 $(call data_of,$*) $(LAUNCH) \
-		$(PLACES) $(MORE_networks) || status=$$?; [ $$status -lt 128 ] || exit $$status; $(RUN) $(BIN)/invariance-distance -m $(TEMPLATE) $(STUDY)_distance of=$* \
+	@status=0; $(if $(filter-out 227,$(TURN)),,$(RUN) $(BIN)/invariance-train -m $(TEMPLATE) $(STUDY)_networks network=baseline_3 \
+		$(call data_of,$*) $(LAUNCH) $(PLACES) $(MORE_networks) || status=$$?; [ $$status -lt 128 ] || exit $$status;) \
+		$(RUN) $(BIN)/invariance-distance -m $(TEMPLATE) $(STUDY)_distance of=$* $(PAIRS) \
 		'features=$(FEATURES)' $(LAUNCH) $(PLACES) $(MORE_distance) || status=$$?; exit $$status
 $(DATA:%=paper-finetune.%): paper-finetune.%:
 	@$(RUN) $(BIN)/invariance-finetune -m $(TEMPLATE) $(STUDY)_finetune of=$* recipe=finetune_$* $(FINETUNED) $(LAUNCH) $(PLACES) $(MORE_finetune)
@@ -240,7 +285,7 @@ given = $(call said,$(LAUNCH) $(filter-out $(OWN),$(ARGS)) $(ARGS_$(1)) $(2))
 EACH = networks:"$(call given,networks,$(NETWORK))",measure:"$(call given,measure,$(WHICH))",distance:"$(call \
 	given,distance)",finetune:"$(call given,finetune,$(FINETUNED))",cross:"$(call given,cross,$(if \
 	$(HISTORICAL),'data.root=$(HISTORICAL)') $(WHICH))"
-WHOLE = study=$(STUDY) 'data=[$(call listed,$(DATA))]' $(if $(TOY),count=true) \
+WHOLE = study=$(STUDY) 'data=[$(call listed,$(DATA))]' $(if $(TOY),count=true) $(if $(KEEP),keep=true) \
 	$(call text,roots={$(subst $(space)$(comma),$(comma),$(foreach data,$(DATA),$(call root_of,$(data))))}) \
 	$(call text,args={$(EACH)}) $(PLACES) $(filter $(OWN),$(ARGS))
 

@@ -2,6 +2,7 @@
 
     python benchmarks/data.py [--root FOLDER] [--images 512] [--workers 2] [--device cpu] [--json PATH]
     python benchmarks/data.py --images 64 --families rotation --batch 16
+    python benchmarks/data.py --images 64 --families          reading alone
 
 The files are the images of `--root` (<class>/* or train/<class>/*), else JPEGs of 500 × 375 pixels made from two
 photographs. Ours: a pass over the prepared images in random order, as training does it (read, to the device, transform
@@ -9,6 +10,11 @@ each image, normalise). Theirs: a pass over the files with torchvision's own tra
 from the same distribution, in `--workers` processes. Passes take turns and the ratio is the median over rounds of the
 ratio within a round. Ours runs on as many threads as theirs has processes; on a GPU ours transforms there, and theirs
 moves its finished batches there.
+
+Reading by itself is of a file of `--cold-images` random images in the temporary folder (TMPDIR), batches of 256, by the
+`workers` of conf/trainer/auto.yaml. Cold: the system is told to drop the file before each pass (POSIX_FADV_DONTNEED; a
+virtual machine's host may still have it), checksums are compared, and the bytes are those that the disk read for this
+process. Hot: the images are in memory and were verified once.
 """
 
 import argparse
@@ -23,6 +29,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from disk import Pictures, cold, hot
+from omegaconf import OmegaConf
 from photos import family_at_its_largest, folder_of, prepared_at
 from PIL import Image, ImageFilter
 from rich.console import Console
@@ -37,7 +45,7 @@ from invariance.data.prepared import Prepared
 from invariance.device import keep_freed
 from invariance.runs.outputs import output_file
 from invariance.seeds import generator
-from invariance.settings.files import families
+from invariance.settings.files import conf_dir, families
 from invariance.training.classifier import Classifier
 from invariance.transforms import build
 
@@ -189,6 +197,15 @@ def verifying(prepared: Prepared, given: argparse.Namespace) -> float:
     return statistics.median(1 - bare / verified for verified, bare in pairs)
 
 
+def disk(where: Path, given: argparse.Namespace) -> dict[str, float]:
+    """Reading of a large file of random images, cold and hot."""
+    pictures = Pictures(where, given.cold_images, given.size)
+    threads = int(OmegaConf.load(conf_dir() / "trainer" / "auto.yaml").workers)
+    figures = cold(pictures, threads, given.rounds) | hot(pictures, threads, 2 * given.rounds)
+    pictures.path.unlink()
+    return figures
+
+
 def compare(family: str, folder: Path, where: Path, given: argparse.Namespace) -> tuple[float, float, float]:
     """Images a second of ours and of theirs, and how many times as fast ours is."""
     settings = family_at_its_largest(family)
@@ -210,7 +227,8 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--families", nargs="+", default=families(), choices=families())
+    parser.add_argument("--cold-images", type=int, default=12000)
+    parser.add_argument("--families", nargs="*", default=families(), choices=families())
     parser.add_argument("--json", type=output_file)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
@@ -227,17 +245,27 @@ def measure(folder: Path, where: Path, given: argparse.Namespace) -> dict[str, f
     decoded = decoding(folder, given.size)
     prepared = prepared_at(given.size, folder, where)
     (read, share), checks = reading(prepared, given), verifying(prepared, given)
+    from_disk = disk(where, given)
     torch.set_num_threads(cores)
     figures = {"decoded_per_core": decoded, "read_per_core": read, "share_of_memmap": share, "checksums_share": checks}
+    figures |= from_disk
     table = Table("family", "ours", "ImageFolder", "times", title=f"images/s a core at {given.size}, {given.device}")
     for family in given.families:
         ours, theirs, ratio = compare(family, folder, where, given)
         table.add_row(family, f"{ours / cores:,.0f}", f"{theirs / cores:,.0f}", f"{ratio:.2f}")
         figures[f"speedup_over_imagefolder_{family}"] = ratio
-    Console().print(table)
+    if given.families:
+        Console().print(table)
     print(f"decode and resize: {decoded:,.0f} images/s a core")
     print(f"prepared, random order: {read:,.0f} images/s a core, {share:.1%} of a bare gather from the memory map")
     print(f"verifying checksums takes {checks:.1%} of reading")
+    ratio, size = from_disk["cold_images_per_s_over_memmap"], from_disk["bytes_per_image_over_record"]
+    theirs = from_disk["memmap_bytes_per_image_over_record"]
+    print(f"cold: {from_disk['cold_images_per_s']:,.0f} images/s with checksums, {ratio:.1f} times a memory map's")
+    print(f"cold: the disk read {size:.2f} times the images' bytes, for the memory map {theirs:.1f} times")
+    alone = from_disk["hot_share_of_take_without_threads"]
+    print(f"hot: {from_disk['hot_images_per_s']:,.0f} images/s, {from_disk['hot_share_of_take']:.1%} of np.take's")
+    print(f"hot: without threads {alone:.1%} of np.take's, which has one")
     print(f"batch {given.batch}, {cores} cores each, torch {torch.__version__}")
     return {name: round(value, 4) for name, value in figures.items()}
 

@@ -3,7 +3,8 @@
     python benchmarks/features.py [--images 64] [--size 227] [--device cpu] [--json PATH]
 
 For every family: the rate of `invariance.engine.stream.extract` (read from a memory-mapped file, to the device,
-transform, normalise, φ, back to the host) and of the network alone on batches that lie ready in memory, in turn; the
+transform, normalise, φ, back to the host) and of the network alone on the same images under g, which lie ready and
+normalised in memory, in turn: a network takes longer for some numbers than for others. The
 share is the median over rounds of the ratio within a round, so that a machine whose speed drifts does not tilt it.
 `share_of_forward` is the lowest share of all families.
 """
@@ -20,6 +21,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from invariance.device import keep_freed
 from invariance.engine.grids import grids_for
 from invariance.engine.stream import extract
 from invariance.models.caffenet import CaffeNet
@@ -41,7 +43,7 @@ def timed(work: Callable[[], object], device: torch.device) -> float:
 
 def normalise(x: torch.Tensor) -> torch.Tensor:
     """What ILSVRC networks take."""
-    return (x - torch.tensor([123.0, 117.0, 104.0], device=x.device).reshape(1, 3, 1, 1)) / 255
+    return (x - torch.tensor([123.0, 117.0, 104.0], device=x.device).reshape(1, 3, 1, 1)).div_(255)
 
 
 def compare(
@@ -51,18 +53,22 @@ def compare(
     device, side = torch.device(given.device), transform.source_size(given.size)
     count = given.images // given.batch * given.batch
     rng = np.random.default_rng(0)
-    ready = [torch.rand(given.batch, 3, given.size, given.size, device=device) for _ in range(2)]
     with tempfile.NamedTemporaryFile() as file:
         images = np.memmap(file.name, np.uint8, "w+", shape=(count, 3, side, side))
         images[:] = rng.integers(0, 256, images.shape, dtype=np.uint8)
         indices = rng.permutation(count)
+
+        ready = [
+            normalise(transform.apply(torch.from_numpy(images[part]).to(device).float(), point.params))
+            for part in np.split(indices, count // given.batch)[:2]
+        ]
 
         def streamed() -> None:
             extract(phi, normalise, images, indices, transform, point.params, device=device, batch=given.batch)
 
         def bare() -> None:
             for k in range(count // given.batch):
-                phi.phi(ready[k % 2])
+                phi.phi(ready[k % len(ready)])
 
         streamed()
         bare()
@@ -81,6 +87,7 @@ def main() -> None:
     parser.add_argument("--json", type=output_file)
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
+    keep_freed()  # as the command does
     phi = Representation(CaffeNet(1000, 3, given.size).to(given.device).eval(), "relu7")
     title = f"φ(gx) at {given.size}×{given.size} on {given.device}"
     table = Table("family", "g", "images/s", "bare images/s", "share", title=title)

@@ -9,7 +9,8 @@ photographs of this machine's own making: prepared data, features under every g,
 bootstrap, rows. The network is the full CaffeNet with its initial weights: training changes no time. Its parts, timed
 in the same rounds:
 
-- forward: φ on batches that lie ready and normalised, as many images as there are g, with the untouched one;
+- forward: φ on batches of the same photographs that lie ready and normalised, as many images as there are g, with the
+  untouched one (a network takes longer for some numbers than for others);
 - solver: of online SGD the two products of every block, with the shapes and layouts that the fit has; of ridge the
   Gram and cross products in float64, one decomposition, the products that choose a strength, one solution;
 - control: of ridge the unseen-class control, six maps of half the classes beside each, timed within the whole.
@@ -33,6 +34,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from omegaconf import OmegaConf
 from photos import folder_of
@@ -40,7 +42,7 @@ from rich.console import Console
 from rich.table import Table
 
 from invariance.cli.command import find_plugins
-from invariance.data.prepared import prepare
+from invariance.data.prepared import Prepared, prepare
 from invariance.device import full_float32, keep_freed
 from invariance.engine.control import Control
 from invariance.engine.grids import Grid, grids_for
@@ -131,17 +133,21 @@ class Parts:
 
     Args:
         network: the network.
+        prepared: the photographs.
         points: how many g, with the untouched.
         solvers: settings of the solvers.
         given: the arguments.
     """
 
-    def __init__(self, network: Network, points: int, solvers: Sequence[Any], given: argparse.Namespace) -> None:
+    def __init__(
+        self, network: Network, prepared: Prepared, points: int, solvers: Sequence[Any], given: argparse.Namespace
+    ) -> None:
         self.network, self.points, self.given, self.device = network, points, given, network.device
         draw = torch.Generator().manual_seed(0)
-        channels = 3
+        images, batch = prepared.split("val").images, np.arange(given.batch)
+        places = [(batch + k * given.batch) % len(images) for k in range(2)]
         self.ready = [
-            torch.rand(given.batch, channels, given.size, given.size, generator=draw).to(self.device) for _ in range(2)
+            network.classifier.normalise(torch.from_numpy(images[part]).to(self.device).float()) for part in places
         ]
         self.solvers = solvers
         self.r, self.t = (
@@ -269,6 +275,7 @@ def compare(where: Path, given: argparse.Namespace) -> dict[str, Any]:
         f"prepared={where / 'prepared'}",
         "logger=csv",
         "progress=false",
+        "metrics=[error_rate,l2_distance]",
         f"batch={given.batch}",
         f"memory_gb={given.memory_gb}",
         *solvers,
@@ -276,7 +283,8 @@ def compare(where: Path, given: argparse.Namespace) -> dict[str, Any]:
     fits, grid = maps_of(config["map"], config["solver"]), grid_of(network, given.g)
     settings = [fit.settings for fit in fits if fit.settings is not None]
     given.block = max(one.block for one in settings)
-    parts = Parts(network, len(grid.transform.grid()), settings, given)
+    prepared = network.data(given.size, where / "prepared", progress=False)
+    parts = Parts(network, prepared, len(grid.transform.grid()), settings, given)
     ways: dict[str, Callable[[], None]] = {
         "total": lambda: measured(network, grid, fits, config),
         "forward": parts.forward,

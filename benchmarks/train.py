@@ -131,7 +131,8 @@ def compare(family: str, prepared: Prepared, where: Path, given: argparse.Namesp
         log_every_n_steps=min(50, updates),
         reload_dataloaders_every_n_epochs=1,
     )
-    data = PreparedData(prepared, given.batch, updates, updates, seed=0, workers=settings.workers)
+    draw = classifier.draw(prepared.split("train").images.shape[1:])
+    data = PreparedData(prepared, given.batch, updates, updates, seed=0, workers=settings.workers, draw=draw)
     with arithmetic(settings):
         trainer.fit(classifier, datamodule=data)
     return rounds.pairs[1:]

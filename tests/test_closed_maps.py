@@ -321,6 +321,49 @@ def test_memory_is_what_the_form_needs():
         require_room(Procrustes(), 10**7, 10**7, 50, kind="orthogonal")
 
 
+def counted_eigh(monkeypatch):
+    """The sizes of all matrices that are decomposed from now on."""
+    sizes, eigh = [], torch.linalg.eigh
+    monkeypatch.setattr(torch.linalg, "eigh", lambda one: sizes.append(len(one)) or eigh(one))
+    return sizes
+
+
+@pytest.mark.parametrize("n", [90, 11])  # by sums over images, and by their inner products
+def test_maps_of_every_rank_share_the_decomposition_that_chooses_their_strength(monkeypatch, n):
+    draw = torch.Generator().manual_seed(n)
+    t = torch.randn(n, 13, generator=draw).relu()
+    r = [(t + 0.4 * torch.randn(n, 13, generator=draw)).relu() for _ in range(2)]
+    kinds, settings = ("residual", "low_rank:2", "low_rank:5"), Ridge()
+    alone = []
+    for kind in kinds:
+        monkeypatch.setattr("invariance.maps.ridge._CHOSEN", {})
+        alone.append(fit_maps(r, t, kind, settings))
+    monkeypatch.setattr("invariance.maps.ridge._CHOSEN", {})
+    sizes = counted_eigh(monkeypatch)
+    found = [fit_maps(r, t, kind, settings) for kind in kinds]
+    assert len(sizes) == 2 + 2 * 2  # of each g one, and one for the directions of each rank
+    for one, other in zip(found, alone, strict=True):
+        assert one.strength == other.strength
+        assert all(torch.equal(one.parameters[name], other.parameters[name]) for name in other.parameters)
+    sizes.clear()
+    changes = ((settings, t + 1e-6), (Ridge(strengths=(0.1, 1.0)), t), (Ridge(seed=1), t))
+    for count, (other, target) in enumerate(changes, 1):
+        fit_maps(r, target, "residual", other)
+        assert len(sizes) == 2 * count
+
+
+def test_halves_of_the_classes_share_it_too(monkeypatch):
+    draw = torch.Generator().manual_seed(3)
+    t = torch.randn(120, 9, generator=draw).relu()
+    r = (t + 0.4 * torch.randn(120, 9, generator=draw)).relu()
+    deal = deal_classes(np.arange(120) % 8, 8)
+    sizes = counted_eigh(monkeypatch)
+    first = closed_by_halves(r, t, deal, Ridge(), "residual")
+    assert len(sizes) == 6
+    second = closed_by_halves(r, t, deal, Ridge(), "low_rank:9")
+    assert len(sizes) == 12 and second.strength == first.strength  # those of the directions of a rank alone
+
+
 def test_maps_follow_their_formulas():
     draw = torch.Generator().manual_seed(0)
     r, left, right, b = (torch.randn(*size, generator=draw) for size in ((7, 5), (5, 2), (2, 5), (5,)))

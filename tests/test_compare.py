@@ -12,6 +12,7 @@ from sklearn.linear_model import LinearRegression
 from sklearn.linear_model import Ridge as Reference
 from torch import nn
 
+import invariance.measures.moments
 from invariance.engine.between import compare_models
 from invariance.engine.comparing import INDICES, Held, PairUnit, Renewed, compare, units_of
 from invariance.engine.features import InMemory
@@ -21,7 +22,8 @@ from invariance.maps import MinibatchSGD, OnlineSGD, Ridge
 from invariance.maps.spec import MapSpec
 from invariance.measures import INDEX_NAMES, MEASURES
 from invariance.measures.cka import linear_cka
-from invariance.measures.moments import centred, cross_product
+from invariance.measures.moments import ComparedSide, Pairing, centred, cross_product
+from invariance.measures.r2 import r2
 from invariance.models.model import wrap
 from invariance.runs.rows import COLUMNS
 
@@ -370,6 +372,22 @@ def test_in_small_groups_the_loop_gives_the_same():
     assert len(units_of(found, FITS, True, memory=GIGABYTE, device=CPU)) == 16
     assert np.isnan(whole[INDICES, "s1", "s0", "cka"]) and np.isfinite(whole[INDICES, "s0", "s1", "cka"])
     assert np.isfinite(whole[INDICES, "s1", "s0", "r2"])
+
+
+def test_the_product_of_two_is_made_once_for_both_ways(monkeypatch):
+    found, made, product = sources(4), [], invariance.measures.moments.cross_product
+    counted = lambda x, y: made.append(x is y) or product(x, y)  # noqa: E731
+    monkeypatch.setattr(invariance.measures.moments, "cross_product", counted)
+    whole = outcomes(found)
+    assert made.count(False) == 6 and made.count(True) == 4
+    x, y = (ComparedSide(found[label].load("report")) for label in ("s2", "s1"))
+    assert float(whole[INDICES, "s2", "s1", "r2"]) == pytest.approx(r2(Pairing(x, y)), rel=1e-12)
+    units = [one for one in units_of(found, FITS, True, memory=GIGABYTE, device=CPU) if one.kind == INDICES]
+    for unit in units:  # as where everything else was computed before
+        [(_, alone)] = compare(found, FITS, ALL, units=[unit], memory=GIGABYTE, device=CPU)
+        for k, target in enumerate(unit.targets):
+            for name, values in alone.items():
+                np.testing.assert_array_equal(values[k], whole[INDICES, unit.source, target, name])
 
 
 def test_the_loop_skips_what_the_recorder_has():

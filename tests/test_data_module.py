@@ -3,6 +3,7 @@
 import os
 import shutil
 import threading
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from invariance.data.batches import PreparedData, StepSampler
+from invariance.data.packing import pack, unpack
 from invariance.data.prepared import Prepared, prepare
 from invariance.data.reading import read_ahead
 from invariance.errors import UserError
@@ -271,3 +273,82 @@ def test_images_are_indexed_as_an_array_is(digits):
     for key in (len(plain), [0, len(plain)], -len(plain) - 1, [0.5, 1.5], [2.0], ["1"]):
         with pytest.raises(IndexError):
             stored[key]
+
+
+MIXED = {
+    "angle": torch.arange(5, dtype=torch.float64) / 7,
+    "flag": torch.tensor([True, False, True, False, True]),
+    "field": torch.arange(30.0).reshape(5, 2, 3).transpose(1, 2),
+    "one": torch.tensor(7, dtype=torch.int16),
+    "none": torch.empty(0, 3),
+    "half": torch.tensor([1.5, -2], dtype=torch.bfloat16),
+    "byte": torch.tensor([3], dtype=torch.uint8),
+    "complex": torch.tensor([1 + 2j]),
+}
+
+
+def test_tensors_of_all_types_come_out_of_one_buffer_as_they_went_in():
+    buffer, layout = pack(MIXED)
+    assert buffer.dtype == torch.uint8 and buffer.shape == (layout.bytes,)
+    moved = buffer.clone()
+    got = unpack(moved, layout)
+    assert list(got) == list(MIXED)
+    for name, tensor in MIXED.items():
+        assert torch.equal(got[name], tensor) and got[name].dtype == tensor.dtype and got[name].shape == tensor.shape
+        assert got[name].is_contiguous() and got[name].data_ptr() % got[name].element_size() == 0
+    got["angle"][0] = 9  # views, which overlap nothing
+    assert torch.equal(got["flag"], MIXED["flag"]) and unpack(moved, layout)["angle"][0] == 9
+    assert pack({})[0].shape == (0,) and unpack(*pack({})) == {}
+
+
+def of_update(step, n):
+    """Something to be drawn, unlike for every update and image."""
+    places = torch.arange(n, dtype=torch.float64)
+    return {"angle": places + 100 * step, "whole": torch.tensor([step, n]), "twice": places.repeat(2, 1).T}
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_what_is_drawn_travels_with_its_batch(digits, workers):
+    plain = list(PreparedData(digits, 16, 10, 5, 3).steps(2, 6))
+    data = PreparedData(digits, 16, 10, 5, 3, workers=workers, draw=of_update)
+    for step, (x, y, drawn), (wanted, labels) in zip(range(2, 6), data.steps(2, 6), plain, strict=True):
+        assert torch.equal(x, wanted) and torch.equal(y, labels)
+        assert list(drawn) == ["angle", "whole", "twice"]
+        assert all(torch.equal(drawn[name], value) for name, value in of_update(step, 16).items())
+
+
+def test_of_several_devices_each_gets_its_part_of_what_is_drawn_for_all(digits):
+    data = PreparedData(digits, 12, 10, 5, 3, draw=of_update)
+    [(whole, _, all_drawn)] = list(data.steps(4, 5))
+    for rank in range(3):
+        data.trainer = SimpleNamespace(global_rank=rank, world_size=3)
+        [(x, _, drawn)] = list(data.steps(4, 5))
+        mine = slice(4 * rank, 4 * rank + 4)
+        assert torch.equal(x, whole[mine])
+        assert all(torch.equal(drawn[name], all_drawn[name][mine]) for name in ("angle", "twice"))
+        assert drawn["whole"].tolist() == [4, 12]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_what_is_drawn_reaches_a_training_step_in_its_own_type(digits, tmp_path):
+    class Drawing(Recorder):
+        def training_step(self, batch, batch_idx):
+            x, y, drawn = batch
+            assert drawn["angle"].dtype == torch.float64  # Lightning would turn it into float32
+            assert torch.equal(drawn["angle"], of_update(self.global_step, 16)["angle"])
+            return super().training_step((x, y), batch_idx)
+
+    data, module = PreparedData(digits, 16, 7, 5, seed=3, workers=1, draw=of_update), Drawing()
+    trainer = pl.Trainer(
+        max_epochs=2,
+        reload_dataloaders_every_n_epochs=1,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        default_root_dir=tmp_path,
+    )
+    trainer.fit(module, datamodule=data)
+    assert len(module.seen) == 7 and module.validated == 2 * len(digits.split("val"))

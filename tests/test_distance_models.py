@@ -12,7 +12,10 @@ from invariance.engine.pair_units import UnitResults
 from invariance.errors import UserError
 from invariance.experiments.distance import distance
 from invariance.maps import Ridge
+from invariance.reporting.compared_layers import compared_layers, layers_section
+from invariance.reporting.page import make_report
 from invariance.reporting.rows import collect
+from invariance.reporting.sections import Making
 from invariance.runs.rows import read_rows
 from tests.given_networks import model, other
 
@@ -59,6 +62,36 @@ def test_rows_and_matrices_are_those_of_python(composed, tmp_path, prepared_once
     ):
         np.testing.assert_allclose(pd.read_csv(folder / f"{name}.csv", index_col=0), matrix, atol=1e-6)
     assert len(collect(tmp_path / "runs").runs) == 1 and not (folder / "parts").exists()
+
+
+def test_the_page_has_the_layers_beside_each_other(composed, tmp_path):
+    distance(composed(TWO, "layers={one: [relu,pool], two: [relu,'h*']}"))
+    folder = tmp_path / "runs/distance/digits/one+two/layers"
+    [pair] = compared_layers(collect(tmp_path / "runs"))
+    assert (pair.networks, pair.layers("a"), pair.layers("b")) == (("one", "two"), ["relu", "pool"], ["relu", "head"])
+    for name, of in (
+        ("cka_test", ("cka", "")),
+        ("l2_distance_mean_ridge_test", ("l2_distance_mean", "ridge")),
+        ("r2_test_back", ("r2", "", False)),
+    ):
+        matrix = pair.matrix(*of)
+        written = pd.read_csv(folder / f"{name}.csv", index_col=0).to_numpy()
+        np.testing.assert_allclose(matrix, written, atol=1e-6)
+    section = layers_section(Making({}), pair)
+    nearest = {str(table.name): table for _, table in section.tables}
+    cka = pair.matrix("cka", "")
+    table = nearest["digits-layers-one+two-nearest-cka"]
+    assert [row[:2] for row in table.cells] == [[layer, cka.loc[layer].idxmax()] for layer in ("relu", "pool")]
+    procrustes, least = nearest["digits-layers-one+two-nearest-procrustes"], pair.matrix("procrustes", "")
+    assert [row[1] for row in procrustes.cells] == list(least.idxmin(axis=1))
+    assert f"relu to {cka.loc['relu'].idxmax()}" in section.words[0] and "359 images of test" in section.about
+    both = next(one.figure for one in section.aside if one.figure.name.endswith("r2")).frame
+    assert both.groupby("panel", sort=False)["y"].count().to_dict() == {
+        "from one (lines) to two": 4,
+        "from two to one (lines)": 4,
+    }
+    make_report(tmp_path / "runs", tmp_path / "report")
+    assert "digits: one and two, layer by layer" in (tmp_path / "report/index.html").read_text()
 
 
 def test_layers_of_one_network_and_all_pairs_of_several(composed, tmp_path, capsys):

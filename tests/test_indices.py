@@ -14,7 +14,7 @@ from sklearn.linear_model import LinearRegression
 from invariance.errors import UserError
 from invariance.measures.cka import linear_cka
 from invariance.measures.moments import centred, cross_product
-from invariance.measures.procrustes import procrustes_distance
+from invariance.measures.procrustes import nuclear_by_eigenvalues, procrustes_distance
 from invariance.measures.r2 import Regression
 
 
@@ -103,6 +103,32 @@ def test_symmetry_and_the_triangle_inequality(seed, widths):
     assert there[:2] == pytest.approx(back[:2], rel=1e-9, abs=1e-7)
     assert 0 <= there[1] <= math.sqrt(2) + 1e-9 and there[0] <= 1 + 1e-9 and there[2] <= 1 + 1e-9
     assert all_three(x, z)[1] <= there[1] + all_three(y, z)[1] + 1e-7
+
+
+@pytest.mark.parametrize("decay", [0.0, -1.0, -3.0, -6.0])
+@pytest.mark.parametrize("sizes", [(90, 40, 40), (90, 30, 50), (25, 40, 45)])  # N, D_x, D_y
+def test_singular_values_by_eigenvalues_are_right_to_their_bound(monkeypatch, sizes, decay):
+    """The worse the condition, the larger the bound; and where it says too little, singular values are computed."""
+    n, d, e = sizes
+    common = draw(n, max(d, e), 5) * torch.logspace(0, decay, max(d, e), dtype=torch.float64)
+    x, y = common[:, :d] @ draw(d, d, 6), common[:, :e] @ draw(e, e, 7)
+    a, b, cross = centred(x), centred(y), cross_product(x, y)
+    exact = float(torch.linalg.svdvals(cross).sum())
+    nuclear, bound = nuclear_by_eigenvalues(cross, n - 1)
+    assert abs(nuclear - exact) <= bound + 1e-14 * exact
+    wanted = procrustes_distance(a, b, cross)
+    calls, svdvals = [], torch.linalg.svdvals
+    monkeypatch.setattr("invariance.measures.procrustes.LARGE", 0)
+    monkeypatch.setattr(torch.linalg, "svdvals", lambda one: calls.append(1) or svdvals(one))
+    assert procrustes_distance(a, b, cross) == pytest.approx(wanted, rel=1e-7)
+    enough = bound / math.sqrt(a.total * b.total) <= 1e-7 * wanted**2
+    assert len(calls) == (not enough) and (enough or decay < -1) and (not enough or decay > -6)
+
+
+def test_a_copy_of_many_dimensions_is_at_no_distance(monkeypatch):
+    monkeypatch.setattr("invariance.measures.procrustes.LARGE", 0)
+    x = draw(80, 30, 8)
+    assert all_three(x, x)[1] < 1e-7 and all_three(x, 2 * x @ rotation(30))[1] < 1e-6
 
 
 def test_unrelated_representations_are_about_0_though_dimensions_be_many():

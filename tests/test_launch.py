@@ -18,7 +18,7 @@ import torch
 from invariance.cli.command import command, find_plugins
 from invariance.errors import Busy, UserError
 from invariance.launch.jobs import Job, Later, run_jobs
-from invariance.launch.slots import Slot, slots_of
+from invariance.launch.slots import Slot, shown_slots, slots_of
 from invariance.runs.locks import me
 from invariance.runs.sweep import SWEEP_VARIABLE, Attempt, begin_sweep, read_sweeps, sweep_folder
 
@@ -318,16 +318,33 @@ def test_one_after_another_all_tracebacks_are_shown_if_wanted(one_after_another,
 def test_a_slot_is_a_gpu_or_some_cores(monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.delenv("TORCHINDUCTOR_COMPILE_THREADS", raising=False)
     assert [one.environment for one in slots_of(None, None, 3, lambda: 0)] == [
-        {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "3"}
+        {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "3", "TORCHINDUCTOR_COMPILE_THREADS": "3"}
     ] * 2
     assert [one.environment["CUDA_VISIBLE_DEVICES"] for one in slots_of(2, None, 1, lambda: 4)] == ["0", "1"]
     assert len(slots_of(None, 5, 1, lambda: 0)) == 5 and len(slots_of([], None, 1, lambda: 4)) == 8
     assert [one.environment["CUDA_VISIBLE_DEVICES"] for one in slots_of(None, None, 1, lambda: 4)] == list("0123")
-    fourth = {"CUDA_VISIBLE_DEVICES": "3", "OMP_NUM_THREADS": "4"}
+    fourth = {"CUDA_VISIBLE_DEVICES": "3", "OMP_NUM_THREADS": "4", "TORCHINDUCTOR_COMPILE_THREADS": "4"}
     assert slots_of([3, 1], None, 1, lambda: 4)[0] == Slot("GPU 3", fourth)
+    monkeypatch.setenv("TORCHINDUCTOR_COMPILE_THREADS", "9")  # which was meant
+    assert slots_of([3, 1], None, 1, lambda: 4)[0].environment == {**fourth, "TORCHINDUCTOR_COMPILE_THREADS": "9"}
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,GPU-7f")
     assert [one.environment["CUDA_VISIBLE_DEVICES"] for one in slots_of(None, None, 1, lambda: 2)] == ["5", "GPU-7f"]
+
+
+def test_a_gpu_has_as_many_slots_as_wanted_and_few_jobs_have_one_each(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(13)), raising=False)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,7")
+    there = slots_of(None, None, 1, lambda: 2, 3)
+    assert [one.name for one in there] == [f"GPU {gpu} ({k} of 3)" for k in (1, 2, 3) for gpu in (0, 1)]
+    assert [one.environment["CUDA_VISIBLE_DEVICES"] for one in there] == ["5", "7"] * 3
+    assert {one.environment["OMP_NUM_THREADS"] for one in there} == {"2"}
+    assert shown_slots(there) == "6 slots on 2 × GPU" and shown_slots(there[:2]) == "2 × GPU"
+    assert shown_slots(there[:1]) == "GPU 0 (1 of 3)" and shown_slots(slots(4)) == "4 × slot"
+    for gpus, per_gpu, said in (([], 2, "per_gpu=2: no GPU is used"), (None, 0, "per_gpu=0: give a whole number")):
+        with pytest.raises(UserError, match=said):
+            slots_of(gpus, None, 1, lambda: 2, per_gpu)
 
 
 @pytest.mark.parametrize(
@@ -339,7 +356,7 @@ def test_a_slot_is_a_gpu_or_some_cores(monkeypatch):
         (0, None, 1, "give how many"),
         (True, None, 1, "give how many"),
         ("0", None, 1, "give how many"),
-        (None, 3, 1, "one slot each"),
+        (None, 3, 1, "per_gpu=1 slots on each"),
         ([], 0, 1, "slots=0"),
         ([], None, 0, "cores=0"),
         ([], None, 1.5, "cores=1.5"),
@@ -356,9 +373,10 @@ def test_what_the_machine_has_not_is_refused(gpus, count, cores, said):
 def test_there_are_no_more_slots_than_jobs(one_after_another, tmp_path, monkeypatch):
     launcher = import_module("hydra_plugins.invariance_launcher")
     had = []
-    monkeypatch.setattr(launcher, "run_jobs", lambda jobs, slots, progress: had.append((len(jobs), len(slots))) or [])
+    monkeypatch.setattr(launcher, "run_jobs", lambda jobs, slots, **_: had.append((len(jobs), len(slots))) or [])
     for slots in (1, 4096):
-        local = ("hydra/launcher=local", "hydra.launcher.gpus=[]", f"hydra.launcher.slots={slots}")
+        local = ("hydra/launcher=local", "hydra.launcher.gpus=[]", "hydra.launcher.fork=false")
+        local += (f"hydra.launcher.slots={slots}",)
         one_after_another("1,2", None, "data=digits", *local)
     assert had == [(2, 1), (2, 2)]
 

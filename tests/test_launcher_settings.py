@@ -14,6 +14,8 @@ LOCAL, SLURM = "hydra/launcher=local", "hydra/launcher=slurm"
     ("arguments", "said"),
     [
         ([LOCAL, "hydra.launcher.slots=-3"], "hydra.launcher.slots=-3: give a whole number"),
+        ([LOCAL, "hydra.launcher.fork=maybe"], "hydra.launcher.fork='maybe': give true or false"),
+        ([LOCAL, "hydra.launcher.per_gpu=0"], "hydra.launcher.per_gpu=0: give a whole number"),
         ([LOCAL, "hydra.launcher.gpus=[9999]"], "hydra.launcher.gpus=[9999]: this machine has"),
         ([SLURM], "hydra/launcher=slurm: there is no sbatch here"),
         ([LOCAL, "hydra.launcher.slot=3"], "unknown key 'hydra.launcher.slot'; did you mean 'hydra.launcher.slots'?"),
@@ -41,5 +43,5 @@ def test_a_launcher_without_a_sweep_is_refused(mistake, typed):
 
 def test_a_launcher_s_settings_are_those_of_its_file():
     assert launcher_keys("one") == launcher_keys("dry") == []
-    assert launcher_keys("local") == ["cores", "gpus", "slots"]
+    assert launcher_keys("local") == ["cores", "fork", "gpus", "per_gpu", "slots"]
     assert {"partition", "timeout_min"} <= set(launcher_keys("slurm"))

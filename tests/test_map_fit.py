@@ -4,8 +4,9 @@ import pytest
 import torch
 from rich.console import Console
 from rich.progress import Progress
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from invariance.engine.fit import BlockSampler, fit_maps
+from invariance.engine.fit import BlockSampler, PairedFeatures, fit_maps
 from invariance.errors import UserError
 from invariance.maps import MinibatchSGD, OnlineSGD, OnlineSGDState, Ridge, order
 
@@ -124,6 +125,32 @@ def test_targets_that_cannot_be_cut_are_refused(stacked):
         fit_maps(torch.rand(1, 9, 4), torch.rand(9, 12), "linear", Ridge(), stacked=stacked)
     with pytest.raises(UserError, match=f"stacked={stacked}, but there are 3 targets"):
         fit_maps(torch.rand(1, 9, 4), [torch.rand(9, 4)] * 3, "linear", Ridge(), stacked=stacked)
+
+
+def test_the_index_of_a_block_is_copied_once_to_where_the_features_are():
+    class Copies(TorchDispatchMode):
+        """Counts what is copied from one device to another."""
+
+        count = 0
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            self.count += func is torch.ops.aten._to_copy.default
+            return func(*args, **(kwargs or {}))
+
+    features, targets = [torch.empty(50, 4, device="meta")] * 5, [torch.empty(50, 6, device="meta")] * 3
+    with Copies() as copies:
+        r, t = PairedFeatures(features, targets)[torch.arange(7)]
+    assert r.shape == (5, 7, 4) and t.shape == (1, 7, 18) and copies.count == 1
+
+
+def test_no_error_is_taken_unless_somebody_watches(monkeypatch):
+    asked = []
+    monkeypatch.setattr(OnlineSGDState, "block_error", lambda _: asked.append(1) or torch.ones(1))
+    g, r = features()
+    fit_maps(g, r, "residual", OnlineSGD(epochs=1, block=100))
+    assert not asked
+    fit_maps(g, r, "residual", OnlineSGD(epochs=2, block=100), progress=Progress(disable=True))
+    assert len(asked) == 2  # every twentieth block of an epoch
 
 
 def test_blocks_cover_every_epoch_once():

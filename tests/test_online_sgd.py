@@ -236,7 +236,7 @@ needs_triton = pytest.mark.skipif(find_spec("triton") is None, reason="triton, w
 
 INTERPRETED = """
 import torch
-from invariance.maps.recurrence import run_block
+from invariance.maps.recurrence import _run_inner_batched
 from invariance.maps.recurrence_triton import run_inner
 torch.manual_seed(0)
 for problems, size, units, shared in ((2, 64, 40, True), (1, 5, 32, False), (3, 17, 70, True)):
@@ -253,6 +253,19 @@ for problems, size, units, shared in ((2, 64, 40, True), (1, 5, 32, False), (3, 
     run_inner(kernel, z, target, delta)
     assert (z - wanted).abs().max() < 1e-5 and (delta - wanted_delta).abs().max() < 1e-5
     assert torch.equal(whole[:, :4], untouched)
+for size, units in ((64, 33), (7, 5)):
+    kernel = (0.1 * torch.randn(2, size, size)).tril(-1)
+    target = torch.rand(1, size, units)
+    z = torch.randn(2, size, units)
+    z[0, size // 2, 3], z[0, 2, 1], z[0, 4, 2] = torch.nan, torch.inf, -torch.inf
+    kernel[1, size - 2, 1] = torch.nan
+    ours, delta, wanted, wanted_delta = z.clone(), torch.zeros_like(z), z.clone(), torch.zeros_like(z)
+    run_inner(kernel, ours, target, delta)
+    _run_inner_batched(kernel, wanted, target, wanted_delta)
+    for one, other in ((ours, wanted), (delta, wanted_delta)):
+        torch.testing.assert_close(one, other, equal_nan=True, rtol=1e-4, atol=1e-4)
+    assert delta[0, size // 2 :, 3].isnan().all() and not ours[0, : size // 2, 3].isnan().any()
+    assert ours[1, size - 2 :].isnan().all() and not delta[1, : size - 2].isnan().any()
 print("agrees")
 """
 

@@ -21,7 +21,19 @@ from invariance.planning.data_set import data_set
 from invariance.planning.probes import Clock, made_file, measure_rates, straight
 from invariance.planning.study import Study
 from invariance.planning.templates import Templates, Trained, networks_there, trained_by
-from invariance.planning.work import START, Estimate, Net, PlannedJob, Stage, Unit, Work, estimate, shape_of, units_of
+from invariance.planning.work import (
+    START,
+    Estimate,
+    Net,
+    PlannedJob,
+    Stage,
+    Unit,
+    Work,
+    estimate,
+    room_of,
+    shape_of,
+    units_of,
+)
 from invariance.progress import bar
 
 TEMPLATES = Path(__file__).parents[1] / "multirun_templates"
@@ -166,10 +178,10 @@ def test_finetuning_takes_all_copies_through_the_network_and_is_measured_before_
 def test_room_is_that_of_the_arrays_and_checkpoints(paper):
     stages = paper("ilsvrc")
     images = 1_281_167 + 50_000
-    [job] = stages["prepare"].jobs
-    assert job.name == "227, 240, 256, 288, 320 pixels" and times(job, "image decoded") == images
-    pixels = 3 * sum(size**2 for size in (227, 240, 256, 288, 320))
-    assert 0 <= job.disk - images * pixels <= images * 5000  # labels, names, hashes
+    jobs, sizes = stages["prepare"].jobs, (227, 240, 256, 288, 320)
+    for job, size in zip(jobs, sizes, strict=True):
+        assert job.name == f"{size} pixels" and times(job, "image decoded") == images
+        assert job.lent == images * 3 * size**2 and 0 <= job.disk - job.lent <= images * 1000  # labels, names, hashes
     for job in stages["networks"].jobs:  # the best weights; the last with their momentum
         assert job.disk == 3 * 4 * PARAMETERS["ilsvrc"]
     joint = about(stages["finetune"], "mirror_both")
@@ -189,6 +201,24 @@ def test_a_model_s_shape_needs_no_memory():
     assert dim == 65536 and parameters > 4e9
 
 
+def test_one_size_after_another_needs_half_the_room_and_all_at_once_one_decoding(paper):
+    find_plugins()
+    templates = Templates(TEMPLATES, "paper")
+    kept = Study(templates, networks_there(templates), ["data=ilsvrc"], ["cpu"], Path("nowhere"), keep=True)
+    [job], images = kept.prepare().jobs, 1_281_167 + 50_000
+    assert job.name == "227, 240, 256, 288, 320 pixels" and times(job, "image decoded") == images
+    assert {job.turn for stage in kept.stages() for job in stage.jobs} == {0}
+    both = [stage for data in ("ilsvrc", "rvl_cdip") for stage in paper(data).values()]
+    lent = images * 3 * sum(size**2 for size in (227, 240, 256, 288))  # all of a size but the largest
+    lent += 400_000 * sum(size**2 for size in (227, 240, 256, 288, 320))
+    assert room_of(both, keep=True) - room_of(both, keep=False) == pytest.approx(lent)
+    alone = list(paper("ilsvrc").values())
+    assert 0.50e12 < room_of(alone, keep=False) < 0.52e12 < room_of(both, keep=False) < 0.7e12
+    assert 1.53e12 < room_of(alone, keep=True) < 1.55e12
+    [crop] = [job for job in paper("ilsvrc")["networks"].jobs if job.turn == 288]
+    assert crop.name == "crop_288" and sum(job.turn == 227 for job in paper("ilsvrc")["networks"].jobs) == 31
+
+
 A, B = Unit("a"), Unit("b", (1,), how="any")
 
 
@@ -206,6 +236,15 @@ def test_a_stage_takes_its_work_shared_out_or_its_longest_job():
     assert estimate(Stage("x", jobs, on_cores=True), rates, devices=5, cores=7).wall == 4.0
     gap = estimate(Stage("x", jobs, gap="unknown"), {}, 1, 1)
     assert math.isnan(gap.seconds) and math.isnan(gap.wall)
+
+
+def test_turns_come_one_after_another():
+    jobs = [PlannedJob("1", Work({A: 4}), turn=1)] * 4 + [PlannedJob("2", Work({A: 5}), turn=2)]
+    assert estimate(Stage("x", jobs), {A: 1.0}, devices=4, cores=1).wall == 4 + 5
+    assert estimate(Stage("x", jobs), {A: 1.0}, devices=1, cores=1).wall == 21
+    lent = Stage("x", [PlannedJob("1", Work(), 5, 3), PlannedJob("2", Work(), 9, 8)])
+    assert room_of([lent], keep=False) == 2 + 1 + 8 and room_of([lent], keep=True) == 5 + 9
+    assert room_of([], keep=False) == 0
 
 
 def test_units_are_told_apart_by_what_their_cost_depends_on_alone():
@@ -306,7 +345,14 @@ def test_a_plan_is_a_table_a_line_and_numbers(compose, quick, capsys, tmp_path):
     updates, looks = recipe["updates"], recipe["updates"] // recipe["val_every"]
     each = 10 + 1e-3 * (2 * 16 * updates + updates + looks * 359 + 718)
     assert networks["seconds"] == pytest.approx(36 * each) and networks["seconds_longest"] == pytest.approx(each)
-    assert networks["seconds_wall"] == pytest.approx(36 * each / 4)
+    assert networks["seconds_wall"] == pytest.approx(32 * each / 4 + 4 * each)  # Crop's sizes, one after another
+    of_all = sum(stage["disk"] for stage in stages.values())
+    assert held["disk_of_all"] == pytest.approx(of_all, abs=9) and held["disk_at_once"] < held["disk_of_all"]
+    assert re.search(r"room: [\d.]+ .B at most, as each size .*; [\d.]+ .B with all at once\n", said)
+    plan({**config, "keep": True})
+    said, held = capsys.readouterr().out, json.loads(path.read_text())
+    assert "images of all sizes at once; " in said and held["disk_at_once"] == held["disk_of_all"]
+    assert held["stages"]["digits"]["networks"]["seconds_wall"] == pytest.approx(36 * each / 4)
 
 
 def test_the_paper_with_another_model_and_recipe(compose, quick, tmp_path, capsys):
@@ -434,7 +480,7 @@ def test_a_toy_is_planned_by_its_own_images(compose, quick, tmp_path):
     config = config_of(compose, "data=rvl_cdip", "study=toy", "count=true", "trainer=cpu", f"json={path}")
     plan({**config, "roots": {"rvl_cdip": str(root)}})
     toy = json.loads(path.read_text())["stages"]["rvl_cdip"]
-    assert [toy[stage]["jobs"] for stage in ("prepare", "networks", "measure", "finetune")] == [1, 11, 11, 9]
+    assert [toy[stage]["jobs"] for stage in ("prepare", "networks", "measure", "finetune")] == [5, 11, 11, 9]
     assert toy["networks"]["seconds_longest"] == pytest.approx(10 + 1e-3 * (2 * 40 * 16 + 40 + 2 * 16 + 32))
 
 
@@ -452,6 +498,7 @@ def layout(root):
 def test_all_that_a_study_lacks_is_told_before_anything_begins(compose, capsys, tmp_path, monkeypatch):
     places = [f"{key}={tmp_path}/{key}" for key in ("runs", "prepared", "features")]
     layout(root := tmp_path / "rvl")
+    at_once = []
 
     def lacks(study, roots, args=None, *more):
         config = config_of(compose, "data=[ilsvrc,rvl_cdip]", f"study={study}", "check=true", *places, *more)
@@ -461,7 +508,10 @@ def test_all_that_a_study_lacks_is_told_before_anything_begins(compose, capsys, 
             said = capsys.readouterr()
             assert "nothing was begun" in str(error) and not said.out
             return said.err.removeprefix("error: ").splitlines()
-        assert capsys.readouterr().out == "checked: everything that the study needs is there\n"
+        first, *rest = capsys.readouterr().out.splitlines()
+        assert first == "checked: everything that the study needs is there"
+        assert not rest or rest[0].startswith("images of all sizes have room at once: KEEP=1 ")
+        at_once.append(bool(rest))
         return []
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
@@ -481,13 +531,18 @@ def test_all_that_a_study_lacks_is_told_before_anything_begins(compose, capsys, 
     assert any("has 0" in line or "holds 0 class folders" in line for line in lacks("toy", roots, pages, "count=true"))
     monkeypatch.setattr("shutil.disk_usage", lambda _: shutil._ntuple_diskusage(10**13, 0, 10**13))
     assert not lacks("paper", roots, pages)
+    for free, *more in ((700e9,), (700e9, "keep=true"), (500e9,)):  # the peak has room, all at once has not
+        monkeypatch.setattr("shutil.disk_usage", lambda _, free=free: shutil._ntuple_diskusage(10**13, 0, int(free)))
+        short = lacks("paper", {"ilsvrc": str(tmp_path / "in"), "rvl_cdip": str(root)}, None, *more)
+        assert bool(short) == (more == ["keep=true"] or free < 600e9), short
+    assert at_once == [True, False]
     assert not (tmp_path / "runs").exists() and not (tmp_path / "prepared").exists()
     monkeypatch.setattr("shutil.disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 0, 10**9))
     (tmp_path / "in/val").rmdir()
     with tarfile.open(tmp_path / "in/ILSVRC2012_img_val.tar", "w") as archive:
         archive.add(root / "images/val0.tif", "ILSVRC2012_val_00000001.JPEG")
     [room] = lacks("paper", roots)  # an archive is not counted: the published numbers are taken
-    assert re.search(r"the study leaves \d,\d{3}.\d GB there, and 1.0 GB are free", room)
+    assert re.search(r"the study takes \d{3}.\d GB there, and 1.0 GB are free", room)
 
 
 def test_an_estimate_says_which_stage_it_is_of():

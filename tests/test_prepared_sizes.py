@@ -153,11 +153,14 @@ def test_the_command_takes_a_list(pets, store, capsys):  # noqa: F811
         "size": SIZES,
         "runs": "runs",
     }
+    prepare_data({**settings, "plan": True})
+    assert "images of 7×7, 5×5, 11×11 take" in capsys.readouterr().out
     prepare_data(settings)
     lines = capsys.readouterr().out.splitlines()
     assert all(f"images of {size}×{size}, 2 classes" in line for size, line in zip(SIZES, lines, strict=True))
-    prepare_data({**settings, "plan": True})
-    assert "images of 7×7, 5×5, 11×11 take" in capsys.readouterr().out
+    prepare_data({**settings, "plan": True, "size": [*SIZES, 8]})
+    told = capsys.readouterr().out
+    assert all(f"{size}×{size} are prepared: " in told for size in SIZES) and "images of 8×8 take" in told
     assert prepare(config(root=str(pets)), 11, store, progress=False).size == 11
 
 

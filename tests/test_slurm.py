@@ -14,7 +14,7 @@ import pytest
 
 from invariance.cli.messages import explain
 from invariance.errors import UserError
-from invariance.launch import slurm, slurm_states
+from invariance.launch import slurm, slurm_memory, slurm_states
 from invariance.launch.jobs import BUSY, Job
 
 submitit = pytest.importorskip("submitit", reason="submitit is not installed: pip install 'invariance[slurm]'")
@@ -164,6 +164,42 @@ def test_a_job_asks_for_the_memory_that_its_command_may_hold(settings, programs,
         asked(40, mem_gb=16)
 
 
+def test_a_job_that_trains_asks_for_room_for_its_images_as_far_as_its_share_of_a_node_goes(
+    settings, programs, tmp_path, monkeypatch
+):
+    nodes = []
+
+    def ask(*command):
+        nodes.append(command)
+        return "1031000|96|gpu:a100:8(S:0-1),gpu:slice:0\n515000+|64|gpu:4\n257000|128|(null)\n64000|16|gpu:v100:1\n"
+
+    monkeypatch.setattr(slurm_memory, "ask", ask)
+
+    def asked(gigabytes, memory_gb=None, **changes):
+        return slurm_memory.memory_of(settings(**changes), memory_gb, int(gigabytes * 2**30))
+
+    assert asked(0, 4) == 20 and not nodes  # nothing to hold, and nothing is asked
+    assert asked(10.5, 4) == 31 and asked(198.2) == 59  # 0.95 of a node of 62.5 GB
+    assert asked(198.2, partition="big") == 59 and nodes[-1][-1] == "--partition=big"
+    assert asked(198.2, gpus_per_node=4) == 215 and asked(900, gpus_per_node=4) == 477  # 0.95 of half of the first
+    assert asked(900, gpus_per_node=None, cpus_per_task=32) == 59  # a quarter of the third
+    assert asked(900, 500) == 516 and asked(900, mem_gb=7) == 7
+    monkeypatch.setattr(slurm_memory, "ask", lambda *_: None)
+    assert asked(198.2, 4) == 20  # SLURM does not say what a node has
+
+
+def test_what_is_read_again_and_again_is_the_largest_set_that_a_job_can_mean(tmp_path):
+    for name, size in (("digits/32", 100), ("digits/36", 300), ("photos/32", 500)):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "train.npy").write_bytes(bytes(size))
+        (tmp_path / name / "manifest.json").write_text("{}")
+    (tmp_path / "photos/half").mkdir()
+    (tmp_path / "photos/half/train.npy").write_bytes(bytes(900))
+    read = slurm_memory.read_again
+    assert [read("train", tmp_path, "digits"), read("finetune", tmp_path, None)] == [300, 500]
+    assert read("measure", tmp_path, "digits") == read("train", tmp_path / "none", "digits") == 0
+
+
 def test_a_controller_that_does_not_answer_is_not_one_without_jobs(settings, programs, tmp_path):
     executor = slurm.build_executor(settings(), tmp_path / "%j")  # squeue of `programs` fails
     with pytest.raises(UserError, match="squeue does not answer"):
@@ -261,7 +297,7 @@ print("all is well")
 DRIVER = """
 import json, sys
 from pathlib import Path
-from invariance.launch import slurm, slurm_states
+from invariance.launch import slurm, slurm_memory, slurm_states
 from invariance.launch.jobs import Job
 from invariance.runs.processes import signals_interrupt
 slurm_states._ASK_EVERY, slurm._GONE, slurm.AGAIN = 1.0, 4.0, 2.0

@@ -5,6 +5,7 @@ import re
 import shlex
 import shutil
 import subprocess
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from invariance.cli.command import find_plugins
+from invariance.engine.grids import grids_for
 from invariance.errors import UserError
 from invariance.settings.files import check_keys, conf_dir, family_sweep, paper_families
 from invariance.transforms.crop import Crop
@@ -37,6 +39,7 @@ def composed(template, *overrides):
         return config, FamilySweeper.split_arguments(parser.parse_overrides(params), None)[0]
 
 
+@cache
 def networks():
     """Name and seed of every network of conf/network/, as its run is called."""
     found = {}
@@ -111,11 +114,10 @@ def test_the_paper_s_names_its_data_set_once():
     assert (config.recipe.updates, config.model.input_size, config.model.width) == (500_000, 227, 1)
 
 
-def made(*arguments):
+def made(*arguments, **surroundings):
     outer = {key: value for key, value in os.environ.items() if not key.startswith("MAKE")}  # of make test
-    return subprocess.run(
-        ["make", "-n", "-o", ".venv/installed", *arguments], cwd=ROOT, capture_output=True, text=True, env=outer
-    )
+    command = ["make", "-n", "-o", ".venv/installed", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env={**outer, **surroundings})
 
 
 def test_make_runs_every_template():
@@ -159,6 +161,66 @@ def test_all_sizes_of_a_data_set_are_prepared_by_one_command(more):
         [size] = [word for word in words if word.startswith("size=")]
         assert re.fullmatch(r"size=\[\d+(,\d+){4}\]", size) and "-m" not in words and "verify=false" in words
         assert ("plan=true" in words) == ("DRY=1" in more)
+
+
+def turn(size, *more):
+    """The commands of a size's turn: the page and the words of each."""
+    said = made("paper-turn.ilsvrc", f"TURN={size}", *more, MAKELEVEL="1").stdout.replace("\\\n", " ")
+    commands = re.findall(r"\.venv/bin/invariance-(\w+) ((?:'[^']*'|[^|'\n])*)", said)
+    return [(page, shlex.split(words)) for page, words in commands]
+
+
+def of_key(words, key):
+    """The values that a command is given for a key."""
+    values = [word.partition("=")[2].strip("[]") for word in words if word.startswith(f"{key}=")]
+    return {one for value in values for one in value.split(",")}
+
+
+@pytest.mark.parametrize("study", ["paper", "toy"])
+def test_the_turns_together_are_the_whole_study(study):
+    more = ["TOY=1"] if study == "toy" else []
+    there, turns = networks(), {size: turn(size, *more) for size in (227, 240, 256, 288, 320)}
+    trained, grids, features, finetuned = [], {}, [], []
+    for size, commands in turns.items():
+        [first, *middle, last] = commands
+        pixels = {str(Crop(range=size).source_size(67)) if size > 227 else "67"} if study == "toy" else {str(size)}
+        assert first[0] == last[0] == "prepare" and of_key(first[1], "size") == of_key(last[1], "size") == pixels
+        assert "restore=false" in first[1] and "give_back=true" in last[1] and "give_back=true" not in first[1]
+        for page, words in middle:
+            if page == "train":
+                trained += of_key(words, "network")
+            elif page == "measure":
+                for which in of_key(words, "which"):
+                    grids.setdefault(which, []).extend(of_key(words, "grids") or ["own"])
+            elif page == "distance":
+                assert "pairs=false" in words
+                features += of_key(words, "networks")
+            elif page == "finetune":
+                finetuned += of_key(words, "which")
+    whole = sorted(job[0].removeprefix("network=") for job in composed(f"{study}_networks")[1])
+    assert sorted(trained) == sorted([*whole, "baseline_3"])
+    assert {run_of(which, there) for which in grids} == measured_by(f"{study}_measure", there)
+    assert {run_of(one.removeprefix("${of}/"), there) for one in features} == {there[name] for name in trained}
+    assert len(features) == len(trained)
+    assert {run_of(which, there) for which in finetuned} == measured_by(f"{study}_finetune", there)
+    assert sorted(finetuned) == sorted(set(finetuned))
+    baseline = {"_target_": "invariance.transforms.baseline.Baseline", "name": "baseline"}
+    everything = sorted(grid.name for grid in grids_for(baseline, "all", {}))
+    for which, names in grids.items():
+        if which.startswith("baseline"):
+            assert sorted(grid.name for grid in grids_for(baseline, names, {})) == everything
+            assert len(names) == len(set(names))
+        else:
+            assert names == ["own"]
+
+
+def test_a_turn_has_what_is_chosen():
+    chosen = "NETWORKS=crop_256 blur_3"
+    assert [page for page, _ in turn(256, chosen)] == ["prepare", "train", "measure", "distance", "finetune", "prepare"]
+    assert [page for page, _ in turn(240, "NETWORKS=baseline_2 blur_3")] == ["prepare", "measure", "prepare"]
+    pages = turn(227, chosen, "DRY=1")
+    assert "plan=true" in pages[0][1] and all("hydra/launcher=dry" in words for _, words in pages[1:-1])
+    assert "TURN=: there is no such variable" in made("paper-turns", "TURN=227").stderr
 
 
 def test_networks_can_be_chosen_and_are_called_as_each_part_calls_them():
@@ -211,18 +273,19 @@ def test_what_is_interrupted_ends_make_and_what_fails_does_not(tmp_path, monkeyp
     monkeypatch.delenv("MAKELEVEL", raising=False)
     for path in ("pyproject.toml", "Makefile"):
         shutil.copy(ROOT / path, tmp_path)
-    (tmp_path / "conf").symlink_to(ROOT / "conf")
+    for path in ("conf", "multirun_templates"):
+        (tmp_path / path).symlink_to(ROOT / path)
     (tmp_path / ".venv/bin").mkdir(parents=True)
     (tmp_path / ".venv/installed").touch()
 
-    def ran(target, **statuses):
+    def ran(target, *more, **statuses):
         """The commands that make ran, which end with the statuses given or well; and make's own status and errors."""
         for page in ("plan", "prepare", "train", "measure", "distance", "finetune", "report"):
             path = tmp_path / f".venv/bin/invariance-{page}"
             path.write_text(f"#!/bin/sh\nexit {statuses.get(page, 0)}\n")
             path.chmod(0o755)
         outer = {key: value for key, value in os.environ.items() if key == "MAKELEVEL" or not key.startswith("MAKE")}
-        ended = subprocess.run(["make", target], cwd=tmp_path, capture_output=True, text=True, env=outer)
+        ended = subprocess.run(["make", target, *more], cwd=tmp_path, capture_output=True, text=True, env=outer)
         lines = [line for line in ended.stdout.splitlines() if line.startswith(".venv/bin/invariance-")]
         return [line.split()[0].rpartition("-")[2] for line in lines], ended.returncode, ended.stderr
 
@@ -230,14 +293,24 @@ def test_what_is_interrupted_ends_make_and_what_fails_does_not(tmp_path, monkeyp
         assert ran(target)[1] == 0
         pages, status, errors = ran(target, train=2, distance=130)
         assert pages[-1] == "distance" and "measure" in pages and status != 0
-        assert f"{target}-distance was interrupted; the same command goes on with it" in errors
+        part = {"smoke": "distance", "paper": "turns"}[target]
+        assert f"{target}-{part} was interrupted; the same command goes on with it" in errors
     monkeypatch.setenv("MAKELEVEL", "1")  # in a makefile of somebody's own
     assert ran("paper", train=130)[0][-1] == "train"
     pages, status, errors = ran("paper-measure", measure=130)  # of the first data set: the second is not begun
     assert pages == ["measure"] and status != 0
     # a third baseline that fails does not keep the distances from being measured, nor these the rest
-    pages, status, _ = ran("paper", train=2, distance=2)
+    pages, status, _ = ran("paper", "KEEP=1", train=2, distance=2)
     assert (pages.count("distance"), pages.count("finetune"), pages[-1]) == (2, 2, "report") and status != 0
+    # of each data set five sizes, from preparing one to giving it back, where all between them ended well
+    pages, status, _ = ran("paper", "DATA=rvl_cdip")
+    counts = {page: pages.count(page) for page in pages}
+    assert counts == {"prepare": 10, "train": 7, "measure": 10, "distance": 6, "finetune": 2, "report": 1}
+    assert status == 0 and pages[0] == "prepare" and pages[6:9] == ["finetune", "prepare", "prepare"]
+    pages, status, _ = ran("paper", "DATA=rvl_cdip", finetune=2)
+    assert (pages.count("prepare"), pages[-1]) == (8, "report") and status != 0
+    pages, status, _ = ran("paper", "DATA=rvl_cdip", prepare=75)
+    assert pages.count("prepare") == 5 and status != 0  # of preparing it is a failure
 
 
 def test_make_refuses_what_makes_no_sense():
@@ -271,6 +344,7 @@ def test_make_refuses_what_makes_no_sense():
         ("smoke-networks", "TOY=1", "TOY=1: make smoke is always the same"),
         ("smoke", "ARGS_measure=fit=2", "ARGS_measure=fit=2: make smoke is"),
         ("smoke", "ILSVRC=/data", "ILSVRC=/data: make"),
+        ("smoke", "KEEP=1", "KEEP=1: make smoke is"),
         ("paper", "NETWORKS=blur_3 rotation_20 blur_3", "blur_3 is there twice; name it once"),
         ("paper", "RUNS=a'b", "RUNS=a'b: it cannot have a quote"),
         ("paper", "SMOKE=x", "SMOKE=x: it is the folder of make smoke alone"),

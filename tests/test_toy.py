@@ -109,3 +109,11 @@ def test_the_paper_at_toy_scale_runs_every_part_on_both_data_sets(tmp_path):
     again = make("paper-networks", "DRY=1")
     assert again.returncode == 0 and again.stdout.count("2 jobs: 2 done") == 2
     assert "failed:" not in make("status").stdout
+    # every size was prepared, and given back after what needs it
+    for data in ("ilsvrc", "rvl_cdip"):
+        sizes = {int(path.name.split("-")[0]): path for path in (toy / "prepared" / data).iterdir()}
+        assert sorted(sizes) == [67, 71, 76, 85, 94]
+        assert all((path / "given_back.json").exists() for path in sizes.values())
+    assert not list((toy / "prepared" / "ilsvrc").rglob("*.images.npy"))
+    turns = make("paper-turns", "DRY=1")
+    assert turns.returncode == 0 and "to do" not in turns.stdout and turns.stdout.count(" were given back: ") == 10

@@ -114,6 +114,19 @@ def test_of_several_devices_each_has_its_slice_of_the_same_batches_and_transform
         assert torch.equal(torch.cat([params[name] for _, params in parts]), values)
 
 
+@pytest.mark.parametrize(("rank", "world"), [(0, 1), (1, 3)])
+def test_what_is_drawn_where_images_are_read_is_what_the_step_would_draw(rank, world):
+    module = classifier(transform={"_target_": "invariance.transforms.rotation.Rotation", "range": 20})
+    module.log = lambda *_, **__: None
+    module._trainer = SimpleNamespace(global_step=5, global_rank=rank, world_size=world)
+    x, y = torch.randint(0, 256, (2, 1, 28, 28), dtype=torch.uint8), torch.tensor([0, 1])
+    draw = module.draw(x.shape[1:])
+    found = [module.training_step((x, y, draw(update, 2 * world)), 0).item() for update in (5, 6)]
+    assert found[0] == module.training_step((x, y), 0).item() != found[1]
+    own = classifier(transform={"_target_": "invariance.transforms.baseline.Baseline"})
+    assert own.draw(x.shape[1:]) is None
+
+
 @pytest.mark.long
 def test_two_devices_train_as_one_does_and_go_on_after_a_kill(tmp_path, compose):
     """On processes of one CPU, without dropout, whose masks are each rank's own."""

@@ -1,5 +1,11 @@
 """Counter-based random fields: pure functions of (seed, index), and random by every measure taken here."""
 
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -15,6 +21,7 @@ from invariance.transforms.counter import (
     uniform,
 )
 
+ROOT = Path(__file__).parents[1]
 SEED_SETS = {
     "consecutive": torch.arange(48),
     "high half only": torch.arange(48) << 32,
@@ -111,3 +118,50 @@ def test_seeds():
     assert seeds_from(torch.tensor([0.0, 0.5, 1 - 2.0**-53], dtype=torch.float64)).tolist() == [0, 2**52, 2**53 - 1]
     assert fixed_seed("noise", 0, 5.0) == fixed_seed("noise", 0, 5) != fixed_seed("noise", 1, 5)
     assert 0 <= fixed_seed("elastic", 0, 10, 2.5) < 2**53
+
+
+needs_triton = pytest.mark.skipif(find_spec("triton") is None, reason="triton, which comes with CUDA builds, is absent")
+
+INTERPRETED = """
+import torch
+from invariance.transforms.counter import _bits, keys_of
+from invariance.transforms.counter_triton import fill_bits
+seeds = torch.randint(2**53, (3,), generator=torch.Generator().manual_seed(1))
+for count in (1, 1024, 2500):
+    found = torch.full((3, count), torch.nan)
+    fill_bits(keys_of(seeds), found)
+    assert torch.equal(found, _bits(keys_of(seeds), count)), count
+print("agrees")
+"""
+
+COMPILED = """
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from invariance.transforms.counter_triton import _BLOCK, _bits_kernel
+kinds = {"keys": "*i32", "out": "*fp32", "count": "i32", "BLOCK": "constexpr"}
+triton.compile(ASTSource(_bits_kernel, kinds, constexprs={"BLOCK": _BLOCK}), target=GPUTarget("cuda", 80, 32))
+print("compiled")
+"""
+
+
+@pytest.mark.long
+@needs_triton
+@pytest.mark.parametrize(
+    ("code", "told", "more"),
+    [(INTERPRETED, "agrees", {"TRITON_INTERPRET": "1"}), (COMPILED, "compiled", {})],
+    ids=["interpreted", "compiled"],
+)
+def test_the_gpus_kernel_gives_the_same_bits_and_compiles_without_a_gpu(code, told, more, tmp_path):
+    if told == "compiled" and sys.platform != "linux":
+        pytest.skip("the compiler for NVIDIA GPUs is packaged for Linux")
+    known = {**os.environ, "PYTHONPATH": str(ROOT), "TRITON_CACHE_DIR": str(tmp_path), **more}
+    done = subprocess.run([sys.executable, "-c", code], env=known, capture_output=True, text=True)
+    assert done.stdout.strip() == told, done.stderr
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_fields_on_a_gpu_are_those_of_torchs_own_kernels_there(monkeypatch):
+    found = [field(SEED_SETS["random"], SHAPE, "cuda") for field in (uniform, normal)]
+    monkeypatch.setattr("invariance.transforms.counter._TRITON", False)
+    assert all(map(torch.equal, found, [field(SEED_SETS["random"], SHAPE, "cuda") for field in (uniform, normal)]))

@@ -143,8 +143,7 @@ def test_shear_draws_angles_and_both_ways():
 
 def worst_corner(transform, params, side=227):
     """How far the corner that moves most moves, in pixels, (n,)."""
-    x = torch.zeros(1, 1, side, side)
-    forward = torch.linalg.inv(transform.backward(x, params))
+    forward = torch.linalg.inv(transform.backward(params, (side, side)))
     end = (side - 1) / 2
     corners = torch.tensor([[-end, -end, 1], [end, -end, 1], [end, end, 1], [-end, end, 1]], dtype=torch.float64)
     moved = corners @ forward.mT
@@ -190,7 +189,7 @@ def test_perspective_is_relative_to_the_frame():
         assert torch.allclose(large / small, torch.full_like(small, 2), rtol=0.01)
     # a place p of the 227-pixel image is, pixel centres apart, (p + ½) 2 − ½ of the one of 454
     params = {"corners": draw(Perspective(range=4), 1)["corners"]}
-    small, large = (Perspective().backward(torch.zeros(1, 1, side, side), params)[0] for side in (227, 454))
+    small, large = (Perspective().backward(params, (side, side))[0] for side in (227, 454))
     place = torch.tensor([30.0, -80.0, 1.0], dtype=torch.float64)
     double = torch.tensor([2.0, 2.0, 1.0], dtype=torch.float64)
     assert torch.allclose(

@@ -13,6 +13,7 @@ from typing import Any
 from invariance.data.manifest import FORMAT, STAMPS, DamagedData, write_stamps
 from invariance.data.sources.base import DataConfig
 from invariance.data.sources.trees import Stamp
+from invariance.data.watching import forget, unchanged
 from invariance.errors import UserError
 from invariance.models.recipe import Resize
 
@@ -89,10 +90,8 @@ def find(
         Damaged: if that list is damaged.
         UserError: if the source is not there, and none or several preparations are.
     """
-    identity = json.dumps({**settings, "format": FORMAT}, sort_keys=True)
-    prefix = f"{settings['size']}-{data.colour}-{_short_hash(identity)}"
-    held = sorted(parent.glob(f"{glob.escape(prefix)}-*"), key=_made_at, reverse=True)
-    changed = ""
+    prefix = _prefix(data, settings)
+    held, changed = _held(parent, prefix), ""
     if now is None:
         if len(held) > 1:
             raise UserError(
@@ -117,8 +116,28 @@ def find(
             return Location(directory, there=True, damage=error.why, listed=directory == target)
         if not difference:
             return Location(directory, there=True)
+        forget(directory)
         changed = changed or f"the source of {directory} has changed since it was prepared: {difference}"
     return Location(target, there=False, changed=changed)
+
+
+def find_unchanged(parent: Path, data: DataConfig, settings: Mapping[str, Any]) -> Path | None:
+    """Data prepared with these settings whose source's folders are as they were, no file in them being looked at.
+
+    None if there are none, or it cannot be told: `find` then looks at every file.
+    """
+    there = [path for path in _held(parent, _prefix(data, settings)) if unchanged(path, data.source)]
+    return there[0] if len(there) == 1 else None
+
+
+def _prefix(data: DataConfig, settings: Mapping[str, Any]) -> str:
+    identity = json.dumps({**settings, "format": FORMAT}, sort_keys=True)
+    return f"{settings['size']}-{data.colour}-{_short_hash(identity)}"
+
+
+def _held(parent: Path, prefix: str) -> list[Path]:
+    """Whatever was prepared with the same settings, the newest first."""
+    return sorted(parent.glob(f"{glob.escape(prefix)}-*"), key=_made_at, reverse=True)
 
 
 def _made_at(directory: Path) -> float:

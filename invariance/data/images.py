@@ -1,18 +1,26 @@
 """Stored images, read with their checksums verified, by as many threads as like."""
 
+import errno
 import os
 import weakref
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, SupportsIndex
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
+from invariance.data.reading import spread
 from invariance.data.stored import checksum, header_of
 from invariance.errors import UserError
 
 _NAMED = 5
+_PIECE = 1 << 20  # bytes of neighbours that are read at once
+_CACHED = getattr(os, "RWF_NOWAIT", 0)  # read what the system has in memory, and nothing else
+_ADVISE = hasattr(os, "posix_fadvise")
+_FORESEEN = 4  # pieces that are brought before they are asked for, where images are read one after another
+_NOT_KNOWN = (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 
 
 def named(images: list[int]) -> str:
@@ -24,7 +32,9 @@ class StoredImages:
     """Images uint8 (N, C, H, W) of a .npy file, indexed as an array is: by a number, a slice or an array of numbers.
 
     Nothing is memory-mapped: images are copied out of the file, so that a disk error is an error and not the end of
-    the process, and other threads run meanwhile. What is read is compared with its checksum, each time.
+    the process, and other threads run meanwhile. What is read is compared with its checksum, each time. What the system
+    has in memory is copied by the caller's thread, what it has not by many at once; nothing beside it is read,
+    but for the next few where images are read in their order.
 
     Args:
         path: the file.
@@ -55,6 +65,9 @@ class StoredImages:
         self._seen = np.zeros(shape[0], np.bool_)
         self._file = os.open(path, os.O_RDONLY)
         weakref.finalize(self, os.close, self._file)
+        if _ADVISE:  # else several times as much is read as is asked for
+            os.posix_fadvise(self._file, 0, 0, os.POSIX_FADV_RANDOM)
+        self._cached, self._next, self._foreseen = _CACHED, 0, 0
         self._start = self._header(path.name)
 
     def _header(self, name: str) -> int:
@@ -110,12 +123,10 @@ class StoredImages:
         if len(places) and not 0 <= places.min() <= places.max() < len(self):
             raise IndexError(f"there are images 0 to {len(self) - 1}, not {places.min()} to {places.max()}")
         images = np.empty((len(places), *self.shape[1:]), np.uint8) if out is None else out
-        pixels = images.reshape(-1).data
-        edges = np.flatnonzero(np.diff(places) != 1) + 1  # neighbours in the file are read together
-        for first, last in zip([0, *edges], [*edges, len(places)], strict=True):
-            if first < last:
-                self._fill(pixels[first * self._image : last * self._image], int(places[first]))
-        self._verify(places, pixels, once)
+        bad = self._read(places, images.reshape(-1).data, once)
+        if bad:
+            some = f"{len(bad):,} of {len(places):,} images that were read differ from their checksums"
+            raise self._damaged(f"{some}, counted from 0 {named(bad)}")
         return images
 
     def differing(self, first: int, count: int) -> list[int]:
@@ -125,37 +136,78 @@ class StoredImages:
             UserError: if the file cannot be read.
         """
         places = np.arange(first, min(first + count, len(self)))
-        pixels = memoryview(bytearray(len(places) * self._image))
-        self._fill(pixels, first)
-        return self._differing(places, pixels)
+        return self._read(places, memoryview(bytearray(len(places) * self._image)))
 
-    def _fill(self, pixels: memoryview, first: int) -> None:
+    def _read(self, places: NDArray[np.int64], pixels: memoryview, once: bool = False) -> list[int]:
+        """Fill `pixels` with images, and give those that differ from their checksums, of all or of those not seen."""
+        if self._checksums is None or not len(places):
+            compared = np.zeros(len(places), np.bool_)
+        else:
+            compared = ~self._seen[places] if once else np.ones(len(places), np.bool_)
+        numbers, differ, size = places.tolist(), list[int](), self._image
+        if _ADVISE and numbers and numbers[-1] - numbers[0] == len(numbers) - 1:
+            self._foresee(numbers[0], numbers[-1] + 1)
+        sums = self._checksums[places].tolist() if compared.any() and self._checksums is not None else []
+        todo = compared.tolist()
+
+        def fill(piece: tuple[int, int], flags: int = 0) -> bool:
+            """Read neighbours and compare them; nothing comes of it if they are to be in memory and are not."""
+            first, last = piece
+            if not self._fill(pixels[first * size : last * size], numbers[first], flags):
+                return False
+            for k in range(first, last):
+                if todo[k] and checksum(pixels[k * size : (k + 1) * size]) != sums[k]:
+                    differ.append(k)
+            return True
+
+        pieces = self._pieces(places)
+        if flags := self._cached:
+            pieces = [piece for piece in pieces if not fill(piece, flags)]
+        spread(fill, pieces)
+        if not differ:
+            self._seen[places[compared]] = True
+        return [numbers[k] for k in sorted(differ)]
+
+    def _foresee(self, first: int, behind: int) -> None:
+        """Have the system bring what comes behind these images, if they come behind those that were read last."""
+        most = self._most()
+        if first != self._next:
+            self._foreseen = behind
+        elif behind + _FORESEEN * most // 2 > self._foreseen:
+            start = max(behind, self._foreseen)
+            self._foreseen = min(start + _FORESEEN * most, len(self))
+            for piece in range(start, self._foreseen, most):  # a system may do no more than about a piece at a time
+                place, count = self._start + piece * self._image, min(most, self._foreseen - piece)
+                os.posix_fadvise(self._file, place, count * self._image, os.POSIX_FADV_WILLNEED)
+        self._next = behind
+
+    def _most(self) -> int:
+        """Images of a piece."""
+        return max(1, _PIECE // max(1, self._image))
+
+    def _pieces(self, places: NDArray[np.int64]) -> list[tuple[int, int]]:
+        """First and last + 1 of the places that are read at once: neighbours in the file, but not too many."""
+        most = self._most()
+        edges = [0, *(np.flatnonzero(np.diff(places) != 1) + 1).tolist(), len(places)]
+        return [
+            (start, min(start + most, last)) for first, last in pairwise(edges) for start in range(first, last, most)
+        ]
+
+    def _fill(self, pixels: memoryview, first: int, flags: int) -> bool:
+        """Read images from the `first` on; whether that was done. Errors are told without `flags` only, in order."""
         done, start = 0, self._start + first * self._image
         while done < len(pixels):
             try:
-                read = os.preadv(self._file, [pixels[done:]], start + done)
+                read = os.preadv(self._file, [pixels[done:]], start + done, flags)
             except OSError as error:
+                if flags:
+                    if error.errno in _NOT_KNOWN:
+                        self._cached = 0
+                    return False
                 raise self._damaged(f"image {first} cannot be read, {error.strerror or error}") from error
             if not read:
+                if flags:
+                    return False
                 raise self._damaged(f"the file ends before image {first + done // self._image} does")
             done += read
-
-    def _verify(self, places: NDArray[np.int64], pixels: memoryview, once: bool) -> None:
-        bad = self._differing(places, pixels, once)
-        if bad:
-            some = f"{len(bad):,} of {len(places):,} images that were read differ from their checksums"
-            raise self._damaged(f"{some}, counted from 0 {named(bad)}")
-
-    def _differing(self, places: NDArray[np.int64], pixels: memoryview, once: bool = False) -> list[int]:
-        if self._checksums is None:
-            return []
-        size, known = self._image, self._checksums
-        todo = np.flatnonzero(~self._seen[places]) if once else np.arange(len(places))
-        bad = [
-            int(places[k])
-            for k in todo.tolist()
-            if checksum(pixels[k * size : (k + 1) * size]) != int(known[places[k]])
-        ]
-        if not bad:
-            self._seen[places] = True
-        return bad
+        return True

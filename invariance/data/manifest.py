@@ -105,6 +105,21 @@ def sealed_text(manifest: Mapping[str, Any]) -> str:
     return _text({**rest, "seal": _hash(rest)})
 
 
+def read_sealed(text: bytes) -> dict[str, Any]:
+    """What `sealed_text` made a file's content of.
+
+    Raises:
+        ValueError: if it is nothing of the kind, or has changed since.
+    """
+    held = load_json(text)
+    if not isinstance(held, dict):
+        raise ValueError("holds nothing that was sealed")
+    rest = {key: value for key, value in held.items() if key != "seal"}
+    if held.get("seal") != _hash(rest):
+        raise ValueError("has changed")
+    return rest
+
+
 def read_checksums(directory: Path, split: str, digest: str) -> NDArray[np.uint64]:
     """The checksums uint64 (N,) of a split's images.
 

@@ -1,26 +1,27 @@
 """Prepared data: a folder of arrays of images with their checksums, made once and then only read."""
 
-import shutil
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from invariance.data.building import Target, allowed, begun, build, tidied, workers_here
-from invariance.data.finding import Location, find, prepared_settings
+from invariance.data.absent import AbsentImages, open_images, require_restorable, was_given_back
+from invariance.data.beside import build_beside, take_apart_again
+from invariance.data.building import allowed, workers_here
+from invariance.data.finding import Location, find, find_unchanged, prepared_settings
 from invariance.data.images import StoredImages
 from invariance.data.manifest import MANIFEST, DamagedData, left_out_lines, read_checksums, read_manifest
-from invariance.data.mending import BEFORE, damage_of, take_apart
-from invariance.data.placing import locked, put, remove_stale, temporary_of
+from invariance.data.mending import damage_of
+from invariance.data.placing import locked
 from invariance.data.sources.base import SPLITS, DataConfig, check_fit, data_config
-from invariance.data.sources.trees import Stamp
+from invariance.data.watching import note
 from invariance.errors import UserError
 from invariance.models.recipe import Resize
 from invariance.runs.files import disk_errors, sha256
@@ -73,6 +74,7 @@ class Prepared:
         channels: 1 (gray) or 3 (RGB).
         classes: names of the classes, in the order of the labels.
         mean: channel means in [0, 255].
+        whole: whether the images are there; False after they were given back.
         resized: whether images were resized and cropped as a network says, and not warped.
         verified: whether there is a checksum for every image; version 0.1.0 wrote none.
         sha256: hash of the manifest, which holds the hashes of all images' files: equal data have equal hashes.
@@ -89,6 +91,7 @@ class Prepared:
 
     def __init__(self, directory: Path, report: str | None = None) -> None:
         self.directory = directory
+        self._again: Callable[[bool], Prepared] | None = None
         path = directory / MANIFEST
         if not path.is_file():
             raise DamagedData(directory, f"{MANIFEST} is absent")
@@ -110,6 +113,7 @@ class Prepared:
             self._splits = {
                 split: self._open(split, manifest["splits"][split], checksums.get(split)) for split in self.splits
             }
+            self.whole = not any(isinstance(split.images, AbsentImages) for split in self._splits.values())
         except UserError:
             raise
         except _DAMAGE as error:
@@ -124,13 +128,37 @@ class Prepared:
         path = self.directory / f"{name}.labels.npy"
         if sha256(path) != about["labels_sha256"] or len(labels := np.load(path, allow_pickle=False)) != shape[0]:
             raise ValueError(f"{name}.labels.npy has changed")
-        images = StoredImages(
-            self.directory / f"{name}.images.npy",
+        directory, size, resized = self.directory, self.size, self.resized
+        images = open_images(
+            directory,
+            name,
             shape,
-            None if checksums is None else read_checksums(self.directory, name, checksums),
-            lambda why: DamagedData(self.directory, f"{name}: {why}", self.size, resized=self.resized),
+            None if checksums is None else read_checksums(directory, name, checksums),
+            lambda why: DamagedData(directory, f"{name}: {why}", size, resized=resized),
         )
-        return Split(self.directory, name, images, labels)
+        return Split(directory, name, images, labels)
+
+    def made_again_by(self, again: "Callable[[bool], Prepared]") -> None:
+        """How these data are made again, with or without a bar, should their images have been given back."""
+        self._again = again
+
+    def with_images(self, progress: bool) -> "Prepared":
+        """These data with their images, which are made again if they were given back.
+
+        Args:
+            progress: whether to show a bar meanwhile.
+
+        Raises:
+            UserError: if they cannot be made again, or are other data then.
+        """
+        if self.whole or self._again is None:
+            return self
+        made = self._again(progress)
+        if made.sha256 != self.sha256:
+            raise UserError(
+                f"{made.directory} was prepared again, and its images are not what they were before; repeat the command"
+            )
+        return made
 
     def split(self, name: str) -> Split:
         """The split of that name.
@@ -183,13 +211,16 @@ def prepare(
     renew: bool = False,
     verify: bool = False,
     resize: Resize | None = None,
+    images: bool = True,
 ) -> Prepared:
     """Decode a data set once at one size, or open what was decoded before.
 
     The folder's name holds a hash over the settings, and one over the names, sizes and times of the source's files.
     Files of another time are compared by content, so a source that was only touched is not decoded again; one that
-    changed is, into another folder. A folder appears whole, by a rename; of several processes that ask at the same time
-    one decodes and the others wait. A process that was killed left what it had decoded, and the next one goes on there.
+    changed is, into another folder. Of a folder of very many files its folders' times are looked at in place of them,
+    unless `verify` or `renew` ask for more. A folder appears whole, by a rename; of several processes that ask at the
+    same time one decodes and the others wait. A process that was killed left what it had decoded, and the next one goes
+    on there.
 
     Args:
         config: a yaml of `conf/data/`, plain and resolved.
@@ -200,6 +231,7 @@ def prepare(
         renew: decode again even if it was done.
         verify: read everything that was done before, and decode again what is damaged.
         resize: how a network wants pictures resized and cropped, here to `size`; None: they are warped to it.
+        images: make images again that were given back; False: `Prepared.with_images` does, if they are needed at all.
 
     Returns:
         The data, opened.
@@ -208,7 +240,7 @@ def prepare(
         UserError: for a configuration or source that cannot serve, more broken images than allowed, a disk that is full
             or read-only, or prepared data that are damaged and are not to be verified, or whose source is not there.
     """
-    return prepare_sizes(config, [size], root, progress, workers, renew, verify, resize)[0]
+    return prepare_sizes(config, [size], root, progress, workers, renew, verify, resize, images)[0]
 
 
 def prepare_sizes(
@@ -220,6 +252,7 @@ def prepare_sizes(
     renew: bool = False,
     verify: bool = False,
     resize: Resize | None = None,
+    images: bool = True,
 ) -> list[Prepared]:
     """Decode a data set once at several sizes, or open what was decoded before; see `prepare`.
 
@@ -234,15 +267,51 @@ def prepare_sizes(
     """
     data = data_config(config)
     settings = [prepared_settings(data, size, resize) for size in sizes]
+    made = None if verify or renew else _unchanged(data, settings, root, images)
+    if made is None:
+        made = _made(data, settings, root, progress, workers or workers_here(), renew, verify, images)
+    for size, prepared in zip(sizes, made, strict=True):
+        prepared.made_again_by(partial(prepare, config, size, root, workers=workers, resize=resize))
+    if images and not all(prepared.whole for prepared in made):  # given back before they were opened
+        return prepare_sizes(config, sizes, root, progress, workers, resize=resize)
+    return made
+
+
+def _unchanged(
+    data: DataConfig, settings: Sequence[dict[str, Any]], root: Path, images: bool
+) -> "list[Prepared] | None":
+    """What was prepared of folders that are as they were, where it is all there: no file of theirs is looked at."""
+    there = [path for one in settings if (path := find_unchanged(root / data.name, data, one))]
+    if len(there) < len(settings) or (images and any(map(was_given_back, there))):
+        return None
+    return [_opened(path, None, data) for path in there]
+
+
+def _made(
+    data: DataConfig,
+    settings: Sequence[dict[str, Any]],
+    root: Path,
+    progress: bool,
+    threads: int,
+    renew: bool,
+    verify: bool,
+    images: bool,
+) -> list[Prepared]:
+    """Data at every size, having looked at their source and built what lacks."""
+    begun = time.time_ns()
     if not (root / data.name).is_dir():  # before the source is listed and hashed
         require_writable(root / data.name, "prepared")
-    now, digest, threads = data.source.stamps(), cache(data.source.digest), workers or workers_here()
+    now, digest = data.source.stamps(), cache(data.source.digest)
     found = [find(root / data.name, data, one, now, digest, verify) for one in settings]
     for one in found:
         if one.changed and not one.there:
             print(f"{one.changed}; it is prepared again", file=sys.stderr)
+    absent = {one.directory for one in found if one.there and was_given_back(one.directory)}
     befores = [
-        _to_mend(one, data.report, progress, threads) if verify and one.there and not renew else None for one in found
+        _to_mend(one, data.report, progress, threads, images)
+        if one.there and not renew and (verify or (images and one.directory in absent))
+        else None
+        for one in found
     ]
     todo = {
         one.directory: (own, one, before)
@@ -255,11 +324,13 @@ def prepare_sizes(
             (root / data.name).mkdir(parents=True, exist_ok=True)
             for directory in sorted(todo):  # in one order, so that no two processes wait for each other
                 locks.enter_context(locked(directory.with_name(f".{directory.name}.lock")))
-            for directory, (_, one, before) in todo.items():
-                if before is not None and directory.is_dir():
-                    take_apart(directory, temporary_of(directory), listed=one.listed)
+            take_apart_again(
+                {path: one.listed for path, (_, one, before) in todo.items() if before is not None}, absent
+            )
             lacking = {directory: own for directory, (own, _, _) in todo.items() if renew or not directory.is_dir()}
-            _build(lacking, data, now or {}, progress, threads)
+            build_beside(lacking, data, now or {}, progress, threads)
+    for one in found if now is not None else ():
+        note(one.directory, data.source, now or {}, begun)
     return [_opened(one.directory, before, data) for one, before in zip(found, befores, strict=True)]
 
 
@@ -285,8 +356,8 @@ def _say_unverified(directory: Path) -> None:
     )
 
 
-def _to_mend(found: Location, report: str | None, progress: bool, workers: int) -> str | None:
-    """Verify everything there is, and say what came of it.
+def _to_mend(found: Location, report: str | None, progress: bool, workers: int, images: bool) -> str | None:
+    """Verify everything there is, and say what came of it; images that were given back are damaged if they are wanted.
 
     Returns:
         None if nothing is to be decoded again, else the hash of the data as they were, empty if it cannot be known.
@@ -295,6 +366,8 @@ def _to_mend(found: Location, report: str | None, progress: bool, workers: int) 
     try:
         prepared = Prepared(found.directory, report)
         sha = prepared.sha256
+        if not prepared.whole:
+            return require_restorable(found.directory, sha, source=found.source) if images else None
         if not prepared.verified:
             if found.source:
                 print(f"{found.directory} has no checksums; every image is decoded again and compared", file=sys.stderr)
@@ -306,8 +379,8 @@ def _to_mend(found: Location, report: str | None, progress: bool, workers: int) 
             or found.damage
         )
         if not why:
-            images = sum(len(prepared.split(name)) for name in prepared.splits)
-            print(f"{images:,} images verified in {time.monotonic() - start:.1f} s", file=sys.stderr)
+            count = sum(len(prepared.split(name)) for name in prepared.splits)
+            print(f"{count:,} images verified in {time.monotonic() - start:.1f} s", file=sys.stderr)
             return None
         raise DamagedData(found.directory, why)
     except DamagedData as error:
@@ -316,36 +389,6 @@ def _to_mend(found: Location, report: str | None, progress: bool, workers: int) 
             raise UserError(f"{error.what}; {remedy}") from error
         print(f"{error.what}; what is damaged is prepared again", file=sys.stderr)
     return sha
-
-
-def _build(
-    lacking: Mapping[Path, dict[str, Any]], data: DataConfig, now: Mapping[str, Stamp], progress: bool, workers: int
-) -> None:
-    """Build beside the folders and rename; the caller holds their locks, so what lies there is of a dead process.
-
-    What a kill, an interruption or a full disk leaves is taken up by the next call; a source that cannot serve leaves
-    nothing.
-    """
-    targets = {path: Target(temporary_of(path), settings) for path, settings in lacking.items()}
-    for directory, target in list(targets.items()):
-        remove_stale(directory)
-        if tidied(target.directory):  # an earlier call was stopped just before it was renamed
-            put(target.directory, directory)
-            del targets[directory]
-    if not targets:
-        return
-    try:
-        for target in targets.values():
-            target.directory.mkdir(exist_ok=True)
-        build(list(targets.values()), data, now, progress, workers)
-    except Exception as error:
-        for target in targets.values():
-            mending = (target.directory / BEFORE).exists()
-            if not mending and (isinstance(error, UserError) or not begun(target.directory)):
-                shutil.rmtree(target.directory, ignore_errors=True)
-        raise
-    for directory, target in targets.items():
-        put(target.directory, directory)
 
 
 def _check_broken(prepared: Prepared, max_broken: float) -> None:

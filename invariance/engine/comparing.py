@@ -6,7 +6,7 @@ one stacked fit, or the indices. What a unit came to goes to a recorder, and uni
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -141,12 +141,13 @@ def compare(
         units = units_of(sources, fits, bool(indices), memory=memory, device=device)
     recorder: Recorder[PairUnit, Result] = Listed() if keep is None else keep
     chosen, held = {fit.name: fit for fit in fits}, Held(sources, device)
+    awaited = {(unit.source, target) for unit in units if unit.kind == INDICES for target in unit.targets}
     for k, unit in enumerate(units):
         result = None
         if not recorder.has(unit):
-            held.keep({unit.source, *unit.targets})
+            held.keep({unit.source, *unit.targets}, compared=unit.kind == INDICES)
             if unit.kind == INDICES:
-                result = _indices(unit, indices, held)
+                result = _indices(unit, indices, held, awaited)
             else:
                 result = _fit(unit, chosen[unit.kind], held, relu, progress)
             recorder.add(unit, result)
@@ -191,9 +192,10 @@ def units_of(
     return [
         PairUnit(way, source, targets)
         for group in _groups(sources, fits, memory, device)
+        for kinds in (ways[: len(fits)], ways[len(fits) :])  # what the indices keep of targets need not be held by fits
         for source in sources
         if not sources[source].flaw
-        for way in ways
+        for way in kinds
         if (targets := tuple(label for label in group if label != source and wanted(way, source, label)))
     ]
 
@@ -247,6 +249,7 @@ class Held:
 
     Attributes:
         order: the place of every label; of two, the earlier one comes first in a pair.
+        known: indices of source and target that came with those of the other way, and are not asked for yet.
     """
 
     def __init__(self, sources: Mapping[str, FeatureSource], device: torch.device) -> None:
@@ -254,10 +257,13 @@ class Held:
         self.order = {label: place for place, label in enumerate(sources)}
         self._sides: dict[tuple[str, str], Tensor] = {}
         self._centred: dict[str, Centred] = {}
+        self._compared: dict[str, ComparedSide] = {}
+        self.known: dict[tuple[str, str], dict[str, float]] = {}
 
-    def keep(self, labels: set[str]) -> None:
-        """Give up what is not of these labels."""
+    def keep(self, labels: set[str], *, compared: bool) -> None:
+        """Give up what is not of these labels; and what only indices need, unless they are compared by them."""
         self._sides = {key: value for key, value in self._sides.items() if key[0] in labels}
+        self._compared = {label: one for label, one in self._compared.items() if compared and label in labels}
 
     def side(self, label: str, side: str) -> Tensor:
         """Features of a side, (N, D): those to fit on where fits run, the others in host memory."""
@@ -272,6 +278,8 @@ class Held:
         except Renewed:
             self._sides = {key: value for key, value in self._sides.items() if key[0] != label}
             self._centred.pop(label, None)
+            self._compared.pop(label, None)
+            self.known = {way: numbers for way, numbers in self.known.items() if label not in way}
             return self.sources[label].load(side)
 
     def fit(self, label: str) -> Tensor:
@@ -279,11 +287,14 @@ class Held:
         return self.side(label, "fit")
 
     def compared(self, label: str) -> ComparedSide:
-        """The report features, where products run."""
-        values = self.side(label, "report").to(self.device)
-        if label not in self._centred:  # small, and kept for all labels
-            self._centred[label] = centred(values)
-        return ComparedSide(values, self._centred[label])
+        """The report features, where products run, with what was computed of them."""
+        values = self.side(label, "report")
+        if label not in self._compared:
+            values = values.to(self.device)
+            if label not in self._centred:  # small, and kept for all labels
+                self._centred[label] = centred(values)
+            self._compared[label] = ComparedSide(values, self._centred[label])
+        return self._compared[label]
 
 
 def _fit(unit: PairUnit, fit: MapSpec, held: Held, relu: bool | None, progress: bool | Progress) -> Result:
@@ -326,13 +337,21 @@ def _distances(fitted: FittedMaps, k: int, held: Held, side: str, source: str, t
     return torch.cat(parts).numpy()
 
 
-def _indices(unit: PairUnit, indices: Sequence[Measure], held: Held) -> Result:
-    """The indices of one source with every target over the report images; symmetric ones of the first of two alone."""
+def _indices(unit: PairUnit, indices: Sequence[Measure], held: Held, awaited: Container[tuple[str, str]]) -> Result:
+    """The indices of one source with every target over the report images; symmetric ones of the first of two alone.
+
+    Those of the way back, if they are awaited, are computed with them, while the product of the two is there.
+    """
     result: Result = {measure.name: np.full(len(unit.targets), math.nan) for measure in indices}
-    x = held.compared(unit.source)
     for k, target in enumerate(unit.targets):
-        pairing = Pairing(x, held.compared(target))
-        for measure in indices:
-            if measure.directed or held.order[unit.source] < held.order[target]:
-                result[measure.name][k] = measure.call(pairing)
+        way = unit.source, target
+        if way not in held.known:
+            first, second = sorted(way, key=held.order.__getitem__)  # the same product whichever way comes first
+            there = Pairing(held.compared(first), held.compared(second))
+            for ends, pairing in (((first, second), there), ((second, first), there.back())):
+                if ends == way or ends in awaited:
+                    chosen = [one for one in indices if one.directed or ends == (first, second)]
+                    held.known[ends] = {one.name: one.call(pairing) for one in chosen}
+        for name, number in held.known.pop(way).items():
+            result[name][k] = number
     return result

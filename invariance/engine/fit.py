@@ -5,7 +5,6 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
 
 import pytorch_lightning as pl
 import torch
@@ -16,9 +15,19 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from invariance.errors import UserError
-from invariance.maps import FittedMaps, Solver, begin_fit, fit_status, map_named, never_negative, order, solvers_of
+from invariance.maps import (
+    FitState,
+    FittedMaps,
+    Solver,
+    begin_fit,
+    fit_status,
+    map_named,
+    never_negative,
+    order,
+    solvers_of,
+)
 
-_LOG_EVERY = 20
+_TELL_EVERY = 20
 _CHUNK = 4096
 Features = Tensor | Sequence[Tensor]
 """J sets of features of the same N images: (J, N, D), or J tensors (N, D), which are never copied together."""
@@ -40,6 +49,7 @@ class MapFit(pl.LightningModule):
         problems: J, fits with inputs of their own.
         stacked: targets stacked along the outputs.
         relu: whether σ of each stacked target is the ReLU; empty where all are.
+        device: where the fits run, and Lightning too.
     """
 
     def __init__(
@@ -52,24 +62,17 @@ class MapFit(pl.LightningModule):
         problems: int = 1,
         stacked: int = 1,
         relu: Sequence[bool] = (),
+        device: torch.device | str = "cpu",
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
-        self._begin = partial(
-            begin_fit, solver, kind, inputs, outputs, images, problems=problems, stacked=stacked, relu=relu
-        )
-        self.fit = self._begin(device="cpu")
+        sizes = {"problems": problems, "stacked": stacked}
+        self.fit = begin_fit(solver, kind, inputs, outputs, images, **sizes, relu=relu, device=device)
         self.fitted: dict[str, Tensor] = {}
 
-    def on_fit_start(self) -> None:
-        """Begin anew on the device that Lightning chose."""
-        self.fit = self._begin(device=self.device)
-
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        """Take in a block (r (J, B, D_in), t (J, B, D_out) or (1, B, D_out)); now and then log its squared error."""
+        """Take in a block: r (J, B, D_in), t (J, B, D_out) or (1, B, D_out)."""
         self.fit.step(*batch)
-        if batch_idx % _LOG_EVERY == 0 and (error := self.fit.block_error()) is not None:
-            self.log("fit/error", error.mean(), batch_size=batch[0].shape[1], prog_bar=True)
 
     def on_train_end(self) -> None:
         """Keep what was fitted."""
@@ -101,17 +104,19 @@ class PairedFeatures(Dataset[tuple[Tensor, Tensor]]):
 
     def __init__(self, features: Features, targets: Sequence[Tensor]) -> None:
         self.features, self.targets = features, targets
+        self._devices = {one.device for one in (*features, *targets)}
 
     def __getitem__(self, index: Tensor) -> tuple[Tensor, Tensor]:
-        r = torch.stack([one[index] for one in self.features])
+        on = {device: index.to(device) for device in self._devices}  # to be copied once, and not for every tensor
+        r = torch.stack([one[on[one.device]] for one in self.features])
         if len(self.targets) == 1:
-            t = self.targets[0][index]
+            t = self.targets[0][on[self.targets[0].device]]
         else:  # each gathered to its place: what is stacked may be a hundred times as much as r
             first = self.targets[0]
             t = first.new_empty(len(index), sum(one.shape[1] for one in self.targets))
             widths = [one.shape[1] for one in self.targets]
             for place, one in zip(torch.split(t, widths, dim=1), self.targets, strict=True):
-                torch.index_select(one, 0, index.to(one.device), out=place)
+                torch.index_select(one, 0, on[one.device], out=place)
         return r.to(torch.float32), t.unsqueeze(0).to(torch.float32)
 
 
@@ -251,17 +256,18 @@ def _fitted(
 ) -> MapFit:
     """The fit of every map, to its end."""
     inputs, outputs, images = features[0].shape[1], sum(one.shape[1] for one in targets), len(targets[0])
-    module = MapFit(solver, map, inputs, outputs, images, len(features), len(targets), relu)
+    gpu = device.type == "cuda"
+    device = torch.device("cuda", device.index or 0) if gpu else torch.device("cpu")
+    module = MapFit(solver, map, inputs, outputs, images, len(features), len(targets), relu, device)
     sampler = BlockSampler(images, module.fit.block, solver.seed)
     loader = DataLoader(PairedFeatures(features, targets), sampler=sampler, batch_size=None)
     callbacks: list[Callback] = []
     if progress is not False:
-        callbacks.append(_Bar(progress if isinstance(progress, Progress) else None))
-    gpu = device.type == "cuda"
+        callbacks.append(_Bar(module.fit, progress if isinstance(progress, Progress) else None))
     with _quiet():
         trainer = pl.Trainer(
             accelerator="gpu" if gpu else "cpu",
-            devices=[device.index or 0] if gpu else 1,
+            devices=[device.index] if gpu else 1,
             max_epochs=module.fit.epochs,
             callbacks=callbacks,
             logger=False,
@@ -296,9 +302,15 @@ def _quiet() -> Iterator[None]:
 
 
 class _Bar(Callback):
-    """A bar over all blocks of all epochs, with the running error, the rate and the time left."""
+    """A bar over all blocks of all epochs, with the running error, the rate and the time left.
 
-    def __init__(self, display: Progress | None) -> None:
+    Args:
+        fit: what is shown; its error is asked for now and then.
+        display: where to add the bar; None: one of its own.
+    """
+
+    def __init__(self, fit: FitState, display: Progress | None) -> None:
+        self._fit, self._told = fit, ""
         self._own = display is None
         self._display = display or Progress(
             TextColumn("{task.description}"),
@@ -316,11 +328,13 @@ class _Bar(Callback):
         total = int(trainer.num_training_batches) * (trainer.max_epochs or 1)
         self._task = self._display.add_task("fitting maps", total=total)
 
-    def on_train_batch_end(self, trainer: pl.Trainer, *_: object) -> None:
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: object, batch: object, batch_idx: int
+    ) -> None:
         """One block more."""
-        error = trainer.callback_metrics.get("fit/error")
-        told = "" if error is None else f", squared error {float(error):.3g}"
-        self._display.update(self._task, advance=1, description=f"fitting maps{told}")
+        if batch_idx % _TELL_EVERY == 0 and (error := self._fit.block_error()) is not None:
+            self._told = f", squared error {float(error.mean()):.3g}"
+        self._display.update(self._task, advance=1, description=f"fitting maps{self._told}")
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Take the bar away."""

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from invariance.engine.scoring import MeasuredSplit, Scorer, Scores, mean_of
-from invariance.maps import FittedMaps, Ridge
+from invariance.maps import FittedMaps, Ridge, listed
 from invariance.maps.spec import CLOSED, MapSpec
 from invariance.measures import measure_named, moments
 from invariance.measures.bootstrap import bootstrap
@@ -92,7 +92,7 @@ class Nulls:
         if not (_closed(spec) or spec.solver in self.solvers) or len(target) < 2:
             return fit_maps(r, target, spec), None
         shuffled = target[without_fixed_points(len(target), self.seed, "shuffled pairs").to(target.device)]
-        if isinstance(spec.settings, Ridge) and spec.map == "residual":
+        if isinstance(spec.settings, Ridge) and listed(spec.map) in ("residual", "low_rank"):
             both = fit_maps(r, [target, shuffled], spec)
             return both.chosen(slice(0, None, 2)), both.chosen(slice(1, None, 2))
         return fit_maps(r, target, spec), fit_maps(r, shuffled, spec)

@@ -15,6 +15,7 @@ from invariance.models.naming import LOGITS
 from invariance.models.positions import Positions, positions_of
 from invariance.models.probe import PROBED
 from invariance.transforms.base import UNTOUCHED, GridPoint, Transform
+from invariance.transforms.tabled import Fixed
 
 Maps = dict[str, Tensor]
 """Feature maps (B, C, H, W) by layer."""
@@ -67,6 +68,7 @@ class Placed:
         size: tuple[int, int],
     ) -> None:
         self._model, self._transform, self._name, self._whole, self._size = model, transform, name, whole, size
+        self._prepared = Fixed(transform, model.prepare, by_image=model.by_image)
         self.at, self.cut = at, cut
         shapes = {layer: cut.shape(layer) for layer in at}
         self.channels = {
@@ -122,7 +124,7 @@ class Placed:
             point: g.
             logits: whether f(gx) is wanted.
         """
-        taken = self._model.prepare(self._transform.apply(x, point.params))
+        taken = self._prepared(x, point.params)
         cut = self._whole if logits and self._whole is not None else self.cut
         phi = cut.phi(taken)
         own = {layer: phi[layer].reshape(-1, *self.cut.shape(layer)).float() for layer in self.at}

@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from invariance.models.cut import Cut
 from invariance.models.model import Model
 from invariance.runs.rows import Row
 from invariance.transforms.base import UNTOUCHED, GridPoint
+from invariance.transforms.tabled import Fixed
 
 _L2 = "l2_distance"
 
@@ -48,7 +50,11 @@ class Around:
 
     def prepared(self, x: Tensor, point: GridPoint) -> Tensor:
         """Images under g, as the network takes them."""
-        return self.model.prepare(self.how.transform.apply(x, point.params))
+        return self._prepared(x, point.params)
+
+    @cached_property
+    def _prepared(self) -> Fixed:
+        return Fixed(self.how.transform, self.model.prepare, by_image=self.model.by_image)
 
 
 @dataclass

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from invariance.device import full_float32
-from invariance.engine.stream import Sample, batches
+from invariance.engine.stream import Sample, batches, stored_batches
 from invariance.maps import FittedMaps
 from invariance.maps.unseen import DEALS, Deal
 from invariance.measures.agreement import agreement_per_image, effective_invariance_per_image
@@ -22,6 +22,7 @@ from invariance.models.layers import TRUE_CUT
 from invariance.models.model import Model
 from invariance.models.rest import near
 from invariance.transforms.base import GridPoint, Transform
+from invariance.transforms.tabled import Fixed
 
 Scores = dict[str, NDArray[Any]]
 """Arrays (n,) by name, in the order of the split: `l2_distance` (float32), `predicted` (int16, −1 where logits are not
@@ -274,8 +275,9 @@ class Scorer:
             yield from self._held[key]
             return
         held: list[tuple[slice, Tensor]] | None = [] if self._fits(count) else None
-        for span, x in batches(side.sample.pixels, side.sample.indices, self._batch, self.model.device):
-            given = self.model.prepare(transform.apply(x, point.params))
+        prepared = Fixed(transform, self.model.prepare, by_image=self.model.by_image)
+        for span, x in stored_batches(side.sample.pixels, side.sample.indices, self._batch, self.model.device):
+            given = prepared(x, point.params)
             if self._follows:
                 given = self._cut.activation(self._layer, given)
                 if held is not None:

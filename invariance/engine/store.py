@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -71,7 +71,7 @@ class FeatureImages:
 
 
 def images_of(network: Network, root: Path, progress: bool) -> FeatureImages:
-    """The images of a network, prepared at the size that its family needs.
+    """The images of a network, prepared at the size that its family needs; they may have been given back.
 
     Args:
         network: the network.
@@ -81,7 +81,7 @@ def images_of(network: Network, root: Path, progress: bool) -> FeatureImages:
     Raises:
         UserError: if the data are not those the network was trained on, or a split is not there.
     """
-    prepared, fit = network.data(network.own_size, root, progress), network.settings["fit"]
+    prepared, fit = network.data(network.own_size, root, progress, images=False), network.settings["fit"]
     return FeatureImages(prepared, prepared.fit_split(fit), prepared.fit_indices(fit))
 
 
@@ -201,6 +201,8 @@ class Store:
     def make(self, network: Network, images: FeatureImages, progress: Progress, task: TaskID) -> Features:
         """Extract a network's features, unless they are there and not damaged; they appear whole or not at all.
 
+        Images that were given back are made again for it.
+
         Raises:
             UserError: if the disk has no room for them.
         """
@@ -220,6 +222,7 @@ class Store:
                     found.load(side)
                 return found
             (directory / FACTS).unlink(missing_ok=True)
+            images = replace(images, prepared=images.prepared.with_images(progress=False))
             return self._extract(network, images, directory, chosen, progress, task)
         finally:
             os.close(lock)

@@ -1,5 +1,6 @@
 """φ of a split of images under one fixed g, streamed by batches."""
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -11,11 +12,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from invariance.data.images import StoredImages
-from invariance.data.reading import read_ahead
+from invariance.data.reading import AHEAD, Buffers, read_ahead
 from invariance.models.cut import Cut
 from invariance.models.model import Model
 from invariance.models.representation import Representation
 from invariance.transforms.base import Params, Transform
+from invariance.transforms.tabled import Fixed
 
 
 @dataclass(frozen=True)
@@ -56,16 +58,32 @@ def batches(
     Yields:
         The batch's place among the indices, and the batch.
     """
+    for span, batch in stored_batches(images, indices, size, device):
+        yield span, batch.float()
+
+
+def stored_batches(
+    images: np.ndarray | StoredImages, indices: np.ndarray, size: int, device: torch.device
+) -> Iterator[tuple[slice, Tensor]]:
+    """As `batches`, but images are as they are stored, uint8: a quarter of the memory, as `Fixed` takes them."""
     spans = [slice(start, min(start + size, len(indices))) for start in range(0, len(indices), size)]
+    pinned = device.type == "cuda"
+    buffers = Buffers(pinned, kept=AHEAD + 2)
 
     def read(span: slice) -> Tensor:
         """The images of a batch, ready to be moved to the device."""
-        batch = torch.from_numpy(np.ascontiguousarray(images[indices[span]]))
-        return batch.pin_memory() if device.type == "cuda" else batch
+        if not isinstance(images, StoredImages):
+            batch = torch.from_numpy(np.ascontiguousarray(images[indices[span]]))
+            return batch.pin_memory() if pinned else batch
+        shape = (span.stop - span.start, *images.shape[1:])
+        batch = buffers.take(math.prod(shape)).view(shape)
+        images.read(indices[span], out=batch.numpy())
+        return batch
 
     with closing(read_ahead(lambda place: read(spans[place]), len(spans), threads=1)) as ahead:
         for span, batch in zip(spans, ahead, strict=True):
-            yield span, batch.to(device, non_blocking=True).float()
+            moved = batch.to(device, non_blocking=True)
+            yield span, moved if moved.dtype == torch.uint8 else moved.float()
 
 
 def extract(
@@ -85,7 +103,7 @@ def extract(
 
     Args:
         representation: φ, its network on `device`.
-        normalise: images (b, C, H, W) in [0, 255] to what the network takes.
+        normalise: images (b, C, H, W) in [0, 255] to what the network takes, each by itself.
         images: uint8 (N, C, H, W), in memory or stored; what is stored is verified each time it is read.
         indices: (n,) which images, in which order.
         transform: the family of g.
@@ -98,9 +116,9 @@ def extract(
     Returns:
         (n, D) float32 on `home`.
     """
-    result: Tensor | None = None
-    for span, x in batches(images, indices, batch, device):
-        r = representation.phi(normalise(transform.apply(x, params)))
+    result, prepared = None, Fixed(transform, normalise, by_image=True)
+    for span, x in stored_batches(images, indices, batch, device):
+        r = representation.phi(prepared(x, params))
         if result is None:
             result = torch.empty(len(indices), r.shape[1], device=home)
         result[span] = r.float().to(home)
@@ -137,8 +155,9 @@ def features(
         (n, D) float32 on `home`, by layer.
     """
     result: dict[str, Tensor] = {}
-    for span, x in batches(sample.pixels, sample.indices, batch, model.device):
-        for layer, r in cut.phi(model.prepare(transform.apply(x, params))).items():
+    prepared = Fixed(transform, model.prepare, by_image=model.by_image)
+    for span, x in stored_batches(sample.pixels, sample.indices, batch, model.device):
+        for layer, r in cut.phi(prepared(x, params)).items():
             if layer not in result:
                 result[layer] = torch.empty(len(sample), r.shape[1], device=home)
             result[layer][span] = r.float().to(home)

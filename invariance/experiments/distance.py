@@ -40,6 +40,9 @@ def distance(config: dict[str, Any]) -> None:
     if config.get("models") is not None:
         distance_given(config, _fits(config))
         return
+    if not config.get("pairs", True):
+        keep_features(config)
+        return
     fits = _fits(config)
     indices = [MEASURES[name] for name in INDEX_NAMES] if INDICES in config["metrics"] else []
     members = _members(config)
@@ -58,13 +61,27 @@ def distance(config: dict[str, Any]) -> None:
         print(f"their features are kept for further networks: {store.root} ({held / 1e9:.2g} GB)")
 
 
+def keep_features(config: dict[str, Any]) -> None:
+    """The features of the chosen networks, one or more, kept for comparisons that need no images then.
+
+    Raises:
+        UserError: for anything the user can mend.
+    """
+    members = {member.label: member for member in _members(config, least=1)}
+    store = Store(Path(config["features"]).expanduser(), config["layer"], int(config["batch"]))
+    with bar(config["progress"]) as progress:
+        kept = features_of(members, store, [], progress)
+    room = sum(source.bytes for source in kept.values())
+    print(f"features of {len(kept)} networks are kept: {store.root} ({room / 1e9:.2g} GB)")
+
+
 def _fits(config: dict[str, Any]) -> list[MapSpec]:
     """E with every solver that is chosen, where maps are fitted at all."""
     return maps_of({"linear": {}} if "l2_distance" in config["metrics"] else {}, config.get("solver") or {})
 
 
-def _members(config: dict[str, Any]) -> list[Member]:
-    """The chosen networks, sorted by label, and their images, which are the same."""
+def _members(config: dict[str, Any], least: int = 2) -> list[Member]:
+    """The chosen networks, sorted by label, and their images, which are the same; so many at least."""
     runs, root = folder(config["runs"], "runs"), Path(config["prepared"]).expanduser()
     networks = [
         Network(
@@ -77,7 +94,7 @@ def _members(config: dict[str, Any]) -> list[Member]:
         )
         for directory in find_runs(runs / "train", config["networks"])
     ]
-    _one_data_set(networks)
+    _one_data_set(networks, least)
     members = [Member(network, images_of(network, root, config["progress"])) for network in networks]
     for member in members:
         own = f"{member.network.config['name']}/seed{member.network.config['seed']}"
@@ -90,9 +107,9 @@ def _members(config: dict[str, Any]) -> list[Member]:
     return sorted(members, key=lambda member: member.label)
 
 
-def _one_data_set(networks: Sequence[Network]) -> None:
+def _one_data_set(networks: Sequence[Network], least: int) -> None:
     """Refuse what cannot be compared before any data are opened."""
-    if len(networks) < 2:
+    if len(networks) < least:
         names = "".join(f" ({network.name} alone)" for network in networks)
         raise UserError(f"a distance needs two finished networks or more{names}; choose them with networks=…")
     by_data: dict[str, list[str]] = {}
@@ -181,4 +198,6 @@ def check(config: dict[str, Any]) -> None:
         folder(config[key], key)
     _fits(config)
     if config.get("models") is not None:
+        if not config.get("pairs", True):
+            raise UserError("pairs=false keeps features of networks that were trained here: name them with networks=…")
         check_models(config)

@@ -18,7 +18,7 @@ from invariance.engine.layer_pairs import Compared, Comparison, LayerPairs
 from invariance.engine.pair_units import UnitResults
 from invariance.engine.store import FeatureImages
 from invariance.errors import UserError, nearest
-from invariance.experiments.given import Given, given, seen_by, telling_colour, told_size
+from invariance.experiments.given import Given, given, seen_by, telling_colour, told_layers, told_size
 from invariance.experiments.recording import samples
 from invariance.maps.spec import MapSpec
 from invariance.measures import INDEX_NAMES, MEASURES, Measure
@@ -114,9 +114,10 @@ def _member(settings: GivenModel, config: Mapping[str, Any], fitted: bool) -> _M
         network.model.prepare(seen_by(prepared, Baseline()))
         side = _side(network, prepared, data["fit"], config, fitted)
     images = FeatureImages(prepared, prepared.fit_split(data["fit"]), prepared.fit_indices(data["fit"]))
-    at = ", ".join(layer if name == "flatten" else f"{layer} ({name})" for layer, name in side.readouts.items())
     counts = f"{len(side.report):,} images of {prepared.name} ({prepared.report})"
-    print(f"{network.told}; {counts}, {told_size(resize, network.size)}; layers {at}", flush=True)
+    print(
+        f"{network.told}; {counts}, {told_size(resize, network.size)}; layers {told_layers(side.readouts)}", flush=True
+    )
     return _Member(network, images, side)
 
 

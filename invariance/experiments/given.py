@@ -1,6 +1,6 @@
 """Networks that were not trained here: which one `model=` names, and how images and classes are its own."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,12 +16,16 @@ from invariance.data.prepared import Prepared
 from invariance.errors import UserError
 from invariance.models.model import Model
 from invariance.models.naming import read_layer, submodules
+from invariance.models.readout import Flatten
 from invariance.models.recipe import KEPT, Resize
 from invariance.runs.origin import versions_of
 from invariance.runs.places import folder_name
 from invariance.settings.parts import GivenModel
 from invariance.training.loading import load_model
 from invariance.transforms.base import UNTOUCHED, Transform
+
+_LAYERS = 40
+"""Layers that a line names; of more, so many."""
 
 LOOKED_AT = 32
 """Images on which it is looked what a network and its layers are."""
@@ -132,6 +136,14 @@ class Given:
                 "the network's in its order; leave it out"
             )
         return np.arange(len(classes))
+
+
+def told_layers(readouts: Mapping[str, str]) -> str:
+    """Layers with what is read of each, for a line: of very many the first ones and the last."""
+    told = [layer if name == Flatten.name else f"{layer} ({name})" for layer, name in readouts.items()]
+    if len(told) > _LAYERS:
+        told = [*told[: _LAYERS - 2], f"… {len(told) - _LAYERS + 1:,} more …", told[-1]]
+    return ", ".join(told)
 
 
 def told_size(resize: Resize | None, size: int) -> str:

@@ -24,7 +24,7 @@ from invariance.engine.inputs import MEASURE, has_input, layers_and_input
 from invariance.engine.replaced import no_classes
 from invariance.errors import UserError
 from invariance.experiments.families import EachGrid
-from invariance.experiments.given import Given, given, seen_by, telling_colour, told_size
+from invariance.experiments.given import Given, given, seen_by, telling_colour, told_layers, told_size
 from invariance.experiments.recording import DERIVED, Key, Recording, identity_of, of_grids, samples
 from invariance.maps.spec import CLOSED, MapSpec, parted
 from invariance.models.derivative import INPUT
@@ -211,10 +211,9 @@ class _Work:
     def told(self, prepared: Prepared) -> str:
         """The network, its images and layers, in a line."""
         count = len(prepared.split(prepared.report))
-        named = self.readouts.items()
-        at = ", ".join(layer if name == Flatten.name else f"{layer} ({name})" for layer, name in named)
         how = told_size(self.network.resize(self.config["resize"]), self.network.size)
-        return f"{self.network.told}; {count:,} images of {prepared.name} ({prepared.report}), {how}; layers {at}"
+        images = f"{count:,} images of {prepared.name} ({prepared.report}), {how}"
+        return f"{self.network.told}; {images}; layers {told_layers(self.readouts)}"
 
     def foreseen(self, grids: Sequence[Grid], prepared: Prepared) -> str:
         """What it will take to measure all that is not finished, in a line.

@@ -47,12 +47,13 @@ def measure_grid(
     size = grid.transform.source_size(network.input_size)
     if not all((folder / spec.name / DONE).exists() for spec in maps):  # what is finished may lie where nobody writes
         require_writable(folder, "runs")
-    prepared = network.data(size, Path(config["prepared"]).expanduser(), config["progress"])
+    prepared = network.data(size, Path(config["prepared"]).expanduser(), config["progress"], images=False)
     runs = {spec: _open(network, grid, spec, prepared, config, stage) for spec in maps}
     keep = Recording(grid, prepared, {(network.layer, spec): run for spec, run in runs.items()}, _about(network, stage))
     if keep.finished:
         print(f"finished already: {folder}")
         return
+    keep.prepared = prepared = prepared.with_images(config["progress"])
     facts = {
         "upstream": {network.directory.as_posix(): network.weights},
         "device": str(network.device),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,11 @@ from rich.table import Table
 from invariance.cli.messages import say_error
 from invariance.device import choose_device, keep_freed
 from invariance.errors import UserError, nearest
-from invariance.planning.needs import StudyWanted, lacking
+from invariance.planning.needs import StudyWanted, fits_at_once, lacking
 from invariance.planning.probes import measure_rates
 from invariance.planning.study import Study
 from invariance.planning.templates import Templates, networks_there
-from invariance.planning.work import Estimate, estimate, units_of
+from invariance.planning.work import Estimate, Stage, estimate, room_of, units_of
 from invariance.progress import bar
 from invariance.runs.files import write_text
 from invariance.runs.outputs import require_writable
@@ -51,7 +51,7 @@ def plan(config: dict[str, Any]) -> None:
     own, roots = keys_of(config["chosen"], names), mapping(config["roots"], "roots")
 
     keep_freed()
-    checked = config["check"]
+    checked, keep = config["check"], config["keep"]
     device = torch.device("cpu") if checked else choose_device(str(chosen["trainer"]))
     devices = config["gpus"] or (torch.cuda.device_count() if device.type == "cuda" else cores())
     trainer = "gpu" if device.type == "cuda" else "cpu"
@@ -65,17 +65,20 @@ def plan(config: dict[str, Any]) -> None:
     def study_of(name: str, count: bool = config["count"]) -> Study:
         """A data set's study."""
         on = [trainer, *own["trainer"]]
-        return Study(templates, everything, choices[name], on, prepared, config["cross"], args, count)
+        return Study(templates, everything, choices[name], on, prepared, config["cross"], args, count, keep)
 
     if checked:
         typed = [one for one in config["chosen"] if one.startswith("trainer=")] + own["trainer"]
         places = {key: folder(config[key], key) for key in ("runs", "prepared", "features")}
-        tell_lacking(
-            lacking(
-                StudyWanted(templates, choices, [*typed, *recipe], typed, args, places, config["launcher"]),
-                lambda name, count: study_of(name, count or config["count"]),
-            )
-        )
+        wanted = StudyWanted(templates, choices, [*typed, *recipe], typed, args, places, keep, config["launcher"])
+
+        def counted(name: str, count: bool) -> Study:
+            """A data set's study."""
+            return study_of(name, count or config["count"])
+
+        tell_lacking(lacking(wanted, counted))
+        if not keep and fits_at_once(wanted, counted):
+            print("images of all sizes have room at once: KEEP=1 decodes each once and keeps more devices busy")
         return
     studies = [study_of(name) for name in names]
     stages = {study.data.name: study.stages() for study in studies}
@@ -85,9 +88,10 @@ def plan(config: dict[str, Any]) -> None:
     made = {name: [estimate(stage, rates, devices, cores()) for stage in some] for name, some in stages.items()}
     for study in studies:
         show(study, made[study.data.name], device, devices)
+    print(room_said(studies, stages, keep))
     print(account(device, config["seconds"]))
     if config["json"]:
-        write(folder(config["json"], "json"), made, device, devices)
+        write(folder(config["json"], "json"), made, device, devices, keep)
 
 
 def chosen_of(overrides: list[str]) -> dict[str, Any]:
@@ -262,6 +266,15 @@ def size(count: float) -> str:
     return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"
 
 
+def room_said(studies: Sequence[Study], stages: Mapping[str, Sequence[Stage]], keep: bool) -> str:
+    """The line that says how much room is needed at once."""
+    every = [stage for study in studies for stage in stages[study.data.name]]
+    least, most = size(room_of(every, keep=False)), size(room_of(every, keep=True))
+    if keep:
+        return f"room: {most}, images of all sizes at once; {least} if each size is given back after its networks"
+    return f"room: {least} at most, as each size of images is given back after its networks; {most} with all at once"
+
+
 def account(device: torch.device, seconds: float) -> str:
     """The line that says what was measured, and what is left out."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "one CPU core, by the time it was ours,"
@@ -271,7 +284,7 @@ def account(device: torch.device, seconds: float) -> str:
     )
 
 
-def write(path: Path, made: dict[str, list[Estimate]], device: torch.device, devices: int) -> None:
+def write(path: Path, made: dict[str, list[Estimate]], device: torch.device, devices: int, keep: bool) -> None:
     """Write the numbers, in seconds and bytes."""
     stages = {
         name: {
@@ -288,5 +301,7 @@ def write(path: Path, made: dict[str, list[Estimate]], device: torch.device, dev
         }
         for name, some in made.items()
     }
+    every = [one.stage for some in made.values() for one in some]
+    room = {"disk_at_once": round(room_of(every, keep)), "disk_of_all": round(room_of(every, keep=True))}
     about = {"device": device.type, "devices": devices, "cores": cores(), "torch": torch.__version__}
-    write_text(path, json.dumps({**about, "stages": stages}, indent=1) + "\n")
+    write_text(path, json.dumps({**about, **room, "stages": stages}, indent=1) + "\n")

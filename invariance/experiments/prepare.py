@@ -4,7 +4,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from invariance.cli.messages import say_error
+from invariance.data.absent import was_given_back
 from invariance.data.estimate import plan
+from invariance.data.giving_back import give_back, places_of, room_of_others
 from invariance.data.names import shown
 from invariance.data.prepared import prepare_sizes
 from invariance.data.sources.base import data_config
@@ -15,7 +18,7 @@ from invariance.settings.paths import folder
 
 
 def prepare_data(config: dict[str, Any]) -> None:
-    """Prepare one data set at one size or several, and say what came of it.
+    """Prepare one data set at one size or several, or give sizes back, and say what came of it.
 
     Args:
         config: the configuration of `conf/prepare.yaml`, plain and resolved.
@@ -29,19 +32,57 @@ def prepare_data(config: dict[str, Any]) -> None:
     if config["plan"]:
         print_plan(config, sizes, root)
         return
+    if config.get("give_back", False):
+        give_sizes_back(config["data"], sizes, root)
+        return
     made = prepare_sizes(
-        config["data"], sizes, root, progress=config["progress"], renew=config["renew"], verify=config["verify"]
+        config["data"],
+        sizes,
+        root,
+        progress=config["progress"],
+        renew=config["renew"],
+        verify=config["verify"],
+        images=config.get("restore", True),
     )
     for size, prepared in zip(sizes, made, strict=True):
         counts = ", ".join(f"{name} {len(prepared.split(name).labels):,}" for name in prepared.splits)
         classes = f"{len(prepared.classes)} classes"
-        print(f"{prepared.name}: {counts} images of {size}×{size}, {classes}: {prepared.directory}")
+        gone = "" if prepared.whole else "; they were given back, and what needs them prepares them again"
+        print(f"{prepared.name}: {counts} images of {size}×{size}, {classes}: {prepared.directory}{gone}")
     for remark in _once(prepared.remarks for prepared in made):
         print(f"note: {remark}")
     for skipped in _once(prepared.skipped for prepared in made):
         print(f"skipped {shown(skipped)}")
     for line in _once(prepared.left_out for prepared in made):
         print(f"left out: {line}")
+
+
+def give_sizes_back(data: dict[str, Any], sizes: list[int], root: Path) -> None:
+    """Give the images of some sizes back, and say what came of it.
+
+    Raises:
+        Busy: if a process reads some of them.
+        UserError: if some cannot be given back; those that can are.
+    """
+    errors: list[UserError] = []
+    for size in sizes:
+        try:
+            directory, room = give_back(data, size, root)
+        except UserError as why:
+            errors.append(why)
+            continue
+        if directory is None:
+            print(f"{size}×{size}: nothing is prepared")
+        elif room:
+            print(
+                f"{size}×{size}: {room / 1e9:.2f} GB given back, and what needs them prepares them again: {directory}"
+            )
+        else:
+            print(f"{size}×{size}: given back before: {directory}")
+    for error in errors[:-1]:
+        say_error(str(error))
+    if errors:
+        raise errors[-1]
 
 
 def _once(lines: Iterable[list[str]]) -> list[str]:
@@ -85,6 +126,13 @@ def print_plan(config: dict[str, Any], sizes: list[int], root: Path) -> None:
     Raises:
         UserError: if the disk has too little room.
     """
+    there = places_of(config["data"], sizes, root)
+    back = {size for size, directory in there.items() if was_given_back(directory)}
+    for size, directory in there.items():
+        print(f"{size}×{size} {'were given back' if size in back else 'are prepared'}: {directory}")
+    done = there.keys() - (back if config.get("restore", True) else set())
+    if not (sizes := [size for size in sizes if size not in done]):
+        return
     made = plan(config["data"], sizes, root, progress=config["progress"])
     counts = ", ".join(f"{name} {count:,}" for name, count in made.images.items())
     squares = ", ".join(f"{size}×{size}" for size in sizes)
@@ -97,5 +145,7 @@ def print_plan(config: dict[str, Any], sizes: list[int], root: Path) -> None:
     for line in made.left_out:
         print(f"left out: {line}")
     if made.size_bytes > made.free_bytes:
-        lacking = (made.size_bytes - made.free_bytes) / 1e9
-        raise UserError(f"{root} lacks {lacking:.2f} GB; make room, or give prepared=…")
+        lacking, others = (made.size_bytes - made.free_bytes) / 1e9, room_of_others(config["data"], root) / 1e9
+        if lacking > others:
+            raise UserError(f"{root} lacks {lacking:.2f} GB; make room, or give prepared=…")
+        print(f"{lacking:.2f} GB are lacking until others of its sizes are given back, which take {others:.2f} GB")

@@ -36,7 +36,8 @@ def train(config: dict[str, Any]) -> None:
     check(config)
     keep_freed()
     size = build_transform(config["transform"]).source_size(config["model"]["input_size"])
-    prepared = prepare(config["data"], size, folder(config["prepared"], "prepared"), progress=config["progress"])
+    root = folder(config["prepared"], "prepared")
+    prepared = prepare(config["data"], size, root, progress=config["progress"], images=False)
     if "train" not in prepared.splits or not prepared.classes:
         raise UserError(f"{prepared.name} has no labelled images to train on; it is for measuring other networks")
     identity = {key: config[key] for key in ("name", "seed", "model", "recipe")}
@@ -48,6 +49,7 @@ def train(config: dict[str, Any]) -> None:
         print(f"finished already: {run.directory}")
         return
     run.leave_to_others()
+    prepared = prepared.with_images(config["progress"])
     from invariance.experiments.training import train_network  # Lightning takes seconds, which what is done spares
 
     train_network(config, prepared, run)

@@ -57,7 +57,7 @@ def train_network(config: dict[str, Any], prepared: Prepared, run: Run) -> None:
                 checkpoint, done = resume_point(run.directory, classifier, trainer)
                 if done < config["recipe"]["updates"]:
                     beside = ranks.running(fit_as_rank, config, prepared, run, checkpoint)
-                    data = batches(config, prepared)
+                    data = batches(config, prepared, classifier)
                     fit(classifier, trainer, data, run, tracker, checkpoint, config["trainer"], beside)
             (run.directory / PREVIOUS).unlink(missing_ok=True)
             told = {**about, "range": "" if config["range"] is None else str(config["range"])}
@@ -104,9 +104,10 @@ def build(config: dict[str, Any], prepared: Prepared, run: Run) -> tuple[Classif
     return classifier, trainer_of(config["trainer"], config["recipe"], run, best=True, progress=config["progress"])
 
 
-def batches(config: dict[str, Any], prepared: Prepared) -> PreparedData:
-    """The batches of a training."""
-    return data_of(prepared, config["recipe"], config["seed"], config["trainer"]["workers"])
+def batches(config: dict[str, Any], prepared: Prepared, classifier: Classifier) -> PreparedData:
+    """The batches of a training, with the g that are drawn for them."""
+    draw = classifier.draw(prepared.split("train").images.shape[1:])
+    return data_of(prepared, config["recipe"], config["seed"], config["trainer"]["workers"], draw)
 
 
 def fit_as_rank(config: dict[str, Any], prepared: Prepared, run: Run, checkpoint: Path | None) -> None:
@@ -114,4 +115,6 @@ def fit_as_rank(config: dict[str, Any], prepared: Prepared, run: Run, checkpoint
     keep_freed()
     classifier, trainer = build(config, prepared, run)
     with arithmetic(config["trainer"]):
-        trainer.fit(classifier, datamodule=batches(config, prepared), ckpt_path=checkpoint, weights_only=True)
+        trainer.fit(
+            classifier, datamodule=batches(config, prepared, classifier), ckpt_path=checkpoint, weights_only=True
+        )

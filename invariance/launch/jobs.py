@@ -10,11 +10,11 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from hydra.core.utils import JobReturn, JobStatus
 from rich.progress import Progress
@@ -58,6 +58,24 @@ class Job:
     shown: str
     log: Path
     environment: Mapping[str, str] = field(default_factory=dict)
+
+
+class Process(Protocol):
+    """A job that was started, as `subprocess.Popen` has it."""
+
+    pid: int
+
+    def poll(self) -> int | None:
+        """Its status, negative for a signal that killed it; None while it runs."""
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait for its end, or raise `subprocess.TimeoutExpired`."""
+
+    def terminate(self) -> None:
+        """Tell it to end."""
+
+    def kill(self) -> None:
+        """End it."""
 
 
 @dataclass(frozen=True)
@@ -181,7 +199,13 @@ def done(job_overrides: Sequence[Sequence[str]]) -> list[JobReturn]:
     return results
 
 
-def run_jobs(jobs: Sequence[Job], slots: Sequence[Slot], *, progress: bool) -> list[Failure]:
+def run_jobs(
+    jobs: Sequence[Job],
+    slots: Sequence[Slot],
+    *,
+    progress: bool,
+    begin: Callable[[Job, Mapping[str, str]], Process] | None = None,
+) -> list[Failure]:
     """Run jobs, in their order, each in the first slot that is free; a job that fails harms no other.
 
     A job that another process works at is put off: it is tried again when the others are done, until it is done too.
@@ -193,6 +217,7 @@ def run_jobs(jobs: Sequence[Job], slots: Sequence[Slot], *, progress: bool) -> l
         jobs: the jobs.
         slots: where they run.
         progress: whether a bar shows how many are done.
+        begin: starts a job in the environment of its place; None for `start`.
 
     Returns:
         The jobs that failed.
@@ -201,7 +226,7 @@ def run_jobs(jobs: Sequence[Job], slots: Sequence[Slot], *, progress: bool) -> l
         KeyboardInterrupt: if it was interrupted.
     """
     waiting, free, later = list(jobs), list(slots), Later[Job](AGAIN)
-    running: list[tuple[Job, Slot, subprocess.Popen[bytes]]] = []
+    running: list[tuple[Job, Slot, Process]] = []
     failures: list[Failure] = []
     with bar(progress) as shown:
         task = shown.add_task("jobs", total=len(jobs))
@@ -210,7 +235,7 @@ def run_jobs(jobs: Sequence[Job], slots: Sequence[Slot], *, progress: bool) -> l
                 waiting = waiting or later.due()
                 while waiting and free:
                     job, slot = waiting.pop(0), free.pop(0)
-                    running.append((job, slot, start(job, slot.environment)))
+                    running.append((job, slot, (begin or start)(job, slot.environment)))
                 time.sleep(LOOK_EVERY)
                 for one in list(running):
                     job, slot, process = one
@@ -231,6 +256,12 @@ def run_jobs(jobs: Sequence[Job], slots: Sequence[Slot], *, progress: bool) -> l
     return failures
 
 
+def environment_of(variables: Mapping[str, str]) -> dict[str, str]:
+    """The environment of a job: this process's, and `variables`."""
+    # set by a command for Hydra in its own process; a job that inherited it would print tracebacks
+    return {key: value for key, value in os.environ.items() if key != "HYDRA_FULL_ERROR"} | dict(variables)
+
+
 def start(job: Job, environment: Mapping[str, str], ignore: Sequence[signal.Signals] = ()) -> subprocess.Popen[bytes]:
     """Start a job's command, which is told to end when this process ends.
 
@@ -240,8 +271,6 @@ def start(job: Job, environment: Mapping[str, str], ignore: Sequence[signal.Sign
         ignore: signals that the command is not to know.
     """
     job.log.parent.mkdir(parents=True, exist_ok=True)
-    # set by a command for Hydra in its own process; a job that inherited it would print tracebacks
-    inherited = {key: value for key, value in os.environ.items() if key != "HYDRA_FULL_ERROR"}
     tied = die_with(os.getpid())
 
     def first() -> None:
@@ -256,7 +285,7 @@ def start(job: Job, environment: Mapping[str, str], ignore: Sequence[signal.Sign
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
-            env={**inherited, **job.environment, **environment},
+            env={**environment_of(job.environment), **environment},
             start_new_session=True,  # a terminal's Ctrl-C comes to us alone
             preexec_fn=first,
         )
@@ -321,7 +350,7 @@ def _lines(log: Path) -> list[str]:
     return [line for line in text.splitlines() if line.strip()]
 
 
-def _end(processes: Sequence[subprocess.Popen[bytes]], shown: Progress) -> None:
+def _end(processes: Sequence[Process], shown: Progress) -> None:
     """Ask jobs to end in order, and make those end that do not."""
     for process in processes:
         process.terminate()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import re
 import shutil
 import time
@@ -16,6 +15,7 @@ from typing import Any
 from invariance.errors import UserError, nearest
 from invariance.launch.jobs import BUSY, Failure, Job, Later, cause, report
 from invariance.launch.slurm_job import SlurmJob
+from invariance.launch.slurm_memory import memory_of
 from invariance.launch.slurm_states import SlurmStates, ended_as, final_state, states
 from invariance.progress import bar, say
 
@@ -30,24 +30,25 @@ _TRIES = 3
 """Questions to squeue, of a minute each at most, before it counts as not answering."""
 _LOOK_EVERY, _GONE = 1.0, 25.0
 """Seconds between looks for results, and from a job's end to the certainty that none comes (files may show late)."""
-_BESIDE = 16
-"""GB of a job beside what its command's `memory_gb` bounds: libraries, the network, workers that read images."""
 _ARRAY = 1000
 """Jobs of one job array; SLURM's `MaxArraySize` is 1001 unless a cluster says otherwise."""
 
 
-def build_executor(settings: Mapping[str, Any], folder: Path, memory_gb: float | None = None) -> Executor:
+def build_executor(
+    settings: Mapping[str, Any], folder: Path, memory_gb: float | None = None, images: int = 0
+) -> Executor:
     """Submitit's executor for the settings of `conf/hydra/launcher/slurm.yaml`.
 
     Args:
         settings: hydra-submitit-launcher's settings.
         folder: for submitit's files; `%j` in it stands for a job's id.
         memory_gb: the bound to what a job's command holds in host memory, where it has one.
+        images: bytes that a job reads again and again.
 
     Raises:
         UserError: for what this machine lacks, or settings that make no sense.
     """
-    settings = checked(settings, memory_gb)
+    settings = checked(settings, memory_gb, images)
     import submitit  # of the extra `slurm`
 
     executor = submitit.AutoExecutor(folder=folder, cluster="slurm", slurm_max_num_timeout=settings["max_num_timeout"])
@@ -71,7 +72,7 @@ def build_executor(settings: Mapping[str, Any], folder: Path, memory_gb: float |
     return executor
 
 
-def checked(settings: Mapping[str, Any], memory_gb: float | None = None) -> dict[str, Any]:
+def checked(settings: Mapping[str, Any], memory_gb: float | None = None, images: int = 0) -> dict[str, Any]:
     """Settings that jobs can be submitted with, the memory of a job among them; arguments as `build_executor`.
 
     Raises:
@@ -83,7 +84,7 @@ def checked(settings: Mapping[str, Any], memory_gb: float | None = None) -> dict
                 f"hydra/launcher=slurm: there is no {command} here; run it on a login node, or use hydra/launcher=local"
             )
     check(settings)
-    return {**settings, "mem_gb": memory_of(settings["mem_gb"], memory_gb)}
+    return {**settings, "mem_gb": memory_of(settings, memory_gb, images)}
 
 
 def check(settings: Mapping[str, Any]) -> None:
@@ -122,25 +123,6 @@ def check(settings: Mapping[str, Any]) -> None:
             f"hydra.launcher.signal_delay_s={settings['signal_delay_s']}: a job of "
             f"timeout_min={settings['timeout_min']} would be told to end as soon as it begins; give less"
         )
-
-
-def memory_of(asked: int | None, memory_gb: float | None) -> int:
-    """Memory that a job asks of SLURM, in GB: as set, else `_BESIDE` and what its command is allowed to hold.
-
-    Args:
-        asked: hydra.launcher.mem_gb.
-        memory_gb: the command's own bound, where it has one.
-
-    Raises:
-        UserError: if less is asked for than the command may hold.
-    """
-    held = 0 if memory_gb is None else math.ceil(memory_gb)
-    if asked is not None and asked < held:
-        raise UserError(
-            f"hydra.launcher.mem_gb={asked}: memory_gb={memory_gb:g} lets a job hold more than that; give a smaller "
-            f"memory_gb, or leave mem_gb out, which asks for {held + _BESIDE}"
-        )
-    return held + _BESIDE if asked is None else asked
 
 
 def patience_of(settings: Mapping[str, Any]) -> float:

@@ -13,6 +13,7 @@ from types import FrameType
 from typing import Any
 
 from invariance.launch.jobs import BUSY, Job, outcome, start
+from invariance.launch.slots import threads
 from invariance.launch.slurm_states import ask, state_now
 
 _INTERRUPTED = 130
@@ -52,9 +53,9 @@ class SlurmJob:
             CommandFailed: if it failed.
         """
         keep_log(self.job.log)
-        threads = {"OMP_NUM_THREADS": os.environ.get("SLURM_CPUS_PER_TASK", "1")}
+        place = threads(os.environ.get("SLURM_CPUS_PER_TASK", "1"))
         signal.signal(signal.SIGTERM, self._told_to_end)
-        self._process = start(self.job, threads, ignore=_SUBMITITS)
+        self._process = start(self.job, place, ignore=_SUBMITITS)
         status = self._process.wait()
         if status == _INTERRUPTED:
             time.sleep(_SIGNALS_COME)  # the command has had SLURM's signal before this process

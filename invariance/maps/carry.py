@@ -95,11 +95,13 @@ class ModesCarry:
     rounding. A start other than zero has a fast part too, which fades as quickly and is then dropped.
     """
 
-    def __init__(self, modes: Modes, horizon: int, gradient: float, weight: Tensor, bias: Tensor) -> None:
+    def __init__(
+        self, modes: Modes, horizon: int, gradient: float, weight: Tensor, bias: Tensor, *, at_zero: bool
+    ) -> None:
         self._modes, self._horizon, self._gradient = modes, horizon, gradient
         self._rest: tuple[Tensor, Tensor] | None = None
         self._steps = 0
-        if modes.rest_fast and bool(weight.any() | bias.any()):
+        if modes.rest_fast and not at_zero:
             self._rest = (weight * modes.rest_fast, bias * modes.rest_fast)
             weight, bias = weight - self._rest[0], bias - self._rest[1]
         self._slow, self._slow_bias = weight, bias

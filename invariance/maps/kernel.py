@@ -31,6 +31,10 @@ class Images:
         self.count = len(r)
         self.sum_r, self.sum_t = r.sum(0, dtype=torch.float64), t.sum(0, dtype=torch.float64)
 
+    def numbers(self) -> tuple[Tensor, ...]:
+        """See `System`."""
+        return self._r, self._t
+
     def finite(self) -> bool:
         """See `System`."""
         return bool(torch.isfinite(self.sum_r.sum() + self.sum_t.sum()))

@@ -47,6 +47,9 @@ class System(Protocol):
     sum_r: Tensor
     sum_t: Tensor
 
+    def numbers(self) -> tuple[Tensor, ...]:
+        """All that its solutions depend on, beside the count."""
+
     def finite(self) -> bool:
         """Whether all images were finite numbers; decompositions refuse anything else."""
 
@@ -102,6 +105,10 @@ class Moments:
             torch.add(getattr(self, name), getattr(other, name), out=getattr(both, name))
         both.count = self.count + other.count
         return both
+
+    def numbers(self) -> tuple[Tensor, ...]:
+        """See `System`."""
+        return self.sum_r, self.sum_t, self.gram, self.cross
 
     def finite(self) -> bool:
         """See `System`."""

@@ -152,18 +152,18 @@ class OnlineSGDState:
         if start is not None:
             weight.copy_(start[0].mT)
             bias.copy_(start[1].unsqueeze(1))
-        self._carry = self._new_carry(weight, bias, form)
+        self._carry = self._new_carry(weight, bias, form, at_zero=start is None)
         self._toeplitz = torch.zeros(0, 0, dtype=dtype, device=device)
         self._last: tuple[Tensor, Tensor] | None = None
 
-    def _new_carry(self, weight: Tensor, bias: Tensor, form: Form | None) -> Carry:
+    def _new_carry(self, weight: Tensor, bias: Tensor, form: Form | None, *, at_zero: bool) -> Carry:
         modes = self._dynamics.modes()
         if modes is not None and form != "velocity":
             horizon = modes.horizon(torch.finfo(weight.dtype).eps / 4)
             inputs, outputs = weight.shape[1:]
             # The history costs horizon · (D_in + D_out) an image and gain, V another 2 · D_in · D_out.
             if form == "modes" or horizon * (inputs + outputs) <= 2 * inputs * outputs:
-                return ModesCarry(modes, horizon, self._gradient, weight, bias)
+                return ModesCarry(modes, horizon, self._gradient, weight, bias, at_zero=at_zero)
         if form == "modes":
             raise ValueError("these settings have no separate slow and fast modes: use the form 'velocity'")
         return VelocityCarry(self._dynamics, self._gradient, weight, bias)
@@ -196,7 +196,10 @@ class OnlineSGDState:
         """W (J, D_out, D_in), as `torch.nn.Linear` holds it, and b (J, D_out) after all images so far; new tensors."""
         with full_float32(self._toeplitz.device):
             weight, bias = self._carry.weights()
-        return weight.mT.contiguous(), bias.squeeze(1)
+        turned = weight.new_empty(weight.mT.shape)
+        for place, one in zip(turned, weight, strict=True):
+            place.copy_(one.T)  # a matrix at a time, for which alone torch has a fast way
+        return turned, bias.squeeze(1)
 
     def finish(self) -> dict[str, Tensor]:
         """`weights` by the names that the maps' modules give them."""

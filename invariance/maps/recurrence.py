@@ -41,8 +41,12 @@ def run_block(kernel: Tensor, z: Tensor, target: Tensor, inner: int, relu: bool)
 
 
 def _solve_linear(kernel: Tensor, z: Tensor, target: Tensor) -> Tensor:
-    """Without the ReLU the recurrence is a unit triangular system: (I − kernel) δ = z − target."""
-    delta: Tensor = torch.linalg.solve_triangular(-kernel, z - target, upper=False, unitriangular=True)
+    """Without the ReLU the recurrence is a unit triangular system: (I − kernel) δ = z − target.
+
+    It is solved where it stands: a solution of its own would have its columns in order, and each later use turn it.
+    """
+    delta = z - target
+    torch.linalg.solve_triangular(-kernel, delta, upper=False, unitriangular=True, out=delta)
     torch.add(delta, target, out=z)
     return delta
 

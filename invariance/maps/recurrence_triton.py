@@ -34,7 +34,10 @@ def _inner_kernel(  # type: ignore[no-untyped-def]
     INNER: tl.constexpr,
     UNITS: tl.constexpr,
 ):
-    """z_t ← z_t + Σ_{s<t} kernel[t, s] δ_s and δ_t = (z_t − target_t) · 1[z_t > 0], for UNITS units of problem j."""
+    """z_t ← z_t + Σ_{s<t} kernel[t, s] δ_s and δ_t = (z_t − target_t) · 1[z_t > 0], for UNITS units of problem j.
+
+    Where z_t is NaN, so is δ_t: the fit has diverged, and must be seen to have.
+    """
     j = tl.program_id(1).to(tl.int64)
     rows = tl.arange(0, INNER)
     columns = tl.program_id(0) * UNITS + tl.arange(0, UNITS)
@@ -45,11 +48,11 @@ def _inner_kernel(  # type: ignore[no-untyped-def]
     for t in range(size):
         z_row = tl.sum(tl.where((rows == t)[:, None], tile, 0.0), axis=0)
         wanted = tl.load(target + j * target_j + t * target_t + columns, mask=inside, other=0.0)
-        delta_row = tl.where(z_row > 0, z_row - wanted, 0.0)
+        delta_row = tl.where(z_row <= 0, 0.0, z_row - wanted)  # so that NaN stays, as on a CPU
         tl.store(delta + j * delta_j + t * delta_t + columns, delta_row, mask=inside)
         later = (rows > t) & (rows < size)
         weights = tl.load(kernel + j * kernel_j + rows * kernel_t + t * kernel_s, mask=later, other=0.0)
-        tile += weights[:, None] * delta_row[None, :]
+        tile = tl.where(later[:, None], tile + weights[:, None] * delta_row[None, :], tile)  # 0 · NaN is no 0
     tl.store(z_tile_at, tile, mask=tile_mask)
 
 

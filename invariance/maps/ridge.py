@@ -1,5 +1,6 @@
 """Ridge regression: the linear map in closed form, its strength chosen on held-out fit images."""
 
+import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,6 +15,10 @@ from invariance.maps.maps import rank_of
 from invariance.maps.moments import Moments, System, inverse_of
 from invariance.settings import solvers
 from invariance.settings.base import Settings
+
+_REMEMBERED = 4096
+_CHOSEN: dict[bytes, list[float]] = {}
+"""The strengths of the last fits, by the digest of all that they follow from."""
 
 
 def _default_strengths() -> tuple[float, ...]:
@@ -188,7 +193,8 @@ def choose_strengths(
 ) -> list[float]:
     """For each stacked target the strength of least squared error on held-out images r, t, through σ.
 
-    One eigendecomposition serves all strengths and targets.
+    One eigendecomposition serves all strengths and targets. What was chosen is remembered by all that it depends on,
+    to the bit: maps of any rank choose alike, and those of the same images are fitted one after another.
 
     Args:
         settings: the strengths to choose from.
@@ -198,6 +204,27 @@ def choose_strengths(
         residual: whether the map is σ((W + I) r + b).
         relu: for each of the targets stacked along the outputs, whether σ is the ReLU.
     """
+    how = type(system).__name__, system.count, tuple(settings.strengths), residual, tuple(relu)
+    key = _content_of(how, *system.numbers(), r, t)
+    if key not in _CHOSEN:
+        if len(_CHOSEN) == _REMEMBERED:
+            del _CHOSEN[next(iter(_CHOSEN))]  # the oldest
+        _CHOSEN[key] = _least_error(settings, system, r, t, residual, relu)
+    return list(_CHOSEN[key])
+
+
+def _content_of(how: tuple[object, ...], *numbers: Tensor) -> bytes:
+    """A digest of settings and of tensors, wherever these are."""
+    content = hashlib.sha256(repr((how, [(one.shape, one.dtype) for one in numbers])).encode())
+    for one in numbers:
+        content.update(one.detach().cpu().contiguous().numpy().data)
+    return content.digest()
+
+
+def _least_error(
+    settings: Ridge, system: System, r: Tensor, t: Tensor, residual: bool, relu: Sequence[bool]
+) -> list[float]:
+    """`choose_strengths`, computed."""
     stacked, spectrum = len(relu), system.spectrum()
     inverses = [inverse_of(spectrum.values, strength * spectrum.unit)[:, None] for strength in settings.strengths]
     mean_r, mean_t = system.sum_r / system.count, system.sum_t / system.count

@@ -107,7 +107,7 @@ class Pairing:
     Args:
         x: X.
         y: Y, on the device of X.
-        cross: XᵀY (D_x, D_y) about the means, float64; None: it is made of the values.
+        cross: XᵀY (D_x, D_y) about the means, float64, or what gives it; None: it is made of the values.
         both: Σ ‖x_i‖² ‖y_i‖² about the means; None: likewise.
 
     Raises:
@@ -115,7 +115,12 @@ class Pairing:
     """
 
     def __init__(
-        self, x: ComparedSide, y: ComparedSide, *, cross: Tensor | None = None, both: float | None = None
+        self,
+        x: ComparedSide,
+        y: ComparedSide,
+        *,
+        cross: Tensor | Callable[[], Tensor] | None = None,
+        both: float | None = None,
     ) -> None:
         if cross is None:
             check_tables(x.values, y.values)
@@ -124,7 +129,13 @@ class Pairing:
     @cached_property
     def cross(self) -> Tensor:
         """XᵀY (D_x, D_y) about the means, float64."""
-        return cross_product(self.x.values, self.y.values) if self._cross is None else self._cross
+        if self._cross is None:
+            return cross_product(self.x.values, self.y.values)
+        return self._cross if isinstance(self._cross, Tensor) else self._cross()
+
+    def back(self) -> "Pairing":
+        """Y and X, whose product is this one's, made once for both when it is first asked for."""
+        return Pairing(self.y, self.x, cross=lambda: self.cross.T, both=self.both)
 
 
 def check_tables(x: Tensor, y: Tensor) -> None:

@@ -137,6 +137,11 @@ class Model:
         self.name = name
         return self
 
+    @property
+    def by_image(self) -> bool:
+        """Whether `prepare` is known to give the same for an image in any batch, to the bit."""
+        return self.ours or isinstance(self.preprocess, Normalise)
+
     def prepare(self, x: Tensor) -> Tensor:
         """Images (B, C, H, W) in [0, 255] as the network takes them, on its device, in its type.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from invariance.errors import UserError
 from invariance.launch.heeded import check_heeded
 from invariance.planning.study import Study
 from invariance.planning.templates import PAGES, Templates, checked_job
+from invariance.planning.work import Stage, room_of
 from invariance.settings.files import conf_dir
 from invariance.settings.pages import DistancePage, FinetunePage, MeasurePage, TrainPage
 
@@ -45,6 +46,7 @@ class StudyWanted:
         trainer: overrides of the trainer, which every stage takes.
         args: more overrides of each stage.
         folders: where its files go: runs, prepared, features.
+        keep: whether images of all sizes are prepared at once and stay.
         launcher: what runs its jobs.
     """
 
@@ -54,6 +56,7 @@ class StudyWanted:
     trainer: Sequence[str]
     args: Mapping[str, Sequence[str]]
     folders: Mapping[str, Path]
+    keep: bool
     launcher: str
 
 
@@ -144,7 +147,7 @@ def _data(data: Mapping[str, Any], prepared: Path) -> tuple[list[Path], list[str
 
 
 def _room(wanted: StudyWanted, study: Callable[[str, bool], Study], countable: bool) -> Iterator[str]:
-    """Folders that cannot be written, and disks with less room than the study leaves on them."""
+    """Folders that cannot be written, and disks with less room than the study needs on them at once."""
     for key, path in wanted.folders.items():
         above = _above(path)
         if not os.access(above, os.W_OK):
@@ -157,14 +160,18 @@ def _room(wanted: StudyWanted, study: Callable[[str, bool], Study], countable: b
         yield str(error)
 
 
+def fits_at_once(wanted: StudyWanted, study: Callable[[str, bool], Study]) -> bool:
+    """Whether images of all sizes have room at once, where a study gives each back after its networks."""
+    return not _short(_needed(replace(wanted, keep=True), study, False), wanted.folders)
+
+
 def _needed(wanted: StudyWanted, study: Callable[[str, bool], Study], count: bool) -> dict[str, float]:
-    """Bytes that the study leaves in each of its folders."""
-    needed = dict.fromkeys(wanted.folders, 0.0)
+    """Bytes that the study needs in each of its folders at once."""
+    stages: dict[str, list[Stage]] = {key: [] for key in wanted.folders}
     for name in wanted.choices:
         for stage in study(name, count).stages():
-            folder = {"prepare": "prepared", "distance": "features"}.get(stage.name, "runs")
-            needed[folder] += sum(job.disk for job in stage.jobs)
-    return needed
+            stages[{"prepare": "prepared", "distance": "features"}.get(stage.name, "runs")].append(stage)
+    return {key: room_of(some, wanted.keep) for key, some in stages.items()}
 
 
 def _short(needed: Mapping[str, float], folders: Mapping[str, Path]) -> list[str]:
@@ -178,7 +185,7 @@ def _short(needed: Mapping[str, float], folders: Mapping[str, Path]) -> list[str
         free = shutil.disk_usage(_above(folders[keys[0]])).free
         if left > free:
             where = ", ".join(f"{key}={folders[key]}" for key in keys if needed[key])
-            found.append(f"{where}: the study leaves {left / 1e9:,.1f} GB there, and {free / 1e9:,.1f} GB are free")
+            found.append(f"{where}: the study takes {left / 1e9:,.1f} GB there, and {free / 1e9:,.1f} GB are free")
     return found
 
 

@@ -313,11 +313,13 @@ def _indices(unit: Unit, clock: Clock) -> Costs:
 
     def pair(n: int) -> None:
         """What an ordered pair takes."""
-        held[n][0].r2(held[n][2], cross_product(x[:n], y[:n]))
+        regression, _, b, cross = held[n]
+        regression.r2(b, cross)
 
     def half(n: int) -> None:
-        """What a pair takes once, whichever comes first."""
-        _, a, b, cross = held[n]
+        """What a pair takes once, for both ways."""
+        _, a, b, _ = held[n]
+        cross = cross_product(x[:n], y[:n])
         linear_cka(a, b, cross)
         procrustes_distance(a, b, cross)
 

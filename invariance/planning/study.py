@@ -24,7 +24,7 @@ from invariance.errors import UserError
 from invariance.maps.spec import JOINT, MapSpec, maps_of, parted
 from invariance.planning.counting import Counts, trainer_key
 from invariance.planning.data_set import DataSet, data_set, measured_images
-from invariance.planning.templates import Templates, Trained, checked_job, named_of, trained_by
+from invariance.planning.templates import Config, Templates, Trained, checked_job, named_of, trained_by
 from invariance.planning.work import START, Net, PlannedJob, Stage, Unit, Work, shape_of
 from invariance.settings.base import Kind
 from invariance.settings.files import conf_dir
@@ -51,6 +51,7 @@ class Study:
         cross: images that the networks are measured on across data sets; None where that is not known.
         more: overrides of each stage besides, as its command is given them.
         count: whether images are counted although numbers are published.
+        keep: whether images of all sizes are prepared at once and stay; else one size comes after another.
     """
 
     def __init__(
@@ -63,9 +64,11 @@ class Study:
         cross: int | None = None,
         more: Mapping[str, Sequence[str]] | None = None,
         count: bool = False,
+        keep: bool = False,
     ) -> None:
         self.templates, self.prepared, self.cross, self.more = templates, prepared, cross, more or {}
         self._made: dict[str, list[Any]] = {}
+        self.keep = keep
         self.trainer, (option, *own) = trainer[0], trainer
         self.on = [f"trainer={option}", *own]
         composed = templates.compose("networks", *choices, *self.on, *self.more.get("networks", ()))
@@ -106,18 +109,16 @@ class Study:
         return config, self.templates.sweep(config)
 
     def prepare(self) -> Stage:
-        """Every size that a network or its grid needs, each image decoded once for all."""
+        """Every size that a network or its grid needs: each image decoded once for all, or a job for every size."""
         sizes = {self.net.size}.union(*(self._sizes(config) for config in self._jobs("measure", MeasurePage)))
         for one in [*self.trained.values(), *self.others.values()]:
             sizes.add(build(one.transform).source_size(self.net.size))
-        total = sum(self.data.images.values())
-        room = total * sum(self.data.channels * size**2 + BYTES_OF_LISTS for size in sizes)
-        name = f"{', '.join(map(str, sorted(sizes)))} pixels"
-        return Stage(
-            "prepare",
-            [PlannedJob(name, Work({START: 1, self.counts.decoded(sizes): total}), float(room))],
-            on_cores=True,
-        )
+        turns = [sorted(sizes)] if self.keep else [[size] for size in sorted(sizes)]
+        return Stage("prepare", [preparing(self.counts, some) for some in turns], on_cores=True)
+
+    def _turn(self, transform: Config) -> int:
+        """When the jobs of a network have their turn."""
+        return 0 if self.keep else build(transform).source_size(self.net.size)
 
     def networks(self) -> Stage:
         """Training."""
@@ -132,7 +133,8 @@ class Study:
             {START: 1, self.counts.moved("image drawn", one.transform): trained, Unit("image φ", (self.net,)): looked}
         )
         work.join(self.counts.updates(self.train.trainer, recipe.batch, recipe.updates, trained))
-        return PlannedJob(name, work, 3.0 * _FLOAT * shape_of(self.net)[1])  # the best, and the last with its momentum
+        room = 3.0 * _FLOAT * shape_of(self.net)[1]  # the best, and the last with its momentum
+        return PlannedJob(name, work, room, turn=self._turn(one.transform))
 
     def measure(self) -> Stage:
         """Invariance and equivariance."""
@@ -151,7 +153,7 @@ class Study:
             for grid in measured_grids(config, one):
                 work.join(self.counts.over(grid, fits, *counts))
                 disk += _EXAMPLES * data.channels * self.net.size**2 * len(grid.transform.grid())
-        return PlannedJob(", ".join(one.label for one in chosen), work, disk)
+        return PlannedJob(", ".join(one.label for one in chosen), work, disk, turn=self._turn(chosen[0].transform))
 
     def alone(self) -> list[Stage]:
         """The networks that are for the distances alone, which `make paper-distance` trains before it measures them."""
@@ -201,7 +203,7 @@ class Study:
                 for learned in ([], [MapSpec("residual", JOINT)] if other is grid else []):  # before, and after
                     work.join(self.counts.over(other, [*fits, *learned], n_fit, self.data.n_report))
             disk += _FLOAT * (3 * parameters + 2 * j * dim * (dim + 1))
-        return PlannedJob(", ".join(one.label for one in chosen), work, disk)
+        return PlannedJob(", ".join(one.label for one in chosen), work, disk, turn=self._turn(chosen[0].transform))
 
     def cross_data(self) -> Stage | None:
         """Measuring on another data set, if the study has that for the networks of this one."""
@@ -226,7 +228,7 @@ class Study:
             for size in new:  # images are prepared by the first job that needs them
                 one.work.add(self.counts.decoded([size], job.data), fit + report)
             room = sum(self.data.channels * size**2 + BYTES_OF_LISTS for size in new) * (fit + report)
-            made.append(replace(one, disk=one.disk + room))
+            made.append(replace(one, disk=one.disk + room, turn=0))
         return Stage("cross", made)
 
     def _sizes(self, config: MeasurePage) -> set[int]:
@@ -236,6 +238,15 @@ class Study:
             for one in self._chosen(config)
             for grid in measured_grids(config, one)
         }
+
+
+def preparing(counts: Counts, sizes: Sequence[int]) -> PlannedJob:
+    """Decoding every image once for some sizes: the lists stay, the images are lent."""
+    images = sum(counts.data.images.values())
+    lent = float(images * sum(counts.data.channels * size**2 for size in sizes))
+    work = Work({START: 1, counts.decoded(sizes): images})
+    lists = images * BYTES_OF_LISTS * len(sizes)
+    return PlannedJob(f"{', '.join(map(str, sizes))} pixels", work, lent + lists, lent)
 
 
 def fits_of(config: MeasurePage | DistancePage | FinetunePage) -> list[MapSpec]:

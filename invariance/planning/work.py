@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -95,11 +95,15 @@ class PlannedJob:
         name: what it is about.
         work: its work.
         disk: bytes that it leaves.
+        lent: how many of them can be given back once all that needs them is done.
+        turn: side of the images that it takes, where one size comes after another.
     """
 
     name: str
     work: Work
     disk: float = 0.0
+    lent: float = 0.0
+    turn: int = 0
 
 
 @dataclass(frozen=True)
@@ -127,7 +131,7 @@ class Estimate:
         stage: the stage.
         seconds: of all jobs together, on one device, or on one core for a stage that runs on cores.
         longest: of its longest job.
-        wall: with all devices, or all cores.
+        wall: with all devices, or all cores; jobs of one turn after those of another.
         disk: bytes.
     """
 
@@ -141,7 +145,7 @@ class Estimate:
 def estimate(stage: Stage, rates: Mapping[Unit, float], devices: int, cores: int) -> Estimate:
     """What a stage takes at some rates.
 
-    A stage ends no sooner than its longest job, nor than all its work shared out evenly.
+    A turn ends no sooner than its longest job, nor than all its work shared out evenly.
 
     Args:
         stage: the stage.
@@ -154,8 +158,23 @@ def estimate(stage: Stage, rates: Mapping[Unit, float], devices: int, cores: int
         return Estimate(stage, math.nan, math.nan, math.nan, disk)
     seconds = [sum(count * rates[unit] for unit, count in job.work.items()) for job in stage.jobs]
     total = sum(seconds)
-    wall = total / cores if stage.on_cores else max(total / devices, max(seconds, default=0.0))
+    turns: dict[int, list[float]] = {}
+    for job, taken in zip(stage.jobs, seconds, strict=True):
+        turns.setdefault(job.turn, []).append(taken)
+    wall = total / cores if stage.on_cores else sum(max(sum(one) / devices, max(one)) for one in turns.values())
     return Estimate(stage, total, max(seconds, default=0.0), wall, disk)
+
+
+def room_of(stages: Iterable[Stage], keep: bool) -> float:
+    """Bytes that stages need at once, of one data set or of several whose turns come one after another.
+
+    Args:
+        stages: the stages.
+        keep: whether nothing is given back; else what is lent to one job is given back before another has it.
+    """
+    jobs = [job for stage in stages for job in stage.jobs]
+    lent = [job.lent for job in jobs]
+    return sum(job.disk for job in jobs) - (0.0 if keep else sum(lent) - max(lent, default=0.0))
 
 
 def units_of(stages: Sequence[Stage]) -> list[Unit]:

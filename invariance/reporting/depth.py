@@ -214,11 +214,13 @@ class Heat:
         metric: what the numbers are of.
         label: of the bar of colours.
         titled: whether panels have titles.
+        families: whether columns are families, whose names are set as words; if not, they are layers.
     """
 
     metric: Metric
     label: str
     titled: bool = True
+    families: bool = True
 
     def __call__(self, frame: pd.DataFrame) -> Figure:
         """The drawing of a frame."""
@@ -241,7 +243,7 @@ class Heat:
         for axes, (panel, table) in zip(grid, tables.items(), strict=True):
             mesh = axes.pcolormesh(table.to_numpy(dtype=float), vmin=least, vmax=most, cmap=colours)
             self._tell(axes, table, (least, most), colours)
-            columns = shortened((words(str(name)) for name in table.columns), 20)
+            columns = shortened((words(str(name)) if self.families else str(name) for name in table.columns), 20)
             ticks = (np.arange(size) + 0.5 for size in table.shape)
             axes.set_yticks(next(ticks), names[panel].values())
             axes.set_xticks(next(ticks), columns.values(), rotation=45, ha="right", rotation_mode="anchor")

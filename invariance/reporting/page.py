@@ -20,6 +20,7 @@ from rich.progress import Progress
 
 from invariance.errors import UserError
 from invariance.progress import bar
+from invariance.reporting.compared_layers import compared_layers, layers_section
 from invariance.reporting.contents import CONTENTS, PAGE, Contents
 from invariance.reporting.curves import counts, families, fit_title, order_of, words
 from invariance.reporting.distances import distances
@@ -135,9 +136,9 @@ def _made(collected: Collected, progress: Progress, figures: Sequence[str]) -> t
     measured, compared, finetuned = families(collected), distances(collected), with_gaps(collected, studies(collected))
     whole, data_sets = overviews_of(measured), trained_data(collected)
     notes = {data: recipes.note(collected, data) for data in sorted(set(collected.rows["data"]))}
-    given = given_networks(collected)
+    given, beside = given_networks(collected), compared_layers(collected)
     made: dict[str, bytes] = {}
-    parts: tuple[Sized, ...] = (whole, measured, given, compared, finetuned)
+    parts: tuple[Sized, ...] = (whole, measured, given, beside, compared, finetuned)
     task = progress.add_task("figures", total=sum(map(len, parts)))
 
     def done(shown: T) -> T:
@@ -153,6 +154,7 @@ def _made(collected: Collected, progress: Progress, figures: Sequence[str]) -> t
     sections = [done(family_section(making(one.data), collected, one, slug)) for one, slug in named]
     looked_at = [done(given_section(Making(made), one)) for one in given]
     looked_at = [*beside_each_other(Making(made), given), *looked_at]
+    looked_at += [done(layers_section(Making(made), one)) for one in beside]
     apart = [done(distance_section(making(one.data), one)) for one in compared]
     tuned = [done(finetuned_section(making(one.data), one)) for one in finetuned]
     said = claims.claims(

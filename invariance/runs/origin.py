@@ -24,7 +24,7 @@ def made_by() -> dict[str, Any]:
 
     `commit` and `dirty` are None where git cannot tell: no checkout, no git, one of another user.
     """
-    commit, dirty = checkout(Path(__file__).parents[2])
+    commit, dirty = checkout_here()
     torch = sys.modules.get("torch")
     return {
         "commit": commit,
@@ -37,6 +37,12 @@ def made_by() -> dict[str, Any]:
         "environment": rounding(),
         "command": _printable(" ".join(Path(part).name if i == 0 else part for i, part in enumerate(sys.argv))),
     }
+
+
+@cache
+def checkout_here() -> tuple[str | None, bool | None]:
+    """What `checkout` says of this project's own when it is first asked."""
+    return checkout(Path(__file__).parents[2])
 
 
 def versions_of(packages: Iterable[str]) -> dict[str, str]:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-_PR_SET_PDEATHSIG = 1
+_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 _NUMBERS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP") if hasattr(signal, name)]
 _interrupted, _gently = threading.Event(), threading.Event()
 _chosen: dict[int, Any] = {}
@@ -136,3 +136,51 @@ def live_under(parent: int) -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # it ended before the line above
         os._exit(1)
+
+
+def fork_under(parent: int) -> Callable[[], int]:
+    """Make this process a helper of `parent`, as `live_under`, that forks processes which are commands of their own.
+
+    Args:
+        parent: process id of the one helped.
+
+    Returns:
+        A fork: it gives a process's id, and 0 in that process, which has a session of its own, the dispositions of
+        signals that this process was born with, and none of its signals lost; this one's end ends it in order.
+    """
+    born = {number: signal.getsignal(number) for number in _NUMBERS}
+    live_under(parent)
+    here = os.getpid()
+
+    def fork() -> int:
+        """The fork."""
+        # one that comes before the dispositions are back would be ignored, as this process ignores it
+        signal.pthread_sigmask(signal.SIG_BLOCK, _NUMBERS)
+        try:
+            process = os.fork()
+            if process == 0:
+                os.setsid()  # a terminal's Ctrl-C goes to the command that waits, alone
+                _chosen.clear()
+                for number, handler in born.items():
+                    signal.signal(number, handler)
+                die_with(here)()
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _NUMBERS)
+        return process
+
+    return fork
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Let signals wait, all of them, for the end of something that takes a moment."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _NUMBERS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def adopt_orphans(adopt: bool) -> None:
+    """Make processes whose parent ends children of this one if it is their forefather, or no longer (on Linux)."""
+    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, int(adopt))

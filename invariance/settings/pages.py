@@ -118,11 +118,16 @@ class PreparePage(Page):
     renew: bool
     plan: bool
     verify: bool
+    restore: bool = True
+    give_back: bool = False
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
         if self.plan and self.renew:
             raise UserError("plan=true only says what preparing would take; leave out renew=true, or plan=true")
+        if self.give_back and (self.plan or self.renew):
+            other = "plan" if self.plan else "renew"
+            raise UserError(f"give_back=true removes images, and prepares nothing; leave it out, or {other}=true")
         return self
 
 
@@ -234,6 +239,7 @@ class DistancePage(_Measuring):
     readout: Readouts = "auto"
     resize: Resizing = "own"
     scaled: bool = False
+    pairs: bool = True
 
     metrics: Annotated[list[Compared], AfterValidator(distinct)] = Field(
         min_length=1, description=metrics(("l2_distance", "indices"))
@@ -313,6 +319,7 @@ class PlanPage(Page):
     roots: dict[str, Any] | None = Field(description="give a mapping, as roots={ilsvrc: /data/imagenet}")
     args: dict[str, Any] | None = Field(description="give a mapping, as args={networks: network=baseline_1}")
     count: bool
+    keep: bool = False
     check: bool
     launcher: Annotated[str, AfterValidator(_launcher), _of("hydra/launcher")]
     features: Folder

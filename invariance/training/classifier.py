@@ -1,7 +1,7 @@
 """Training a network under one family of transformations (Eq. 5)."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from invariance.training.checkpoint import read_checkpoint, require_sealed
 from invariance.training.module import RecipeModule, all_finite
 from invariance.transforms import UNTOUCHED, Params, Transform
 from invariance.transforms import build as build_transform
+from invariance.transforms.tabled import Fixed, Shape, Tables, tabled
 
 _CHECK_EVERY = 50
 
@@ -74,6 +75,11 @@ class Classifier(RecipeModule):
         return build_transform(self._family)
 
     @cached_property
+    def moved(self) -> Fixed:
+        """Images under a fixed g of the family."""
+        return Fixed(self.transform)
+
+    @cached_property
     def untouched(self) -> Params:
         """Parameters of the family's untouched point."""
         return next(point.params for point in self.transform.grid() if point.label == UNTOUCHED)
@@ -87,16 +93,33 @@ class Classifier(RecipeModule):
         logits: Tensor = self.network(self.normalise(x.float()))
         return logits
 
-    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+    def draw(self, shape: Shape) -> Callable[[int, int], Tables] | None:
+        """What draws the g of an update where its images (C, H, W) are read, as `PreparedData` takes it.
+
+        Returns:
+            Of an update and its images, all devices' together, what this device's g need; None for a family that takes
+            its parameters itself: they are drawn in the step.
+        """
+        family = tabled(self.transform)
+        return None if family is None else lambda update, n: family.tables(self._drawn(update, n), shape)
+
+    def _drawn(self, update: int, n: int) -> Params:
+        """Parameters of this device's images, its slice of the n that all devices have in an update."""
+        drawn, share = self.transform.sample(n, generator(self.seed, "transform", update)), n // self.trainer.world_size
+        mine = slice(self.trainer.global_rank * share, (self.trainer.global_rank + 1) * share)
+        return {name: values[mine] for name, values in drawn.items()}
+
+    def training_step(self, batch: tuple[Tensor, Tensor] | tuple[Tensor, Tensor, Tables], batch_idx: int) -> Tensor:
         """Mean cross-entropy of a batch (x uint8 (B, C, H, W), y (B,)), each image under its own g.
 
-        Of several devices each has its slice of the update's images, and of the g drawn for all of them.
+        What `draw` gave stands behind them; where nothing does, g is drawn here, and is the same.
         """
-        x, y = batch
-        rank, world = self.trainer.global_rank, self.trainer.world_size
-        drawn = self.transform.sample(world * len(x), generator(self.seed, "transform", self.global_step))
-        params = {name: values[rank * len(x) : (rank + 1) * len(x)] for name, values in drawn.items()}
-        gx = self.transform.apply(x.float(), params)
+        x, y, rank, world = batch[0].float(), batch[1], self.trainer.global_rank, self.trainer.world_size
+        family = tabled(self.transform)
+        if family is not None and len(batch) == 3:
+            gx = family.ready(batch[2], x)(x)
+        else:
+            gx = self.transform.apply(x, self._drawn(self.global_step, world * len(x)))
         with own_states(self.device):
             torch.manual_seed(derive(self.seed, "dropout", self.global_step, *([rank] if world > 1 else [])))
             logits = self.network(self.normalise(gx).contiguous(memory_format=self.memory_format))
@@ -124,7 +147,7 @@ class Classifier(RecipeModule):
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Accuracy and loss of untouched images (Crop: their centre window)."""
         x, y = batch
-        logits = self(self.transform.apply(x.float(), self.untouched))
+        logits = self(self.moved(x.float(), self.untouched))
         self.log("val/accuracy", (logits.argmax(1) == y).float().mean(), batch_size=len(y), prog_bar=True)
         self.log("val/loss", functional.cross_entropy(logits, y), batch_size=len(y))
 

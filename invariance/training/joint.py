@@ -15,7 +15,8 @@ from invariance.training.block_dropout import BlockDropout
 from invariance.training.joint_loss import TERMS, BrokenTerms, JointTerms, JointWeights
 from invariance.training.joint_passes import JointPasses, full
 from invariance.training.module import RecipeModule, all_finite
-from invariance.transforms.base import UNTOUCHED, Transform
+from invariance.transforms.base import UNTOUCHED, Params, Transform
+from invariance.transforms.tabled import Fixed
 
 _CHECK_EVERY = 50
 
@@ -69,11 +70,12 @@ class JointFinetune(RecipeModule):
         if not self.points:
             raise UserError("G is empty: the joint loss needs at least one g that changes the images")
         self.network, self.normalise, self.transform = network, normalise, transform
+        self.moved = Fixed(transform)
         self.untouched = next(point.params for point in transform.grid() if point.label == UNTOUCHED)
         self.copies = min(copies or len(self.points), len(self.points))
         self.cut = Representation(network, layer)
         device = next(network.parameters()).device
-        blank = transform.apply(torch.zeros(1, *image_shape, device=device), self.untouched)
+        blank = self.moved(torch.zeros(1, *image_shape, device=device), self.untouched)
         blank = normalise(blank)
         r = self.cut.phi(blank)
         self.cut.classify(r, blank)  # refuses a network that gives no logits
@@ -139,7 +141,7 @@ class JointFinetune(RecipeModule):
     def _blocks_of(self, x: Tensor) -> Callable[[range], Tensor]:
         """What gives the images of some blocks, one after another, as the network takes them: 0 is x, k is g_k x."""
         params = [self.untouched, *(point.params for point in self.points)]
-        return lambda blocks: self._prepared(torch.cat([self.transform.apply(x, params[k]) for k in blocks]))
+        return lambda blocks: self._prepared(torch.cat([self.moved(x, params[k]) for k in blocks]))
 
     def on_train_epoch_end(self) -> None:
         """Look once more before the span's checkpoint is written, at the weights, too."""
@@ -168,8 +170,8 @@ class JointFinetune(RecipeModule):
         for name, value in zip(("val/accuracy_g", "val/accuracy_Mg"), correct / len(self.points), strict=True):
             self.log(name, value, batch_size=len(y), prog_bar=True)
 
-    def _evaluated(self, x: Tensor, params: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        gx = self._prepared(self.transform.apply(x, dict(params)))
+    def _evaluated(self, x: Tensor, params: Params) -> tuple[Tensor, Tensor]:
+        gx = self._prepared(self.moved(x, params))
         return full(self.cut.phi(gx)), gx
 
     def trained_parameters(self) -> list[tuple[str, nn.Parameter]]:

@@ -195,17 +195,23 @@ class Network:
         """Whether it was trained with a family from outside the package."""
         return is_outside(self.transform.get("_target_"))
 
-    def data(self, size: int, root: Path, progress: bool) -> Prepared:
+    def data(self, size: int, root: Path, progress: bool, images: bool = True) -> Prepared:
         """The data set that it is measured on, at a size in pixels.
+
+        Args:
+            size: side of the images.
+            root: folder of all prepared data.
+            progress: whether to show a bar while they are prepared.
+            images: make images again that were given back; False: `Prepared.with_images` does.
 
         Raises:
             UserError: if they are to be the data it was trained on, and are not.
         """
-        prepared = prepare(self.settings, size, root, progress=progress)
+        prepared = prepare(self.settings, size, root, progress=progress, images=images)
         if self._trained_on is None:
             return prepared
         same = size == self.own_size
-        trained = prepared if same else prepare(self.settings, self.own_size, root, progress=progress)
+        trained = prepared if same else prepare(self.settings, self.own_size, root, progress=progress, images=False)
         if trained.sha256 != self._trained_on or files_of(prepared) != files_of(trained):
             raise UserError(
                 f"{self.directory} was trained on other data than are in {prepared.directory}; put them back as they "

@@ -3,7 +3,7 @@
 import logging
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import torch
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.loggers import CSVLogger
+from torch import Tensor
 
 from invariance.data.batches import PreparedData
 from invariance.data.prepared import Prepared
@@ -136,14 +137,21 @@ def trained_on(trainer: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def data_of(prepared: Prepared, recipe: Mapping[str, Any], seed: int, workers: int) -> PreparedData:
+def data_of(
+    prepared: Prepared,
+    recipe: Mapping[str, Any],
+    seed: int,
+    workers: int,
+    draw: Callable[[int, int], dict[str, Tensor]] | None = None,
+) -> PreparedData:
     """The batches of a training.
 
     Args:
         prepared: the images.
         recipe: batch, updates and after how many of them validation comes (conf/recipe/).
         seed: seed of their order.
-        workers: processes that read them.
+        workers: threads that read them.
+        draw: what is drawn for an update and the number of all devices' images in it, as `PreparedData` takes it.
     """
     return PreparedData(
         prepared,
@@ -152,6 +160,7 @@ def data_of(prepared: Prepared, recipe: Mapping[str, Any], seed: int, workers: i
         val_every=recipe["val_every"],
         seed=seed,
         workers=workers,
+        draw=draw,
     )
 
 

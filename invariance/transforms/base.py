@@ -1,7 +1,11 @@
-"""What every family of transformations is: drawing apart from applying, so that training draws and measuring fixes."""
+"""What every family of transformations is: drawing apart from applying, so that training draws and measuring fixes.
+
+A family of one's own gives `params_of`, `grid` and `apply`. Those of this package give, in place of `apply`, the steps
+it is made of (`tabled`), so that what parameters come to is worked out once, and away from the device.
+"""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -88,6 +92,15 @@ class Transform(ABC):
     @abstractmethod
     def apply(self, x: Tensor, params: Params) -> Tensor:
         """Images g x, for x (B, C, H, W) on any device and parameters of n = B or n = 1; pure."""
+
+    def fixed(self, params: Params, like: Tensor) -> Callable[[Tensor], Tensor]:
+        """One g as a function of images, for batches of the size, type and device of `like`; pure, as `apply`.
+
+        Args:
+            params: its parameters, with n = 1, or the n of all batches.
+            like: images (B, C, H, W), of which the numbers do not matter.
+        """
+        return lambda x: self.apply(x, params)
 
     def beside(self) -> dict[str, object]:
         """What decides g beside its parameters, where two grids of the same labels may differ in it."""
@@ -180,9 +193,9 @@ def check_batch(x: Tensor, params: Params) -> int:
     return counts.pop() if counts else 1
 
 
-def frame_scale(x: Tensor, scale_lengths: bool) -> float:
-    """Pixels of the images (…, H, W) per pixel of the 227-pixel frame, by their shorter side; 1 if unscaled."""
-    return min(x.shape[-2:]) / FRAME if scale_lengths else 1.0
+def frame_scale(shape: Sequence[int], scale_lengths: bool) -> float:
+    """Pixels of images of a shape (…, H, W) per pixel of the 227-pixel frame, by the shorter side; 1 if unscaled."""
+    return min(shape[-2:]) / FRAME if scale_lengths else 1.0
 
 
 def unscaled(scale_lengths: bool) -> dict[str, object]:

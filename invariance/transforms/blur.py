@@ -5,15 +5,15 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from invariance.transforms.base import GridPoint, Params, Still, check_batch, frame_scale, line_grid, unscaled
+from invariance.transforms.base import GridPoint, Params, Still, frame_scale, line_grid, unscaled
 from invariance.transforms.checks import choice, flag, grid_values, needed_range, trained_range
-from invariance.transforms.smoothing import laplacian, smooth
-from invariance.transforms.warp import keep
+from invariance.transforms.smoothing import kernel, laplacian, smoother
+from invariance.transforms.tabled import Mover, Shape, Tabled, Tables, with_staying
 
 WIDEST = 113.0
 
 
-class Blur(Still):
+class Blur(Tabled, Still):
     """Every pixel becomes the average of its neighbours with Gaussian weights of standard deviation σ, cut off at 4 σ.
 
     Args:
@@ -26,6 +26,8 @@ class Blur(Still):
     Raises:
         UserError: for arguments that are not such values.
     """
+
+    by_image = True
 
     unit = "px"
     tangent_unit = "σ² (px²)"
@@ -59,14 +61,15 @@ class Blur(Still):
         """The border, and whether lengths are the images' own."""
         return {"border": self.border, **unscaled(self.scale_lengths)}
 
-    def apply(self, x: Tensor, params: Params) -> Tensor:
-        """Images blurred by `sigma`."""
-        check_batch(x, params)
-        sigma = params["sigma"] * frame_scale(x, self.scale_lengths)
-        same = sigma == 0
-        if bool(same.all()):
-            return x.clone()
-        return keep(smooth(x, sigma, self.border).clamp_(0, 255), x, same)
+    def tables(self, params: Params, shape: Shape) -> Tables:
+        """See `Tabled.tables`: kernels for `sigma`."""
+        sigma = params["sigma"] * frame_scale(shape, self.scale_lengths)
+        return with_staying({"weights": kernel(sigma)}, sigma == 0)
+
+    def mover(self, tables: Tables, like: Tensor) -> Mover:
+        """See `Tabled.mover`: images blurred by `sigma`."""
+        smoothed = smoother(tables["weights"], like, self.border)
+        return lambda x: smoothed(x).clamp_(0, 255)
 
     def tangent(self, x: Tensor) -> Tensor:
         """See `Transform.tangent`: ½ Δx per σ² in the frame, as Gaussian smoothing is heat that spreads for σ² / 2.
@@ -74,4 +77,4 @@ class Blur(Still):
         A kernel sampled at pixels does nothing at the smallest σ; this is what it does from about one pixel on, for an
         image that is smooth.
         """
-        return laplacian(x, self.border).mul_(0.5 * frame_scale(x, self.scale_lengths) ** 2)
+        return laplacian(x, self.border).mul_(0.5 * frame_scale(x.shape, self.scale_lengths) ** 2)

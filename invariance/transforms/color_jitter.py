@@ -6,14 +6,15 @@ import torch
 from torch import Tensor
 
 from invariance.errors import UnfitImages
-from invariance.transforms.base import GridPoint, Params, Still, check_batch, line_grid
+from invariance.transforms.base import GridPoint, Params, Still, line_grid
 from invariance.transforms.checks import grid_values, needed_range, trained_range
 from invariance.transforms.counter import normal_from
+from invariance.transforms.tabled import Mover, Shape, Tabled, Tables
 
 CHANNELS = 3
 
 
-class ColorJitter(Still):
+class ColorJitter(Tabled, Still):
     """Every channel c becomes clamp(x_c + offset_c, 0, 255).
 
     Training draws offset_c ~ N(0, range²) for each channel; measuring moves all channels alike, which is brightness.
@@ -28,6 +29,8 @@ class ColorJitter(Still):
     Raises:
         UserError: for a range or offsets that are not such numbers.
     """
+
+    by_image = True
 
     unit = "intensity"
     tangent_unit = "intensity"
@@ -49,18 +52,21 @@ class ColorJitter(Still):
             lambda offset: self.range is not None and abs(offset) <= 2 * self.range,
         )
 
-    def apply(self, x: Tensor, params: Params) -> Tensor:
-        """Images of one to three channels with `offset` added.
+    def tables(self, params: Params, shape: Shape) -> Tables:
+        """See `Tabled.tables`: `offset` (n, C), for images of one to three channels.
 
         Raises:
             UnfitImages: for images of more channels.
         """
-        check_batch(x, params)
-        channels = x.shape[1]
+        channels = shape[0]
         if channels > CHANNELS:
             raise UnfitImages(f"color_jitter: images of {channels} channels; it takes {CHANNELS} at most")
-        offset = params["offset"][:, :channels, None, None].to(x.device, x.dtype)
-        return (x + offset).clamp_(0, 255)
+        return {"offset": params["offset"][:, :channels]}
+
+    def mover(self, tables: Tables, like: Tensor) -> Mover:
+        """See `Tabled.mover`: images with `offset` added."""
+        offset = tables["offset"][..., None, None].to(like.dtype)
+        return lambda x: (x + offset).clamp_(0, 255)
 
     def tangent(self, x: Tensor) -> Tensor:
         """See `Transform.tangent`: 1, as brightness moves all channels alike."""

@@ -9,15 +9,15 @@ from kornia.enhance import adjust_contrast_with_mean_subtraction, adjust_saturat
 from torch import Tensor
 
 from invariance.errors import UnfitImages
-from invariance.transforms.base import GridPoint, Params, Still, check_batch, range_grid
+from invariance.transforms.base import GridPoint, Params, Still, range_grid
 from invariance.transforms.checks import grid_values, needed_range, trained_range
-from invariance.transforms.warp import keep
+from invariance.transforms.tabled import Mover, Shape, Tabled, Tables, with_staying
 
 MOST = 10.0
 """The largest strength."""
 
 
-class _Stretch(Still):
+class _Stretch(Tabled, Still):
     """What both are: every pixel nearer to something of the picture, or farther from it."""
 
     family: ClassVar[str]
@@ -40,28 +40,28 @@ class _Stretch(Still):
         """The measured strengths."""
         return range_grid(self.strengths, "strength", self.range)
 
-    def apply(self, x: Tensor, params: Params) -> Tensor:
-        """Images stretched by `strength`.
+    def tables(self, params: Params, shape: Shape) -> Tables:
+        """See `Tabled.tables`: `factor`, 1 + s.
 
         Raises:
             UnfitImages: for images of another number of channels than the family takes.
         """
-        check_batch(x, params)
-        self._check(x)
-        same = params["strength"] == 0
-        if bool(same.all()):
-            return x.clone()
-        factor = (1 + params["strength"]).to(x.device, x.dtype).expand(len(x))
-        return keep(self._stretched(x / 255, factor).mul_(255).clamp_(0, 255), x, same)
+        self._check(shape)
+        return with_staying({"factor": 1 + params["strength"]}, params["strength"] == 0)
+
+    def mover(self, tables: Tables, like: Tensor) -> Mover:
+        """See `Tabled.mover`: images stretched by `strength`."""
+        factor = tables["factor"].to(like.dtype)
+        return lambda x: self._stretched(x / 255, factor.expand(len(x))).mul_(255).clamp_(0, 255)
 
     def tangent(self, x: Tensor) -> Tensor:
         """See `Transform.tangent`: x − m, per unit of s."""
-        self._check(x)
+        self._check(x.shape[1:])
         return x - self._middle(x)
 
-    def _check(self, x: Tensor) -> None:
-        if x.shape[1] not in (1, 3):
-            raise UnfitImages(f"{self.family}: images of {x.shape[1]} channels; it takes gray ones or RGB")
+    def _check(self, shape: Shape) -> None:
+        if shape[0] not in (1, 3):
+            raise UnfitImages(f"{self.family}: images of {shape[0]} channels; it takes gray ones or RGB")
 
     @abstractmethod
     def _middle(self, x: Tensor) -> Tensor:
@@ -108,11 +108,13 @@ class Saturation(_Stretch):
         UserError: for arguments that are not such numbers.
     """
 
+    by_image = True
+
     family = "saturation"
 
-    def _check(self, x: Tensor) -> None:
-        if x.shape[1] != 3:
-            raise UnfitImages(f"saturation: images of {x.shape[1]} channels have no colours; it takes RGB")
+    def _check(self, shape: Shape) -> None:
+        if shape[0] != 3:
+            raise UnfitImages(f"saturation: images of {shape[0]} channels have no colours; it takes RGB")
 
     def _middle(self, x: Tensor) -> Tensor:
         return _gray(x)

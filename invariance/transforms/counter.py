@@ -3,11 +3,15 @@
 import math
 import random
 from concurrent.futures import ThreadPoolExecutor
+from importlib import import_module
+from importlib.util import find_spec
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+_TRITON = find_spec("triton") is not None
 
 SEEDS = 2**53
 """How many seeds there are: whole numbers that float64 uniforms in [0, 1) tell apart."""
@@ -31,33 +35,57 @@ def normal_from(uniforms: Tensor) -> Tensor:
     return numbers
 
 
+def keys_of(seeds: Tensor) -> Tensor:
+    """Two keys (n, 2) int32 from each of the seeds (n,), int64: what fields are made of, wherever they are made."""
+    low, high = _int32(seeds & 0xFFFFFFFF), _int32(seeds >> 32)
+    # the second key depends on both halves, so that two seeds never run through stretches of one sequence
+    return torch.stack([_mix(low.clone()), _mix(_mix(high + 0x3C6EF372) ^ low)], dim=1)
+
+
 def uniform(seeds: Tensor, shape: tuple[int, ...], device: torch.device | str = "cpu") -> Tensor:
     """Uniform fields (n, *shape), float32 multiples of 2^-24 in [0, 1), one for each of the seeds (n,), int64."""
-    count = math.prod(shape)
-    return _bits(seeds.to(device), count).mul_(2.0**-24).view(len(seeds), *shape)
+    return uniform_by(keys_of(seeds).to(device), shape)
 
 
 def normal(seeds: Tensor, shape: tuple[int, ...], device: torch.device | str = "cpu") -> Tensor:
-    """Standard normal fields (n, *shape), float32, one for each of the seeds (n,), int64 (Box–Muller)."""
+    """Standard normal fields (n, *shape), float32, one for each of the seeds (n,), int64."""
+    return normal_by(keys_of(seeds).to(device), shape)
+
+
+def uniform_by(keys: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """As `uniform`, by keys (n, 2) on the device where the fields are to be."""
+    count = math.prod(shape)
+    return _bits(keys, count).mul_(2.0**-24).view(len(keys), *shape)
+
+
+def normal_by(keys: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """As `normal`, by keys (n, 2) on the device where the fields are to be (Box–Muller)."""
     count = math.prod(shape)
     half = (count + 1) // 2
-    bits = _bits(seeds.to(device), 2 * half)
+    bits = _bits(keys, 2 * half)
     # half a step up keeps the logarithm finite: the largest value is 5.9 standard deviations
     radius = bits[:, :half].add_(0.5).mul_(2.0**-24).log_().mul_(-2).sqrt_()
     angle = bits[:, half:].mul_(2.0**-24 * 2 * math.pi)
     cosine = angle.cos()
     angle.sin_().mul_(radius)
     radius.mul_(cosine)
-    return bits[:, :count].view(len(seeds), *shape)
+    return bits[:, :count].view(len(keys), *shape)
 
 
-def _bits(seeds: Tensor, count: int) -> Tensor:
-    """24 random bits (n, count) as float32 whole numbers: two rounds of a mixer, each with half of the seed as key."""
-    low, high = _int32(seeds & 0xFFFFFFFF), _int32(seeds >> 32)
-    # the second key depends on both halves, so that two seeds never run through stretches of one sequence
-    first, second = _mix(low.clone()), _mix(_mix(high + 0x3C6EF372) ^ low)
-    bits = _bits_by_numpy if seeds.device.type == "cpu" else _bits_by_torch
+def _bits(keys: Tensor, count: int) -> Tensor:
+    """24 random bits (n, count) as float32 whole numbers: two rounds of a mixer, each with one of the keys."""
+    if keys.is_cuda and _TRITON:
+        return _bits_by_triton(keys, count)
+    bits = _bits_by_numpy if keys.device.type == "cpu" else _bits_by_torch
+    first, second = keys.unbind(dim=1)
     return bits(first, second, count)
+
+
+def _bits_by_triton(keys: Tensor, count: int) -> Tensor:
+    bits = torch.empty(len(keys), count, device=keys.device)
+    with torch.cuda.device(keys.device):
+        import_module("invariance.transforms.counter_triton").fill_bits(keys.contiguous(), bits)  # needs a GPU's Triton
+    return bits
 
 
 def _bits_by_torch(first: Tensor, second: Tensor, count: int) -> Tensor:
@@ -73,7 +101,7 @@ def _bits_by_numpy(first: Tensor, second: Tensor, count: int) -> Tensor:
     """
     bits = torch.empty(len(first), count)
     fields, places = bits.numpy(), np.arange(count, dtype=np.uint32)
-    one, other = first.numpy().view(np.uint32), second.numpy().view(np.uint32)
+    one, other = (np.ascontiguousarray(of.numpy()).view(np.uint32) for of in (first, second))
 
     def fill(part: slice) -> None:
         """Draw some rows."""

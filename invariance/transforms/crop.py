@@ -7,12 +7,13 @@ import torch
 from torch import Tensor
 
 from invariance.errors import UserError
-from invariance.transforms.base import FRAME, UNTOUCHED, GridPoint, Params, Transform, check_batch
+from invariance.transforms.base import FRAME, UNTOUCHED, GridPoint, Params, check_batch
 from invariance.transforms.checks import flag, needed_range, one_range, whole
 from invariance.transforms.feature_maps import Size
+from invariance.transforms.tabled import Mover, Shape, Tabled, Tables
 
 
-class Crop(Transform):
+class Crop(Tabled):
     """A window of 227/range of each side: images are prepared at the larger `source_size`, and cut to the input size.
 
     Training cuts at random, every place equally likely; measuring cuts at evenly spaced places in scan order, and the
@@ -29,6 +30,8 @@ class Crop(Transform):
     Raises:
         UserError: for a range or a number of windows that is not such a number.
     """
+
+    by_image = True
 
     unit = "window"
     ordinal = True
@@ -79,16 +82,32 @@ class Crop(Transform):
             for number, (label, place) in enumerate(named.items(), start=1)
         ]
 
-    def apply(self, x: Tensor, params: Params) -> Tensor:
-        """The windows at `place` of images prepared at `source_size`."""
-        check_batch(x, params)
-        cut, start = self._windows(x.shape[-2:], params)
-        if len(start) == 1:
-            top, left = (int(value) for value in start[0])
-            return x[:, :, top : top + cut[0], left : left + cut[1]].clone(memory_format=torch.contiguous_format)
-        windows = x.unfold(2, cut[0], 1).unfold(3, cut[1], 1)
-        tops, lefts = start.to(x.device).unbind(dim=1)
-        return windows[torch.arange(len(x), device=x.device), :, tops, lefts]
+    def tables(self, params: Params, shape: Shape) -> Tables:
+        """See `Tabled.tables`: where windows of images prepared at `source_size` start, (n, 2), down and right."""
+        return {"start": self._starts(shape[-2:], params)}
+
+    def mover(self, tables: Tables, like: Tensor) -> Mover:
+        """See `Tabled.mover`."""
+        height, width = self._window(like.shape[-2:])
+        tops, lefts = tables["start"].unbind(dim=1)
+
+        def cut(x: Tensor) -> Tensor:
+            """Each image's window."""
+            windows = x.unfold(2, height, 1).unfold(3, width, 1)
+            return windows[torch.arange(len(x), device=x.device), :, tops, lefts]
+
+        return cut
+
+    def by_tables(self, params: Params, like: Tensor) -> Mover:
+        """See `Tabled.by_tables`: one window of all images is a slice, whose place is known here."""
+        if check_batch(like, params) != 1:
+            return super().by_tables(params, like)
+        size = like.shape[-2:]
+        down, right = (
+            slice(start, start + length)
+            for start, length in zip(self._starts(size, params)[0].tolist(), self._window(size), strict=True)
+        )
+        return lambda x: x[:, :, down, right].clone(memory_format=torch.contiguous_format)
 
     def goes_to(self, places: Tensor, params: Params, size: Size) -> Tensor:
         """See `Transform.goes_to`: of windows, x being the one in the middle; `size` is of what they are cut out of."""
@@ -101,15 +120,18 @@ class Crop(Transform):
     def _shift(self, params: Params, size: Size) -> Tensor:
         """How far the windows lie from the one in the middle, right and down, (n, 2, 1, 1) float64."""
         middle = {"place": torch.tensor([[0.5, 0.5]], dtype=torch.float64)}
-        start, home = (self._windows(size, of)[1] for of in (params, middle))
+        start, home = (self._starts(size, of) for of in (params, middle))
         return (start - home).flip(1)[..., None, None].double()
 
-    def _windows(self, size: Sequence[int], params: Params) -> tuple[list[int], Tensor]:
-        """Height and width of windows, and where they start, (n, 2) int64, down and right."""
+    def _window(self, size: Sequence[int]) -> list[int]:
+        """Height and width of windows of images (H, W)."""
         side = needed_range("crop", self.range)
-        cut = [round(length * FRAME / side) for length in size]
-        slack = torch.tensor(size) - torch.tensor(cut)
-        return cut, (params["place"] * (slack + 1)).floor().to(torch.int64)
+        return [round(length * FRAME / side) for length in size]
+
+    def _starts(self, size: Sequence[int], params: Params) -> Tensor:
+        """Where windows of images (H, W) start, (n, 2) int64, down and right."""
+        slack = torch.tensor(size) - torch.tensor(self._window(size))
+        return (params["place"] * (slack + 1)).floor().to(torch.int64)
 
     def source_size(self, input_size: int) -> int:
         """Side in pixels at which images are prepared for windows of `input_size`: round(range · input_size / 227)."""

@@ -5,12 +5,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from invariance.transforms.base import UNTOUCHED, GridPoint, Params, Transform, check_batch, frame_scale, unscaled
+from invariance.transforms.base import UNTOUCHED, GridPoint, Params, frame_scale, unscaled
 from invariance.transforms.checks import flag, grid_values, needed_range, number, trained_range, whole
-from invariance.transforms.counter import SEEDS, fixed_seed, seeds_from, uniform
+from invariance.transforms.counter import SEEDS, fixed_seed, keys_of, seeds_from, uniform_by
 from invariance.transforms.feature_maps import Size, bilinear
-from invariance.transforms.smoothing import smooth, square_norm
-from invariance.transforms.warp import change_along, keep, warp_displacement
+from invariance.transforms.smoothing import kernel, smoother, square_norm
+from invariance.transforms.tabled import Mover, Shape, Tabled, Tables, with_staying
+from invariance.transforms.warp import change_along, displacement_mover
 
 LARGEST = 227.0
 WIDEST = 113.0
@@ -21,7 +22,7 @@ TANGENT_SIGMA = 3.0
 """σ of the field that `Elastic.tangent` goes along."""
 
 
-class Elastic(Transform):
+class Elastic(Tabled):
     """Every pixel takes its value from a place moved by a smooth random displacement.
 
     The displacement of each pixel along each axis is U(−α, α), smoothed with a Gaussian of standard deviation σ (0
@@ -45,6 +46,8 @@ class Elastic(Transform):
     Raises:
         UserError: for arguments that are not such values.
     """
+
+    by_image = True
 
     ordinal = True
     uniforms = 2
@@ -85,13 +88,13 @@ class Elastic(Transform):
         """Whether lengths are the images' own."""
         return unscaled(self.scale_lengths)
 
-    def apply(self, x: Tensor, params: Params) -> Tensor:
-        """Images displaced by the field of `seed`, of strength `alpha` and smoothness `sigma`."""
-        check_batch(x, params)
-        same = params["alpha"] == 0
-        if bool(same.all()):
-            return x.clone()
-        return keep(warp_displacement(x, self.field(x, params)), x, same)
+    def tables(self, params: Params, shape: Shape) -> Tables:
+        """See `Tabled.tables`: kernels, keys and strengths of the fields."""
+        return with_staying(self._of_field(params, shape), params["alpha"] == 0)
+
+    def mover(self, tables: Tables, like: Tensor) -> Mover:
+        """See `Tabled.mover`: images displaced by the field of `seed`, of strength `alpha` and smoothness `sigma`."""
+        return displacement_mover(_field(tables, like), like)
 
     def goes_to(self, places: Tensor, params: Params, size: Size) -> Tensor:
         """See `Transform.goes_to`: v with v + field(v) = u, by fixed-point iteration.
@@ -123,14 +126,17 @@ class Elastic(Transform):
 
     def field(self, x: Tensor, params: Params) -> Tensor:
         """The displacements (n, 2, H, W) for images x (B, C, H, W): right (0) and down (1), in pixels of x."""
-        height, width = x.shape[-2:]
-        scale = frame_scale(x, self.scale_lengths)
+        tables = self._of_field(params, x.shape)
+        return _field({name: table.to(x.device) for name, table in tables.items()}, x)
+
+    def _of_field(self, params: Params, shape: Sequence[int]) -> Tables:
+        """What `_field` takes, for images (…, H, W)."""
+        scale = frame_scale(shape, self.scale_lengths)
         sigma = params["sigma"] * scale
         alpha = params["alpha"] * scale * square_norm(params["sigma"]) / square_norm(sigma)
-        noise = uniform(params["seed"], (2, height, width), x.device).mul_(2).sub_(1)
         # training has one σ for all images, and one matrix smooths them all
         one = sigma[:1] if bool((sigma == sigma[0]).all()) else sigma
-        return smooth(noise, one).mul_(alpha[:, None, None, None].to(x.device, noise.dtype))
+        return {"weights": kernel(one), "keys": keys_of(params["seed"]), "alpha": alpha}
 
     def _fixed(self, alpha: float, sigma: float) -> Params:
         return {
@@ -138,3 +144,9 @@ class Elastic(Transform):
             "sigma": torch.tensor([sigma], dtype=torch.float64),
             "seed": torch.tensor([fixed_seed("elastic", self.grid_seed, alpha, sigma)]),
         }
+
+
+def _field(tables: Tables, like: Tensor) -> Tensor:
+    """The displacements (n, 2, H, W) float32 for images like some (B, C, H, W), from tables on their device."""
+    noise = uniform_by(tables["keys"], (2, *like.shape[-2:])).mul_(2).sub_(1)
+    return smoother(tables["weights"], noise)(noise).mul_(tables["alpha"][:, None, None, None].to(noise.dtype))

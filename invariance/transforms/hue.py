@@ -7,12 +7,12 @@ from kornia.enhance import adjust_hue
 from torch import Tensor
 
 from invariance.errors import UnfitImages
-from invariance.transforms.base import GridPoint, Params, Still, check_batch, range_grid
+from invariance.transforms.base import GridPoint, Params, Still, range_grid
 from invariance.transforms.checks import grid_values, needed_range, trained_range
-from invariance.transforms.warp import keep
+from invariance.transforms.tabled import Mover, Shape, Tabled, Tables, with_staying
 
 
-class Hue(Still):
+class Hue(Tabled, Still):
     """Every pixel's hue, in HSV, is turned by h degrees; its saturation and value stay.
 
     Convention: positive h takes red over yellow to green.
@@ -24,6 +24,8 @@ class Hue(Still):
     Raises:
         UserError: for arguments that are not such numbers.
     """
+
+    by_image = True
 
     unit = "°"
     uniforms = 1
@@ -40,17 +42,23 @@ class Hue(Still):
         """The measured angles."""
         return range_grid(self.angles, "angle", self.range)
 
-    def apply(self, x: Tensor, params: Params) -> Tensor:
-        """RGB images with their hues turned by `angle`.
+    def tables(self, params: Params, shape: Shape) -> Tables:
+        """See `Tabled.tables`: `angle` in radians, for RGB images.
 
         Raises:
             UnfitImages: for images that are not RGB.
         """
-        check_batch(x, params)
-        if x.shape[1] != 3:
-            raise UnfitImages(f"hue: images of {x.shape[1]} channels have no colours; it takes RGB")
-        same = params["angle"] == 0
-        if bool(same.all()):
-            return x.clone()
-        angle = torch.deg2rad(params["angle"]).to(x.device, x.dtype).expand(len(x))
-        return keep(adjust_hue(x / 255, angle).mul_(255).clamp_(0, 255), x, same)
+        if shape[0] != 3:
+            raise UnfitImages(f"hue: images of {shape[0]} channels have no colours; it takes RGB")
+        return with_staying({"angle": torch.deg2rad(params["angle"])}, params["angle"] == 0)
+
+    def mover(self, tables: Tables, like: Tensor) -> Mover:
+        """See `Tabled.mover`: images with their hues turned by `angle`."""
+        angle = tables["angle"].to(like.dtype)
+
+        def turned(x: Tensor) -> Tensor:
+            """In [0, 1] and back."""
+            hues: Tensor = adjust_hue(x / 255, angle.expand(len(x)))
+            return hues.mul_(255).clamp_(0, 255)
+
+        return turned

@@ -5,12 +5,15 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from invariance.transforms.base import UNTOUCHED, GridPoint, Params, Transform, check_batch
+from invariance.transforms.base import UNTOUCHED, GridPoint, Params
 from invariance.transforms.checks import choice, needed_range, one_range
 from invariance.transforms.feature_maps import Size
+from invariance.transforms.tabled import Mover, Shape, Tabled, Tables
+
+_AXES = {"vertical": 2, "horizontal": 3}
 
 
-class Mirror(Transform):
+class Mirror(Tabled):
     """Flips of the image. Convention: a horizontal flip swaps left and right, a vertical one top and bottom.
 
     Training flips each image with probability 1/2; with "both", each way independently. The grid is all four
@@ -22,6 +25,8 @@ class Mirror(Transform):
     Raises:
         UserError: for another name.
     """
+
+    by_image = True
 
     ordinal = True
     uniforms = 2
@@ -48,18 +53,25 @@ class Mirror(Transform):
             points.append(GridPoint(label, float(value), params, way[0] <= own[0] and way[1] <= own[1]))
         return points
 
-    def apply(self, x: Tensor, params: Params) -> Tensor:
-        """Images flipped where `horizontal` and `vertical` are 1."""
-        check_batch(x, params)
-        flips = torch.stack([params["vertical"], params["horizontal"]], dim=1) != 0
-        if bool((flips == flips[:1]).all()):
-            return x.flip([axis for axis, flip in zip((2, 3), flips[0].tolist(), strict=True) if flip])
-        out = x.clone()
-        for axes, way in (((2, 3), (True, True)), ((3,), (False, True)), ((2,), (True, False))):
-            images = (flips == torch.tensor(way)).all(dim=1).nonzero()[:, 0].to(x.device)
-            if len(images):
-                out[images] = x[images].flip(axes)
-        return out
+    def tables(self, params: Params, shape: Shape) -> Tables:
+        """See `Tabled.tables`: each way in which some image is flipped, (n,) bool, or (1,) where all are."""
+        flips = {name: params[name] != 0 for name in _AXES}
+        return {name: flip[:1] if bool(flip.all()) else flip for name, flip in flips.items() if bool(flip.any())}
+
+    def mover(self, tables: Tables, like: Tensor) -> Mover:
+        """See `Tabled.mover`: images flipped where `horizontal` and `vertical` are 1."""
+        whole = [axis for name, axis in _AXES.items() if name in tables and len(tables[name]) == 1]
+        some = {axis: tables[name][:, None, None, None] for name, axis in _AXES.items() if name in tables}
+
+        def flipped(x: Tensor) -> Tensor:
+            """Flipped as a whole, and then where only some are."""
+            out = x.flip(whole) if whole else x
+            for axis, where in some.items():
+                if axis not in whole:
+                    out = torch.where(where, out.flip(axis), out)
+            return out
+
+        return flipped
 
     def goes_to(self, places: Tensor, params: Params, size: Size) -> Tensor:
         """See `Transform.goes_to`: flipped about the middle of the image, which need not be that of the positions."""

@@ -5,12 +5,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from invariance.transforms.base import GridPoint, Params, Still, check_batch, line_grid
+from invariance.transforms.base import GridPoint, Params, Still, line_grid
 from invariance.transforms.checks import grid_values, needed_range, trained_range, whole
-from invariance.transforms.counter import SEEDS, fixed_seed, normal, seeds_from
+from invariance.transforms.counter import SEEDS, fixed_seed, keys_of, normal, normal_by, seeds_from
+from invariance.transforms.tabled import Mover, Shape, Tabled, Tables
 
 
-class Noise(Still):
+class Noise(Tabled, Still):
     """clamp(x + σ ε, 0, 255), ε ~ N(0, 1) at every pixel and channel.
 
     Training draws σ ~ U(0, range) and a new field ε for every image. Measuring takes one fixed field per σ, the same
@@ -24,6 +25,8 @@ class Noise(Still):
     Raises:
         UserError: for arguments that are not such numbers.
     """
+
+    by_image = True
 
     unit = "intensity"
     tangent_unit = "σ"
@@ -49,12 +52,15 @@ class Noise(Still):
             lambda sigma: self.range is not None and sigma <= self.range,
         )
 
-    def apply(self, x: Tensor, params: Params) -> Tensor:
-        """Images with σ times the field of `seed` added."""
-        check_batch(x, params)
-        sigma = params["sigma"][:, None, None, None].to(x.device, x.dtype)
-        field = normal(params["seed"], tuple(x.shape[1:]), x.device).to(x.dtype)
-        return torch.addcmul(x, field, sigma).clamp_(0, 255)
+    def tables(self, params: Params, shape: Shape) -> Tables:
+        """See `Tabled.tables`: keys of the fields, and `sigma`."""
+        return {"keys": keys_of(params["seed"]), "sigma": params["sigma"]}
+
+    def mover(self, tables: Tables, like: Tensor) -> Mover:
+        """See `Tabled.mover`: images with σ times the field of `seed` added."""
+        sigma = tables["sigma"][:, None, None, None].to(like.dtype)
+        field = normal_by(tables["keys"], tuple(like.shape[1:])).to(like.dtype)
+        return lambda x: torch.addcmul(x, field, sigma).clamp_(0, 255)
 
     def tangent(self, x: Tensor) -> Tensor:
         """See `Transform.tangent`: a field ε, that of σ = 1, the same for every image."""

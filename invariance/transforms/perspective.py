@@ -8,20 +8,11 @@ from torch import Tensor
 
 from invariance.errors import UserError
 from invariance.settings.fields import native
-from invariance.transforms.base import (
-    UNTOUCHED,
-    GridPoint,
-    Params,
-    Transform,
-    check_batch,
-    frame_scale,
-    line_grid,
-    unscaled,
-)
+from invariance.transforms.base import UNTOUCHED, GridPoint, Params, frame_scale, line_grid, unscaled
 from invariance.transforms.checks import choice, flag, needed_range, trained_range, whole
 from invariance.transforms.counter import SEEDS, fixed_seed, normal_from
-from invariance.transforms.feature_maps import Size, through
-from invariance.transforms.warp import change_along, velocity, warp_homography
+from invariance.transforms.feature_maps import Size
+from invariance.transforms.warp import Homographic, change_along, velocity
 
 UNIT_SQUARE = torch.tensor([[0, 0], [1, 0], [1, 1], [0, 1]], dtype=torch.float64)
 """Corners of the square, x first: top left, top right, bottom right, bottom left."""
@@ -30,7 +21,7 @@ GRID_STEP = 0.2
 """Draw k of the grid moves every coordinate by k to k + 1 of these steps, in the unit of the range (2e-5 pixels)."""
 
 
-class Perspective(Transform):
+class Perspective(Homographic):
     """The homography that takes the corners of a square to corners moved at random, applied to the whole image.
 
     Training draws σ ~ U(0, range) for each image and moves every coordinate of the four corners by N(0, σ²). The
@@ -104,44 +95,28 @@ class Perspective(Transform):
         """The square, if it is the image, and whether lengths are the images' own."""
         return {**({} if self.square == "pixel" else {"square": self.square}), **unscaled(self.scale_lengths)}
 
-    def apply(self, x: Tensor, params: Params) -> Tensor:
-        """Images seen through the homography of `corners`; what comes from behind the horizon is 0."""
-        check_batch(x, params)
-        return warp_homography(x, self.backward(x, params))
-
-    def goes_to(self, places: Tensor, params: Params, size: Size) -> Tensor:
-        """See `Transform.goes_to`."""
-        return through(places, torch.linalg.inv(self._of_size(params, size)), size)
-
-    def comes_from(self, places: Tensor, params: Params, size: Size) -> Tensor:
-        """See `Transform.comes_from`."""
-        return through(places, self._of_size(params, size), size)
-
-    def _of_size(self, params: Params, size: Size) -> Tensor:
-        return self.backward(torch.empty(1, 1, *size, device="meta"), params)
-
     def tangent(self, x: Tensor) -> Tensor:
         """See `Transform.tangent`: along the first of the grid, draw 1 or move 1, per its own length."""
         corners = self._listed()[1].params["corners"] if self.moves else self._draw(1)["corners"]
-        frame = self._frame(x)
+        frame = self._frame(x.shape)
         rate = frame @ square_rate(corners[0] * self._length) @ torch.linalg.inv(frame)
         return change_along(x, velocity(x, -rate))  # the inverse of I + t rate is I − t rate + …
 
-    def backward(self, x: Tensor, params: Params) -> Tensor:
-        """The homographies (n, 3, 3), from output to input in pixels of x about its centre, float64."""
+    def backward(self, params: Params, size: Size) -> Tensor:
+        """See `Homographic.backward`: those of `corners`; what comes from behind the horizon is 0."""
         corners = params["corners"].double()  # a corner moves by 1e-5 of its square, of which float32 keeps two digits
         same = (corners == 0).flatten(1).all(dim=1)
         forward = square_to(UNIT_SQUARE + corners * self._length)
-        frame = self._frame(x)
+        frame = self._frame(size)
         backward = frame @ torch.linalg.inv(forward) @ torch.linalg.inv(frame)
         return torch.where(same[:, None, None], torch.eye(3, dtype=torch.float64), backward)
 
-    def _frame(self, x: Tensor) -> Tensor:
-        """From the coordinates of the square to pixels of x about its centre."""
-        height, width = x.shape[-2:]
+    def _frame(self, shape: Sequence[int]) -> Tensor:
+        """From the coordinates of the square to pixels of images (…, H, W) about their centre."""
+        height, width = shape[-2:]
         if self.square == "image":
             return torch.tensor([[width, 0, -width / 2], [0, height, -height / 2], [0, 0, 1]], dtype=torch.float64)
-        pixel = frame_scale(x, self.scale_lengths)
+        pixel = frame_scale(shape, self.scale_lengths)
         # images of any size share the frame's outline; the square starts half a pixel of the frame inside it
         left, top = (pixel - width) / 2, (pixel - height) / 2
         return torch.tensor([[pixel, 0, left], [0, pixel, top], [0, 0, 1]], dtype=torch.float64)

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from invariance.transforms.base import GridPoint, Params, Transform, check_batch, range_grid
+from invariance.transforms.base import GridPoint, Params, range_grid
 from invariance.transforms.checks import grid_values, needed_range, trained_range
 from invariance.transforms.feature_maps import Size, through
-from invariance.transforms.warp import change_along, velocity, warp_homography
+from invariance.transforms.warp import Homographic, change_along, velocity
 
 
-class Rotation(Transform):
+class Rotation(Homographic):
     """Rotation by θ about the centre of the image.
 
     Convention: positive θ turns the image counter-clockwise as seen. Corners that come from outside are 0.
@@ -49,30 +49,20 @@ class Rotation(Transform):
         """The measured angles."""
         return range_grid(self.angles, "angle", self.range)
 
-    def apply(self, x: Tensor, params: Params) -> Tensor:
-        """Images rotated by `angle`."""
-        check_batch(x, params)
-        return warp_homography(x, _backward(params))
+    def backward(self, params: Params, size: Size) -> Tensor:
+        """See `Homographic.backward`: rotations by `angle`."""
+        angle = torch.deg2rad(params["angle"])
+        cos, sin = angle.cos(), angle.sin()
+        zero, one = torch.zeros_like(angle), torch.ones_like(angle)
+        # y runs down: a counter-clockwise turn takes (1, 0) up, to (cos, −sin), and this is its inverse
+        backward = torch.stack([cos, -sin, zero, sin, cos, zero, zero, zero, one], dim=1)
+        return backward.view(-1, 3, 3)
 
     def goes_to(self, places: Tensor, params: Params, size: Size) -> Tensor:
         """See `Transform.goes_to`."""
-        return through(places, _backward(params).mT, size)
-
-    def comes_from(self, places: Tensor, params: Params, size: Size) -> Tensor:
-        """See `Transform.comes_from`."""
-        return through(places, _backward(params), size)
+        return through(places, self.backward(params, size).mT, size)
 
     def tangent(self, x: Tensor) -> Tensor:
         """See `Transform.tangent`: per degree, counter-clockwise."""
         quarter = torch.tensor([[0, -1, 0], [1, 0, 0], [0, 0, 0]], dtype=torch.float64)
         return change_along(x, velocity(x, math.radians(1) * quarter))
-
-
-def _backward(params: Params) -> Tensor:
-    """The rotations (n, 3, 3), from output to input about the centre, float64."""
-    angle = torch.deg2rad(params["angle"])
-    cos, sin = angle.cos(), angle.sin()
-    zero, one = torch.zeros_like(angle), torch.ones_like(angle)
-    # y runs down: a counter-clockwise turn takes (1, 0) up, to (cos, −sin), and this is its inverse
-    backward = torch.stack([cos, -sin, zero, sin, cos, zero, zero, zero, one], dim=1)
-    return backward.view(-1, 3, 3)

@@ -5,16 +5,16 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from invariance.transforms.base import GridPoint, Params, Transform, check_batch, range_grid
+from invariance.transforms.base import GridPoint, Params, range_grid
 from invariance.transforms.checks import grid_values, needed_range, trained_range
 from invariance.transforms.feature_maps import Size, through
-from invariance.transforms.warp import change_along, velocity, warp_homography
+from invariance.transforms.warp import Homographic, change_along, velocity
 
 LEAST, MOST = -90.0, 400.0
 """Percent by which an image is measured at smallest and largest."""
 
 
-class Scale(Transform):
+class Scale(Homographic):
     """Scale by s % about the centre of the image: lengths become 1 + s/100 of what they were.
 
     Convention: positive s enlarges, and what does not fit is cut off; negative s shrinks, and what is around is 0.
@@ -44,18 +44,13 @@ class Scale(Transform):
         """The measured percents."""
         return range_grid(self.percents, "percent", self.range)
 
-    def apply(self, x: Tensor, params: Params) -> Tensor:
-        """Images scaled by `percent`."""
-        check_batch(x, params)
-        return warp_homography(x, _by(1 / _factor(params)))
+    def backward(self, params: Params, size: Size) -> Tensor:
+        """See `Homographic.backward`: the inverses of scalings by `percent`."""
+        return _by(1 / _factor(params))
 
     def goes_to(self, places: Tensor, params: Params, size: Size) -> Tensor:
         """See `Transform.goes_to`."""
         return through(places, _by(_factor(params)), size)
-
-    def comes_from(self, places: Tensor, params: Params, size: Size) -> Tensor:
-        """See `Transform.comes_from`."""
-        return through(places, _by(1 / _factor(params)), size)
 
     def tangent(self, x: Tensor) -> Tensor:
         """See `Transform.tangent`: per percent of enlarging."""

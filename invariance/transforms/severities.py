@@ -1,6 +1,6 @@
 """A family's grid as severities 1, 2, …: what makes families of different units comparable."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import Tensor
@@ -47,6 +47,10 @@ class Severities(Transform):
     def apply(self, x: Tensor, params: Params) -> Tensor:
         """See `Transform.apply`."""
         return self.of.apply(x, params)
+
+    def fixed(self, params: Params, like: Tensor) -> Callable[[Tensor], Tensor]:
+        """See `Transform.fixed`."""
+        return self.of.fixed(params, like)
 
     def beside(self) -> dict[str, object]:
         """What decides g beside its parameters, of the family."""

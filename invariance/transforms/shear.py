@@ -7,15 +7,15 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from invariance.transforms.base import UNTOUCHED, GridPoint, Params, Transform, check_batch, line_grid
+from invariance.transforms.base import UNTOUCHED, GridPoint, Params, line_grid
 from invariance.transforms.checks import choice, grid_values, needed_range, trained_range
-from invariance.transforms.feature_maps import Size, through
-from invariance.transforms.warp import change_along, velocity, warp_homography
+from invariance.transforms.feature_maps import Size
+from invariance.transforms.warp import Homographic, change_along, velocity
 
 STEEPEST = 89.0
 
 
-class Shear(Transform):
+class Shear(Homographic):
     """Shear by θ about the centre of the image: a rectangle becomes a parallelogram with corners of 90° ± θ.
 
     Convention, that of the authors' code, y being down: a horizontal shear slides rows, and positive θ moves the top to
@@ -72,31 +72,17 @@ class Shear(Transform):
 
         return line_grid(angles, params, lambda theta: self.range is not None and abs(theta) <= self.range)
 
-    def apply(self, x: Tensor, params: Params) -> Tensor:
-        """Images sheared by `theta`, along rows or, where `vertical` is 1, along columns."""
-        check_batch(x, params)
-        return warp_homography(x, _backward(params))
-
-    def goes_to(self, places: Tensor, params: Params, size: Size) -> Tensor:
-        """See `Transform.goes_to`."""
-        return through(places, torch.linalg.inv(_backward(params)), size)
-
-    def comes_from(self, places: Tensor, params: Params, size: Size) -> Tensor:
-        """See `Transform.comes_from`."""
-        return through(places, _backward(params), size)
+    def backward(self, params: Params, size: Size) -> Tensor:
+        """See `Homographic.backward`: shears by `theta`, along rows or, where `vertical` is 1, along columns."""
+        slope = -torch.deg2rad(params["theta"]).tan()
+        vertical = params["vertical"] != 0
+        backward = torch.eye(3, dtype=torch.float64).repeat(len(slope), 1, 1)
+        backward[:, 0, 1] = torch.where(vertical, 0.0, slope)
+        backward[:, 1, 0] = torch.where(vertical, slope, 0.0)
+        return backward
 
     def tangent(self, x: Tensor) -> Tensor:
         """See `Transform.tangent`: per degree of a horizontal shear, or a vertical one if the grid has these alone."""
         rate = torch.zeros(3, 3, dtype=torch.float64)
         rate[(1, 0) if self._upright else (0, 1)] = -self.sign * math.radians(1)
         return change_along(x, velocity(x, rate))
-
-
-def _backward(params: Params) -> Tensor:
-    """The shears (n, 3, 3), from output to input about the centre, float64."""
-    slope = -torch.deg2rad(params["theta"]).tan()
-    vertical = params["vertical"] != 0
-    backward = torch.eye(3, dtype=torch.float64).repeat(len(slope), 1, 1)
-    backward[:, 0, 1] = torch.where(vertical, 0.0, slope)
-    backward[:, 1, 0] = torch.where(vertical, slope, 0.0)
-    return backward

@@ -6,23 +6,13 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from invariance.transforms.base import (
-    FRAME,
-    UNTOUCHED,
-    GridPoint,
-    Params,
-    Transform,
-    check_batch,
-    frame_scale,
-    line_grid,
-    unscaled,
-)
+from invariance.transforms.base import FRAME, UNTOUCHED, GridPoint, Params, frame_scale, line_grid, unscaled
 from invariance.transforms.checks import flag, grid_values, needed_range, trained_range
 from invariance.transforms.feature_maps import Size, through
-from invariance.transforms.warp import change_along, velocity, warp_homography
+from invariance.transforms.warp import Homographic, change_along, velocity
 
 
-class Translation(Transform):
+class Translation(Homographic):
     """Translation by (dx, dy).
 
     Convention: positive dx moves the image to the right, positive dy down. What comes from outside is 0.
@@ -77,26 +67,18 @@ class Translation(Transform):
         """Whether lengths are the images' own."""
         return unscaled(self.scale_lengths)
 
-    def apply(self, x: Tensor, params: Params) -> Tensor:
-        """Images moved by `right` and `down`."""
-        check_batch(x, params)
-        return warp_homography(x, _moved(params, -frame_scale(x, self.scale_lengths)))
+    def backward(self, params: Params, size: Size) -> Tensor:
+        """See `Homographic.backward`: translations by `right` and `down`."""
+        return _moved(params, -frame_scale(size, self.scale_lengths))
 
     def goes_to(self, places: Tensor, params: Params, size: Size) -> Tensor:
         """See `Transform.goes_to`."""
-        return through(places, _moved(params, self._scale(size)), size)
-
-    def comes_from(self, places: Tensor, params: Params, size: Size) -> Tensor:
-        """See `Transform.comes_from`."""
-        return through(places, _moved(params, -self._scale(size)), size)
-
-    def _scale(self, size: Size) -> float:
-        return frame_scale(torch.empty(1, 1, *size, device="meta"), self.scale_lengths)
+        return through(places, _moved(params, frame_scale(size, self.scale_lengths)), size)
 
     def tangent(self, x: Tensor) -> Tensor:
         """See `Transform.tangent`: per pixel of the frame to the right, or down if the grid has these alone."""
         rate = torch.zeros(3, 3, dtype=torch.float64)
-        rate[1 if self._upright else 0, 2] = -frame_scale(x, self.scale_lengths)
+        rate[1 if self._upright else 0, 2] = -frame_scale(x.shape, self.scale_lengths)
         return change_along(x, velocity(x, rate))
 
 

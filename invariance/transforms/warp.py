@@ -6,12 +6,45 @@ between pixel centres are bilinear; the image is surrounded by 0, so that within
 into 0 (padding).
 """
 
+from abc import abstractmethod
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from invariance.transforms.base import Params
+from invariance.transforms.feature_maps import Size, through
+from invariance.transforms.tabled import Mover, Shape, Tabled, Tables, but_for_staying, with_staying
+
 # normalised coordinates: the image ends at ±1, and what is farther out than this is 0 at any image size
 OUTSIDE = 4.0
+
+
+class Homographic(Tabled):
+    """A family that sees images through homographies."""
+
+    by_image = True
+
+    @abstractmethod
+    def backward(self, params: Params, size: Size) -> Tensor:
+        """The homographies (n, 3, 3) float64, from output to input in pixels about the centre, for images (H, W)."""
+
+    def tables(self, params: Params, shape: Shape) -> Tables:
+        """See `Tabled.tables`."""
+        return homography_tables(self.backward(params, (shape[1], shape[2])), shape)
+
+    def mover(self, tables: Tables, like: Tensor) -> Mover:
+        """See `Tabled.mover`."""
+        return homography_mover(tables, like)
+
+    def goes_to(self, places: Tensor, params: Params, size: Size) -> Tensor:
+        """See `Transform.goes_to`."""
+        return through(places, torch.linalg.inv(self.backward(params, size)), size)
+
+    def comes_from(self, places: Tensor, params: Params, size: Size) -> Tensor:
+        """See `Transform.comes_from`."""
+        return through(places, self.backward(params, size), size)
 
 
 def warp_homography(x: Tensor, backward: Tensor) -> Tensor:
@@ -27,25 +60,36 @@ def warp_homography(x: Tensor, backward: Tensor) -> Tensor:
     Returns:
         (B, C, H, W), of x's dtype, on its device.
     """
-    height, width = x.shape[-2:]
-    same = (backward == torch.eye(3, dtype=backward.dtype)).all(dim=2).all(dim=1)
-    if bool(same.all()):
-        return x.clone()
+    tables = {name: table.to(x.device) for name, table in homography_tables(backward, x.shape).items()}
+    return but_for_staying(tables, lambda: homography_mover(tables, x))(x)
+
+
+def homography_tables(backward: Tensor, shape: Sequence[int]) -> Tables:
+    """What `homography_mover` takes, for images (…, H, W): `rows` (n, 3, 3), or (n, 2, 3) where all are affine."""
+    height, width = shape[-2:]
+    stays = (backward == torch.eye(3, dtype=backward.dtype)).all(dim=2).all(dim=1)
     # the grid's units: ±1 at the image's ends
-    scale = torch.tensor([2 / width, 2 / height, 1.0], dtype=torch.float64)
-    rows = (backward * scale[:, None]).to(x.device)[..., None, None]
-    across = rows[:, :, 0] * _centred(width, x.device)[:, None, :] + rows[:, :, 2]
-    down = rows[:, :, 1] * _centred(height, x.device)[:, :, None]
+    rows = backward * torch.tensor([2 / width, 2 / height, 1.0], dtype=torch.float64)[:, None]
+    affine = bool((backward[:, 2] == torch.tensor([0.0, 0.0, 1.0], dtype=backward.dtype)).all())
+    return with_staying({"rows": rows[:, :2] if affine else rows}, stays)
+
+
+def homography_mover(tables: Tables, like: Tensor) -> Mover:
+    """See `Tabled.mover`."""
+    height, width = like.shape[-2:]
+    rows = tables["rows"][..., None, None]
+    across = rows[:, :, 0] * _centred(width, like.device)[:, None, :] + rows[:, :, 2]
+    down = rows[:, :, 1] * _centred(height, like.device)[:, :, None]
     # rounded once before the sum over the plane and once in it, which moves places by some 1e-5 pixels in float32
-    across, down = across.to(x.dtype), down.to(x.dtype)
-    grid = torch.empty(len(backward), height, width, 2, dtype=x.dtype, device=x.device)
+    across, down = across.to(like.dtype), down.to(like.dtype)
+    grid = like.new_empty(len(rows), height, width, 2)
     for axis in (0, 1):
         torch.add(across[:, axis], down[:, axis], out=grid[..., axis])
-    if not bool((backward[:, 2] == torch.tensor([0.0, 0.0, 1.0], dtype=backward.dtype)).all()):
+    if rows.shape[1] == 3:
         depth = across[:, 2] + down[:, 2]
         behind = (depth <= 0)[..., None]
         grid.div_(depth.clamp_(min=1e-12)[..., None]).clamp_(-OUTSIDE, OUTSIDE).masked_fill_(behind, OUTSIDE)
-    return keep(_sample(x, grid), x, same)
+    return lambda x: _sample(x, grid)
 
 
 def warp_displacement(x: Tensor, field: Tensor) -> Tensor:
@@ -58,11 +102,16 @@ def warp_displacement(x: Tensor, field: Tensor) -> Tensor:
     Returns:
         (B, C, H, W), of x's dtype, on its device.
     """
-    height, width = x.shape[-2:]
-    grid = torch.empty(len(field), height, width, 2, dtype=x.dtype, device=x.device)
-    grid[..., 0] = (field[:, 0] + _centred(width, x.device).to(field.dtype)[:, None, :]) * (2 / width)
-    grid[..., 1] = (field[:, 1] + _centred(height, x.device).to(field.dtype)[:, :, None]) * (2 / height)
-    return _sample(x, grid)
+    return displacement_mover(field, x)(x)
+
+
+def displacement_mover(field: Tensor, like: Tensor) -> Mover:
+    """`warp_displacement` along one field, for images like some: what does not depend on pixels is done here."""
+    height, width = like.shape[-2:]
+    grid = like.new_empty(len(field), height, width, 2)
+    grid[..., 0] = (field[:, 0] + _centred(width, like.device).to(field.dtype)[:, None, :]) * (2 / width)
+    grid[..., 1] = (field[:, 1] + _centred(height, like.device).to(field.dtype)[:, :, None]) * (2 / height)
+    return lambda x: _sample(x, grid)
 
 
 def velocity(x: Tensor, rate: Tensor) -> Tensor:
@@ -100,13 +149,6 @@ def change_along(x: Tensor, field: Tensor) -> Tensor:
     right = (across[..., 2:] - across[..., :-2]).mul_(field[:, :1]).mul_(0.5)
     below = (down[..., 2:, :] - down[..., :-2, :]).mul_(field[:, 1:]).mul_(0.5)
     return right.add_(below)
-
-
-def keep(out: Tensor, x: Tensor, same: Tensor) -> Tensor:
-    """`out`, with images of x wherever `same` (n,), on the CPU, is true; n = B or 1."""
-    if not bool(same.any()):
-        return out
-    return torch.where(same.to(x.device)[:, None, None, None], x, out)
 
 
 def _centred(size: int, device: torch.device) -> Tensor:

@@ -1,6 +1,6 @@
 """Images in a folder or an archive, as `<split>/<class>/*` or `<class>/*`."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from invariance.data.sources.base import (
     tree_stamps,
 )
 from invariance.data.sources.layout import WHAT, Layout, below
-from invariance.data.sources.trees import Stamp, Tree
+from invariance.data.sources.trees import FolderTree, Stamp, Tree
 from invariance.errors import UserError
 
 
@@ -87,6 +87,10 @@ class Folder:
     def stamps(self) -> dict[str, Stamp] | None:
         """The images' sizes and times, or the archive's; None if the root is not there."""
         return tree_stamps(self._tree, self.splits) if self.root.exists() else None
+
+    def watched(self, now: Mapping[str, Stamp]) -> dict[str, Stamp]:
+        """Stamps of the folders; none of an archive."""
+        return dict(self._tree.looked_into) if isinstance(self._tree, FolderTree) else {}
 
     def digest(self, name: str, progress: bool = False) -> str:
         """Hash of an image, or of the archive, as it is now."""

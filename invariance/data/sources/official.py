@@ -1,7 +1,7 @@
 """What official data sets have in common: archives and folders of known names below one root."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,7 @@ from invariance.data.decode import BrokenImage
 from invariance.data.left_out import HIDDEN, NOT_COUNTED, UNEXPECTED, LeftOut
 from invariance.data.magic import is_image
 from invariance.data.sources.base import Splits, existing_root, tree_digest
-from invariance.data.sources.trees import Stamp, Tree
+from invariance.data.sources.trees import FOLDER, FolderTree, Stamp, Tree
 from invariance.errors import UserError
 from invariance.runs.files import sha256
 
@@ -85,6 +85,19 @@ class Official(ABC):
                     if is_image(name) or name.rpartition("/")[2] in self._lists
                 }
         return found
+
+    def watched(self, now: Mapping[str, Stamp]) -> dict[str, Stamp]:
+        """Stamps of the folders, and of lists and archives; none where there are archives alone."""
+        folders = {
+            f"{tree.path.name}/{folder}": stamp
+            for tree in self._trees()
+            if isinstance(tree, FolderTree)
+            for folder, stamp in tree.looked_into.items()
+        }
+        if not folders:
+            return {}
+        rest = {name: stamp for name, stamp in now.items() if not is_image(name)}
+        return {"": (FOLDER, self.root.stat().st_mtime_ns), **folders, **rest}
 
     def digest(self, name: str, progress: bool = False) -> str:
         """Hash of an archive, or of a file in a folder, as it is now."""

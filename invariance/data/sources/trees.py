@@ -14,6 +14,8 @@ from invariance.errors import UserError
 
 Stamp = tuple[int, int]
 """Size in bytes and modification time in nanoseconds."""
+FOLDER = -1
+"""What stands for the size in the stamp of a folder."""
 
 
 @dataclass
@@ -146,7 +148,15 @@ class Tree(ABC):
 
 
 class FolderTree(Tree):
-    """A folder on disk; links in it are followed."""
+    """A folder on disk; links in it are followed.
+
+    Attributes:
+        looked_into: the stamp of each folder in it that was listed, as it was before.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.looked_into: dict[str, Stamp] = {}
 
     def index(self, progress: bool = False) -> None:
         """A folder needs none."""
@@ -159,6 +169,7 @@ class FolderTree(Tree):
         """
         found = Inside()
         try:
+            self.looked_into.setdefault(folder, (FOLDER, os.stat(self.path / folder).st_mtime_ns))
             with os.scandir(self.path / folder) as entries:
                 for entry in sorted(entries, key=lambda entry: entry.name):
                     self._take(entry, folder, found)

@@ -1,5 +1,6 @@
 """Images without labels, or whose labels do not matter, for measuring networks across data sets (Sec. B.2)."""
 
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from invariance.data.archives import open_tree
 from invariance.data.image_files import ARCHIVES, image_files
 from invariance.data.left_out import LeftOut
 from invariance.data.sources.base import Listing, Splits, check_split_arguments, existing_root, tree_digest, tree_stamps
-from invariance.data.sources.trees import Stamp, Tree
+from invariance.data.sources.trees import FolderTree, Stamp, Tree
 from invariance.errors import UserError
 from invariance.seeds import derive
 
@@ -52,6 +53,10 @@ class Unlabelled:
     def stamps(self) -> dict[str, Stamp] | None:
         """The images' sizes and times, or the archive's; None if the root is not there."""
         return tree_stamps(self._tree, self.splits) if self.root.exists() else None
+
+    def watched(self, now: Mapping[str, Stamp]) -> dict[str, Stamp]:
+        """Stamps of the folders; none of an archive."""
+        return dict(self._tree.looked_into) if isinstance(self._tree, FolderTree) else {}
 
     def digest(self, name: str, progress: bool = False) -> str:
         """Hash of an image, or of the archive, as it is now."""

@@ -1,7 +1,9 @@
 """`hydra/launcher=local`: the jobs of a sweep side by side on one machine (conf/hydra/launcher/local.yaml)."""
 
 import os
+import socket
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 from hydra.core.utils import JobReturn
@@ -9,8 +11,10 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
+from invariance.errors import UserError
+from invariance.launch.forks import Forks
 from invariance.launch.jobs import done, jobs_of, options_of, run_jobs, tell
-from invariance.launch.slots import Slot, slots_of
+from invariance.launch.slots import Slot, shown_slots, slots_of
 from invariance.runs.sweep import SWEEP_VARIABLE, launching
 
 
@@ -21,11 +25,20 @@ class LocalLauncher(Launcher):
         gpus: how many GPUs, or which by number; None for all, empty for none.
         slots: jobs at once where no GPU is used; None for as many as the cores allow.
         cores: CPU cores of a slot where no GPU is used.
+        per_gpu: jobs at once on each GPU.
+        fork: whether jobs start from one process that has imported what they need.
     """
 
-    def __init__(self, gpus: ListConfig | int | None = None, slots: int | None = None, cores: int = 1) -> None:
+    def __init__(
+        self,
+        gpus: ListConfig | int | None = None,
+        slots: int | None = None,
+        cores: int = 1,
+        per_gpu: int = 1,
+        fork: bool = True,
+    ) -> None:
         self.gpus = OmegaConf.to_container(gpus) if isinstance(gpus, ListConfig) else gpus
-        self.slots, self.cores = slots, cores
+        self.slots, self.cores, self.per_gpu, self.fork = slots, cores, per_gpu, fork
         self.config: DictConfig | None = None
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
@@ -38,7 +51,9 @@ class LocalLauncher(Launcher):
         Raises:
             UserError: for settings that make no sense, or GPUs that are not there.
         """
-        return slots_of(self.gpus, self.slots, self.cores, _count_gpus)
+        if not isinstance(self.fork, bool):
+            raise UserError(f"hydra.launcher.fork={self.fork!r}: give true or false")
+        return slots_of(self.gpus, self.slots, self.cores, _count_gpus, self.per_gpu)
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run all jobs, and say at the end which failed, why, and how to repeat them.
@@ -51,10 +66,14 @@ class LocalLauncher(Launcher):
         page, options = self.config.hydra.job.name, options_of(self.config)
         folder = Path(os.environ[SWEEP_VARIABLE])
         jobs = jobs_of(page, job_overrides, options, folder, initial_job_idx)
-        where = f"{len(slots)} × {slots[0].name.split()[0]}" if len(slots) > 1 else slots[0].name
-        print(f"{len(jobs)} jobs on {where}; what they print is in {folder / 'logs'}", flush=True)
-        with launching(folder):
-            failures = run_jobs(jobs, slots, progress=bool(self.config.get("progress", True)))
+        print(f"{len(jobs)} jobs on {shown_slots(slots)}; what they print is in {folder / 'logs'}", flush=True)
+        progress = bool(self.config.get("progress", True))
+        with launching(folder), ExitStack() as stack:
+            begin = None
+            if self.fork and len(jobs) > 1:
+                log = folder / "logs" / f"imports.{socket.gethostname()}-{os.getpid()}.log"
+                begin = stack.enter_context(Forks(page, slots[0].environment, log)).start
+            failures = run_jobs(jobs, slots, progress=progress, begin=begin)
         tell(failures, len(jobs))
         return done(job_overrides)
 

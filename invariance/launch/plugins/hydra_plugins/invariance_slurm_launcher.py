@@ -12,7 +12,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from invariance.launch.jobs import done, jobs_of, options_of, tell
 from invariance.launch.slurm import build_executor, checked, patience_of, run_on_slurm
+from invariance.launch.slurm_memory import read_again
 from invariance.runs.sweep import SWEEP_VARIABLE, launching
+from invariance.settings.paths import folder as folder_of
 
 
 class SlurmLauncher(Launcher):
@@ -45,7 +47,14 @@ class SlurmLauncher(Launcher):
             UserError: naming what is wrong.
         """
         assert self.config is not None
-        checked(self.settings, self.config.get("memory_gb"))
+        checked(self.settings, *self._memory())
+
+    def _memory(self) -> tuple[float | None, int]:
+        """What a job may hold, in GB where that is bounded, and the bytes that it reads again and again."""
+        assert self.config is not None
+        data = OmegaConf.select(self.config, "data.name", default=None)
+        page, prepared = self.config.hydra.job.name, folder_of(self.config.prepared, "prepared")
+        return self.config.get("memory_gb"), read_again(page, prepared, data)
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run all jobs, and say at the end which failed, why, and how to repeat them.
@@ -56,7 +65,7 @@ class SlurmLauncher(Launcher):
         assert self.config is not None
         folder = Path(os.environ[SWEEP_VARIABLE])
         files = folder / str(self.settings["submitit_folder"])
-        executor = build_executor(self.settings, files, self.config.get("memory_gb"))
+        executor = build_executor(self.settings, files, *self._memory())
         jobs = jobs_of(self.config.hydra.job.name, job_overrides, options_of(self.config), folder, initial_job_idx)
         print(f"{len(jobs)} jobs on SLURM; what they print is in {folder / 'logs'}", flush=True)
         progress = bool(self.config.get("progress", True))
