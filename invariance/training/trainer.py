@@ -37,7 +37,6 @@ def quieten_lightning() -> None:
     warnings.filterwarnings("ignore", message=".*exists and is not empty.*")  # a run that continues is just that
     warnings.filterwarnings("ignore", message=".*srun.*is available on your system")  # a network trains in one process
     warnings.filterwarnings("ignore", message=".*sync_dist=True.*")  # every rank validates on everything
-    warnings.filterwarnings("ignore", message="You have overridden `transfer_batch_to_device`.*")  # on purpose
     warnings.filterwarnings("ignore", message="The `srun` command is available.*")  # the launchers' business
     warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated.*")
     warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
