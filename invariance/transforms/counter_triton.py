@@ -11,7 +11,7 @@ _BLOCK = 1024
 """Places that a program fills."""
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+@triton.jit
 def _mix(state):  # type: ignore[no-untyped-def]
     state ^= state >> 16
     state *= 0x85EBCA6B
