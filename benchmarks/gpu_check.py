@@ -35,11 +35,11 @@ from invariance.runs.outputs import output_file
 
 GROUPS: dict[str, tuple[str, int]] = {
     "numbers": ("gpu_correct.NUMBERS", 75),
-    "training": ("gpu_correct.TRAINING", 90),
+    "training": ("gpu_correct.TRAINING", 115),
     "launcher": ("gpu_speed.LAUNCHER", 50),
-    "speed of training": ("gpu_speed.SPEED_OF_TRAINING", 110),
-    "speed": ("gpu_speed.SPEED", 75),
-    "rates": ("gpu_speed.RATES", 70),
+    "speed of training": ("gpu_speed.SPEED_OF_TRAINING", 95),
+    "speed": ("gpu_speed.SPEED", 70),
+    "rates": ("gpu_speed.RATES", 60),
 }
 """Where the checks of a group are, and its seconds."""
 

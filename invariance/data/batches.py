@@ -1,6 +1,7 @@
 """Batches of prepared data in an exact order, any of which can be reached directly."""
 
 from collections.abc import Callable, Generator, Iterator
+from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
@@ -8,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from invariance.data.packing import DRAWN, Layout, PackedBatch
+from invariance.data.packing import DRAWN, Layout, Mover, PackedBatch
 from invariance.data.prepared import Prepared, Split
 from invariance.data.reading import AHEAD, Buffers, read_ahead
 from invariance.errors import UserError
@@ -160,6 +161,7 @@ class PreparedData(pl.LightningDataModule):
         self.eval_batch_size, self.draw = eval_batch_size, draw
         self.sampler = StepSampler(len(prepared.split("train")), batch_size, seed)
         self._made: list[Batches] = []
+        self._mover = Mover()
 
     def steps(self, start: int, stop: int) -> Batches:
         """The training batches of updates [start, stop); of several devices, this one's slices of them."""
@@ -211,6 +213,10 @@ class PreparedData(pl.LightningDataModule):
         batches = Batches(self.prepared.split(split), indices, count, self.workers, draw)
         self._made.append(batches)
         return batches
+
+    def transfer_batch_to_device(self, batch: PackedBatch, device: torch.device, dataloader_idx: int) -> Any:  # noqa: ANN401
+        """The batch's parts on the device, after one copy that only what reads them waits for."""
+        return self._mover.move(batch, device)
 
     def on_exception(self, exception: BaseException) -> None:
         """End the threads of a training that was interrupted."""

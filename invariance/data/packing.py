@@ -70,7 +70,7 @@ def unpack(buffer: Tensor, layout: Layout) -> dict[str, Tensor]:
 
 
 class PackedBatch:
-    """A batch (x, y) or (x, y, drawn) in one buffer; iterating gives the parts, as does Lightning by moving it.
+    """A batch (x, y) or (x, y, drawn) in one buffer; iterating gives the parts.
 
     Args:
         buffer: uint8 (bytes,).
@@ -93,6 +93,27 @@ class PackedBatch:
 
     def __iter__(self) -> Iterator[Tensor | dict[str, Tensor]]:
         return iter(self.parts())
+
+
+class Mover:
+    """Moves batches to a device; to a GPU on a stream of its own, while the update before is still computed there."""
+
+    def __init__(self) -> None:
+        self._copying: torch.cuda.Stream | None = None
+
+    def move(
+        self, batch: PackedBatch, device: torch.device
+    ) -> tuple[Tensor, Tensor] | tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """The parts of a batch on a device, as what is given to it from now on finds them."""
+        if device.type != "cuda":
+            return batch.to(device)
+        computing = torch.cuda.current_stream(device)
+        self._copying = self._copying or torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        with torch.cuda.stream(self._copying):
+            parts = batch.to(device)
+        computing.wait_stream(self._copying)
+        parts[0].record_stream(computing)  # of all, which share its memory: else the next batch could be put there
+        return parts
 
 
 DRAWN = "drawn."

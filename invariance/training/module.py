@@ -9,7 +9,6 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from invariance.runs.processes import heed_signals, raise_if_interrupted
 
@@ -65,7 +64,6 @@ class RecipeModule(pl.LightningModule):
         self.recipe, self.seed = dict(recipe), seed
         self.started = False
         self.memory_format = torch.contiguous_format
-        self._copying: torch.cuda.Stream | None = None
 
     def speed_up(self, channels_last: bool, compiled: bool = False) -> None:
         """Run the network in the channels-last layout, or compiled; checkpoints stay the same files."""
@@ -88,20 +86,6 @@ class RecipeModule(pl.LightningModule):
     def on_validation_batch_end(self, *_: object) -> None:
         """End here if a signal came."""
         raise_if_interrupted()
-
-    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:  # noqa: ANN401
-        """Copy a batch to a GPU on a stream of its own: it comes while the update before is still computed there."""
-        if device.type != "cuda":
-            return super().transfer_batch_to_device(batch, device, dataloader_idx)
-        computing = torch.cuda.current_stream(device)
-        self._copying = self._copying or torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-        with torch.cuda.stream(self._copying):
-            copied = super().transfer_batch_to_device(batch, device, dataloader_idx)
-        computing.wait_stream(self._copying)
-        for one in tree_leaves(copied):
-            if isinstance(one, Tensor):
-                one.record_stream(computing)  # else its memory could take the next batch while this one is read
-        return copied
 
     def trained_parameters(self) -> list[tuple[str, nn.Parameter]]:
         """The parameters that are trained, by name."""
