@@ -1,7 +1,7 @@
 """One command that checks a GPU: is what it computes right, and is it fast; in under eight minutes.
 
     python benchmarks/gpu_check.py --json gpu-check.json        # make gpu-check
-    python benchmarks/gpu_check.py --device cpu                 # what is right, at toy size, in under a minute
+    python benchmarks/gpu_check.py --device cpu                 # what is right, at toy size, in about a minute
     python benchmarks/gpu_check.py --only precision resume
 
 Every group of checks runs in a process of its own, with a limit of its own, so that a check which fails, hangs or harms
