@@ -23,7 +23,7 @@ class Carry(Protocol):
         """Pre-activations (J, B, D_out) of a block r (J, B, D_in), less what the block's own images contribute."""
 
     def advance(self, r: Tensor, delta: Tensor) -> None:
-        """Take in a block's inputs r (J, B, D_in) and δ (J, B, D_out)."""
+        """Take in a block's inputs r (J, B, D_in) and δ (J, B, D_out), which must stay as it is."""
 
     def weights(self) -> tuple[Tensor, Tensor]:
         """W (J, D_in, D_out) and b (J, 1, D_out) after all images taken in; new tensors."""
@@ -135,8 +135,8 @@ class ModesCarry:
         factor = float(modes.slow**size)
         self._slow.baddbmm_(r.mT, driven, beta=factor)
         self._slow_bias.mul_(factor).add_(driven.sum(1, keepdim=True))
-        self._past_r = self._latest(self._past_r, r)
-        self._past_delta = self._latest(self._past_delta, delta)
+        self._past_r = self._latest(self._past_r, r, ours=False)
+        self._past_delta = self._latest(self._past_delta, delta, ours=True)
         self._steps += size
         if self._steps >= self._horizon:
             self._rest = None
@@ -157,9 +157,10 @@ class ModesCarry:
         """What a δ of each age gives to the fast part."""
         return np.asarray(self._gradient * self._modes.drive_fast * self._modes.fast**ages)
 
-    def _latest(self, past: Tensor, block: Tensor) -> Tensor:
-        """The last `horizon` images, as a copy: the caller may reuse the block's memory."""
+    def _latest(self, past: Tensor, block: Tensor, *, ours: bool) -> Tensor:
+        """The last `horizon` images; as a copy where the block is not ours, whose memory the caller may use again."""
         missing = self._horizon - block.shape[1]
         if missing <= 0:
-            return block[:, -self._horizon :].clone()
+            latest = block[:, -self._horizon :]
+            return latest if ours else latest.clone()
         return torch.cat([past[:, -missing:], block], dim=1)

@@ -183,13 +183,15 @@ class OnlineSGDState:
             kernel = torch.matmul(r, r.mT).add_(1).mul_(self._lags(r.shape[1]))
             delta = run_block(kernel, z, t, self.settings.inner, self.relu)
             self._carry.advance(r, delta)
-        self._last = (z, t)
+        self._last = (z, t)  # without the ReLU in the loss z is δ by now
 
     def block_error(self) -> Tensor:
         """(J,) mean over the last block's images of ‖σ(z) − t‖², each before its own update."""
         if self._last is None:
             raise ValueError("no block was taken yet")
         z, t = self._last
+        if not self.relu:
+            z = z + t  # it was δ
         return ((z.relu() if self.sigma else z) - t).square_().sum(2).mean(1)
 
     def weights(self) -> tuple[Tensor, Tensor]:

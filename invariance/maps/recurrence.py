@@ -9,8 +9,8 @@ _threshold_out = torch.ops.aten.threshold_backward.grad_input
 def run_block(kernel: Tensor, z: Tensor, target: Tensor, inner: int, relu: bool) -> Tensor:
     """δ of every image of a block, each taking in those before it: z_t ← z_t + Σ_{s<t} kernel[t, s] δ_s.
 
-    δ_t = (z_t − target_t) · 1[z_t > 0] with the ReLU in the loss, z_t − target_t without; z is completed in place.
-    Output units are independent of each other.
+    δ_t = (z_t − target_t) · 1[z_t > 0] with the ReLU in the loss, z_t − target_t without. With it z is completed in
+    place; without it δ takes the place of z, which is δ + target. Output units are independent of each other.
 
     Args:
         kernel: (J, B, B); only what lies strictly below the diagonal counts, and the rest must be zero.
@@ -23,7 +23,7 @@ def run_block(kernel: Tensor, z: Tensor, target: Tensor, inner: int, relu: bool)
         δ, (J, B, D).
     """
     if not relu:
-        return _solve_linear(kernel, z, target)
+        return _solve_linear(kernel, z.sub_(target))
     if z.is_cuda:
         from invariance.maps.recurrence_triton import INNER, run_inner  # Triton is where a GPU is
 
@@ -40,14 +40,13 @@ def run_block(kernel: Tensor, z: Tensor, target: Tensor, inner: int, relu: bool)
     return delta
 
 
-def _solve_linear(kernel: Tensor, z: Tensor, target: Tensor) -> Tensor:
+def _solve_linear(kernel: Tensor, delta: Tensor) -> Tensor:
     """Without the ReLU the recurrence is a unit triangular system: (I − kernel) δ = z − target.
 
-    It is solved where it stands: a solution of its own would have its columns in order, and each later use turn it.
+    It is solved where the right side stands: a solution of its own would be stored by columns, and every use of it
+    would go across memory.
     """
-    delta = z - target
     torch.linalg.solve_triangular(-kernel, delta, upper=False, unitriangular=True, out=delta)
-    torch.add(delta, target, out=z)
     return delta
 
 
