@@ -4,7 +4,6 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
 import pandas as pd
 from scipy.stats import spearmanr
 
@@ -182,9 +181,9 @@ def _said(pair: ComparedLayers, way: str, solver: str) -> str:
     if len(best) < _FEW or len(theirs) < _FEW:
         told = ", ".join(f"{layer} to {nearest}" for layer, nearest in best.items())
         return f"By {_titled(way, solver)} layers of {a} are nearest to these of {b}: {told}."
-    rho = float(spearmanr(range(len(best)), [theirs.index(layer) for layer in best]).statistic)
-    if not np.isfinite(rho):
+    if best.nunique() == 1:
         return f"By {_titled(way, solver)} every layer of {a} is nearest to the same of {b}: {best.iloc[0]}."
+    rho = float(spearmanr(range(len(best)), [theirs.index(layer) for layer in best]).statistic)
     how = "the deeper a layer, the deeper the nearest one" if rho > 0.5 else "depth says little of which is the nearest"
     return (
         f"By {_titled(way, solver)} {how} (ρ {rho:+.2f} over {len(best)} layers of {a}): {best.index[0]} is nearest to "
