@@ -14,7 +14,7 @@ from rich.progress import Progress
 import invariance.engine.store
 from invariance.engine.comparing import Held, PairUnit
 from invariance.engine.pair_units import UnitResults
-from invariance.engine.store import FACTS, Features, Store
+from invariance.engine.store import FACTS, FeatureImages, Features, Store
 from invariance.errors import UserError
 from invariance.experiments.pair_features import Stored
 from invariance.runs.checked import DamagedFile, read_facts, read_part, write_facts, write_part
@@ -76,6 +76,12 @@ def test_a_part_of_something_else_is_none_of_this(tmp_path):
         read_part(path, {"run": "a"})
 
 
+class Images(FeatureImages):
+    """Images of a made-up network."""
+
+    identity = {"data set": "digits", "classes": ("a", "b")}  # noqa: RUF012
+
+
 class Kept:
     """A store of features of made-up networks, whose extraction is counted."""
 
@@ -93,14 +99,9 @@ class Kept:
 
     def of(self, name):
         split = lambda side: type("S", (), {"images": side, "__len__": lambda _: N_REPORT})()  # noqa: E731
-        prepared = SimpleNamespace(sha256="data", split=split)
-        images = SimpleNamespace(
-            prepared=prepared,
-            fit_split="val",
-            fit_indices=np.arange(N_FIT),
-            report_split="test",
-            identity={"data set": "digits", "classes": ("a", "b")},
-        )
+        prepared = SimpleNamespace(sha256="data", split=split, report="test")
+        prepared.with_images = lambda progress: prepared
+        images = Images(prepared, "val", np.arange(N_FIT))
         network = SimpleNamespace(
             name=f"digits/{name}",
             weights=f"hash of {name}",
