@@ -1,5 +1,7 @@
 """Any two networks compared layer by layer: `invariance-distance models=…`, and what `compare_models` keeps."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -90,6 +92,11 @@ def test_the_page_has_the_layers_beside_each_other(composed, tmp_path):
         "from one (lines) to two": 4,
         "from two to one (lines)": 4,
     }
+    slugs = {
+        replace(pair, networks=(a, b), run=f"{a}+{b}").slug
+        for a, b in (("a" * 80, "b" * 80), ("a" * 80, "b" * 79 + "c"), ("one net", "two"), ("one_net", "two"))
+    }
+    assert len(slugs) == 4 and max(map(len, slugs)) <= 100
     make_report(tmp_path / "runs", tmp_path / "report")
     assert "digits: one and two, layer by layer" in (tmp_path / "report/index.html").read_text()
 

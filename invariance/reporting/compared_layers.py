@@ -1,5 +1,6 @@
 """Networks compared layer by layer (`invariance-distance models=…`), on the page: heat maps, nearest layers."""
 
+import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -29,8 +30,14 @@ _WHAT = {
     "procrustes": "Procrustes distance: what the best rotation leaves; 0 where one is a rotation of the other",
     "r2": "R² of the second from the first by a linear map",
 }
+_LONGEST = 100
+"""Characters of a beginning of file names."""
+
 _FEW = 4
 """Layers below which a rank correlation says nothing."""
+
+_CLEAR = 0.5
+"""A rank correlation beyond which depth decides which layer is the nearest."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +65,11 @@ class ComparedLayers:
     @property
     def slug(self) -> str:
         """A beginning of file names, of this pair alone."""
-        return re.sub(r"[^-A-Za-z0-9_.@+]+", "_", f"{self.data}-layers-{'+'.join(self.networks)}")[:100]
+        name = f"{self.data}-layers-{'+'.join(self.networks)}"
+        plain = re.sub(r"[^-A-Za-z0-9_.@+]+", "_", name)
+        if plain == name and len(plain) <= _LONGEST:
+            return plain
+        return f"{plain[: _LONGEST - 9]}-{hashlib.sha256(self.run.encode()).hexdigest()[:8]}"
 
     def layers(self, side: str) -> list[str]:
         """The layers of the first network ("a") or of the second ("b")."""
@@ -184,7 +195,9 @@ def _said(pair: ComparedLayers, way: str, solver: str) -> str:
     if best.nunique() == 1:
         return f"By {_titled(way, solver)} every layer of {a} is nearest to the same of {b}: {best.iloc[0]}."
     rho = float(spearmanr(range(len(best)), [theirs.index(layer) for layer in best]).statistic)
-    how = "the deeper a layer, the deeper the nearest one" if rho > 0.5 else "depth says little of which is the nearest"
+    how = "depth says little of which is the nearest"
+    if abs(rho) > _CLEAR:
+        how = f"the deeper a layer, the {'deeper' if rho > 0 else 'shallower'} the nearest one"
     return (
         f"By {_titled(way, solver)} {how} (ρ {rho:+.2f} over {len(best)} layers of {a}): {best.index[0]} is nearest to "
         f"{best.iloc[0]} of {b}, {best.index[-1]} to {best.iloc[-1]}."
