@@ -1,8 +1,11 @@
 """Batches: any step reached directly, the same through a trainer, its resumption and its reading threads."""
 
+import errno
+import gc
 import os
 import shutil
 import threading
+import weakref
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,6 +15,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import invariance.data.prepared
 from invariance.data.batches import PreparedData, StepSampler
 from invariance.data.packing import pack, unpack
 from invariance.data.prepared import Prepared, prepare
@@ -140,6 +144,32 @@ def test_workers_change_no_batch(digits, tmp_path):
     assert len(alone.seen) == len(helped.seen) == 7
     for (_, x, y), (_, xh, yh) in zip(alone.seen, helped.seen, strict=True):
         assert torch.equal(x, xh) and torch.equal(y, yh)
+
+
+def test_the_memory_of_spans_that_are_over_is_given_up(digits):
+    data = PreparedData(digits, 16, 40, 5, 0, workers=2)
+    over = []
+    for _ in range(6):  # a trainer asks anew in every span
+        for loader in (data.train_dataloader(), data.val_dataloader()):
+            assert list(loader)
+            over.append(weakref.ref(loader))
+    del loader
+    gc.collect()
+    assert [ref() for ref in over] == [None] * 12
+
+
+def test_prepared_data_take_few_open_files_and_a_lack_of_them_is_no_damage(digits, monkeypatch):
+    before = len(os.listdir("/proc/self/fd"))
+    again = Prepared(digits.directory)
+    assert len(os.listdir("/proc/self/fd")) - before <= len(again.splits) + 1
+
+    def full(*_):
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(invariance.data.prepared, "open_images", full)
+    with pytest.raises(UserError, match="too many files are open; allow more") as told:
+        Prepared(digits.directory)
+    assert "damaged" not in str(told.value)
 
 
 def test_validation_is_in_order_and_complete(digits):

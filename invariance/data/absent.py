@@ -46,7 +46,7 @@ def was_given_back(directory: Path) -> bool:
 
 def room_given_back(directory: Path) -> int:
     """Bytes that the images of prepared data took before they were given back; 0 if that cannot be read."""
-    with suppress(OSError, ValueError, TypeError, KeyError):
+    with suppress(OSError, ValueError, TypeError, KeyError, OverflowError):
         return int(load_json((directory / _GIVEN_BACK).read_text(encoding="utf-8"))["bytes"])
     return 0
 
@@ -98,12 +98,30 @@ class AbsentImages(StoredImages):
         )
 
 
+class InUse:
+    """Prepared data in use: nobody gives their images back while this is there.
+
+    Args:
+        directory: the folder of the data.
+
+    Raises:
+        OSError: if the folder cannot be read.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        lock = os.open(directory / MANIFEST, os.O_RDONLY)
+        weakref.finalize(self, os.close, lock)
+        with suppress(OSError):  # a file system without locks, on which nothing is given back
+            fcntl.flock(lock, fcntl.LOCK_SH)
+
+
 def open_images(
     directory: Path,
     split: str,
     shape: tuple[int, ...],
     checksums: NDArray[np.uint64] | None,
     damaged: Callable[[str], UserError],
+    in_use: InUse,
 ) -> StoredImages:
     """The images of a split, which nobody gives back while they are in use; see `StoredImages`.
 
@@ -111,17 +129,10 @@ def open_images(
         OSError: if the file cannot be opened.
         ValueError: if it is not a .npy file of these images.
     """
-    lock = os.open(directory / MANIFEST, os.O_RDONLY)
-    try:
-        with suppress(OSError):  # a file system without locks, on which nothing is given back
-            fcntl.flock(lock, fcntl.LOCK_SH)
-        images = (
-            AbsentImages(directory, shape, checksums is not None)
-            if was_given_back(directory)
-            else StoredImages(directory / f"{split}.images.npy", shape, checksums, damaged)
-        )
-    except BaseException:
-        os.close(lock)
-        raise
-    weakref.finalize(images, os.close, lock)
+    images = (
+        AbsentImages(directory, shape, checksums is not None)
+        if was_given_back(directory)
+        else StoredImages(directory / f"{split}.images.npy", shape, checksums, damaged)
+    )
+    images.in_use = in_use
     return images

@@ -1,5 +1,6 @@
 """Batches of prepared data in an exact order, any of which can be reached directly."""
 
+import weakref
 from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
@@ -34,9 +35,11 @@ class StepSampler:
         self._held: tuple[int, NDArray[np.int64]] = (-1, np.empty(0, np.int64))
 
     def _order(self, epoch: int) -> NDArray[np.int64]:
-        if self._held[0] != epoch:
-            self._held = epoch, np.random.default_rng(derive(self.seed, "order", epoch)).permutation(self.n)
-        return self._held[1]
+        held = self._held  # other threads may put another epoch there
+        if held[0] != epoch:
+            held = epoch, np.random.default_rng(derive(self.seed, "order", epoch)).permutation(self.n)
+            self._held = held
+        return held[1]
 
     def indices(self, step: int) -> NDArray[np.int64]:
         """The images (batch_size,) of update `step`, counted from 0."""
@@ -160,7 +163,7 @@ class PreparedData(pl.LightningDataModule):
         self.prepared, self.updates, self.val_every, self.workers = prepared, updates, val_every, workers
         self.eval_batch_size, self.draw = eval_batch_size, draw
         self.sampler = StepSampler(len(prepared.split("train")), batch_size, seed)
-        self._made: list[Batches] = []
+        self._made: weakref.WeakSet[Batches] = weakref.WeakSet()  # a trainer makes them anew in every span
         self._mover = Mover()
 
     def steps(self, start: int, stop: int) -> Batches:
@@ -211,7 +214,7 @@ class PreparedData(pl.LightningDataModule):
         draw: Callable[[int], Drawn] | None = None,
     ) -> Batches:
         batches = Batches(self.prepared.split(split), indices, count, self.workers, draw)
-        self._made.append(batches)
+        self._made.add(batches)
         return batches
 
     def transfer_batch_to_device(self, batch: PackedBatch, device: torch.device, dataloader_idx: int) -> Any:  # noqa: ANN401

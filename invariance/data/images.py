@@ -52,6 +52,8 @@ class StoredImages:
     """
 
     dtype, ndim = np.dtype(np.uint8), 4
+    in_use: object = None
+    """What is to be there as long as they are."""
 
     def __init__(
         self,

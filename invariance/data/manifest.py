@@ -1,6 +1,7 @@
 """The manifest of prepared data and the lists beside it: what the data are, and hashes of what holds them."""
 
 import csv
+import errno
 import hashlib
 import io
 import json
@@ -52,6 +53,15 @@ class DamagedData(UserError):
         mending = f"run invariance-prepare with {data}, which mends them"
         again = "delete them and repeat the command, which makes them again"
         super().__init__(f"{self.what}; {again if resized else mending}")
+
+
+def damage(directory: Path, error: Exception) -> UserError:
+    """What to tell of an error at opening prepared data: that they are damaged, unless the system is short of files."""
+    if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+        return UserError(
+            f"{directory} cannot be opened: too many files are open; allow more (ulimit -n 8192) and repeat"
+        )
+    return DamagedData(directory, " ".join(str(error).split()) or type(error).__name__)
 
 
 def checksums_name(split: str) -> str:

@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from invariance.data.absent import AbsentImages, open_images, require_restorable, was_given_back
+from invariance.data.absent import AbsentImages, InUse, open_images, require_restorable, was_given_back
 from invariance.data.beside import build_beside, take_apart_again
 from invariance.data.building import allowed, workers_here
 from invariance.data.finding import Location, find, find_unchanged, prepared_settings
 from invariance.data.images import StoredImages
-from invariance.data.manifest import MANIFEST, DamagedData, left_out_lines, read_checksums, read_manifest
+from invariance.data.manifest import MANIFEST, DamagedData, damage, left_out_lines, read_checksums, read_manifest
 from invariance.data.mending import damage_of
 from invariance.data.placing import locked
 from invariance.data.sources.base import SPLITS, DataConfig, check_fit, data_config
@@ -109,21 +109,19 @@ class Prepared:
             self.left_out = left_out_lines(directory, manifest)
             self.resized = "resize" in manifest["settings"]
             self.verified = "pixels" in manifest
-            checksums = manifest["pixels"] if self.verified else {}
-            self._splits = {
-                split: self._open(split, manifest["splits"][split], checksums.get(split)) for split in self.splits
-            }
+            checksums, about = manifest["pixels"] if self.verified else {}, manifest["splits"]
+            in_use = InUse(directory)
+            self._splits = {one: self._open(one, about[one], checksums.get(one), in_use) for one in self.splits}
             self.whole = not any(isinstance(split.images, AbsentImages) for split in self._splits.values())
         except UserError:
             raise
         except _DAMAGE as error:
-            why = " ".join(str(error).split()) or type(error).__name__
-            raise DamagedData(directory, why) from error
+            raise damage(directory, error) from error
         self.report = report if report is not None else "test" if "test" in self.splits else "val"
         if self.report not in self.splits:
             raise UserError(f"data.report={report}: {self.name} has no such split; it has {', '.join(self.splits)}")
 
-    def _open(self, name: str, about: Mapping[str, Any], checksums: str | None) -> Split:
+    def _open(self, name: str, about: Mapping[str, Any], checksums: str | None, in_use: InUse) -> Split:
         shape = (int(about["images"]), self.channels, self.size, self.size)
         path = self.directory / f"{name}.labels.npy"
         if sha256(path) != about["labels_sha256"] or len(labels := np.load(path, allow_pickle=False)) != shape[0]:
@@ -135,6 +133,7 @@ class Prepared:
             shape,
             None if checksums is None else read_checksums(directory, name, checksums),
             lambda why: DamagedData(directory, f"{name}: {why}", size, resized=resized),
+            in_use,
         )
         return Split(directory, name, images, labels)
 
@@ -156,7 +155,8 @@ class Prepared:
         made = self._again(progress)
         if made.sha256 != self.sha256:
             raise UserError(
-                f"{made.directory} was prepared again, and its images are not what they were before; repeat the command"
+                f"{made.directory} was prepared again, and its images are not what they were before: networks trained "
+                "on those cannot go on; put the source back as it was, or train them again"
             )
         return made
 

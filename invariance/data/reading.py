@@ -5,6 +5,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 from functools import cache
 from typing import TypeVar
 
@@ -79,8 +80,13 @@ def spread(work: Callable[[T], object], items: Sequence[T]) -> None:
                 return
 
     if len(items) > 1:
-        others = [_many().submit(some) for _ in range(min(_AT_ONCE, len(items)))]
+        others: list[Future[None]] = []
         try:
+            with suppress(RuntimeError):  # the system gives no more threads: those that there are, or this one, do it
+                for _ in range(min(_AT_ONCE, len(items))):
+                    others.append(_many().submit(some))
+            if not others:
+                some()
             wait(others)
         finally:  # after an interruption, too, nothing is written any more into what the caller gave
             deque(left, maxlen=0)
