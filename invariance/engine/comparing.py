@@ -141,7 +141,8 @@ def compare(
         units = units_of(sources, fits, bool(indices), memory=memory, device=device)
     recorder: Recorder[PairUnit, Result] = Listed() if keep is None else keep
     chosen, held = {fit.name: fit for fit in fits}, Held(sources, device)
-    awaited = {(unit.source, target) for unit in units if unit.kind == INDICES for target in unit.targets}
+    lacking = [unit for unit in units if unit.kind == INDICES and not recorder.has(unit)]
+    awaited = {(unit.source, target) for unit in lacking for target in unit.targets}
     for k, unit in enumerate(units):
         result = None
         if not recorder.has(unit):
