@@ -7,10 +7,7 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import subprocess
-import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -24,14 +21,12 @@ from rich.progress import Progress
 from torch import Tensor
 
 from invariance.engine.grids import grids_for
-from invariance.launch.slots import slots_of
 from invariance.models.caffenet import CaffeNet
 from invariance.models.representation import Representation
 from invariance.planning.probes import measure_rates
 from invariance.planning.study import Study
 from invariance.planning.templates import Templates, networks_there
 from invariance.planning.work import Unit, units_of
-from invariance.runs.run import read_provenance
 from invariance.settings.files import paper_families
 from invariance.transforms import build
 
@@ -161,31 +156,6 @@ def host(check: Check, at: Scale) -> Iterator[Row]:
     yield check.at_least("hidden_behind_products", hidden, 0.8)
 
 
-def launching(check: Check, at: Scale) -> Iterator[Row]:
-    """Two trainings by hydra/launcher=local on the slots that it finds, each on a GPU."""
-    slots = slots_of(None, None, 2, torch.cuda.device_count)
-    yield check.told("slots", len(slots), "")
-    with tempfile.TemporaryDirectory() as temporary:
-        command = [sys.executable, "-m", "invariance.train", "-m", "seed=0,1", "hydra/launcher=local", "data=digits"]
-        command += [
-            "model=tiny",
-            "recipe=smoke",
-            "logger=csv",
-            "progress=false",
-            "trainer=gpu",
-            "trainer.compile=false",
-        ]
-        command += [f"runs={temporary}/runs", f"prepared={temporary}/prepared"]
-        start = time.perf_counter()
-        ended = subprocess.run(command, capture_output=True, text=True)
-        taken = time.perf_counter() - start
-        yield check.holds("status", ended.returncode == 0, " ".join(ended.stderr.split())[-300:])
-        runs = [Path(temporary, "runs/train/digits/baseline", f"seed{seed}") for seed in (0, 1)]
-        on = [read_provenance(run)["device"] for run in runs]
-        yield check.holds("devices", on == [torch.cuda.get_device_name()] * 2, f"trained on {', '.join(on)}")
-        yield check.told("seconds", taken, "s for two")
-
-
 _TOGETHER = (("image trained", "update"), ("image fitted", "fit", "target image", "target"))
 
 
@@ -224,5 +194,4 @@ SPEED = (
     Check("sgd", "online SGD against loops, and its products", "≥ 5 times a captured graph", solving, gpu=True),
     Check("features", "features under g, and their share of the forward pass", "≥ 0.95", measuring, gpu=True),
 )
-LAUNCHER = (Check("launcher", "two jobs on the slots of the local launcher", "= 1", launching, gpu=True),)
 RATES = (Check("rate", "what invariance-plan times", "", planning, gpu=True),)

@@ -22,14 +22,15 @@ def run(tmp_path):
 
 @pytest.fixture
 def slow(monkeypatch):
-    """Writing that waits until it is let go."""
-    let, save = threading.Event(), torch.save
+    """Writing that waits until it is let go, or somebody waits for it."""
+    let, save, wait = threading.Event(), torch.save, beside.wait
 
     def late(*arguments):
         assert let.wait(60)
         save(*arguments)
 
     monkeypatch.setattr(saving.torch, "save", late)
+    monkeypatch.setattr(beside, "wait", lambda writing: let.set() or wait(writing))
     yield let
     let.set()
 
@@ -63,7 +64,7 @@ def test_the_next_span_waits_for_the_last_state(run, slow, monkeypatch):
     io, path, there = BesideCheckpointIO(run), run.directory / "last.ckpt", []
     monkeypatch.setattr(beside, "snapshot", lambda held: there.append(path.exists()) or held)
     io.save_checkpoint({"step": 1}, path)
-    threading.Timer(0.05, slow.set).start()
+    assert not slow.is_set()
     io.save_checkpoint({"step": 2}, path)
     io.finish()
     assert there == [False, True]
@@ -89,7 +90,7 @@ def test_what_is_being_written_is_whole_when_a_training_is_interrupted(run, slow
         path.mkdir()
     with pytest.raises(KeyboardInterrupt), io.written():
         io.save_checkpoint({"step": 1}, path)
-        threading.Timer(0.01, slow.set).start()
+        assert not slow.is_set()
         raise KeyboardInterrupt
     if ended:
         assert torch.load(path)["step"] == 1
