@@ -77,6 +77,14 @@ def test_what_could_not_be_made_again_is_kept(pets, store, whole):  # noqa: F811
     assert same(directory, copy)
 
 
+def test_what_is_gone_already_needs_no_source(pets, store, whole):  # noqa: F811
+    directory, _ = whole
+    back(pets, store)
+    shutil.rmtree(pets)
+    assert back(pets, store) == (directory, 0)
+    assert give_back(config(root=str(pets)), 5, store) == (None, 0)
+
+
 def test_damaged_data_are_kept(pets, store, whole):  # noqa: F811
     directory, _ = whole
     (directory / "train.labels.npy").write_bytes(b"")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from invariance.data.absent import mark_given_back, was_given_back
-from invariance.data.finding import find, prepared_settings
+from invariance.data.finding import find, prepared_settings, prepared_so
 from invariance.data.manifest import MANIFEST
 from invariance.data.placing import locked
 from invariance.data.prepared import Prepared
@@ -22,7 +22,7 @@ def give_back(config: Mapping[str, Any], size: int, root: Path) -> tuple[Path | 
     """Remove the images of prepared data, and keep their lists, which tell what was made of them.
 
     Whoever needs the images again makes them again, to the same bits, by `prepare`. What was interrupted goes on when
-    it is repeated.
+    it is repeated. Where no images are left the source is not looked at.
 
     Args:
         config: a yaml of `conf/data/`, plain and resolved.
@@ -38,10 +38,17 @@ def give_back(config: Mapping[str, Any], size: int, root: Path) -> tuple[Path | 
             changed, or they have no checksums.
     """
     data = data_config(config)
+    settings = prepared_settings(data, size)
+    there = prepared_so(root / data.name, data, settings)
+    if all(was_given_back(directory) and not any(directory.glob("*.images.npy")) for directory in there):
+        return (there[0] if there else None), 0
     now = data.source.stamps()
     if now is None:
-        raise UserError(f"{data.name} is kept: its source is not there, from which it could be made again")
-    found = find(root / data.name, data, prepared_settings(data, size), now, cache(data.source.digest), verify=False)
+        raise UserError(
+            f"{data.name} is kept: its source is not there, from which it could be made again (make paper KEEP=1 gives "
+            "nothing back)"
+        )
+    found = find(root / data.name, data, settings, now, cache(data.source.digest), verify=False)
     if not found.there:
         return None, 0
     directory = found.directory
