@@ -204,8 +204,9 @@ FINETUNED = $(if $(NETWORKS),which=$(call listed,$(filter-out baseline_%,$(NETWO
 pixels = $(patsubst $(1):%,%,$(filter $(1):%,$(PIXELS_$(STUDY))))
 SIZES = $(foreach turn,$(TURNS),$(call pixels,$(turn)))
 
-# One size of images after another: TURN=227 is what all networks but Crop's need, TURN=240 Crop's of 240 pixels and so on. The
-# baselines are measured over Crop's grid of that size in its turn, and features kept, which are all that distances need of images
+# One size of images after another: TURN=227 is what all networks but Crop's need and the third baseline, TURN=240 Crop's of 240
+# pixels and so on; paper-turns alone gives TURN=, and ENDED=, the turns that ended well before. The baselines are measured over
+# Crop's grid of that size in its turn, and features kept, which are all that distances need of images
 listed_in = $(subst $(comma), ,$(shell sed -n '/which: >-/,$$p' multirun_templates/$(1).yaml | sed 1d))
 templated = $(or $(call listed_in,$(STUDY)_$(1)),$(call listed_in,paper_$(1)),$(error multirun_templates/$(STUDY)_$(1).yaml has \
 	no list of networks below "which: >-"; give NETWORKS=, or KEEP=1))
@@ -213,7 +214,11 @@ CHOSEN = $(or $(NETWORKS),$(patsubst baseline/seed0,baseline_1,$(patsubst baseli
 BASELINES = $(filter baseline_%,$(CHOSEN))
 of_turn = $(if $(filter 227,$(TURN)),$(filter-out crop_%,$(1)),$(filter crop_$(TURN),$(1)))
 TURNED = $(call of_turn,$(CHOSEN))
-NOT_EMPTY = $(foreach TURN,$(TURNS),$(if $(TURNED)$(BASELINES),$(TURN)))
+NOT_EMPTY = $(foreach TURN,$(TURNS),$(if $(filter 227,$(TURN))$(TURNED)$(BASELINES),$(TURN)))
+PAIRS :=
+ifneq ($(origin TURN),command line)
+override undefine TURN
+endif
 ifdef TURN
 SIZES = $(call pixels,$(TURN))
 NETWORK = network=$(call listed,$(TURNED))
@@ -237,16 +242,19 @@ $(foreach part,$(BY_DATA) turns,$(eval paper-$(part): $(DATA:%=paper-$(part).%))
 .PHONY: paper-turns $(foreach part,$(BY_DATA) turns turn baselines,$(DATA:%=paper-$(part).%))
 $(foreach part,$(BY_DATA),$(DATA:%=paper-$(part).%)) paper-cross paper-report plan status: $(VENV)/installed
 
-PREPARE = $(BIN)/invariance-prepare $(call data_of,$*) 'size=[$(call listed,$(SIZES))]' $(PLACES)
+prepare = $(BIN)/invariance-prepare $(call data_of,$*) 'size=[$(call listed,$(1))]' $(PLACES)
 $(DATA:%=paper-prepare.%): paper-prepare.%:
-	@$(RUN) $(PREPARE) restore=false $(ARGS_prepare) $(if $(DRY),plan=true)
+	@$(RUN) $(call prepare,$(SIZES)) restore=false $(ARGS_prepare) $(if $(DRY),plan=true)
 $(DATA:%=paper-turns.%): paper-turns.%:
-	@status=0; for turn in $(NOT_EMPTY); do $(MAKE) --no-print-directory paper-turn.$* TURN=$$turn || status=$$?; \
+	@status=0; ended=; for turn in $(NOT_EMPTY); do \
+		$(MAKE) --no-print-directory paper-turn.$* TURN=$$turn ENDED="$$ended" && ended="$$ended $$turn" || status=$$?; \
 		[ ! -e "$$INVARIANCE_STOP" ] || exit 130; done; exit $$status
-# behind all parts of a turn, if they ended well; images that another process reads (status 75) are for its make to give back
+# behind all parts of a turn, if they ended well: its images, and those of earlier turns, which it may have made again or which
+# were being read then. What another process reads (status 75) stays, for the next turn or that process's make to give back
 $(foreach data,$(DATA),$(eval paper-turn.$(data): $(IN_TURN:%=paper-%.$(data))))
 $(DATA:%=paper-turn.%): paper-turn.%:
-	@$(if $(DRY),echo,$(RUN)) $(PREPARE) give_back=true || [ $$? = 75 ]
+	@$(if $(DRY),echo,$(RUN)) $(call prepare,$(foreach turn,$(TURN) $(ENDED),$(call pixels,$(turn)))) \
+		$(filter-out renew=% $(quote)renew=%,$(ARGS_prepare)) give_back=true || [ $$? = 75 ]
 $(DATA:%=paper-networks.%): paper-networks.%:
 	@$(RUN) $(BIN)/invariance-train -m $(TEMPLATE) $(STUDY)_networks $(call data_of,$*) $(NETWORK) $(LAUNCH) $(PLACES) $(MORE_networks)
 $(DATA:%=paper-measure.%): paper-measure.%:

@@ -1,5 +1,6 @@
 """What is kept between commands is verified when it is read: features, pieces of unfinished work, plans."""
 
+import io
 import json
 import math
 import shutil
@@ -9,6 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 from rich.progress import Progress
 
 import invariance.engine.store
@@ -99,7 +101,7 @@ class Kept:
 
     def of(self, name):
         split = lambda side: type("S", (), {"images": side, "__len__": lambda _: N_REPORT})()  # noqa: E731
-        prepared = SimpleNamespace(sha256="data", split=split, report="test")
+        prepared = SimpleNamespace(sha256="data", split=split, report="test", whole=True)
         prepared.with_images = lambda progress: prepared
         images = Images(prepared, "val", np.arange(N_FIT))
         network = SimpleNamespace(
@@ -129,6 +131,19 @@ def kept(tmp_path, monkeypatch):
 
 def sides(features):
     return [features.load(side) for side in ("fit", "report")]
+
+
+@pytest.mark.parametrize("shown", [True, False])
+def test_images_that_are_made_again_for_features_have_a_bar_of_their_own(kept, shown):
+    network, images = kept.of("a")
+    bars = []
+    images.prepared.whole = False
+    with Progress(console=Console(file=io.StringIO()), disable=not shown) as progress:
+        images.prepared.with_images = lambda progress: bars.append((progress, live.is_started)) or images.prepared
+        live = progress.live
+        kept.store.make(network, images, progress, progress.add_task("φ"))
+        assert live.is_started == shown
+    assert bars == [(shown, False)]
 
 
 def test_features_are_read_as_they_were_written(kept):

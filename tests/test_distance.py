@@ -328,11 +328,13 @@ def test_one_network_has_no_distance(place, compose):
     )
 
 
-def test_maps_that_no_memory_holds_are_refused_before_any_features(place, compose, monkeypatch):
+@pytest.mark.parametrize("pairs", ["true", "false"])
+def test_maps_that_no_memory_holds_are_refused_before_any_features(place, compose, monkeypatch, pairs):
     folder, places = place
     monkeypatch.setattr(invariance.device, "machine_bytes", lambda: 10**6)
     monkeypatch.setattr(invariance.engine.store, "extract", None)
-    said = refused(compose("distance", *places, f"features={folder}/others", "networks=[baseline,rotation_20]"))
+    chosen = [f"features={folder}/others", "networks=[baseline,rotation_20]", f"pairs={pairs}"]
+    said = refused(compose("distance", *places, *chosen))
     assert "for maps of 256 to 256 features takes" in said and not (folder / "runs/distance").exists()
 
 

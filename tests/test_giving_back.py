@@ -69,12 +69,21 @@ def test_nobody_s_images_are_taken_away_while_they_are_read(pets, store, whole):
 def test_what_could_not_be_made_again_is_kept(pets, store, whole):  # noqa: F811
     directory, copy = whole
     (pets / "cat" / "000.png").write_bytes(b"another")
-    assert back(pets, store) == (None, 0)  # of the source as it is now nothing is prepared
+    with pytest.raises(UserError, match="pets at 6 pixels is kept: the source of .* has changed since"):
+        back(pets, store)
     shutil.move(pets, pets.with_name("elsewhere"))
     with pytest.raises(UserError, match="pets is kept: its source is not there"):
         back(pets, store)
     shutil.move(pets.with_name("elsewhere"), pets)
     assert same(directory, copy)
+
+
+def test_what_is_gone_already_needs_no_source(pets, store, whole):  # noqa: F811
+    directory, _ = whole
+    back(pets, store)
+    shutil.rmtree(pets)
+    assert back(pets, store) == (directory, 0)
+    assert give_back(config(root=str(pets)), 5, store) == (None, 0)
 
 
 def test_damaged_data_are_kept(pets, store, whole):  # noqa: F811

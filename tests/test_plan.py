@@ -18,6 +18,7 @@ from invariance.experiments import plan as experiment
 from invariance.experiments.plan import chosen_of, keys_of, plan
 from invariance.maps import OnlineSGD, Ridge
 from invariance.planning.data_set import data_set
+from invariance.planning.needs import _data
 from invariance.planning.probes import Clock, made_file, measure_rates, straight
 from invariance.planning.study import Study
 from invariance.planning.templates import Templates, Trained, networks_there, trained_by
@@ -543,6 +544,20 @@ def test_all_that_a_study_lacks_is_told_before_anything_begins(compose, capsys, 
         archive.add(root / "images/val0.tif", "ILSVRC2012_val_00000001.JPEG")
     [room] = lacks("paper", roots)  # an archive is not counted: the published numbers are taken
     assert re.search(r"the study takes \d{3}.\d GB there, and 1.0 GB are free", room)
+
+
+def test_images_that_were_given_back_lack_their_source(tmp_path):
+    data = {"_target_": "invariance.data.sources.ilsvrc.ILSVRC", "name": "ilsvrc", "root": None}
+    [absent] = _data(data, tmp_path)[1]
+    assert absent.startswith("ILSVRC= is not given, and ilsvrc is not prepared in ")
+    (tmp_path / "ilsvrc/227-gray").mkdir(parents=True)
+    (tmp_path / "ilsvrc/227-gray/manifest.json").touch()
+    assert not _data(data, tmp_path)[1]
+    (tmp_path / "ilsvrc/227-gray/given_back.json").touch()
+    [gone] = _data(data, tmp_path)[1]
+    assert gone.startswith("ILSVRC= is not given, and images of ilsvrc were given back in ")
+    [moved] = _data({**data, "root": str(tmp_path / "moved")}, tmp_path)[1]
+    assert moved.startswith(f"ILSVRC={tmp_path}/moved: ")
 
 
 def test_an_estimate_says_which_stage_it_is_of():

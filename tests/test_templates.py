@@ -221,6 +221,24 @@ def test_a_turn_has_what_is_chosen():
     pages = turn(227, chosen, "DRY=1")
     assert "plan=true" in pages[0][1] and all("hydra/launcher=dry" in words for _, words in pages[1:-1])
     assert "TURN=: there is no such variable" in made("paper-turns", "TURN=227").stderr
+    # the third baseline has its turn though none of the chosen needs that size
+    crop, parts = "NETWORKS=crop_240 crop_256", ["prepare", "train", "distance", "prepare"]
+    assert [page for page, _ in turn(227, crop)] == parts
+    assert "for turn in 227 240 256 ;" in " ".join(made("paper-turns", "DATA=ilsvrc", crop).stdout.split())
+
+
+def test_a_turn_gives_back_what_was_prepared_in_it_and_before():
+    more = "ARGS_prepare=renew=true data.colour=rgb 'data.mean=[1, 2, 3]'"
+    [(_, first), *_, (_, last)] = turn(256, more, "ENDED=227 240")
+    assert {"size=[256]", "data.colour=rgb", "data.mean=[1, 2, 3]", "renew=true"} < set(first)
+    assert {"size=[256,227,240]", "data.colour=rgb", "data.mean=[1, 2, 3]", "give_back=true"} < set(last)
+    assert "renew=true" not in last  # which prepares, and is refused where data are given back
+
+
+@pytest.mark.parametrize("name", ["TURN", "PAIRS"])
+def test_a_turn_is_not_taken_from_the_surroundings(name):
+    parts = ("paper-prepare", "paper-networks", "paper-distance", "DATA=ilsvrc")
+    assert made(*parts, **{name: "240"}).stdout == made(*parts).stdout
 
 
 def test_networks_can_be_chosen_and_are_called_as_each_part_calls_them():
@@ -278,15 +296,19 @@ def test_what_is_interrupted_ends_make_and_what_fails_does_not(tmp_path, monkeyp
     (tmp_path / ".venv/bin").mkdir(parents=True)
     (tmp_path / ".venv/installed").touch()
 
+    given = []
+
     def ran(target, *more, **statuses):
         """The commands that make ran, which end with the statuses given or well; and make's own status and errors."""
         for page in ("plan", "prepare", "train", "measure", "distance", "finetune", "report"):
             path = tmp_path / f".venv/bin/invariance-{page}"
-            path.write_text(f"#!/bin/sh\nexit {statuses.get(page, 0)}\n")
+            back = f'case " $*" in *give_back=true*) exit {statuses.get("back", 0)};; esac\n'
+            path.write_text(f"#!/bin/sh\n{back}exit {statuses.get(page, 0)}\n")
             path.chmod(0o755)
         outer = {key: value for key, value in os.environ.items() if key == "MAKELEVEL" or not key.startswith("MAKE")}
         ended = subprocess.run(["make", target, *more], cwd=tmp_path, capture_output=True, text=True, env=outer)
         lines = [line for line in ended.stdout.splitlines() if line.startswith(".venv/bin/invariance-")]
+        given.extend(re.findall(r"size=(\S+) .*give_back=true", ended.stdout))
         return [line.split()[0].rpartition("-")[2] for line in lines], ended.returncode, ended.stderr
 
     for target in ("smoke", "paper"):
@@ -309,8 +331,12 @@ def test_what_is_interrupted_ends_make_and_what_fails_does_not(tmp_path, monkeyp
     assert status == 0 and pages[0] == "prepare" and pages[6:9] == ["finetune", "prepare", "prepare"]
     pages, status, _ = ran("paper", "DATA=rvl_cdip", finetune=2)
     assert (pages.count("prepare"), pages[-1]) == (8, "report") and status != 0
+    assert given[-3:] == ["[240]", "[288,240]", "[320,240,288]"]  # not those of turns that did not end well
     pages, status, _ = ran("paper", "DATA=rvl_cdip", prepare=75)
     assert pages.count("prepare") == 5 and status != 0  # of preparing it is a failure
+    pages, status, _ = ran("paper", "DATA=rvl_cdip", back=75)  # of giving back it is none
+    assert pages.count("prepare") == 10 and pages[-1] == "report" and status == 0
+    assert ran("paper-turns", "DATA=rvl_cdip", back=2)[1] != 0
 
 
 def test_make_refuses_what_makes_no_sense():

@@ -90,8 +90,7 @@ def find(
         Damaged: if that list is damaged.
         UserError: if the source is not there, and none or several preparations are.
     """
-    prefix = _prefix(data, settings)
-    held, changed = _held(parent, prefix), ""
+    held, changed = prepared_so(parent, data, settings), ""
     if now is None:
         if len(held) > 1:
             raise UserError(
@@ -102,7 +101,7 @@ def find(
             data.source.splits()  # says what is not there
         return Location(held[0], there=True, source=False)
     listing = "".join(f"{name}\0{size}\0{time}\n" for name, (size, time) in sorted(now.items()))
-    target = parent / f"{prefix}-{_short_hash(listing)}"
+    target = parent / f"{_prefix(data, settings)}-{_short_hash(listing)}"
     for directory in sorted(held, key=lambda path: path != target):
         try:
             difference = _difference(directory, now, digest)
@@ -126,7 +125,7 @@ def find_unchanged(parent: Path, data: DataConfig, settings: Mapping[str, Any]) 
 
     None if there are none, or it cannot be told: `find` then looks at every file.
     """
-    there = [path for path in _held(parent, _prefix(data, settings)) if unchanged(path, data.source)]
+    there = [path for path in prepared_so(parent, data, settings) if unchanged(path, data.source)]
     return there[0] if len(there) == 1 else None
 
 
@@ -135,9 +134,9 @@ def _prefix(data: DataConfig, settings: Mapping[str, Any]) -> str:
     return f"{settings['size']}-{data.colour}-{_short_hash(identity)}"
 
 
-def _held(parent: Path, prefix: str) -> list[Path]:
-    """Whatever was prepared with the same settings, the newest first."""
-    return sorted(parent.glob(f"{glob.escape(prefix)}-*"), key=_made_at, reverse=True)
+def prepared_so(parent: Path, data: DataConfig, settings: Mapping[str, Any]) -> list[Path]:
+    """Whatever was prepared with these settings, of the source as it is now or was, the newest first."""
+    return sorted(parent.glob(f"{glob.escape(_prefix(data, settings))}-*"), key=_made_at, reverse=True)
 
 
 def _made_at(directory: Path) -> float:

@@ -2,14 +2,14 @@
 
 import fcntl
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from invariance.data.absent import mark_given_back, was_given_back
-from invariance.data.finding import find, prepared_settings
+from invariance.data.finding import find, prepared_settings, prepared_so
 from invariance.data.manifest import MANIFEST
 from invariance.data.placing import locked
 from invariance.data.prepared import Prepared
@@ -22,7 +22,7 @@ def give_back(config: Mapping[str, Any], size: int, root: Path) -> tuple[Path | 
     """Remove the images of prepared data, and keep their lists, which tell what was made of them.
 
     Whoever needs the images again makes them again, to the same bits, by `prepare`. What was interrupted goes on when
-    it is repeated.
+    it is repeated. Where no images are left the source is not looked at.
 
     Args:
         config: a yaml of `conf/data/`, plain and resolved.
@@ -38,11 +38,22 @@ def give_back(config: Mapping[str, Any], size: int, root: Path) -> tuple[Path | 
             changed, or they have no checksums.
     """
     data = data_config(config)
+    settings = prepared_settings(data, size)
+    there = prepared_so(root / data.name, data, settings)
+    if all(was_given_back(directory) and not any(directory.glob("*.images.npy")) for directory in there):
+        return (there[0] if there else None), 0
     now = data.source.stamps()
     if now is None:
-        raise UserError(f"{data.name} is kept: its source is not there, from which it could be made again")
-    found = find(root / data.name, data, prepared_settings(data, size), now, cache(data.source.digest), verify=False)
+        raise UserError(
+            f"{data.name} is kept: its source is not there, from which it could be made again (make paper KEEP=1 gives "
+            "nothing back)"
+        )
+    found = find(root / data.name, data, settings, now, cache(data.source.digest), verify=False)
     if not found.there:
+        if found.changed:
+            raise UserError(
+                f"{data.name} at {size} pixels is kept: {found.changed}; delete its folder if nobody needs it"
+            )
         return None, 0
     directory = found.directory
     with disk_errors(directory), locked(directory.with_name(f".{directory.name}.lock")):
@@ -76,9 +87,10 @@ def places_of(config: Mapping[str, Any], sizes: Sequence[int], root: Path) -> di
     return {size: one.directory for size, one in found.items() if one.there}
 
 
-def room_of_others(config: Mapping[str, Any], root: Path) -> int:
-    """Bytes of all images of a data set that are there, at whatever sizes."""
-    return sum(path.stat().st_size for path in (root / data_config(config).name).glob("*/*.images.npy"))
+def room_of_others(config: Mapping[str, Any], root: Path, but: Collection[Path]) -> int:
+    """Bytes of all images of a data set that are there, at whatever sizes, but for some folders."""
+    found = (root / data_config(config).name).glob("*/*.images.npy")
+    return sum(path.stat().st_size for path in found if path.parent not in but)
 
 
 def _images_of(directory: Path) -> list[Path]:

@@ -222,7 +222,10 @@ class Store:
                     found.load(side)
                 return found
             (directory / FACTS).unlink(missing_ok=True)
-            images = replace(images, prepared=images.prepared.with_images(progress=False))
+            if not images.prepared.whole:
+                progress.stop()  # which gives way to the bar of images that are made again
+                images = replace(images, prepared=images.prepared.with_images(progress=not progress.disable))
+                progress.start()
             return self._extract(network, images, directory, chosen, progress, task)
         finally:
             os.close(lock)

@@ -64,13 +64,15 @@ def distance(config: dict[str, Any]) -> None:
 def keep_features(config: dict[str, Any]) -> None:
     """The features of the chosen networks, one or more, kept for comparisons that need no images then.
 
+    What will be fitted to them must have room, as if they were compared.
+
     Raises:
         UserError: for anything the user can mend.
     """
     members = {member.label: member for member in _members(config, least=1)}
     store = Store(Path(config["features"]).expanduser(), config["layer"], int(config["batch"]))
     with bar(config["progress"]) as progress:
-        kept = features_of(members, store, [], progress)
+        kept = features_of(members, store, _fits(config), progress)
     room = sum(source.bytes for source in kept.values())
     print(f"features of {len(kept)} networks are kept: {store.root} ({room / 1e9:.2g} GB)")
 

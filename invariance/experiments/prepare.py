@@ -11,7 +11,7 @@ from invariance.data.giving_back import give_back, places_of, room_of_others
 from invariance.data.names import shown
 from invariance.data.prepared import prepare_sizes
 from invariance.data.sources.base import data_config
-from invariance.errors import UserError
+from invariance.errors import Busy, UserError
 from invariance.settings.base import checked
 from invariance.settings.pages import PreparePage
 from invariance.settings.paths import folder
@@ -79,6 +79,7 @@ def give_sizes_back(data: dict[str, Any], sizes: list[int], root: Path) -> None:
             )
         else:
             print(f"{size}×{size}: given back before: {directory}")
+    errors.sort(key=lambda one: not isinstance(one, Busy))  # what is busy may be tried again, and says less
     for error in errors[:-1]:
         say_error(str(error))
     if errors:
@@ -145,7 +146,8 @@ def print_plan(config: dict[str, Any], sizes: list[int], root: Path) -> None:
     for line in made.left_out:
         print(f"left out: {line}")
     if made.size_bytes > made.free_bytes:
-        lacking, others = (made.size_bytes - made.free_bytes) / 1e9, room_of_others(config["data"], root) / 1e9
+        lacking = (made.size_bytes - made.free_bytes) / 1e9
+        others = room_of_others(config["data"], root, but=there.values()) / 1e9
         if lacking > others:
             raise UserError(f"{root} lacks {lacking:.2f} GB; make room, or give prepared=…")
         print(f"{lacking:.2f} GB are lacking until others of its sizes are given back, which take {others:.2f} GB")

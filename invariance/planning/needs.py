@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from invariance.data.absent import was_given_back
 from invariance.data.manifest import MANIFEST
 from invariance.data.sources.base import data_config, existing_root
 from invariance.data.sources.official import Official
@@ -130,20 +131,24 @@ def _launcher(launcher: str) -> Iterator[str]:
 
 
 def _data(data: Mapping[str, Any], prepared: Path) -> tuple[list[Path], list[str]]:
-    """The archives and folders of a data set, and what it lacks unless it is prepared already."""
+    """The archives and folders of a data set that is not prepared, and what it lacks where its images are not there."""
     name, root = data["name"], data.get("root")
-    if "root" not in data or any(prepared.glob(f"{name}/*/{MANIFEST}")):
+    there = [path.parent for path in prepared.glob(f"{name}/*/{MANIFEST}")]
+    gone = any(map(was_given_back, there))
+    if "root" not in data or (there and not gone):
         return [], []
     variable = str(name).upper()
     if root is None:
-        return [], [f"{variable}= is not given, and {name} is not prepared in {prepared}; say where its files are"]
+        why = f"images of {name} were given back" if gone else f"{name} is not prepared"
+        return [], [f"{variable}= is not given, and {why} in {prepared}; say where its files are"]
     try:
         source = data_config(data).source
         parts = source.parts() if isinstance(source, Official) else [existing_root(root, "a folder or an archive")]
     except UserError as error:
         return [], [f"{variable}={root}: {error}"]
     closed = [path for path in parts if not os.access(path, os.R_OK)]
-    return parts, [f"{variable}={root}: {path} may not be read by this user" for path in closed]
+    wrong = [f"{variable}={root}: {path} may not be read by this user" for path in closed]
+    return [] if there else parts, wrong  # what is prepared is counted by its lists
 
 
 def _room(wanted: StudyWanted, study: Callable[[str, bool], Study], countable: bool) -> Iterator[str]:
