@@ -78,6 +78,14 @@ def test_what_could_not_be_made_again_is_kept(pets, store, whole):  # noqa: F811
     assert same(directory, copy)
 
 
+def test_room_that_others_would_give_is_not_of_what_is_asked_for(pets, store, whole):  # noqa: F811
+    directory, _ = whole
+    taken = sum(path.stat().st_size for path in directory.glob("*.images.npy"))
+    settings = config(root=str(pets))
+    assert giving_back.room_of_others(settings, store, but=()) == taken > 0
+    assert giving_back.room_of_others(settings, store, but={directory: None}.keys()) == 0
+
+
 def test_what_is_gone_already_needs_no_source(pets, store, whole):  # noqa: F811
     directory, _ = whole
     back(pets, store)
