@@ -16,6 +16,9 @@ _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # malloc.h
 _LARGEST = 2**31 - 1
 _WORKSPACE, _NO_ALGORITHM = "CUBLAS_WORKSPACE_CONFIG", "does not have a deterministic implementation"
 
+GPU_SHARE_VARIABLE = "INVARIANCE_GPU_SHARE"
+"""The part of a GPU's memory that belongs to this process, where a launcher puts several jobs on it."""
+
 
 def choose_device(accelerator: str) -> torch.device:
     """The device that an accelerator means on this machine: a GPU for gpu and cuda, and for auto if one is there.
@@ -175,6 +178,13 @@ def machine_bytes() -> int:
         with suppress(OSError, ValueError), open(path, encoding="ascii") as file:  # "max" is no limit
             found.append(int(file.read()))
     return min(found)
+
+
+def gpu_room(device: torch.device) -> float:
+    """Bytes of a GPU's memory that this process may still take: what is free, and its share is not used up."""
+    free, whole = torch.cuda.mem_get_info(device)
+    share = float(os.environ.get(GPU_SHARE_VARIABLE) or 1)
+    return min(float(free), share * whole - torch.cuda.memory_reserved(device))
 
 
 def require(needed: int, what: str, remedy: str) -> None:

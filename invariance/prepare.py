@@ -5,7 +5,7 @@ from invariance.cli.command import command
 
 def main() -> None:
     """The command `invariance-prepare`."""
-    command("prepare", "invariance.experiments.prepare:prepare_data")
+    command("prepare", "invariance.experiments.prepare:prepare")
 
 
 if __name__ == "__main__":

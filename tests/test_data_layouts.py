@@ -22,7 +22,7 @@ from invariance.data.sources.base import source_from_config
 from invariance.data.sources.ilsvrc import ILSVRC
 from invariance.data.sources.rvl_cdip import RVLCDIP
 from invariance.errors import UserError
-from invariance.experiments.prepare import prepare_data
+from invariance.experiments.prepare import prepare as prepare_data
 
 CONF = Path(__file__).parents[1] / "conf" / "data"
 

@@ -16,7 +16,7 @@ from invariance.data.prepared import prepare
 from invariance.errors import Busy, UserError
 from invariance.experiments.distance import distance
 from invariance.experiments.measure import measure
-from invariance.experiments.prepare import prepare_data
+from invariance.experiments.prepare import prepare as prepare_data
 from invariance.experiments.train import train
 from tests.conftest import TRAINED
 from tests.test_prepared import config, made, pets, store  # noqa: F401

@@ -16,10 +16,12 @@ import pytest
 import torch
 
 from invariance.cli.command import command, find_plugins
+from invariance.device import gpu_room
 from invariance.errors import Busy, UserError
-from invariance.launch.jobs import Job, Later, run_jobs
+from invariance.launch.jobs import Job, Later, run_jobs, start
 from invariance.launch.slots import Slot, shown_slots, slots_of
 from invariance.runs.locks import me
+from invariance.runs.processes import signals_interrupt
 from invariance.runs.sweep import SWEEP_VARIABLE, Attempt, begin_sweep, read_sweeps, sweep_folder
 
 SLEEPER = """
@@ -96,6 +98,24 @@ def test_when_the_launcher_ends_its_jobs_end_in_order(tmp_path, number):
     assert ("waiting for 2 jobs to end in order" in said) == (number != signal.SIGKILL)
     until(lambda: all("ended in order" in log.read_text() for log in logs))
     assert not (tmp_path / "j2.log").exists()
+
+
+def test_a_job_that_an_interruption_finds_at_its_start_is_waited_for_and_heeds_signals(tmp_path):
+    sleeper, started = job(tmp_path, "j0", SLEEPER), []
+
+    def begin(one, environment):
+        started.append(start(one, environment))
+        os.kill(os.getpid(), signal.SIGINT)
+        until(lambda: "begun" in one.log.read_text())
+        return started[0]
+
+    try:
+        with signals_interrupt(), pytest.raises(KeyboardInterrupt):
+            run_jobs([sleeper], slots(1), progress=False, begin=begin)
+        assert started[0].returncode is not None and "ended in order" in sleeper.log.read_text()
+    finally:
+        started[0].kill()
+        started[0].wait()
 
 
 def until(holds):
@@ -342,6 +362,16 @@ def test_a_gpu_has_as_many_slots_as_wanted_and_few_jobs_have_one_each(monkeypatc
     assert {one.environment["OMP_NUM_THREADS"] for one in there} == {"2"}
     assert shown_slots(there) == "6 slots on 2 × GPU" and shown_slots(there[:2]) == "2 × GPU"
     assert shown_slots(there[:1]) == "GPU 0 (1 of 3)" and shown_slots(slots(4)) == "4 × slot"
+    memory = {"whole": 140.0, "free": 140.0}
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (memory["free"], memory["whole"]))
+    assert gpu_room(torch.device("cuda")) == 140
+    for name, value in slots_of([1], None, 1, lambda: 2, 2)[0].environment.items():
+        monkeypatch.setenv(name, value)
+    assert gpu_room(torch.device("cuda")) == 70  # what two that begin together see
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: 10)
+    assert gpu_room(torch.device("cuda")) == 60  # of its share, ten are in use
+    memory["free"] = 50.0
+    assert gpu_room(torch.device("cuda")) == 50
     for gpus, per_gpu, said in (([], 2, "per_gpu=2: no GPU is used"), (None, 0, "per_gpu=0: give a whole number")):
         with pytest.raises(UserError, match=said):
             slots_of(gpus, None, 1, lambda: 2, per_gpu)

@@ -48,6 +48,21 @@ if __name__ == "__main__":
             print("begun", flush=True)
             while True:
                 signal.pause()
+        case ["once", seen]:
+            if os.path.exists(seen):
+                print("forked" if "invariance.experiments.status" in sys.modules else "whole")
+                sys.exit()
+            open(seen, "x").close()
+            while True:
+                time.sleep(1)
+        case ["leave"]:
+            here = os.getpid()
+            if (left := os.fork()) == 0:
+                while os.getppid() == here:
+                    time.sleep(0.01)
+                os._exit(0)
+            print(left)
+            sys.exit(3)
 """
 
 
@@ -58,8 +73,8 @@ def task(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])]))
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
 
-    def make(name, number=0, **environment):
-        command = [sys.executable, "-m", "task_of_forks", name]
+    def make(name, number=0, *more, **environment):
+        command = [sys.executable, "-m", "task_of_forks", name, *more]
         return Job(command, f"{name} {number}", tmp_path / "logs" / f"{name}{number}.log", environment)
 
     return make
@@ -122,23 +137,68 @@ def test_a_signal_that_comes_with_the_start_is_not_lost(task, tmp_path):
         os.kill(started[0].pid, 0)
 
 
-def test_when_the_process_that_jobs_come_from_is_killed_they_end_in_order_and_others_start_whole(task, tmp_path, capfd):
-    slots, servers = [Slot("a", {"PLACE": "here"})], []
+def test_when_the_process_that_jobs_come_from_is_killed_they_end_in_order_and_begin_again_whole(task, tmp_path, capfd):
+    slots = [Slot("a", {"PLACE": "here"}), Slot("b", {"PLACE": "here"})]
+    seen = tmp_path / "seen"
+    jobs, begun = [task("once", 0, str(seen)), task("wait"), task("tell")], []
 
     def begin(job, environment):
-        process = forks.start(job, environment)
-        if not servers:
+        begun.append(forks.start(job, environment))
+        if job is jobs[0]:
+            until(seen.exists)
+        if job is jobs[1]:
             until(lambda: "begun" in job.log.read_text())
-            servers.append(int(Path(f"/proc/{process.pid}/stat").read_text().split()[3]))
-            os.kill(servers[0], signal.SIGKILL)
-        return process
+            os.kill(server_of(begun[0]), signal.SIGKILL)
+            begun[1].terminate()  # one that is told to end is not begun again
+        return begun[-1]
 
     with sharing(tmp_path) as forks:
-        failures = run_jobs([task("wait"), task("tell")], slots, progress=False, begin=begin)
+        failures = run_jobs(jobs, slots, progress=False, begin=begin)
     assert [one.shown for one in failures] == ["wait 0"]
     assert failures[0].log.read_text().splitlines() == ["begun", "ended in order"]
-    assert not json.loads(task("tell").log.read_text())["forked"]
+    assert jobs[0].log.read_text() == "whole\n" and not json.loads(jobs[2].log.read_text())["forked"]
     assert capfd.readouterr().out.count("the process that jobs came from is lost (it ended with status -9)") == 1
+
+
+def server_of(process):
+    return int(Path(f"/proc/{process.pid}/stat").read_text().split()[3])
+
+
+def test_an_answer_that_is_lost_is_asked_for_again_and_what_a_job_leaves_behind_is_waited_for(task, tmp_path):
+    with sharing(tmp_path) as forks:
+        job = task("leave")
+        process = forks.start(job, {"PLACE": "here"})
+        until(lambda: forks.ask("poll", process=process.pid)["status"] is not None)
+        assert process.poll() == forks.ask("poll", process=process.pid)["status"] == 3
+        left = Path("/proc") / job.log.read_text().strip()
+        until(lambda: forks.ask("poll", process=process.pid) and not left.exists())
+
+
+def test_a_folder_that_matplotlib_makes_where_it_may_write_nowhere_goes_with_the_process(tmp_path):
+    code = """
+    import os, socket, sys
+    from invariance.cli import fork_server
+    here, there = socket.socketpair()
+    def imported(page):
+        import matplotlib
+        return fork_server.unfit() + os.environ["MPLCONFIGDIR"]
+    fork_server.import_for = imported
+    sys.argv[1:] = [str(there.detach()), str(os.getpid()), "report"]
+    here.shutdown(socket.SHUT_WR)  # nobody asks for a job
+    if os.fork() == 0:
+        fork_server.main()
+    os.wait()
+    os.close(int(sys.argv[1]))
+    print(here.recv(9999).decode())
+    """
+    nowhere = dict.fromkeys(("HOME", "XDG_CONFIG_HOME", "XDG_CACHE_HOME"), "/dev/null/none")
+    environment = {**os.environ, **nowhere, "TMPDIR": str(tmp_path)}
+    environment.pop("MPLCONFIGDIR", None)
+    ended = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, env=environment
+    )
+    assert f"{tmp_path}/matplotlib-" in ended.stdout, ended.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])

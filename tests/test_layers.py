@@ -184,3 +184,10 @@ def taken_apart(path: Path) -> list[int]:
 def test_the_configuration_is_taken_apart_in_experiments_and_settings_alone():
     """All others are given values, or an object of a schema."""
     assert {name.split("/")[0] for name in everywhere(taken_apart)} <= {"experiments", "settings"}
+
+
+@pytest.mark.parametrize("page", sorted(PAGES))
+def test_a_command_does_what_its_name_says(page):
+    """`invariance.cli.fork_server` imports by the same rule what a command's jobs need."""
+    assert f'command("{page}", "invariance.experiments.{page}:{page}")' in "\n".join(text(PACKAGE / f"{page}.py"))
+    assert page in {one.name for one in functions(PACKAGE / "experiments" / f"{page}.py")}

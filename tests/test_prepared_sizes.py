@@ -12,7 +12,8 @@ from invariance.data.estimate import plan
 from invariance.data.prepared import prepare, prepare_sizes
 from invariance.data.sources.trees import FolderTree
 from invariance.errors import UserError
-from invariance.experiments.prepare import checked_sizes, prepare_data
+from invariance.experiments.prepare import checked_sizes
+from invariance.experiments.prepare import prepare as prepare_data
 from tests.test_prepared import config, made, pets, store  # noqa: F401
 
 SIZES = [7, 5, 11]

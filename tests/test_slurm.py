@@ -8,7 +8,9 @@ import signal
 import subprocess
 import sys
 import time
+from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -172,7 +174,9 @@ def test_a_job_that_trains_asks_for_room_for_its_images_as_far_as_its_share_of_a
 
     def ask(*command):
         nodes.append(command)
-        return "1031000|96|gpu:a100:8(S:0-1),gpu:slice:0\n515000+|64|gpu:4\n257000|128|(null)\n64000|16|gpu:v100:1\n"
+        # the first of these could not even hold what a job needs beside its images
+        rows = ["16000|8|gpu:1", "1031000|96|gpu:a100:8(S:0-1),gpu:slice:0", "515000+|64|gpu:4", "257000|128|(null)"]
+        return "".join(f"main*|{row}\n" for row in [*rows, "64000|16|gpu:v100:1"]) + "other|40000|8|gpu:1\n"
 
     monkeypatch.setattr(slurm_memory, "ask", ask)
 
@@ -181,7 +185,7 @@ def test_a_job_that_trains_asks_for_room_for_its_images_as_far_as_its_share_of_a
 
     assert asked(0, 4) == 20 and not nodes  # nothing to hold, and nothing is asked
     assert asked(10.5, 4) == 31 and asked(198.2) == 59  # 0.95 of a node of 62.5 GB
-    assert asked(198.2, partition="big") == 59 and nodes[-1][-1] == "--partition=big"
+    assert asked(198.2, partition="big") == 37 and nodes[-1][-1] == "--partition=big"
     assert asked(198.2, gpus_per_node=4) == 215 and asked(900, gpus_per_node=4) == 477  # 0.95 of half of the first
     assert asked(900, gpus_per_node=None, cpus_per_task=32) == 59  # a quarter of the third
     assert asked(900, 500) == 516 and asked(900, mem_gb=7) == 7
@@ -200,6 +204,39 @@ def test_what_is_read_again_and_again_is_the_largest_set_that_a_job_can_mean(tmp
     assert slurm_memory.MANIFEST == MANIFEST
     assert [read("train", tmp_path, "digits"), read("finetune", tmp_path, None)] == [300, 500]
     assert read("measure", tmp_path, "digits") == read("train", tmp_path / "none", "digits") == 0
+
+
+def test_a_sweep_over_data_asks_for_room_for_the_largest_of_them(settings, tmp_path, monkeypatch):
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+
+    from invariance.settings.files import conf_dir
+
+    chosen = settings(submitit_folder="submitit")  # for which Hydra has run its plugins' modules
+    plugin = import_module("hydra_plugins.invariance_slurm_launcher")
+    for name, size in (("digits", 100), ("photos", 700), ("ilsvrc", 500), ("rvl_cdip", 300)):
+        (tmp_path / name / "32").mkdir(parents=True)
+        (tmp_path / name / "32/train.npy").write_bytes(bytes(size))
+        (tmp_path / name / "32" / MANIFEST).write_text("{}")
+    asked = []
+
+    def build_executor(_settings, _folder, *memory):
+        asked.append(memory)
+        raise InterruptedError
+
+    monkeypatch.setattr(plugin, "build_executor", build_executor)
+    monkeypatch.setenv("INVARIANCE_SWEEP", str(tmp_path))
+    launcher = plugin.SlurmLauncher(**chosen)
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        overrides = ["hydra/launcher=slurm", "hydra.job.name=train", f"prepared={tmp_path}"]
+        config = compose("train", overrides=overrides, return_hydra_config=True)
+        context = SimpleNamespace(config_loader=GlobalHydra.instance().config_loader())
+        launcher.setup(hydra_context=context, task_function=None, config=config)
+        for names in (["digits"], ["rvl_cdip", "ilsvrc"], ["digits", "rvl_cdip"]):
+            jobs = [[f"data={name}", f"seed={seed}"] for name in names for seed in range(2)]
+            with pytest.raises(InterruptedError):
+                launcher.launch(jobs, 0)
+    assert asked == [(None, 100), (None, 500), (None, 300)]
 
 
 def test_a_controller_that_does_not_answer_is_not_one_without_jobs(settings, programs, tmp_path):

@@ -13,9 +13,11 @@ import importlib
 import json
 import os
 import runpy
+import shutil
 import socket
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,7 @@ from hydra import compose, initialize_config_dir
 
 from invariance.cli.command import find_plugins, function_of
 from invariance.runs.origin import checkout_here
-from invariance.runs.processes import fork_under
+from invariance.runs.processes import adopt_orphans, fork_under
 from invariance.runs.surroundings import settle
 from invariance.settings.files import conf_dir
 
@@ -40,6 +42,9 @@ LATER = {
 _BY_NVML = "PYTORCH_NVML_BASED_CUDA_CHECK"
 """Without it torch asks the driver whether there is a GPU, and a process that asked it cannot be forked."""
 
+_MATPLOTLIB = "MPLCONFIGDIR"
+"""Where matplotlib writes: it sets this to a folder that it makes where it may write nowhere else."""
+
 _TASKS = Path("/proc/self/task")
 
 
@@ -48,9 +53,12 @@ def main() -> None:
     descriptor, parent, page = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
     fork, before = fork_under(parent), dict(os.environ)
     with socket.socket(fileno=descriptor) as connection:
+        adopt_orphans(True)
         answer(connection, {"unfit": import_for(page)})
         job = serve(connection, fork)
     if job is None:
+        if (made := os.environ.get(_MATPLOTLIB, "")) != before.get(_MATPLOTLIB, ""):
+            shutil.rmtree(made, ignore_errors=True)  # which matplotlib would do at an end in order
         os._exit(0)  # to give back all that was imported takes a while
     become(job, {name: value for name, value in os.environ.items() if before.get(name) != value})
 
@@ -88,7 +96,7 @@ def import_for(page: str) -> str:
 
 def unfit() -> str:
     """Why this process cannot be forked: a library has touched a GPU, or runs threads; nothing if it can."""
-    if os.path.basename(os.environ.get("MPLCONFIGDIR", "")).startswith("matplotlib-"):
+    if os.path.basename(os.environ.get(_MATPLOTLIB, "")).startswith("matplotlib-"):
         return "matplotlib may write nowhere in the home folder, and has made a folder that goes with the first job"
     for stream in (sys.stdout, sys.stderr):  # what is left in them would be printed by every job
         stream.flush()
@@ -117,10 +125,11 @@ def serve(connection: socket.socket, fork: Callable[[], int]) -> dict[str, Any] 
     Returns:
         In a process that was forked, the job that it is; None in this one.
     """
-    jobs: set[int] = set()
+    statuses: dict[int, int | None] = {}
     with connection.makefile("rb") as questions:
         for line in questions:
             question = json.loads(line)
+            reap(statuses)
             number = question.get("process")
             match question["ask"]:
                 case "start":
@@ -132,17 +141,27 @@ def serve(connection: socket.socket, fork: Callable[[], int]) -> dict[str, Any] 
                     if process == 0:
                         job: dict[str, Any] = question
                         return job
-                    jobs.add(process)
+                    statuses[process] = None
                     answer(connection, {"process": process})
                 case "poll":
-                    process, status = os.waitpid(number, os.WNOHANG)
-                    jobs.discard(process)
-                    answer(connection, {"status": os.waitstatus_to_exitcode(status) if process else None})
+                    answer(connection, {"status": statuses[number]})
                 case "signal":
-                    if number in jobs:  # one that was waited for may have another's number by now
+                    if statuses[number] is None:  # one that was waited for may have another's number by now
                         os.kill(number, question["signal"])
                     answer(connection, {})
     return None
+
+
+def reap(statuses: dict[int, int | None]) -> None:
+    """Wait for the processes that have ended: jobs, and what jobs have left behind.
+
+    Args:
+        statuses: of all jobs; an answer can be lost with an interruption of the launcher, which then asks again.
+    """
+    with suppress(ChildProcessError):
+        while (ended := os.waitpid(-1, os.WNOHANG))[0]:
+            if ended[0] in statuses:
+                statuses[ended[0]] = os.waitstatus_to_exitcode(ended[1])
 
 
 def become(job: dict[str, Any], added: dict[str, str]) -> None:

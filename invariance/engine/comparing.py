@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from rich.progress import Progress
 from torch import Tensor
 
-from invariance.device import full_float32, require
+from invariance.device import full_float32, gpu_room, require
 from invariance.engine.recorder import Listed, Recorder
 from invariance.errors import UserError
 from invariance.maps import FittedMaps
@@ -236,7 +236,7 @@ def group_size(
     of_source = 4 * largest * (n_fit * (1 + 2 * held_out) + n_report) + 40 * largest * largest
     size = (memory - of_source) // of_target
     if device.type == "cuda":
-        free = _GPU_SHARE * torch.cuda.mem_get_info(device)[0]
+        free = _GPU_SHARE * gpu_room(device)
         size = min(size, (free - of_source) // of_target)
     return max(1, int(size))
 

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from invariance.device import gpu_room
 from invariance.engine.alike import check_room
 from invariance.engine.at_layer import AtLayer, Effort, How, More, Size, answering, asks_back
 from invariance.engine.derivative import DERIVATIVE, Derivatives
@@ -310,14 +311,14 @@ class _OfFamily:
         left = self.effort.memory - of_g - size * (of_g + self._of_maps(dims))
         if self.model.device.type != "cuda":
             return left
-        free = torch.cuda.mem_get_info(self.model.device)[0] - size * (of_g if self.home.type == "cuda" else 0)
+        free = gpu_room(self.model.device) - size * (of_g if self.home.type == "cuda" else 0)
         return min(left, 0.5 * free)
 
     def _settle(self, dims: dict[str, int]) -> None:
         """Keep all features on the GPU if it holds those of one g beside φ(x): nothing is copied again for any fit."""
         device = self.model.device
         self.home, self.room = torch.device("cpu"), math.inf
-        room = _GPU_SHARE * torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0.0
+        room = _GPU_SHARE * gpu_room(device) if device.type == "cuda" else 0.0
         if self._fitting(dims, room) >= 1:
             self.home, self.room = device, room
 

@@ -17,7 +17,7 @@ from invariance.settings.pages import PreparePage
 from invariance.settings.paths import folder
 
 
-def prepare_data(config: dict[str, Any]) -> None:
+def prepare(config: dict[str, Any]) -> None:
     """Prepare one data set at one size or several, or give sizes back, and say what came of it.
 
     Args:

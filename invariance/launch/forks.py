@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -19,6 +19,9 @@ from invariance.runs.sweep import JOB_VARIABLE, SWEEP_VARIABLE
 
 _PATIENCE = 60.0
 """Seconds for an answer, which takes milliseconds."""
+
+_WITH_SERVER = (130, -signal.SIGTERM)
+"""How jobs end with the process that they came from: in order, and before they heed signals."""
 
 _LATE = {JOB_VARIABLE, SWEEP_VARIABLE, "CUDA_VISIBLE_DEVICES"}
 """Variables that nothing reads while it is imported: jobs may differ in these from the process that they come from."""
@@ -85,10 +88,10 @@ class Forks:
             return start(job, environment)
         if "errno" in answer:
             raise OSError(answer["errno"], os.strerror(answer["errno"]))
-        return Forked(self, answer["process"])
+        return Forked(self, answer["process"], lambda: start(job, environment))
 
     def ask(self, ask: str, **question: Any) -> dict[str, Any] | None:  # noqa: ANN401
-        """Ask the process that jobs come from; None if it is lost, and its jobs are told to end and are ours now."""
+        """Ask the process that jobs come from; None if it is lost: its jobs are told to end, and ours."""
         if self._connection is None:
             return None
         try:
@@ -98,7 +101,7 @@ class Forks:
                 return self._hear()
         except OSError as error:
             why = self._lose() or str(error)
-            print(f"the process that jobs came from is lost ({why}): its jobs end, and others start whole", flush=True)
+            print(f"the process that jobs came from is lost ({why}): its jobs end, and begin again whole", flush=True)
             return None
 
     def _begin(self) -> None:
@@ -153,21 +156,32 @@ class Forks:
 class Forked:
     """A job's process that was forked, to be waited for as one of `subprocess`.
 
+    If the process that it came from is lost, and it ends for that, it is begun again as a whole command.
+
     Args:
         forks: what started it.
         pid: its id.
+        begin_whole: starts its job as a whole command.
     """
 
-    def __init__(self, forks: Forks, pid: int) -> None:
+    def __init__(self, forks: Forks, pid: int, begin_whole: Callable[[], Process]) -> None:
         self.pid = pid
-        self._forks = forks
+        self._forks, self._begin_whole = forks, begin_whole
+        self._whole: Process | None = None
         self._status: int | None = None
+        self._told = False
 
     def poll(self) -> int | None:
         """Its status, negative for a signal that killed it; None while it runs."""
+        if self._whole is not None:
+            return self._whole.poll()
         if self._status is None:
             answer = self._forks.ask("poll", process=self.pid)
             self._status = self._of_orphan() if answer is None else answer["status"]
+            if answer is None and self._status in _WITH_SERVER and not self._told:
+                with uninterrupted():
+                    self._whole = self._begin_whole()
+                self.pid, self._status = self._whole.pid, None
         return self._status
 
     def wait(self, timeout: float | None = None) -> int:
@@ -192,6 +206,7 @@ class Forked:
         self._send(signal.SIGKILL)
 
     def _send(self, number: signal.Signals) -> None:
+        self._told = True
         if self.poll() is None and self._forks.ask("signal", process=self.pid, signal=number) is None:
             os.kill(self.pid, number)  # a child of ours that was not waited for
 
@@ -199,6 +214,6 @@ class Forked:
         """Its status, where the process that it came from is lost."""
         try:
             process, status = os.waitpid(self.pid, os.WNOHANG)
-        except ChildProcessError:  # it ended, and was waited for, in the moment before
-            return -signal.SIGKILL
+        except ChildProcessError:  # it ended in the moment before, and nobody knows how: as if for that
+            return -signal.SIGTERM
         return os.waitstatus_to_exitcode(status) if process else None

@@ -22,7 +22,7 @@ from rich.progress import Progress
 from invariance.errors import Busy, UserError
 from invariance.launch.slots import Slot
 from invariance.progress import bar, say
-from invariance.runs.processes import die_with
+from invariance.runs.processes import die_with, uninterrupted
 from invariance.runs.sweep import JOB_VARIABLE, SWEEP_VARIABLE, not_done
 
 GRACE = 90.0
@@ -235,7 +235,8 @@ def run_jobs(
                 waiting = waiting or later.due()
                 while waiting and free:
                     job, slot = waiting.pop(0), free.pop(0)
-                    running.append((job, slot, (begin or start)(job, slot.environment)))
+                    with uninterrupted():  # one that is begun, and not noted, would be left to itself
+                        running.append((job, slot, (begin or start)(job, slot.environment)))
                 time.sleep(LOOK_EVERY)
                 for one in list(running):
                     job, slot, process = one
@@ -277,6 +278,7 @@ def start(job: Job, environment: Mapping[str, str], ignore: Sequence[signal.Sign
         """What the child does before it becomes the command."""
         for number in ignore:
             signal.signal(number, signal.SIG_IGN)
+        signal.pthread_sigmask(signal.SIG_SETMASK, [])  # they wait while this process starts a job, and not in the job
         tied()
 
     with open(job.log, "wb") as log:

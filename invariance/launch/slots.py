@@ -9,6 +9,9 @@ from invariance.errors import UserError
 MOST_SLOTS = 4096
 """Slots, or cores of one, beyond what any machine has."""
 
+GPU_SHARE_VARIABLE = "INVARIANCE_GPU_SHARE"
+"""As `invariance.device` has it, which imports torch: Hydra's launchers import this module for every --help."""
+
 
 @dataclass(frozen=True)
 class Slot:
@@ -83,10 +86,11 @@ def _on_gpus(gpus: Sequence[int], per_gpu: int, cores: int) -> list[Slot]:
         cores: CPU cores of a slot.
     """
     seen = [one for one in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if one]
+    share = {GPU_SHARE_VARIABLE: str(1 / per_gpu)} if per_gpu > 1 else {}
     return [
         Slot(
             f"GPU {gpu} ({k} of {per_gpu})" if per_gpu > 1 else f"GPU {gpu}",
-            {"CUDA_VISIBLE_DEVICES": seen[gpu] if seen else str(gpu), **threads(cores)},
+            {"CUDA_VISIBLE_DEVICES": seen[gpu] if seen else str(gpu), **share, **threads(cores)},
         )
         for k in range(1, per_gpu + 1)
         for gpu in gpus

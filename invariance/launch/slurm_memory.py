@@ -67,21 +67,29 @@ def memory_of(settings: Mapping[str, Any], memory_gb: float | None, images: int 
     if asked is not None:
         return int(asked)
     least = held + BESIDE
-    return max(least, min(least + math.ceil(images / _GIB), share_of_node(settings) if images else 0))
+    return max(least, min(least + math.ceil(images / _GIB), share_of_node(settings, least) if images else 0))
 
 
-def share_of_node(settings: Mapping[str, Any]) -> int:
-    """GB of a node that belong to one job by its GPUs or CPUs, on the node with the least; 0 if SLURM does not say.
+def share_of_node(settings: Mapping[str, Any], least: int) -> int:
+    """GB of a node that belong to one job by its GPUs or CPUs: the least of the nodes that are for these jobs.
 
     Args:
-        settings: partition, gpus_per_node and cpus_per_task.
+        settings: partition, gpus_per_node and cpus_per_task; without a partition, the nodes are those of the default.
+        least: GB that a job needs; a node whose share is less is not for these jobs, nor is one with fewer GPUs.
+
+    Returns:
+        0 if no node is, or SLURM does not say.
     """
-    only = [f"--partition={settings['partition']}"] if settings.get("partition") else []
-    told = ask("sinfo", "--noheader", "--Node", "--format=%m|%c|%G", *only) or ""
+    partition = settings.get("partition")
+    only = [f"--partition={partition}"] if partition else []
+    told = ask("sinfo", "--noheader", "--Node", "--format=%P|%m|%c|%G", *only) or ""
     gpus, shares = settings["gpus_per_node"] or 0, []
-    for megabytes, cpus, resources in re.findall(r"^(\d+)\+?\|(\d+)\+?\|(.*)$", told, flags=re.MULTILINE):
+    for name, megabytes, cpus, resources in re.findall(r"^(.*?)\|(\d+)\+?\|(\d+)\+?\|(.*)$", told, flags=re.MULTILINE):
+        if not partition and not name.endswith("*"):
+            continue
         there = sum(int(number) for number in re.findall(r"\bgpu(?::[^:,()]+)?:(\d+)", resources))
         whole, part = (there, gpus) if gpus else (int(cpus), settings["cpus_per_task"] or 1)
-        if whole >= part:  # others are not for these jobs
-            shares.append(int(megabytes) / 1024 * part / whole)
-    return math.floor(_OF_NODE * min(shares, default=0.0))
+        share = math.floor(_OF_NODE * int(megabytes) / 1024 * part / whole) if whole >= part else 0
+        if share >= least:
+            shares.append(share)
+    return min(shares, default=0)

@@ -35,10 +35,11 @@ class SlurmLauncher(Launcher):
             for key, value in settings.items()
         }
         self.config: DictConfig | None = None
+        self.context: HydraContext | None = None
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Take the sweep's configuration."""
-        self.config = config
+        """Take the sweep's configuration, and what composes a job's."""
+        self.config, self.context = config, hydra_context
 
     def check(self) -> None:
         """Refuse settings that make no sense, and a machine that cannot submit jobs.
@@ -47,14 +48,16 @@ class SlurmLauncher(Launcher):
             UserError: naming what is wrong.
         """
         assert self.config is not None
-        checked(self.settings, *self._memory())
+        checked(self.settings, self.config.get("memory_gb"))
 
-    def _memory(self) -> tuple[float | None, int]:
-        """What a job may hold, in GB where that is bounded, and the bytes that it reads again and again."""
-        assert self.config is not None
-        data = OmegaConf.select(self.config, "data.name", default=None)
+    def _images(self, job_overrides: Sequence[Sequence[str]]) -> int:
+        """Bytes that a job reads again and again: of the job with the most, for jobs of an array ask for the same."""
+        assert self.config is not None and self.context is not None
         page, prepared = self.config.hydra.job.name, folder_of(self.config.prepared, "prepared")
-        return self.config.get("memory_gb"), read_again(page, prepared, data)
+        jobs = {tuple(one for one in job if one.startswith(("data=", "data."))): job for job in job_overrides}
+        configs = [self.context.config_loader.load_sweep_config(self.config, list(job)) for job in jobs.values()]
+        names = {OmegaConf.select(config, "data.name", default=None) for config in configs}
+        return max((read_again(page, prepared, name) for name in names), default=0)
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run all jobs, and say at the end which failed, why, and how to repeat them.
@@ -65,7 +68,8 @@ class SlurmLauncher(Launcher):
         assert self.config is not None
         folder = Path(os.environ[SWEEP_VARIABLE])
         files = folder / str(self.settings["submitit_folder"])
-        executor = build_executor(self.settings, files, *self._memory())
+        images = self._images(job_overrides)
+        executor = build_executor(self.settings, files, self.config.get("memory_gb"), images)
         jobs = jobs_of(self.config.hydra.job.name, job_overrides, options_of(self.config), folder, initial_job_idx)
         print(f"{len(jobs)} jobs on SLURM; what they print is in {folder / 'logs'}", flush=True)
         progress = bool(self.config.get("progress", True))
