@@ -181,9 +181,19 @@ def machine_bytes() -> int:
 
 
 def gpu_room(device: torch.device) -> float:
-    """Bytes of a GPU's memory that this process may still take: what is free, and its share is not used up."""
+    """Bytes of a GPU's memory that this process may still take: what is free, and its share is not used up.
+
+    Raises:
+        UserError: if the variable that tells its share is no share.
+    """
     free, whole = torch.cuda.mem_get_info(device)
-    share = float(os.environ.get(GPU_SHARE_VARIABLE) or 1)
+    given = os.environ.get(GPU_SHARE_VARIABLE) or "1"
+    try:
+        share = float(given)
+    except ValueError:
+        share = 0.0
+    if not 0 < share <= 1:
+        raise UserError(f"{GPU_SHARE_VARIABLE}={given}: give a share of a GPU above 0 and up to 1, as 0.5, or unset it")
     return min(float(free), share * whole - torch.cuda.memory_reserved(device))
 
 

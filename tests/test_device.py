@@ -5,7 +5,7 @@ import os
 import pytest
 import torch
 
-from invariance.device import full_float32, training_arithmetic
+from invariance.device import full_float32, gpu_room, training_arithmetic
 from invariance.errors import UserError
 
 GPU, CPU = torch.device("cuda"), torch.device("cpu")
@@ -117,3 +117,15 @@ def test_on_a_cpu_nothing_is_switched():
     before = switches()
     with full_float32(CPU), training_arithmetic(CPU, "tf32", True):
         assert switches() == before
+
+
+@pytest.mark.parametrize(("share", "room"), [("", 50.0), ("1", 50.0), ("0.5", 37.0), ("0.25", 12.0)])
+def test_jobs_that_share_a_gpu_take_no_more_than_their_share_of_it(monkeypatch, share, room):
+    monkeypatch.setenv("INVARIANCE_GPU_SHARE", share)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (50, 100))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: 13)
+    assert gpu_room(torch.device("cuda")) == room
+    for wrong in ("abc", "0", "-1", "1.5", "nan"):
+        monkeypatch.setenv("INVARIANCE_GPU_SHARE", wrong)
+        with pytest.raises(UserError, match=f"INVARIANCE_GPU_SHARE={wrong}: give a share of a GPU"):
+            gpu_room(torch.device("cuda"))

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 import weakref
 from importlib import import_module
@@ -20,8 +21,9 @@ from invariance.device import gpu_room
 from invariance.errors import Busy, UserError
 from invariance.launch.jobs import Job, Later, run_jobs, start
 from invariance.launch.slots import Slot, shown_slots, slots_of
+from invariance.runs import processes
 from invariance.runs.locks import me
-from invariance.runs.processes import signals_interrupt
+from invariance.runs.processes import signals_interrupt, uninterrupted
 from invariance.runs.sweep import SWEEP_VARIABLE, Attempt, begin_sweep, read_sweeps, sweep_folder
 
 SLEEPER = """
@@ -116,6 +118,22 @@ def test_a_job_that_an_interruption_finds_at_its_start_is_waited_for_and_heeds_s
     finally:
         started[0].kill()
         started[0].wait()
+
+
+def test_signals_that_another_thread_catches_wait_too():
+    over, done = threading.Event(), []
+    other = threading.Thread(target=over.wait)
+    other.start()
+    try:
+        with signals_interrupt(), pytest.raises(KeyboardInterrupt):
+            with uninterrupted():
+                signal.pthread_kill(other.ident, signal.SIGTERM)
+                until(lambda: processes._hold.came)
+                done.append("in order")
+        assert done
+    finally:
+        over.set()
+        other.join()
 
 
 def until(holds):

@@ -278,7 +278,6 @@ def start(job: Job, environment: Mapping[str, str], ignore: Sequence[signal.Sign
         """What the child does before it becomes the command."""
         for number in ignore:
             signal.signal(number, signal.SIG_IGN)
-        signal.pthread_sigmask(signal.SIG_SETMASK, [])  # they wait while this process starts a job, and not in the job
         tied()
 
     with open(job.log, "wb") as log:

@@ -8,11 +8,23 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 _NUMBERS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP") if hasattr(signal, name)]
+
+
+@dataclass
+class _Hold:
+    """How many parts of the program let signals wait, and the first that came meanwhile; 0 for none."""
+
+    depth: int = 0
+    came: int = 0
+
+
+_hold = _Hold()
 _interrupted, _gently = threading.Event(), threading.Event()
 _chosen: dict[int, Any] = {}
 _TOGETHER = 2.0
@@ -38,6 +50,9 @@ def signals_interrupt() -> Iterator[None]:
         nonlocal last
         if number == signal.SIGHUP:
             _leave(terminals)
+        if _hold.depth:
+            _hold.came = _hold.came or number
+            return
         again = _interrupted.is_set()
         if again and time.monotonic() - last < _TOGETHER:
             return
@@ -173,12 +188,18 @@ def fork_under(parent: int) -> Callable[[], int]:
 
 @contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Let signals wait, all of them, for the end of something that takes a moment."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _NUMBERS)
+    """Let what interrupts a command wait for the end of something that takes a moment.
+
+    A mask would not do: it is one thread's alone, and what another thread catches is handled in the main thread too.
+    """
+    _hold.depth += 1
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        _hold.depth -= 1
+        if not _hold.depth and _hold.came:
+            number, _hold.came = _hold.came, 0
+            signal.raise_signal(number)
 
 
 def adopt_orphans(adopt: bool) -> None:
