@@ -3,6 +3,7 @@
 import os
 import threading
 from collections import OrderedDict
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -23,15 +24,16 @@ def run(tmp_path):
 @pytest.fixture
 def slow(monkeypatch):
     """Writing that waits until it is let go, or somebody waits for it."""
-    let, save, wait = threading.Event(), torch.save, beside.wait
+    let, begun, save, wait = threading.Event(), threading.Event(), torch.save, beside.wait
 
     def late(*arguments):
+        begun.set()
         assert let.wait(60)
         save(*arguments)
 
     monkeypatch.setattr(saving.torch, "save", late)
     monkeypatch.setattr(beside, "wait", lambda writing: let.set() or wait(writing))
-    yield let
+    yield SimpleNamespace(set=let.set, is_set=let.is_set, begun=begun)
     let.set()
 
 
@@ -105,6 +107,7 @@ def test_a_folder_that_is_anothers_gets_nothing(tmp_path, slow):
     with Run(tmp_path, "train/x", {"name": "x"}) as run:
         io = BesideCheckpointIO(run)
         io.save_checkpoint({"step": 1}, run.directory / "last.ckpt")
+        assert slow.begun.wait(60)
         run.directory.rename(tmp_path / "aside")
         run.directory.mkdir()
         slow.set()
