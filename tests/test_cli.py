@@ -41,6 +41,14 @@ def test_a_mistake_stays_one_line_whatever_it_names():
     assert str(UserError("no folder 'a\nb\t\udcff\x1b[31m' – ü")) == "no folder 'a\\nb\\t\\udcff\\x1b[31m' – ü"
 
 
+def test_what_a_configuration_marks_as_out_of_date_is_a_note(tmp_path, monkeypatch, capsys, recwarn):
+    typed = ["logger.mode=${oc.deprecated:seed}", f"runs={tmp_path}"]
+    assert call("train", *typed, monkeypatch=monkeypatch) == 2
+    said = capsys.readouterr().err.splitlines()
+    assert said[0] == "note: 'logger.mode' is deprecated. Change your code and config to use 'seed'"
+    assert len(said) == 2 and said[1].startswith("error: logger.mode=0: choose one of") and not recwarn.list
+
+
 def jobs(*arguments):
     find_plugins()
     from hydra_plugins.invariance_sweeper import FamilySweeper

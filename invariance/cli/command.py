@@ -4,6 +4,7 @@ import gc
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from importlib import import_module
@@ -182,6 +183,18 @@ def plain_of(page: str, config: DictConfig) -> dict[str, Any]:
     return resolved(page, config, hydra, template)  # type: ignore[arg-type]
 
 
+@contextmanager
+def noting_deprecations() -> Iterator[None]:
+    """Say in a line what a configuration marks as out of date (OmegaConf's `oc.deprecated`), and not as Python does."""
+    with warnings.catch_warnings(record=True) as said:
+        warnings.filterwarnings("always", message=".* is deprecated. Change your code and config")
+        yield
+    for text in dict.fromkeys(str(one.message) for one in said):
+        if not text.startswith("'hydra."):  # Hydra's list of what was typed has it, too
+            print(f"note: {text}", file=sys.stderr, flush=True)
+
+
+@noting_deprecations()
 def resolved(page: str, config: DictConfig, hydra: DictConfig, template: str | None = None) -> dict[str, Any]:
     """As `plain_of`, of a configuration with Hydra's own part of it beside."""
     check_keys(config, hydra, page, template)
